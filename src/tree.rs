@@ -1,0 +1,277 @@
+//! A generation's files in memory: checked relative paths to bytes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::digest::{Digest, DigestKey, Hasher};
+
+/// A path below the output directory that cannot lead out of it.
+///
+/// Relative, at least one segment; no segment is empty, `.` or starts with `..` (that prefix is the publisher's own,
+/// as it is the kubelet's: `pkg/volume/util/atomic_writer.go`), is longer than 255 bytes (`NAME_MAX`), or holds a
+/// control character; at most 1,024 bytes in all.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TreePath(String);
+
+/// Why a text is no [`TreePath`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{path:?} cannot be a path below the output: {reason}")]
+pub struct TreePathError {
+    path: String,
+    reason: &'static str,
+}
+
+impl TreePath {
+    /// Checks `text`.
+    pub fn parse(text: &str) -> Result<Self, TreePathError> {
+        let fail = |reason| Err(TreePathError { path: text.chars().take(256).collect(), reason });
+        if text.starts_with('/') {
+            return fail("it is absolute");
+        }
+        if text.len() > 1024 {
+            return fail("it is longer than 1024 bytes");
+        }
+        for segment in text.split('/') {
+            if segment.is_empty() {
+                return fail("a segment is empty");
+            }
+            if segment == "." || segment.starts_with("..") {
+                return fail("a segment is '.' or starts with '..'");
+            }
+            if segment.len() > 255 {
+                return fail("a segment is longer than 255 bytes");
+            }
+            if segment.chars().any(char::is_control) {
+                return fail("it has a control character");
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The path's text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The first segment: the name that lies in the output directory itself.
+    #[must_use]
+    pub fn top(&self) -> &str {
+        self.0.split('/').next().unwrap_or_default()
+    }
+
+    /// The segments, first to last.
+    pub fn segments(&self) -> impl Iterator<Item = &str> {
+        self.0.split('/')
+    }
+}
+
+impl fmt::Display for TreePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One file of a generation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// What lies in it.
+    pub bytes: Bytes,
+    /// Whether a value of a secret source went into it: it gets `--secret-mode`, and is redacted in diffs.
+    pub secret: bool,
+    /// Where it came from, for messages: a template's name, or an object and key.
+    pub origin: String,
+}
+
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes from {}", self.bytes.len(), self.origin)
+    }
+}
+
+/// What one inputs digest rendered to. No path is a prefix of another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tree {
+    files: BTreeMap<TreePath, File>,
+}
+
+/// Two files want one place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CollisionError {
+    /// Both are to be the same file.
+    #[error(
+        "{first} and {second} both render to {path}; give one of them another place with --template SRC:DEST or --path"
+    )]
+    Same {
+        /// The path.
+        path: TreePath,
+        /// Origin of the one that came first.
+        first: String,
+        /// Origin of the other.
+        second: String,
+    },
+    /// One would be a directory of the other.
+    #[error("{file} ({file_origin}) cannot be a file, as {below} ({below_origin}) needs it to be a directory")]
+    Nested {
+        /// The path that is a file.
+        file: TreePath,
+        /// Its origin.
+        file_origin: String,
+        /// The path below it.
+        below: TreePath,
+        /// Its origin.
+        below_origin: String,
+    },
+}
+
+impl Tree {
+    /// Adds a file; refuses a place that is taken.
+    pub fn insert(&mut self, path: TreePath, file: File) -> Result<(), CollisionError> {
+        if let Some(first) = self.files.get(&path) {
+            return Err(CollisionError::Same { path, first: first.origin.clone(), second: file.origin });
+        }
+        for (end, _) in path.0.match_indices('/') {
+            if let Some((above, found)) = self.files.get_key_value(&TreePath(path.0[..end].to_owned())) {
+                return Err(CollisionError::Nested {
+                    file: above.clone(),
+                    file_origin: found.origin.clone(),
+                    below: path,
+                    below_origin: file.origin,
+                });
+            }
+        }
+        let prefix = format!("{path}/");
+        let below = self.files.range(TreePath(prefix.clone())..).next();
+        if let Some((below, found)) = below.filter(|(below, _)| below.0.starts_with(&prefix)) {
+            return Err(CollisionError::Nested {
+                below: below.clone(),
+                below_origin: found.origin.clone(),
+                file: path,
+                file_origin: file.origin,
+            });
+        }
+        self.files.insert(path, file);
+        Ok(())
+    }
+
+    /// Paths and files, in the order of paths.
+    pub fn iter(&self) -> impl Iterator<Item = (&TreePath, &File)> {
+        self.files.iter()
+    }
+
+    /// The file at a path.
+    #[must_use]
+    pub fn get(&self, path: &str) -> Option<&File> {
+        self.files.iter().find(|(at, _)| at.as_str() == path).map(|(_, file)| file)
+    }
+
+    /// Number of files.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether there is no file.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// The distinct first segments, in order: one link in the output directory for each.
+    #[must_use]
+    pub fn top_names(&self) -> Vec<&str> {
+        let mut names: Vec<_> = self.files.keys().map(TreePath::top).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The keyed digest over paths, bytes and secrecy: equal for equal trees.
+    #[must_use]
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        let mut hasher = Hasher::keyed(key);
+        for (path, file) in &self.files {
+            hasher.field(path.as_str().as_bytes());
+            hasher.field(&[u8::from(file.secret)]);
+            hasher.field(&file.bytes);
+        }
+        hasher.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(origin: &str) -> File {
+        File { bytes: Bytes::new(), secret: false, origin: origin.into() }
+    }
+
+    fn path(text: &str) -> TreePath {
+        TreePath::parse(text).unwrap()
+    }
+
+    #[test]
+    fn hostile_paths_are_refused() {
+        for bad in [
+            "",
+            "/",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a/../b",
+            "a/..",
+            ".",
+            "a/./b",
+            "a//b",
+            "a/",
+            "..data",
+            "a/..data/b",
+            "..trimtab.json",
+            "a\0b",
+            "a\nb",
+            &"x".repeat(256),
+            &"a/".repeat(600),
+        ] {
+            assert!(TreePath::parse(bad).is_err(), "{bad:?} was accepted");
+        }
+        for good in ["a", ".hidden", "a.b/c-d_e", "a b", "ü/ß"] {
+            assert!(TreePath::parse(good).is_ok(), "{good:?} was refused");
+        }
+    }
+
+    #[test]
+    fn one_place_is_given_once_and_both_are_named() {
+        let mut tree = Tree::default();
+        tree.insert(path("a/b"), file("one")).unwrap();
+        let text = |result: Result<(), CollisionError>| result.unwrap_err().to_string();
+        let same = text(tree.insert(path("a/b"), file("two")));
+        assert!(same.contains("one and two both render to a/b"), "{same}");
+        let nested = text(tree.insert(path("a/b/c"), file("three")));
+        assert!(nested.contains("a/b (one)") && nested.contains("a/b/c (three)"), "{nested}");
+        let nested = text(tree.insert(path("a"), file("four")));
+        assert!(nested.contains("a (four)") && nested.contains("a/b (one)"), "{nested}");
+        tree.insert(path("a-b"), file("five")).unwrap();
+        tree.insert(path("a/c"), file("six")).unwrap();
+        assert_eq!(tree.top_names(), ["a", "a-b"]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_accepted_path_stays_below_its_root(text in "[./a-c\\x00\u{e9}]{0,12}") {
+            if let Ok(path) = TreePath::parse(&text) {
+                let joined = std::path::Path::new("/root").join(path.as_str());
+                prop_assert!(joined.starts_with("/root"));
+                prop_assert!(joined.components().all(|part| !matches!(
+                    part,
+                    std::path::Component::ParentDir | std::path::Component::CurDir
+                )));
+                prop_assert_eq!(joined.components().count(), 2 + path.segments().count());
+            }
+        }
+    }
+}
