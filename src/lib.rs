@@ -1,7 +1,9 @@
 //! Trimtab: carries a configuration change into a running process.
 
+pub mod args;
 pub mod digest;
 pub mod journal;
 pub mod machine;
 pub mod snapshot;
+pub mod source;
 pub mod tree;

@@ -321,7 +321,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
             journal.debt = journal.current.as_ref().map(|_| Debt::default());
         }
         if journal.last_good == announced {
-            journal.last_good = journal.current.clone();
+            journal.last_good.clone_from(&journal.current);
         }
     }
     journal.prev_debt = None;

@@ -1,0 +1,339 @@
+//! The sources: what each of them holds, what it lacks, and the snapshot of them all.
+//!
+//! [`files`] and [`kube`] tell what they see; here it is decided what that means: whether a deletion is kept or
+//! applied, whether a source that is missing is waited for, what comes before what in the merged view.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::snapshot::{Object, ObjectRef, Seen, Update};
+
+/// What a source is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// One object or one directory, by name.
+    Named,
+    /// Whatever a selector selects.
+    Selected,
+    /// A file or directory of templates, rendered to DEST.
+    Template {
+        /// DEST of `--template SRC:DEST`.
+        dest: Option<String>,
+    },
+    /// The downward API volume.
+    PodInfo,
+}
+
+/// What the flags say of one source.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// Its name in logs, metrics and `/status`: `configmap/NS/NAME`, `dir/NAME`, `template/PATH`, …
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+    /// Whether its deletion, or that of an object in it, is applied; else its last content stays.
+    pub apply_deletes: bool,
+    /// Whether it is waited for when it does not exist.
+    pub required: bool,
+    /// Whether it may be empty; else emptiness is taken for absence.
+    pub may_be_empty: bool,
+}
+
+/// One source, as it is known.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the flags say of it.
+    pub spec: Spec,
+    /// What it holds.
+    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    /// Whether it was read once.
+    heard: bool,
+    /// Why it cannot be read at the moment.
+    pub trouble: Option<String>,
+    /// That what it holds is kept though it is gone.
+    pub kept: bool,
+    /// When it last told something.
+    pub at: Option<jiff::Timestamp>,
+    /// How often it told something.
+    pub events: u64,
+}
+
+impl View {
+    fn new(spec: Spec) -> Self {
+        Self { spec, objects: BTreeMap::new(), heard: false, trouble: None, kept: false, at: None, events: 0 }
+    }
+
+    /// The `resourceVersion` of a named object.
+    #[must_use]
+    pub fn resource_version(&self) -> Option<&str> {
+        let object = self.objects.values().next().filter(|_| self.spec.role == Role::Named)?;
+        Some(object.resource_version.as_str()).filter(|version| !version.is_empty())
+    }
+
+    /// Why nothing can be rendered yet; `None` when this source is complete.
+    #[must_use]
+    pub fn waits_for(&self) -> Option<String> {
+        let name = &self.spec.name;
+        if let (false, Some(trouble)) = (self.heard, &self.trouble) {
+            Some(format!("{name}: {trouble}"))
+        } else if !self.heard {
+            Some(format!("{name}: not read yet"))
+        } else if self.spec.required && self.spec.role != Role::Selected && self.lacks_content() {
+            let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
+            Some(format!("{name}: it {why}; create it, or start without it by --optional"))
+        } else {
+            None
+        }
+    }
+
+    /// What `/status` says of it.
+    #[must_use]
+    pub fn message(&self) -> Option<String> {
+        match (&self.trouble, self.kept) {
+            (Some(trouble), _) => Some(trouble.clone()),
+            (None, true) => Some("it is gone or empty; its last content is kept (--on-delete keep)".into()),
+            (None, false) => self.waits_for(),
+        }
+    }
+
+    fn lacks_content(&self) -> bool {
+        !self.spec.may_be_empty && self.objects.values().all(|object| object.data.is_empty()) || self.objects.is_empty()
+    }
+
+    /// Takes in what the source saw; says whether its content changed.
+    fn take(&mut self, seen: Seen) -> bool {
+        match seen {
+            Seen::Trouble(message) => {
+                self.trouble = Some(message);
+                return false;
+            }
+            Seen::Healthy => {
+                self.trouble = None;
+                return false;
+            }
+            Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => {}
+        }
+        self.trouble = None;
+        self.at = Some(jiff::Timestamp::now());
+        self.events += 1;
+        let first = !std::mem::replace(&mut self.heard, true);
+        let mut next = match seen {
+            Seen::All(objects) => objects,
+            Seen::Changed(object) => {
+                let mut next = self.objects.clone();
+                next.insert(object.id.clone(), object);
+                next
+            }
+            Seen::Gone(id) => {
+                let mut next = self.objects.clone();
+                next.remove(&id);
+                next
+            }
+            Seen::Trouble(_) | Seen::Healthy => return false,
+        };
+        if !self.spec.apply_deletes {
+            self.kept = self.keep(&mut next);
+        }
+        let same = next.len() == self.objects.len()
+            && next.iter().zip(&self.objects).all(|((id, new), (old_id, old))| {
+                id == old_id && new.content() == old.content() && new.secret == old.secret
+            });
+        self.objects = next;
+        first || !same
+    }
+
+    /// Puts back what is gone or has become empty; says whether there was such a thing.
+    fn keep(&self, next: &mut BTreeMap<ObjectRef, Arc<Object>>) -> bool {
+        let mut kept = false;
+        for (id, old) in &self.objects {
+            let is_empty = |object: &Arc<Object>| object.data.is_empty() && !self.spec.may_be_empty;
+            if !is_empty(old) && next.get(id).is_none_or(is_empty) {
+                next.insert(id.clone(), old.clone());
+                kept = true;
+            }
+        }
+        kept
+    }
+}
+
+/// An object, and how it came in.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The object.
+    pub object: Arc<Object>,
+    /// Whether a selector selected it.
+    pub selected: bool,
+}
+
+/// Everything that the sources hold at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// ConfigMaps, Secrets and directories; of two values for a key in the merged view, the later one wins.
+    pub objects: Vec<Taken>,
+    /// Files and directories of templates, each with its DEST.
+    pub templates: Vec<(Arc<Object>, Option<String>)>,
+    /// The downward API volume.
+    pub podinfo: Option<Arc<Object>>,
+}
+
+/// All sources, in the order of the merged view.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    views: Vec<View>,
+}
+
+impl Sources {
+    /// Sources of which nothing is known yet. [`Update::source`] is an index into `specs`.
+    #[must_use]
+    pub fn new(specs: impl IntoIterator<Item = Spec>) -> Self {
+        Self { views: specs.into_iter().map(View::new).collect() }
+    }
+
+    /// Each source as it is known.
+    #[must_use]
+    pub fn views(&self) -> &[View] {
+        &self.views
+    }
+
+    /// Takes in what a source saw; says whether the snapshot changed.
+    pub fn take(&mut self, update: Update) -> bool {
+        self.views.get_mut(update.source).is_some_and(|view| view.take(update.seen))
+    }
+
+    /// What is waited for before anything can be rendered; empty when the snapshot is complete.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
+        self.views.iter().filter_map(View::waits_for).collect()
+    }
+
+    /// The snapshot. An object that comes in twice is taken once, by name before by label.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        let named: Vec<_> = self
+            .views
+            .iter()
+            .filter(|view| view.spec.role == Role::Named)
+            .flat_map(|view| view.objects.keys())
+            .collect();
+        let mut seen: Vec<&ObjectRef> = Vec::new();
+        let mut selected_are_in = false;
+        for view in &self.views {
+            match &view.spec.role {
+                Role::Named => {
+                    for (id, object) in &view.objects {
+                        if !seen.contains(&id) {
+                            seen.push(id);
+                            snapshot.objects.push(Taken { object: object.clone(), selected: false });
+                        }
+                    }
+                }
+                // All selectors together: the oldest first, so that a younger object wins in the merged view.
+                Role::Selected if !std::mem::replace(&mut selected_are_in, true) => {
+                    let mut selected: Vec<_> = self
+                        .views
+                        .iter()
+                        .filter(|view| view.spec.role == Role::Selected)
+                        .flat_map(|view| view.objects.values())
+                        .filter(|object| !named.contains(&&object.id))
+                        .collect();
+                    selected.sort_by_key(|object| (object.created, &object.id));
+                    selected.dedup_by_key(|object| &object.id);
+                    snapshot
+                        .objects
+                        .extend(selected.into_iter().map(|object| Taken { object: object.clone(), selected: true }));
+                }
+                Role::Selected => {}
+                Role::Template { dest } => {
+                    snapshot.templates.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
+                }
+                Role::PodInfo => snapshot.podinfo = view.objects.values().next().cloned(),
+            }
+        }
+        snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::snapshot::Kind;
+
+    fn spec(role: Role) -> Spec {
+        Spec { name: "x".into(), apply_deletes: role == Role::Selected, role, required: true, may_be_empty: false }
+    }
+
+    fn object(name: &str, created: i64, keys: &[(&str, &str)]) -> Arc<Object> {
+        let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
+        let data =
+            keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
+        Arc::new(Object::new(id, "1".into(), created, false, data))
+    }
+
+    fn all(objects: &[Arc<Object>]) -> Seen {
+        Seen::All(objects.iter().map(|object| (object.id.clone(), object.clone())).collect())
+    }
+
+    fn names(sources: &Sources) -> Vec<String> {
+        sources.snapshot().objects.iter().map(|taken| taken.object.id.name.clone()).collect()
+    }
+
+    #[test]
+    fn deleted_named_object_keeps_its_last_content() {
+        let mut sources = Sources::new([spec(Role::Named)]);
+        let web = object("web", 0, &[("a", "1")]);
+        assert!(sources.take(Update { source: 0, seen: all(std::slice::from_ref(&web)) }));
+        for seen in [Seen::Gone(web.id.clone()), all(&[]), all(&[object("web", 0, &[])])] {
+            assert!(!sources.take(Update { source: 0, seen }), "absence is no change");
+            assert_eq!(names(&sources), ["web"]);
+            assert!(sources.views()[0].message().unwrap().contains("--on-delete"));
+            assert!(sources.waits_for().is_empty());
+        }
+        assert!(sources.take(Update { source: 0, seen: all(&[object("web", 0, &[("a", "2")])]) }));
+        assert_eq!(sources.views()[0].message(), None);
+    }
+
+    #[test]
+    fn deleted_selected_object_is_gone() {
+        let mut sources = Sources::new([spec(Role::Selected)]);
+        sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")]), object("b", 0, &[("l", "v")])]) });
+        let gone = object("a", 0, &[]).id.clone();
+        assert!(sources.take(Update { source: 0, seen: Seen::Gone(gone) }));
+        assert_eq!(names(&sources), ["b"]);
+    }
+
+    #[test]
+    fn missing_source_is_waited_for_by_name_unless_optional() {
+        let mut sources = Sources::new([spec(Role::Named)]);
+        assert!(sources.waits_for()[0].contains("not read yet"));
+        sources.take(Update { source: 0, seen: Seen::Trouble("no route".into()) });
+        assert!(sources.waits_for()[0].contains("no route"));
+        sources.take(Update { source: 0, seen: all(&[]) });
+        assert!(sources.waits_for()[0].contains("does not exist"));
+        let mut optional = Sources::new([Spec { required: false, ..spec(Role::Named) }]);
+        assert!(!optional.waits_for().is_empty(), "unreachable is not absent");
+        assert!(optional.take(Update { source: 0, seen: all(&[]) }));
+        assert!(optional.waits_for().is_empty());
+    }
+
+    #[test]
+    fn same_bytes_again_are_no_change() {
+        let mut sources = Sources::new([spec(Role::Named)]);
+        sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) });
+        assert!(!sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) }));
+        assert!(!sources.take(Update { source: 0, seen: Seen::Changed(object("a", 0, &[("k", "v")])) }));
+        assert!(sources.take(Update { source: 0, seen: Seen::Changed(object("a", 0, &[("k", "w")])) }));
+    }
+
+    #[test]
+    fn selected_objects_come_by_age_and_named_ones_once() {
+        let mut sources = Sources::new([spec(Role::Named), spec(Role::Selected), spec(Role::Selected)]);
+        sources.take(Update { source: 0, seen: all(&[object("both", 5, &[("k", "v")])]) });
+        sources.take(Update { source: 2, seen: all(&[object("old", 1, &[("k", "v")])]) });
+        let selected = [object("both", 5, &[("k", "v")]), object("young", 9, &[("k", "v")]), object("old", 1, &[])];
+        sources.take(Update { source: 1, seen: all(&selected) });
+        assert_eq!(names(&sources), ["both", "old", "young"]);
+    }
+}
