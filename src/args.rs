@@ -144,9 +144,9 @@ pub struct SourceArgs {
     /// Every object with these labels
     #[arg(long, value_name = "SELECTOR", env = "TRIMTAB_SELECTOR", hide_env_values = true)]
     pub selector: Option<String>,
-    /// What --selector selects
-    #[arg(long, value_name = "KIND", env = "TRIMTAB_RESOURCE", hide_env_values = true, default_value = "configmap")]
-    pub resource: Resource,
+    /// What --selector selects [default: configmap]
+    #[arg(long, value_name = "KIND", env = "TRIMTAB_RESOURCE", hide_env_values = true)]
+    pub resource: Option<Resource>,
     /// Namespace of --configmap, --secret and --selector [default: the Pod's own]. May be repeated for --selector
     #[arg(
         long = "namespace",
@@ -224,9 +224,9 @@ pub struct OutputArgs {
         value_delimiter = '\n'
     )]
     pub templates: Vec<TemplateArg>,
-    /// Without templates: where a key goes, of {namespace}, {name}, {kind} and {key}
-    #[arg(long, value_name = "PATTERN", env = "TRIMTAB_PATH", hide_env_values = true, default_value = "{key}")]
-    pub path: String,
+    /// Without templates: where a key goes, of {namespace}, {name}, {kind} and {key} [default: {key}]
+    #[arg(long, value_name = "PATTERN", env = "TRIMTAB_PATH", hide_env_values = true)]
+    pub path: Option<String>,
     /// Mode of files that no secret went into
     #[arg(long, value_name = "MODE", env = "TRIMTAB_FILE_MODE", hide_env_values = true, default_value = "0644", value_parser = mode)]
     pub file_mode: u32,
@@ -282,22 +282,15 @@ pub struct ReloadArgs {
         value_delimiter = '\n'
     )]
     pub reload_urls: Vec<String>,
-    /// Method of the call
-    #[arg(long, value_name = "METHOD", env = "TRIMTAB_RELOAD_METHOD", hide_env_values = true, default_value = "POST")]
-    pub reload_method: String,
+    /// Method of the call [default: POST]
+    #[arg(long, value_name = "METHOD", env = "TRIMTAB_RELOAD_METHOD", hide_env_values = true)]
+    pub reload_method: Option<String>,
     /// Body of the call
-    #[arg(
-        long,
-        value_name = "TEXT",
-        env = "TRIMTAB_RELOAD_BODY",
-        hide_env_values = true,
-        default_value = "",
-        hide_default_value = true
-    )]
-    pub reload_body: String,
-    /// Answers that mean success
-    #[arg(long, value_name = "CODES", env = "TRIMTAB_RELOAD_STATUS", hide_env_values = true, default_value = "2xx")]
-    pub reload_status: String,
+    #[arg(long, value_name = "TEXT", env = "TRIMTAB_RELOAD_BODY", hide_env_values = true)]
+    pub reload_body: Option<String>,
+    /// Answers that mean success [default: 2xx]
+    #[arg(long, value_name = "CODES", env = "TRIMTAB_RELOAD_STATUS", hide_env_values = true)]
+    pub reload_status: Option<String>,
     /// Header of the call; 'K: @FILE' reads the value on each call. May be repeated
     #[arg(
         long = "reload-header",

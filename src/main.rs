@@ -1,3 +1,32 @@
-//! The `trimtab` binary.
+//! The `trimtab` binary: parses, and hands over to a subcommand.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use trimtab::args::{Cli, Command};
+use trimtab::cmd;
+
+fn main() -> ExitCode {
+    forbid_core_dumps();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing can be done about a closed standard output.
+            let _ = error.print();
+            return if error.use_stderr() { cmd::EX_USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        None => cmd::run(cli.run),
+        Some(Command::Status(args)) => cmd::status(&args),
+        Some(Command::Retry(args)) => cmd::retry(&args),
+    }
+}
+
+/// A core dump would hold every secret. One byte, not zero: that alone also keeps the kernel from piping it to a
+/// program, as `core_pattern` may say (core(5), fs/coredump.c).
+fn forbid_core_dumps() {
+    // Lowering a limit needs no privilege; where it fails all the same, there is nothing to fall back to.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) });
+}

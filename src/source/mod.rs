@@ -48,6 +48,8 @@ pub struct View {
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     /// Whether it was read once.
     heard: bool,
+    /// Whether it ever held a key: from then on it is not waited for, whatever its deletion means.
+    had_content: bool,
     /// Why it cannot be read at the moment.
     pub trouble: Option<String>,
     /// That what it holds is kept though it is gone.
@@ -60,7 +62,7 @@ pub struct View {
 
 impl View {
     fn new(spec: Spec) -> Self {
-        Self { spec, objects: BTreeMap::new(), heard: false, trouble: None, kept: false, at: None, events: 0 }
+        Self { spec, objects: BTreeMap::new(), heard: false, had_content: false, trouble: None, kept: false, at: None, events: 0 }
     }
 
     /// The `resourceVersion` of a named object.
@@ -78,7 +80,7 @@ impl View {
             Some(format!("{name}: {trouble}"))
         } else if !self.heard {
             Some(format!("{name}: not read yet"))
-        } else if self.spec.required && self.spec.role != Role::Selected && self.lacks_content() {
+        } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {
             let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
             Some(format!("{name}: it {why}; create it, or start without it by --optional"))
         } else {
@@ -139,6 +141,7 @@ impl View {
                 id == old_id && new.content() == old.content() && new.secret == old.secret
             });
         self.objects = next;
+        self.had_content |= !self.lacks_content();
         first || !same
     }
 

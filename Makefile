@@ -1,0 +1,30 @@
+# Two commands do everything: `make demo` shows the main job, `make test` passes the tests.
+
+CARGO ?= cargo
+
+.PHONY: all demo test lint deny build clean-cache
+all: build
+
+build:
+	$(CARGO) build --release
+
+# A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster.
+demo:
+	$(CARGO) build --release --bin trimtab --example demo-server
+	demo/run
+
+# Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a cache.
+test:
+	$(CARGO) build --release --bin trimtab
+	tools=$$(tests/tools/build) && nginx=$$(tests/tools/nginx) && \
+	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx $(CARGO) test
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+
+# Licences, sources and bans are binding; advisories are told, as a new one must not fail a build by surprise.
+deny:
+	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny check bans licenses sources
+	-$(CARGO) deny check advisories

@@ -1,0 +1,794 @@
+//! The app: builds the parts, runs the machine's effects, owns every task.
+//!
+//! One loop takes what happened (a source told something, a step ended, a timer fired, a signal came, somebody asked),
+//! gives it to the [`Machine`], and carries out what that says. Rendering and writing run in the blocking pool, one at
+//! a time; a reload attempt is a task. Each answers with a [`Done`].
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::admin::{self, Ask, Server, Shared};
+use crate::config::Config;
+use crate::digest::{Digest, DigestKey};
+use crate::inputs::Inputs;
+use crate::journal::{Generation, Moment};
+use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
+use crate::mask::Mask;
+use crate::metrics::{Ending, Metrics, Stage};
+use crate::publish::{Found, Lock, Output};
+use crate::reload::{Reloader, Verdict};
+use crate::render::HeldBack;
+use crate::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::source::{Role, Sources, files, kube};
+use crate::status::{self, Status};
+use crate::process;
+use crate::shutdown::{Signalled, Signals};
+
+/// How a run ends, as an exit code of `sysexits.h` where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Drained, or `--once` published.
+    Done,
+    /// A start-up failure that a restart may cure.
+    StartUp,
+    /// `--once`: the inputs were rejected.
+    Rejected,
+    /// `--once`: a source did not come in time.
+    Unavailable,
+    /// The output cannot be written.
+    CannotWrite,
+    /// `--once`: a source was forbidden until the end.
+    Forbidden,
+    /// A second signal, or `--shutdown-grace`, ended it before the step in flight was done.
+    Interrupted,
+}
+
+impl Exit {
+    /// The exit code.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::StartUp => 1,
+            Self::Rejected => 65,
+            Self::Unavailable => 69,
+            Self::CannotWrite => 73,
+            Self::Forbidden => 77,
+            // As a shell reports an end by SIGTERM.
+            Self::Interrupted => 143,
+        }
+    }
+}
+
+/// The answer to an effect.
+enum Done {
+    Rendered { step: Step, took: Duration, render: Render },
+    Written { step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String> },
+    Reloaded { step: Step, took: Duration, verdict: Verdict },
+    Abandoned { step: Step },
+}
+
+/// What came of rendering and staging.
+enum Render {
+    Staged { generation: Generation, files: usize, held_back: Vec<HeldBack> },
+    Same { held_back: Vec<HeldBack> },
+    Rejected(String),
+    Failed(String),
+}
+
+/// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
+pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
+    let mut signals = Signals::new().context("signal handlers").map_err(|error| (Exit::StartUp, error))?;
+    let (asks, asked) = mpsc::channel(16);
+    let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
+    let mut tasks = JoinSet::new();
+    if config.once.is_none() {
+        let servers = bind(&config).await.map_err(|error| (Exit::StartUp, error))?;
+        for (server, listener) in servers {
+            let serving = admin::serve(server, listener, shared.clone());
+            tasks.spawn(async move { match serving.await {} });
+        }
+    }
+    let (output, warnings) =
+        Output::open(&config.output).map_err(|error| (Exit::CannotWrite, anyhow::Error::from(error)))?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let output = Arc::new(output);
+    let mut asked = asked;
+    let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
+        return Ok(Exit::Done);
+    };
+    let app = App::start(config, output, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
+    Ok(app.run(asked, signals).await)
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
+    let mut servers = Vec::new();
+    for (server, flag, address) in
+        [(Server::Listen, "--listen", config.listen), (Server::Admin, "--admin", config.admin)]
+    {
+        if let Some(address) = address {
+            let listener = admin::bind(flag, address).await?;
+            info!("{flag} serves on {}", listener.local_addr()?);
+            servers.push((server, listener));
+        }
+    }
+    Ok(servers)
+}
+
+/// Waits until no other Trimtab has this output; `None` when told to end meanwhile.
+async fn lock(
+    output: &Output,
+    shared: &Shared,
+    asked: &mut mpsc::Receiver<Ask>,
+    signals: &mut Signals,
+    once: Option<Duration>,
+) -> Result<Option<Lock>, (Exit, anyhow::Error)> {
+    let since = Instant::now();
+    let message = "another Trimtab holds the output's lock; two on one output would undo each other's work: \
+                   waiting until it ends";
+    let mut said = false;
+    loop {
+        match output.try_lock() {
+            Ok(Some(lock)) => {
+                with(shared, |status| status.errors.remove("lock"));
+                return Ok(Some(lock));
+            }
+            Ok(None) if once.is_some_and(|limit| since.elapsed() > limit) => {
+                return Err((Exit::CannotWrite, anyhow::anyhow!(message)));
+            }
+            Ok(None) if !std::mem::replace(&mut said, true) => {
+                warn!("{message}");
+                let problem = status::Problem { message: message.into(), at: Timestamp::now() };
+                with(shared, |status| {
+                    status.phase = machine::Phase::Syncing.as_str();
+                    status.errors.insert("lock", problem)
+                });
+            }
+            Ok(None) => {}
+            Err(error) => return Err((Exit::CannotWrite, error.into())),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            signalled = signals.next() => if matches!(signalled, Signalled::Terminate) { return Ok(None) },
+            Some(ask) = asked.recv() => match ask {
+                // Whoever asks may have gone away.
+                Ask::Ping(answer) => { let _ = answer.send(()); }
+                Ask::Retry(answer) => { let _ = answer.send("waiting for the output's lock; nothing to retry\n"); }
+            },
+        }
+    }
+}
+
+fn with<T>(shared: &Shared, change: impl FnOnce(&mut Status) -> T) -> T {
+    change(&mut shared.status.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
+struct App {
+    config: Config,
+    settings: Arc<crate::config::Render>,
+    output: Arc<Output>,
+    key: DigestKey,
+    sources: Sources,
+    machine: Machine,
+    timers: BTreeMap<Timer, Instant>,
+    reloader: Arc<Mutex<Reloader>>,
+    /// The attempt in flight, and whether it may be given up.
+    attempt: Option<(Step, AbortHandle)>,
+    shared: Shared,
+    done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
+    updates: mpsc::Receiver<Update>,
+    refresh: watch::Sender<u64>,
+    /// The newest complete inputs.
+    inputs: Option<Inputs>,
+    observed: Option<(Digest, Timestamp, Instant)>,
+    /// What the render in flight, and then the published generation, took of the selected objects.
+    staged: BTreeMap<ObjectRef, Arc<Object>>,
+    published: BTreeMap<ObjectRef, Arc<Object>>,
+    waited_for: Vec<String>,
+    was_up: Vec<Option<bool>>,
+    exit: Option<Exit>,
+    tasks: JoinSet<()>,
+    _lock: Lock,
+}
+
+impl App {
+    fn start(
+        config: Config,
+        output: Arc<Output>,
+        lock: Lock,
+        shared: Shared,
+        mut tasks: JoinSet<()>,
+    ) -> anyhow::Result<Self> {
+        let key = match &config.digest_key_file {
+            Some(path) => {
+                let bytes = std::fs::read(path).with_context(|| format!("--digest-key-file {}", path.display()))?;
+                anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
+                DigestKey::derive(&bytes)
+            }
+            None => output.digest_key()?,
+        };
+        let journal = match output.read_journal()? {
+            Found::Nothing => None,
+            Found::Journal(journal) => Some(journal),
+            Found::SetAside { reason, name } => {
+                warn!("the journal cannot be used: {reason}; it is set aside as {name}, and a reload is taken to be owed");
+                None
+            }
+        };
+        let (machine, effects) = machine::recover(config.machine.clone(), journal, &output.disk()?);
+        let (told, updates) = mpsc::channel(64);
+        let refresh = watch::Sender::new(0);
+        for spec in &config.specs {
+            shared.metrics.source_added(&spec.name);
+        }
+        if !config.files.roots.is_empty() {
+            let files = config.files.clone();
+            tasks.spawn(files::watch(files, refresh.subscribe(), told.clone()));
+        }
+        if let Some(client) = &config.client {
+            let clients = kube::Clients::new(client.clone());
+            for watch in &config.watches {
+                let (clients, max_size) = (clients.clone(), config.render.max_size);
+                tasks.spawn(kube::watch(clients, watch.clone(), max_size, refresh.subscribe(), told.clone()));
+            }
+        }
+        let mut app = Self {
+            settings: Arc::new(config.render.clone()),
+            output,
+            key,
+            sources: Sources::new(config.specs.iter().cloned()),
+            machine,
+            timers: BTreeMap::new(),
+            reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
+            attempt: None,
+            shared,
+            done: mpsc::channel(4),
+            updates,
+            refresh,
+            inputs: None,
+            observed: None,
+            staged: BTreeMap::new(),
+            published: BTreeMap::new(),
+            waited_for: Vec::new(),
+            was_up: vec![None; config.specs.len()],
+            exit: None,
+            tasks,
+            _lock: lock,
+            config,
+        };
+        if let Some(current) = &app.machine.journal().current {
+            info!(
+                sequence = current.sequence,
+                owed = app.machine.journal().debt.is_some(),
+                "found generation {} published",
+                current.directory
+            );
+            app.shared.metrics.published(current.sequence, &current.digest.to_string());
+        }
+        app.carry_out(effects);
+        app.report();
+        Ok(app)
+    }
+
+    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, mut signals: Signals) -> Exit {
+        let once_until = self.config.once.map(|limit| Instant::now() + limit);
+        let mut grace_until: Option<Instant> = None;
+        loop {
+            if let Some(exit) = self.exit.or_else(|| self.once_is_over(once_until)) {
+                return exit;
+            }
+            let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
+            let wake = [next.map(|(_, at)| at), once_until, grace_until].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                signalled = signals.next() => match signalled {
+                    Signalled::HangUp => {
+                        info!("SIGHUP: reading everything again");
+                        self.refresh.send_modify(|count| *count += 1);
+                        self.on(Event::Retry);
+                    }
+                    Signalled::Terminate if grace_until.is_some() => {
+                        warn!("a second signal: ending at once, before the step in flight is done");
+                        return Exit::Interrupted;
+                    }
+                    Signalled::Terminate => {
+                        info!(phase = self.machine.phase().as_str(), "told to end: finishing the step in flight");
+                        grace_until = Some(Instant::now() + self.config.shutdown_grace);
+                        self.on(Event::Shutdown);
+                    }
+                },
+                Some(ask) = asked.recv() => self.asked(ask),
+                Some(done) = self.done.1.recv() => self.finished(done),
+                Some(update) = self.updates.recv() => self.updated(update),
+                () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                    let now = Instant::now();
+                    if grace_until.is_some_and(|until| now >= until) {
+                        warn!("--shutdown-grace is over before the step in flight is done");
+                        return Exit::Interrupted;
+                    }
+                    if let Some((timer, _)) = next.filter(|(_, at)| now >= *at) {
+                        self.timers.remove(&timer);
+                        self.on(Event::Fired(timer));
+                    }
+                }
+            }
+            self.report();
+        }
+    }
+
+    /// How `--once` ends, if it has.
+    fn once_is_over(&self, until: Option<Instant>) -> Option<Exit> {
+        let until = until?;
+        if self.machine.is_settled() {
+            return Some(Exit::Done);
+        }
+        if self.machine.is_rejected() {
+            return Some(Exit::Rejected);
+        }
+        if Instant::now() < until {
+            return None;
+        }
+        if self.sources.waits_for().is_empty() {
+            error!("--once-timeout is over, and the output could not be written");
+            return Some(Exit::CannotWrite);
+        }
+        for waited in self.sources.waits_for() {
+            error!("--once-timeout is over, waiting for {waited}");
+        }
+        let forbidden = self.sources.views().iter().any(|view| view.is_forbidden());
+        Some(if forbidden { Exit::Forbidden } else { Exit::Unavailable })
+    }
+
+    fn asked(&mut self, ask: Ask) {
+        // Whoever asks may have gone away.
+        match ask {
+            Ask::Ping(answer) => {
+                let _ = answer.send(());
+            }
+            Ask::Retry(answer) => {
+                let said = if self.machine.is_settled() {
+                    "nothing to retry: the newest inputs are published, and the main process has them\n"
+                } else {
+                    "trying again\n"
+                };
+                info!("asked to retry");
+                self.on(Event::Retry);
+                let _ = answer.send(said);
+            }
+        }
+    }
+
+    fn updated(&mut self, update: Update) {
+        let mut changed = self.take(update);
+        // What is there already is one change.
+        while let Ok(update) = self.updates.try_recv() {
+            changed |= self.take(update);
+        }
+        let waits_for = self.sources.waits_for();
+        if waits_for != self.waited_for {
+            for waited in &waits_for {
+                if !self.waited_for.contains(waited) {
+                    warn!("waiting for {waited}");
+                }
+            }
+            self.waited_for = waits_for;
+        }
+        if (!changed && self.inputs.is_some()) || !self.waited_for.is_empty() {
+            return;
+        }
+        let inputs = Inputs { snapshot: self.sources.snapshot(), settings: self.settings.clone() };
+        let digest = inputs.digest(&self.key);
+        self.inputs = Some(inputs);
+        if self.observed.is_none_or(|(known, ..)| known != digest) {
+            debug!(%digest, "inputs changed");
+            self.observed = Some((digest, Timestamp::now(), Instant::now()));
+            self.on(Event::Observed(digest));
+        }
+    }
+
+    fn take(&mut self, update: Update) -> bool {
+        let source = update.source;
+        let Some(name) = self.config.specs.get(source).map(|spec| spec.name.clone()) else { return false };
+        let told = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy);
+        if let Seen::Trouble { message, .. } = &update.seen {
+            warn!(source = name, "{message}");
+        }
+        let changed = self.sources.take(update);
+        if told {
+            self.shared.metrics.source_event(&name);
+        }
+        let Some(view) = self.sources.views().get(source) else { return changed };
+        let up = view.trouble.is_none();
+        if self.was_up[source] != Some(up) {
+            if up && self.was_up[source] == Some(false) {
+                info!(source = name, "it can be read again");
+            }
+            self.was_up[source] = Some(up);
+            self.shared.metrics.source_up(&name, up);
+        }
+        changed
+    }
+
+    fn on(&mut self, event: Event) {
+        let effects = self.machine.on(event);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Arm(timer, wait) => {
+                    let wait = self.length_of(wait);
+                    self.timers.insert(timer, Instant::now() + wait);
+                }
+                Effect::Disarm(timer) => {
+                    self.timers.remove(&timer);
+                }
+                Effect::Render { step, sequence, unless } => self.render(step, sequence, unless),
+                Effect::Write { step, writes } => self.write(step, writes),
+                Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
+                Effect::Abandon(step) => self.abandon(step),
+                Effect::Exit => self.exit = Some(Exit::Done),
+            }
+        }
+    }
+
+    fn length_of(&self, wait: Wait) -> Duration {
+        let (min, max) = self.config.retry;
+        match wait {
+            Wait::Exactly(length) => length,
+            Wait::Within(length) => length.mul_f64(random()),
+            Wait::Backoff(attempts) => {
+                let doublings = attempts.saturating_sub(1).min(20);
+                let step = min.saturating_mul(1 << doublings).min(max);
+                step.mul_f64(0.5 + random() / 2.0)
+            }
+        }
+    }
+
+    fn render(&mut self, step: Step, sequence: u64, unless: Option<Digest>) {
+        let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { return };
+        self.staged = inputs
+            .snapshot
+            .objects
+            .iter()
+            .filter(|taken| taken.selected)
+            .map(|taken| (taken.object.id.clone(), taken.object.clone()))
+            .collect();
+        let (output, key, published) = (self.output.clone(), self.key.clone(), self.published.clone());
+        self.in_background(move || {
+            let began = Instant::now();
+            let render = stage(&inputs, digest, &published, sequence, unless, &output, &key);
+            Done::Rendered { step, took: began.elapsed(), render }
+        });
+    }
+
+    fn write(&mut self, step: Step, writes: Vec<Write>) {
+        let output = self.output.clone();
+        self.in_background(move || {
+            let began = Instant::now();
+            let mut done = 0;
+            let mut error = None;
+            for write in writes {
+                match carry_out(&output, &write) {
+                    Ok(()) => done += 1,
+                    Err(failed) => {
+                        error = Some(failed.to_string());
+                        break;
+                    }
+                }
+            }
+            // Without the moment, a signal is owed even to a process that started after the publish.
+            let at = process::now().ok();
+            Done::Written { step, took: began.elapsed(), done, at, error }
+        });
+    }
+
+    fn in_background(&mut self, work: impl FnOnce() -> Done + Send + 'static) {
+        let answer = self.done.0.clone();
+        // The app may have ended meanwhile, and then nobody waits for the answer.
+        self.tasks.spawn_blocking(move || {
+            let _ = answer.blocking_send(work());
+        });
+    }
+
+    fn reload(&mut self, step: Step, sequence: u64, published: Option<Moment>) {
+        let (answer, reloader) = (self.done.0.clone(), self.reloader.clone());
+        let task = self.tasks.spawn(async move {
+            let began = Instant::now();
+            let verdict = reloader.lock().await.attempt(sequence, published.as_ref()).await;
+            let _ = answer.send(Done::Reloaded { step, took: began.elapsed(), verdict }).await;
+        });
+        self.attempt = Some((step, task));
+    }
+
+    /// A program is not interrupted half way: it is waited for, no longer than `--reload-timeout`.
+    fn abandon(&mut self, step: Step) {
+        if !self.config.reload.driver.can_be_abandoned() {
+            return;
+        }
+        if let Some((_, task)) = self.attempt.take_if(|(attempt, _)| *attempt == step) {
+            task.abort();
+            let answer = self.done.0.clone();
+            self.tasks.spawn(async move {
+                let _ = answer.send(Done::Abandoned { step }).await;
+            });
+        }
+    }
+
+    fn finished(&mut self, done: Done) {
+        // Ended tasks are forgotten, or the set would grow with each step.
+        while self.tasks.try_join_next().is_some() {}
+        match done {
+            Done::Rendered { step, took, render } => self.rendered(step, took, render),
+            Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
+            Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
+            Done::Abandoned { step } => {
+                info!("newer inputs are ready: the reload attempt for older ones is abandoned");
+                self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
+            }
+        }
+        let owed = self.machine.journal().debt.is_some();
+        self.shared.metrics.debt(owed);
+        if self.machine.is_settled() && !owed {
+            let since = self.observed.map(|(.., since)| since);
+            self.settled(since);
+        }
+    }
+
+    fn rendered(&mut self, step: Step, took: Duration, render: Render) {
+        let (ending, outcome) = match render {
+            Render::Staged { generation, files, held_back } => {
+                debug!(sequence = generation.sequence, files, "rendered");
+                self.hold_back(held_back);
+                (Ending::Success, Outcome::Staged(generation))
+            }
+            Render::Same { held_back } => {
+                info!("the inputs changed, and render to what is published");
+                self.hold_back(held_back);
+                (Ending::Success, Outcome::Same)
+            }
+            Render::Rejected(reason) => {
+                self.problem(Stage::Render, format!("rejected: {reason}"));
+                if let Some((digest, ..)) = self.observed {
+                    let stage = Stage::Render.as_str();
+                    let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
+                    with(&self.shared, |status| status.quarantine = Some(quarantine));
+                }
+                (Ending::Rejected, Outcome::Rejected)
+            }
+            Render::Failed(reason) => {
+                self.problem(Stage::Render, reason);
+                (Ending::Failed, Outcome::Failed)
+            }
+        };
+        if ending == Ending::Success {
+            self.solved(Stage::Render);
+        }
+        self.shared.metrics.stage(Stage::Render, ending, took);
+        self.on(Event::Rendered { step, outcome });
+    }
+
+    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
+        with(&self.shared, |status| {
+            for held in &held_back {
+                let known = status.held_back.iter().any(|old| old.source == held.source && old.reason == held.reason);
+                if !known {
+                    warn!(source = held.source, "held back: {}", held.reason);
+                }
+            }
+            let listed = held_back.iter().map(|held| status::HeldBack {
+                source: held.source.clone(),
+                reason: held.reason.clone(),
+            });
+            status.held_back = listed.collect();
+        });
+        // What is held back was not taken: its last published version stays in its place.
+        for held in &held_back {
+            let id = self.staged.keys().find(|id| id.to_string() == held.source).cloned();
+            if let Some(id) = id {
+                match self.published.get(&id) {
+                    Some(previous) => self.staged.insert(id, previous.clone()),
+                    None => self.staged.remove(&id),
+                };
+            }
+        }
+    }
+
+    fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
+        let failed = error.is_some();
+        match error {
+            Some(error) => self.problem(Stage::Publish, error),
+            None => self.solved(Stage::Publish),
+        }
+        let before = self.machine.journal().current.clone();
+        self.on(Event::Written { step, done, at });
+        let current = self.machine.journal().current.clone();
+        if let Some(current) = current.filter(|current| Some(current) != before.as_ref()) {
+            info!(sequence = current.sequence, "published generation {}", current.directory);
+            self.published = std::mem::take(&mut self.staged);
+            self.shared.metrics.published(current.sequence, &current.digest.to_string());
+            self.shared.metrics.stage(Stage::Publish, Ending::Success, took);
+            let published = status::Published::new(&current, Some(Timestamp::now()));
+            with(&self.shared, |status| status.published = Some(published));
+        } else if failed {
+            self.shared.metrics.stage(Stage::Publish, Ending::Failed, took);
+        }
+    }
+
+    fn reloaded(&mut self, step: Step, took: Duration, verdict: Verdict) {
+        self.attempt = None;
+        let sequence = self.machine.journal().current.as_ref().map(|current| current.sequence);
+        let (ending, answer) = match verdict {
+            Verdict::Took => {
+                info!(sequence, "reloaded: {}", self.config.reload.driver);
+                (Ending::Success, machine::Verdict::Took)
+            }
+            Verdict::NotOwed => {
+                info!(sequence, "no reload is owed: the main process started after the publish");
+                (Ending::Success, machine::Verdict::Took)
+            }
+            Verdict::Refused { message, detail } => {
+                let said = self.masked(&detail);
+                self.problem(Stage::Reload, format!("refused: {message}"));
+                if !said.is_empty() {
+                    debug!("it said: {said}");
+                }
+                (Ending::Rejected, machine::Verdict::Refused)
+            }
+            Verdict::Unreachable { message, .. } => {
+                self.problem(Stage::Reload, message);
+                (Ending::Failed, machine::Verdict::Unreachable)
+            }
+        };
+        if ending == Ending::Success {
+            self.solved(Stage::Reload);
+        }
+        self.shared.metrics.stage(Stage::Reload, ending, took);
+        if ending == Ending::Success {
+            let at = Timestamp::now();
+            let current = self.machine.journal().current.as_ref();
+            let reloaded = current.map(|current| status::Published::new(current, Some(at)));
+            with(&self.shared, |status| status.reloaded = reloaded);
+        }
+        self.on(Event::Reloaded { step, verdict: answer });
+    }
+
+    /// The newest inputs are published, and the main process has them.
+    fn settled(&mut self, since: Option<Instant>) {
+        let confirmed = with(&self.shared, |status| {
+            status.quarantine = None;
+            status.confirmed.as_ref().map(|confirmed| confirmed.sequence)
+        });
+        let current = self.machine.journal().current.clone();
+        let newly = current.as_ref().map(|current| current.sequence) != confirmed;
+        self.shared.metrics.settled(since.filter(|_| newly).map(|since| since.elapsed()));
+        if newly {
+            let at = Timestamp::now();
+            let confirmed = current.map(|current| status::Published::new(&current, Some(at)));
+            with(&self.shared, |status| status.confirmed = confirmed);
+        }
+    }
+
+    fn masked(&self, detail: &[u8]) -> String {
+        match &self.inputs {
+            Some(inputs) => Mask::new(inputs.secrets()).apply(detail),
+            // Nothing secret has been read yet.
+            None => Mask::new(std::iter::empty()).apply(detail),
+        }
+    }
+
+    /// Says what is wrong at a stage; the same again is not said again.
+    fn problem(&mut self, stage: Stage, message: String) {
+        let known = with(&self.shared, |status| {
+            let known = status.errors.get(stage.as_str()).is_some_and(|problem| problem.message == message);
+            if !known {
+                let problem = status::Problem { message: message.clone(), at: Timestamp::now() };
+                status.errors.insert(stage.as_str(), problem);
+            }
+            known
+        });
+        if !known {
+            warn!(stage = stage.as_str(), "{message}");
+        }
+    }
+
+    fn solved(&mut self, stage: Stage) {
+        with(&self.shared, |status| status.errors.remove(stage.as_str()));
+    }
+
+    /// Brings the status up to date with the machine and the sources.
+    fn report(&mut self) {
+        let journal = self.machine.journal();
+        let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
+        let found = |generation: &Option<Generation>| {
+            generation.as_ref().map(|generation| status::Published::new(generation, None))
+        };
+        with(&self.shared, |status| {
+            status.phase = self.machine.phase().as_str();
+            status.ready |= journal.current.is_some();
+            status.observed = self.observed.map(|(digest, at, _)| status::Observed { digest, at });
+            if status.published.is_none() {
+                status.published = found(&journal.current);
+            }
+            status.last_good = found(&journal.last_good);
+            status.debt = journal.debt.as_ref().map(|_| "publish");
+            if !self.machine.is_rejected() {
+                status.quarantine = None;
+                if self.observed.is_some_and(|(digest, ..)| Some(digest) == journal.current.as_ref().map(|c| c.digest)) {
+                    status.errors.remove(Stage::Render.as_str());
+                }
+            }
+            if target.is_some() {
+                status.target = target;
+            }
+            status.sources = self
+                .sources
+                .views()
+                .iter()
+                .map(|view| status::Source {
+                    name: view.spec.name.clone(),
+                    resource_version: view.resource_version().map(str::to_owned),
+                    healthy: view.trouble.is_none() && view.waits_for().is_none(),
+                    message: view.message(),
+                    at: view.at,
+                })
+                .collect();
+        });
+    }
+}
+
+/// Renders, and writes the candidate into its directory.
+fn stage(
+    inputs: &Inputs,
+    digest: Digest,
+    published: &BTreeMap<ObjectRef, Arc<Object>>,
+    sequence: u64,
+    unless: Option<Digest>,
+    output: &Output,
+    key: &DigestKey,
+) -> Render {
+    let rendered = match inputs.render(digest, published) {
+        Ok(rendered) => rendered,
+        Err(rejection) => return Render::Rejected(rejection.to_string()),
+    };
+    let tree = rendered.tree.digest(key);
+    if unless == Some(tree) {
+        return Render::Same { held_back: rendered.held_back };
+    }
+    let generation = Generation::new(sequence, digest, tree);
+    match output.stage(&generation, &rendered.tree) {
+        Ok(()) => Render::Staged { generation, files: rendered.tree.len(), held_back: rendered.held_back },
+        Err(error) if error.rejected() => Render::Rejected(error.to_string()),
+        Err(error) => Render::Failed(error.to_string()),
+    }
+}
+
+fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
+    match write {
+        Write::Journal(journal) => output.write_journal(journal),
+        Write::Link(generation) => output.link(generation),
+        Write::Swap(generation) => output.swap(generation),
+        Write::Unlink(generation) => output.unlink(generation),
+        Write::Prune(keep) => output.prune(&keep.iter().map(String::as_str).collect::<Vec<_>>()),
+    }
+}
+
+/// A number in 0..1: waits of a fleet must differ, and nothing more is asked of it.
+fn random() -> f64 {
+    let mut bytes = [0; 4];
+    // Early in a machine's boot there may be none; then all wait alike.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
+}

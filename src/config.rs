@@ -1,0 +1,525 @@
+//! From what the user typed to what the parts need: defaults, cross-checks, and errors that name the flags.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::exec::Command;
+use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
+use crate::process::Selector;
+use crate::reload::{self, Driver};
+use crate::render::{EnvVar, PathPattern, Pod};
+use crate::snapshot::Kind;
+use crate::source::kube::{ClientConfig, Scope, Watch};
+use crate::source::{Role, Spec, files};
+use crate::{machine, publish};
+
+/// Wrong usage: exit code 64. The message names the flags.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(String);
+
+type Checked<T> = Result<T, UsageError>;
+
+fn usage<T>(message: impl Into<String>) -> Checked<T> {
+    Err(UsageError(message.into()))
+}
+
+/// Everything that the flags say, checked.
+#[derive(Debug)]
+pub struct Config {
+    /// Each source; [`crate::snapshot::Update::source`] is an index into it.
+    pub specs: Vec<Spec>,
+    /// How the API server is reached; `None` when no source needs it.
+    pub client: Option<ClientConfig>,
+    /// What is watched there.
+    pub watches: Vec<Watch>,
+    /// What is watched in the file system.
+    pub files: files::Config,
+    /// Where generations go.
+    pub output: publish::Config,
+    /// `--digest-key-file`.
+    pub digest_key_file: Option<PathBuf>,
+    /// What rendering depends on beside the sources.
+    pub render: Render,
+    /// How the main process is told.
+    pub reload: reload::Config,
+    /// What the machine needs to know.
+    pub machine: machine::Options,
+    /// `--retry-min` and `--retry-max`.
+    pub retry: (Duration, Duration),
+    /// `--once`, with its timeout.
+    pub once: Option<Duration>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
+    /// `--shutdown-grace`.
+    pub shutdown_grace: Duration,
+}
+
+/// What rendering depends on beside the sources.
+#[derive(Clone, Debug)]
+pub struct Render {
+    /// Whether there are templates; else keys are written as files.
+    pub templated: bool,
+    /// `--path`.
+    pub path: PathPattern,
+    /// `--env` and `--secret-env`: those that are set.
+    pub env: BTreeMap<String, EnvVar>,
+    /// `pod`, without labels and annotations.
+    pub pod: Pod,
+    /// `--max-size`.
+    pub max_size: u64,
+    /// `--allow-empty`.
+    pub allow_empty: bool,
+    /// The flags that change the result, as one text for the inputs digest.
+    pub flags: String,
+}
+
+/// Where variables come from: the process's environment, or a map in tests.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+impl Config {
+    /// Checks the arguments. `own_namespace` tells the Pod's own namespace (or that of the kubeconfig's context) where
+    /// it is needed.
+    pub fn new(
+        args: RunArgs,
+        env: Env<'_>,
+        own_namespace: &dyn Fn(&ClientConfig) -> Result<String, String>,
+    ) -> Checked<Self> {
+        let RunArgs { sources, output, reload, life } = args;
+        let Some(directory) = output.output.clone() else { return usage("--output is required") };
+        let (specs, client, watches, files) = sources_of(&sources, &output, own_namespace)?;
+        check_life(&life)?;
+        for root in &files.roots {
+            check_apart(&directory, &root.path)?;
+        }
+        let render = render_of(&sources, &output, env)?;
+        let retry = (reload.retry_min, reload.retry_max);
+        let reload_config = reload_of(&reload)?;
+        let once = life.once.then_some(life.once_timeout);
+        Ok(Self {
+            specs,
+            client,
+            watches,
+            files,
+            output: publish::Config {
+                output: directory,
+                file_mode: output.file_mode,
+                secret_mode: output.secret_mode,
+            },
+            digest_key_file: output.digest_key_file,
+            render,
+            machine: machine::Options {
+                debounce: life.debounce,
+                debounce_max: life.debounce_max,
+                min_interval: reload.reload_min_interval,
+                splay: reload.reload_splay,
+                attempts: reload.reload_attempts,
+                reload: once.is_none() && !matches!(reload_config.driver, Driver::None),
+            },
+            reload: reload_config,
+            retry,
+            once,
+            listen: life.listen.0,
+            admin: life.admin.0,
+            shutdown_grace: life.shutdown_grace,
+        })
+    }
+}
+
+type SourceParts = (Vec<Spec>, Option<ClientConfig>, Vec<Watch>, files::Config);
+
+fn sources_of(
+    args: &SourceArgs,
+    output: &OutputArgs,
+    own_namespace: &dyn Fn(&ClientConfig) -> Result<String, String>,
+) -> Checked<SourceParts> {
+    let from_api = !args.configmaps.is_empty() || !args.secrets.is_empty() || args.selector.is_some();
+    if !from_api && args.watch_dirs.is_empty() {
+        return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
+    }
+    check_sources(args, from_api)?;
+    let client =
+        from_api.then(|| ClientConfig { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() });
+    // Read once, and only where a name comes without its namespace.
+    let mut own = None;
+    let mut namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
+        match (&name.namespace, &args.namespaces[..], &client) {
+            (Some(namespace), _, _) => Ok(namespace.clone()),
+            (None, [namespace], _) => Ok(namespace.clone()),
+            (None, [_, _, ..], _) => usage(format!(
+                "{flag} {}: several --namespace are given, so its own must be said: {flag} NAMESPACE/{0}",
+                name.name
+            )),
+            (None, [], Some(client)) => own_or_read(&mut own, client, own_namespace),
+            (None, [], None) => usage("--namespace is needed"),
+        }
+    };
+    let mut parts = Parts { specs: Vec::new(), watches: Vec::new(), args };
+    for name in &args.configmaps {
+        let namespace = namespace_of(name, "--configmap")?;
+        parts.named(Kind::ConfigMap, namespace, name.name.clone())?;
+    }
+    if let Some(selector) = &args.selector {
+        let namespaces = match (&args.namespaces[..], &client) {
+            (_, _) if args.all_namespaces => vec![None],
+            ([], Some(client)) => vec![Some(own_or_read(&mut own, client, own_namespace)?)],
+            (namespaces, _) => namespaces.iter().cloned().map(Some).collect(),
+        };
+        parts.selected(selector, &namespaces);
+    }
+    let mut roots = Vec::new();
+    for dir in &args.watch_dirs {
+        let secret = if args.public_dirs.contains(&dir.name) {
+            Some(false)
+        } else if args.secret_dirs.contains(&dir.name) {
+            Some(true)
+        } else {
+            None
+        };
+        roots.push(files::Root { source: parts.specs.len(), name: dir.name.clone(), path: dir.path.clone(), secret });
+        parts.specs.push(Spec {
+            name: format!("dir/{}", dir.name),
+            role: Role::Named,
+            apply_deletes: args.on_delete == Some(OnDelete::Apply),
+            required: !args.optional,
+            may_be_empty: args.allow_empty,
+        });
+    }
+    for name in &args.secrets {
+        let namespace = namespace_of(name, "--secret")?;
+        parts.named(Kind::Secret, namespace, name.name.clone())?;
+    }
+    let mut file_source = |name: String, role: Role, path: &Path, secret: Option<bool>| {
+        let last = path.file_name().map_or_else(String::new, |last| last.to_string_lossy().into_owned());
+        roots.push(files::Root { source: parts.specs.len(), name: last, path: path.to_owned(), secret });
+        parts.specs.push(Spec { name, role, apply_deletes: false, required: true, may_be_empty: false });
+    };
+    for template in &output.templates {
+        let name = format!("template/{}", template.source.display());
+        file_source(name, Role::Template { dest: template.dest.clone() }, &template.source, None);
+    }
+    if let Some(podinfo) = &output.podinfo_dir {
+        // Labels and annotations are no secrets, though the kubelet's downward API volumes lie on tmpfs.
+        file_source("podinfo".into(), Role::PodInfo, podinfo, Some(false));
+    }
+    let files = files::Config { roots, poll_interval: args.poll_interval, max_size: output.max_size };
+    Ok((parts.specs, client, parts.watches, files))
+}
+
+fn own_or_read(
+    own: &mut Option<String>,
+    client: &ClientConfig,
+    read: &dyn Fn(&ClientConfig) -> Result<String, String>,
+) -> Checked<String> {
+    if let Some(own) = own {
+        return Ok(own.clone());
+    }
+    match read(client) {
+        Ok(namespace) => Ok(own.insert(namespace).clone()),
+        Err(error) => usage(format!("--namespace is needed, as the Pod's own is not known: {error}")),
+    }
+}
+
+/// The specs and watches as they are put together.
+struct Parts<'a> {
+    specs: Vec<Spec>,
+    watches: Vec<Watch>,
+    args: &'a SourceArgs,
+}
+
+impl Parts<'_> {
+    fn named(&mut self, kind: Kind, namespace: String, name: String) -> Checked<()> {
+        let spec_name = format!("{kind}/{namespace}/{name}");
+        if self.specs.iter().any(|spec| spec.name == spec_name) {
+            return usage(format!("--{kind} {namespace}/{name} is given twice"));
+        }
+        self.watches.push(Watch { source: self.specs.len(), kind, scope: Scope::Named { namespace, name } });
+        self.specs.push(Spec {
+            name: spec_name,
+            role: Role::Named,
+            apply_deletes: self.args.on_delete == Some(OnDelete::Apply),
+            required: !self.args.optional,
+            may_be_empty: self.args.allow_empty,
+        });
+        Ok(())
+    }
+
+    fn selected(&mut self, selector: &str, namespaces: &[Option<String>]) {
+        let kinds: &[Kind] = match self.args.resource.unwrap_or(Resource::Configmap) {
+            Resource::Configmap => &[Kind::ConfigMap],
+            Resource::Secret => &[Kind::Secret],
+            Resource::Both => &[Kind::ConfigMap, Kind::Secret],
+        };
+        for namespace in namespaces {
+            for kind in kinds {
+                let scope = Scope::Selected { selector: selector.to_owned(), namespace: namespace.clone() };
+                self.watches.push(Watch { source: self.specs.len(), kind: *kind, scope });
+                let within = namespace.as_deref().unwrap_or("*");
+                self.specs.push(Spec {
+                    name: format!("{kind}/{within}?{selector}"),
+                    role: Role::Selected,
+                    apply_deletes: self.args.on_delete != Some(OnDelete::Keep),
+                    required: true,
+                    may_be_empty: true,
+                });
+            }
+        }
+    }
+}
+
+fn check_sources(args: &SourceArgs, from_api: bool) -> Checked<()> {
+    if args.selector.is_none() {
+        if args.resource.is_some() {
+            return usage("--resource says what --selector selects, and there is no --selector");
+        }
+        if args.all_namespaces {
+            return usage("--all-namespaces says where --selector selects, and there is no --selector");
+        }
+    }
+    if args.all_namespaces && !args.namespaces.is_empty() {
+        return usage("--all-namespaces and --namespace contradict each other: give one of them");
+    }
+    if args.context.is_some() && args.kubeconfig.is_none() {
+        return usage("--context names a context of --kubeconfig, and there is no --kubeconfig");
+    }
+    if !from_api {
+        if args.kubeconfig.is_some() {
+            return usage("--kubeconfig is for --configmap, --secret and --selector, and none is given");
+        }
+        if !args.namespaces.is_empty() {
+            return usage("--namespace is for --configmap, --secret and --selector, and none is given");
+        }
+    }
+    for (index, dir) in args.watch_dirs.iter().enumerate() {
+        if args.watch_dirs[..index].iter().any(|other| other.name == dir.name) {
+            return usage(format!(
+                "two --watch-dir are called {:?}: name one otherwise, as --watch-dir NAME=PATH",
+                dir.name
+            ));
+        }
+    }
+    for (flag, names) in [("--public-dir", &args.public_dirs), ("--secret-dir", &args.secret_dirs)] {
+        if let Some(name) = names.iter().find(|name| !args.watch_dirs.iter().any(|dir| dir.name == **name)) {
+            return usage(format!("{flag} {name}: no --watch-dir is called so"));
+        }
+    }
+    if let Some(name) = args.public_dirs.iter().find(|name| args.secret_dirs.contains(name)) {
+        return usage(format!("--public-dir {name} and --secret-dir {name} contradict each other"));
+    }
+    Ok(())
+}
+
+/// A watched directory in the output, or the output in a watched one, would make each publish a change.
+fn check_apart(output: &Path, watched: &Path) -> Checked<()> {
+    let real = |path: &Path| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // What does not exist yet is judged by its nearest ancestor that does.
+        let mut ancestors = absolute.ancestors();
+        ancestors
+            .find_map(|ancestor| {
+                let rest = absolute.strip_prefix(ancestor).ok()?;
+                Some(ancestor.canonicalize().ok()?.join(rest))
+            })
+            .unwrap_or(absolute)
+    };
+    let (output_real, watched_real) = (real(output), real(watched));
+    if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
+        return usage(format!(
+            "--output {} and the watched {} lie in one another: each publish would be a change; keep them apart",
+            output.display(),
+            watched.display()
+        ));
+    }
+    Ok(())
+}
+
+fn check_life(life: &LifeArgs) -> Checked<()> {
+    if life.debounce > life.debounce_max {
+        return usage("--debounce is longer than --debounce-max");
+    }
+    if life.once && life.once_timeout.is_zero() {
+        return usage("--once-timeout must not be 0");
+    }
+    match (life.listen.0, life.admin.0) {
+        (Some(listen), Some(admin)) if !life.once && listen.port() == admin.port() && listen.port() != 0 => {
+            usage(format!("--listen {listen} and --admin {admin} have one port: give one of them another"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<Render> {
+    let templated = !args.templates.is_empty();
+    if templated && args.path.is_some() {
+        return usage("--path is for plain copies, and --template renders instead: give one of them");
+    }
+    let pattern = args.path.as_deref().unwrap_or("{key}");
+    let path = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+    let mut variables = BTreeMap::new();
+    for (flag, names, secret) in [("--env", &args.envs, false), ("--secret-env", &args.secret_envs, true)] {
+        for name in names {
+            if secret && args.envs.contains(name) {
+                return usage(format!("--env {name} and --secret-env {name} contradict each other"));
+            }
+            if let Some(value) = env(name) {
+                let Ok(value) = value.into_string() else {
+                    return usage(format!("{flag} {name}: its value is not UTF-8"));
+                };
+                variables.insert(name.clone(), EnvVar { value, secret });
+            }
+        }
+    }
+    if !templated && !(args.envs.is_empty() && args.secret_envs.is_empty()) {
+        return usage("--env and --secret-env are for templates, and there is no --template");
+    }
+    let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
+    let pod = Pod {
+        name: text("POD_NAME"),
+        namespace: text("POD_NAMESPACE"),
+        uid: text("POD_UID"),
+        ip: text("POD_IP"),
+        node: text("NODE_NAME"),
+        ..Pod::default()
+    };
+    Ok(Render {
+        templated,
+        path,
+        env: variables,
+        pod,
+        max_size: args.max_size,
+        allow_empty: sources.allow_empty,
+        flags: format!(
+            "{pattern} {:o} {:o} {} {}",
+            args.file_mode, args.secret_mode, args.max_size, sources.allow_empty
+        ),
+    })
+}
+
+fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
+    if args.retry_min > args.retry_max {
+        return usage("--retry-min is longer than --retry-max");
+    }
+    if args.retry_min < Duration::from_millis(10) {
+        return usage("--retry-min must be at least 10ms, or a failing reload would be tried in a busy loop");
+    }
+    if args.reload_timeout.is_zero() {
+        return usage("--reload-timeout must not be 0");
+    }
+    let ways = [
+        ("--signal", args.signal.is_some()),
+        ("--reload-url", !args.reload_urls.is_empty()),
+        ("--reload-exec", args.reload_exec.is_some()),
+    ];
+    let given: Vec<_> = ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+    if let [first, second, ..] = given[..] {
+        return usage(format!("{first} and {second} both tell the main process to reload: give one of them"));
+    }
+    check_goes_with("--signal", args.signal.is_some(), &[
+        ("--process", args.process.is_some()),
+        ("--process-args", args.process_args.is_some()),
+        ("--pid-file", args.pid_file.is_some()),
+    ])?;
+    check_goes_with("--reload-url", !args.reload_urls.is_empty(), &[
+        ("--reload-method", args.reload_method.is_some()),
+        ("--reload-body", args.reload_body.is_some()),
+        ("--reload-status", args.reload_status.is_some()),
+        ("--reload-header", !args.reload_headers.is_empty()),
+        ("--reload-auth-file", args.reload_auth_file.is_some()),
+        ("--reload-token-file", args.reload_token_file.is_some()),
+        ("--reload-ca-file", args.reload_ca_file.is_some()),
+        ("--reload-cert-file", args.reload_cert_file.is_some()),
+        ("--reload-key-file", args.reload_key_file.is_some()),
+        ("--reload-insecure", args.reload_insecure),
+    ])?;
+    let driver = if let Some(signal) = &args.signal {
+        signal_of(args, signal)?
+    } else if let Some(command) = &args.reload_exec {
+        // The text is not quoted: a command line may hold a credential.
+        let command: Command = command.parse().map_err(|error| UsageError(format!("--reload-exec: {error}")))?;
+        Driver::Exec(command)
+    } else if args.reload_urls.is_empty() {
+        Driver::None
+    } else {
+        http_of(args)?
+    };
+    Ok(reload::Config { driver, timeout: args.reload_timeout })
+}
+
+/// Refuses flags that do nothing without another one.
+fn check_goes_with(flag: &str, given: bool, others: &[(&str, bool)]) -> Checked<()> {
+    match others.iter().find(|(_, other_given)| *other_given) {
+        Some((other, _)) if !given => usage(format!("{other} goes with {flag}, and there is no {flag}")),
+        _ => Ok(()),
+    }
+}
+
+fn signal_of(args: &ReloadArgs, signal: &str) -> Checked<Driver> {
+    let signal = signal.parse().map_err(|error| UsageError(format!("--signal {signal}: {error}")))?;
+    if args.process.is_none() && args.process_args.is_none() && args.pid_file.is_none() {
+        return usage("--signal needs a target: give --process, --process-args or --pid-file");
+    }
+    let regex = args.process_args.as_deref().map(regex_lite::Regex::new).transpose();
+    let regex = regex.map_err(|error| UsageError(format!("--process-args: {error}")))?;
+    if args.process.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+        return usage("--process is the base name of an executable, without a path");
+    }
+    let selector = Selector { name: args.process.clone(), args: regex, pid_file: args.pid_file.clone() };
+    Ok(Driver::Signal { signal, selector })
+}
+
+fn http_of(args: &ReloadArgs) -> Checked<Driver> {
+    // Neither a URL nor a header is quoted: each may hold a credential. Their place in the order tells which is meant.
+    let mut endpoints = Vec::new();
+    for (index, url) in args.reload_urls.iter().enumerate() {
+        let endpoint: Endpoint =
+            url.parse().map_err(|error| UsageError(format!("--reload-url (number {}): {error}", index + 1)))?;
+        endpoints.push(endpoint);
+    }
+    let mut headers = Vec::new();
+    for (index, header) in args.reload_headers.iter().enumerate() {
+        let header: Header =
+            header.parse().map_err(|error| UsageError(format!("--reload-header (number {}): {error}", index + 1)))?;
+        headers.push(header);
+    }
+    if args.reload_auth_file.is_some() && args.reload_token_file.is_some() {
+        return usage("--reload-auth-file and --reload-token-file both set Authorization: give one of them");
+    }
+    let authorized = args.reload_auth_file.is_some() || args.reload_token_file.is_some();
+    if authorized && headers.iter().any(|header| header.name() == "authorization") {
+        return usage(
+            "--reload-header Authorization contradicts --reload-auth-file and --reload-token-file: give one of them",
+        );
+    }
+    match (&args.reload_cert_file, &args.reload_key_file) {
+        (Some(_), None) => return usage("--reload-cert-file needs --reload-key-file"),
+        (None, Some(_)) => return usage("--reload-key-file needs --reload-cert-file"),
+        _ => {}
+    }
+    if args.reload_insecure && args.reload_ca_file.is_some() {
+        return usage("--reload-insecure and --reload-ca-file contradict each other: give one of them");
+    }
+    let method = args.reload_method.as_deref().unwrap_or("POST");
+    let status = args.reload_status.as_deref().unwrap_or("2xx");
+    let accept: StatusCodes =
+        status.parse().map_err(|error| UsageError(format!("--reload-status {status}: {error}")))?;
+    let http = HttpConfig {
+        method: method
+            .parse()
+            .map_err(|_| UsageError(format!("--reload-method {method}: expected a method such as POST")))?,
+        body: args.reload_body.clone().unwrap_or_default().into(),
+        headers,
+        auth_file: args.reload_auth_file.clone(),
+        token_file: args.reload_token_file.clone(),
+        ca_file: args.reload_ca_file.clone(),
+        cert_file: args.reload_cert_file.clone(),
+        key_file: args.reload_key_file.clone(),
+        insecure: args.reload_insecure,
+    };
+    Ok(Driver::Http { endpoints, http, accept })
+}

@@ -1,0 +1,130 @@
+//! Everything that a render depends on, at one moment: its digest, and the render itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config;
+use crate::digest::{Digest, DigestKey, Hasher};
+use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
+use crate::snapshot::{Kind, Object, ObjectRef};
+use crate::source::Snapshot;
+
+/// The inputs of one render. Cheap to clone: bytes are shared.
+#[derive(Clone, Debug)]
+pub struct Inputs {
+    /// What the sources hold.
+    pub snapshot: Snapshot,
+    /// What the flags and the environment say.
+    pub settings: Arc<config::Render>,
+}
+
+impl Inputs {
+    /// Their identity: SHA-256, or HMAC-SHA256 by `key` as soon as one of them is secret, since a plain hash would let
+    /// anyone test guesses.
+    #[must_use]
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        let mut hasher = if self.is_secret() { Hasher::keyed(key) } else { Hasher::plain() };
+        hasher.field(env!("CARGO_PKG_VERSION").as_bytes());
+        hasher.field(self.settings.flags.as_bytes());
+        hasher.field(&[u8::from(self.settings.templated)]);
+        for taken in &self.snapshot.objects {
+            hasher.field(&[u8::from(taken.selected)]);
+            object(&mut hasher, &taken.object);
+        }
+        // Each list ends with its length, so that nothing can move from one to the next.
+        hasher.field(&self.snapshot.objects.len().to_be_bytes());
+        for (template, dest) in &self.snapshot.templates {
+            object(&mut hasher, template);
+            hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
+        }
+        hasher.field(&self.snapshot.templates.len().to_be_bytes());
+        if let Some(podinfo) = &self.snapshot.podinfo {
+            object(&mut hasher, podinfo);
+        }
+        let pod = &self.settings.pod;
+        for value in [&pod.name, &pod.namespace, &pod.uid, &pod.ip, &pod.node] {
+            hasher.field(value.as_deref().unwrap_or_default().as_bytes());
+        }
+        for (name, variable) in &self.settings.env {
+            hasher.field(name.as_bytes());
+            hasher.field(variable.value.as_bytes());
+            hasher.field(&[u8::from(variable.secret)]);
+        }
+        hasher.finish()
+    }
+
+    fn is_secret(&self) -> bool {
+        self.snapshot.objects.iter().any(|taken| taken.object.secret)
+            || self.snapshot.templates.iter().any(|(template, _)| template.secret)
+            || self.settings.env.values().any(|variable| variable.secret)
+    }
+
+    /// Renders them. `published` holds the version of each selected object that was published last.
+    pub fn render(
+        &self,
+        digest: Digest,
+        published: &BTreeMap<ObjectRef, Arc<Object>>,
+    ) -> Result<Rendered, Rejection> {
+        let objects: Vec<_> = self
+            .snapshot
+            .objects
+            .iter()
+            .map(|taken| Input {
+                object: taken.object.clone(),
+                origin: match taken.object.id.kind {
+                    _ if taken.selected => Origin::Selected,
+                    Kind::Dir => Origin::Dir,
+                    Kind::ConfigMap | Kind::Secret => Origin::Named,
+                },
+                previous: published.get(&taken.object.id).filter(|_| taken.selected).cloned(),
+            })
+            .collect();
+        let mut pod = self.settings.pod.clone();
+        if let Some(podinfo) = &self.snapshot.podinfo {
+            let parse = |key| podinfo.data.get(key).map(|bytes| render::parse_podinfo(bytes)).transpose();
+            let failed = |error| Rejection::PodInfo { error };
+            pod.labels = parse("labels").map_err(failed)?.unwrap_or_default();
+            pod.annotations = parse("annotations").map_err(failed)?.unwrap_or_default();
+        }
+        let templates = self.templates()?;
+        render::render(&render::Inputs {
+            objects: &objects,
+            templates: self.settings.templated.then_some(&templates[..]),
+            path: &self.settings.path,
+            env: &self.settings.env,
+            pod: &pod,
+            digest,
+            max_size: self.settings.max_size,
+            allow_empty: self.settings.allow_empty,
+        })
+    }
+
+    fn templates(&self) -> Result<Vec<Template>, Rejection> {
+        let mut templates = Vec::new();
+        for (source, dest) in &self.snapshot.templates {
+            // A file was read as one key of its own name; a directory is called by its last segment.
+            let is_file = source.data.len() == 1 && source.data.contains_key(&source.id.name);
+            if is_file {
+                templates.push(render::template_file(source, dest.as_deref())?);
+            } else {
+                templates.extend(render::template_dir(source, dest.as_deref())?);
+            }
+        }
+        Ok(templates)
+    }
+
+    /// Every secret value, to be masked in others' output.
+    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+        let objects = self.snapshot.objects.iter().map(|taken| &taken.object);
+        let templates = self.snapshot.templates.iter().map(|(template, _)| template);
+        let values = objects.chain(templates).filter(|object| object.secret).flat_map(|object| object.data.values());
+        let variables = self.settings.env.values().filter(|variable| variable.secret);
+        values.map(|value| &value[..]).chain(variables.map(|variable| variable.value.as_bytes()))
+    }
+}
+
+fn object(hasher: &mut Hasher, object: &Object) {
+    hasher.field(object.id.to_string().as_bytes());
+    hasher.field(&[u8::from(object.secret)]);
+    hasher.field(object.content().as_bytes());
+}

@@ -1,0 +1,277 @@
+//! Metrics: the project's own names, and the ones that dashboards and alerts of config reloaders know.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+type FloatGauge = Gauge<f64, AtomicU64>;
+
+/// A stage of the way of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Stage {
+    /// Templates and copies, staged.
+    Render,
+    /// Journal, links, rename.
+    Publish,
+    /// The main process is told.
+    Reload,
+}
+
+impl Stage {
+    /// Every stage, in the order of the way.
+    pub const ALL: [Self; 3] = [Self::Render, Self::Publish, Self::Reload];
+
+    /// The name in metrics and `/status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Render => "render",
+            Self::Publish => "publish",
+            Self::Reload => "reload",
+        }
+    }
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a stage ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// As it should.
+    Success,
+    /// The inputs or the main process refused.
+    Rejected,
+    /// It will be tried again.
+    Failed,
+}
+
+impl Ending {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Rejected => "rejected",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageResult {
+    stage: &'static str,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SourceLabel {
+    source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DigestLabel {
+    digest: String,
+}
+
+/// All metrics, and their registry.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    sequence: Gauge,
+    generation: Family<DigestLabel, Gauge>,
+    stages: Family<StageResult, Counter>,
+    durations: Family<StageLabel, Histogram>,
+    last_success: Family<StageLabel, FloatGauge>,
+    propagation: Histogram,
+    source_up: Family<SourceLabel, Gauge>,
+    source_events: Family<SourceLabel, Counter>,
+    debt: Gauge,
+    successful: Gauge,
+    success_timestamp: FloatGauge,
+    reloads: Counter,
+    reloads_failed: Counter,
+    applies: Counter,
+    applies_failed: Counter,
+    watches: Gauge,
+    watch_events: Counter,
+    watch_errors: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// Metrics at their start: nothing has happened.
+    #[must_use]
+    pub fn new() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.001, 4.0, 9));
+        let mut metrics = Self {
+            registry: Registry::default(),
+            sequence: Gauge::default(),
+            generation: Family::default(),
+            stages: Family::default(),
+            durations: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.0005, 4.0, 9))),
+            last_success: Family::default(),
+            propagation: seconds(),
+            source_up: Family::default(),
+            source_events: Family::default(),
+            debt: Gauge::default(),
+            successful: Gauge::default(),
+            success_timestamp: FloatGauge::default(),
+            reloads: Counter::default(),
+            reloads_failed: Counter::default(),
+            applies: Counter::default(),
+            applies_failed: Counter::default(),
+            watches: Gauge::default(),
+            watch_events: Counter::default(),
+            watch_errors: Counter::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let own = self.registry.sub_registry_with_prefix("trimtab");
+        own.register("generation_sequence", "Sequence number of the published generation", self.sequence.clone());
+        own.register("generation_info", "Digest of the published generation", self.generation.clone());
+        own.register("stage", "How often each stage ended, and how", self.stages.clone());
+        own.register_with_unit("stage_duration", "How long each stage took", Unit::Seconds, self.durations.clone());
+        own.register_with_unit(
+            "last_success_timestamp",
+            "When each stage last succeeded, since 1970",
+            Unit::Seconds,
+            self.last_success.clone(),
+        );
+        own.register_with_unit(
+            "propagation",
+            "From the inputs' arrival to the main process having them",
+            Unit::Seconds,
+            self.propagation.clone(),
+        );
+        own.register("source_up", "Whether each source can be read", self.source_up.clone());
+        own.register("source_events", "What each source told", self.source_events.clone());
+        own.register("debt", "Whether the published generation is owed to the main process", self.debt.clone());
+        own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+
+        let known = self.registry.sub_registry_with_prefix("reloader");
+        known.register(
+            "last_reload_successful",
+            "Whether the newest inputs were rendered, published and taken by the main process",
+            self.successful.clone(),
+        );
+        known.register_with_unit(
+            "last_reload_success_timestamp",
+            "When the main process last took a generation, since 1970",
+            Unit::Seconds,
+            self.success_timestamp.clone(),
+        );
+        known.register("reloads", "Attempts to reload", self.reloads.clone());
+        known.register("reloads_failed", "Attempts to reload that failed", self.reloads_failed.clone());
+        known.register("config_apply_operations", "Renders and publishes", self.applies.clone());
+        known.register(
+            "config_apply_operations_failed",
+            "Renders and publishes that failed",
+            self.applies_failed.clone(),
+        );
+        known.register("watches", "Sources that are watched", self.watches.clone());
+        known.register("watch_events", "What all sources told", self.watch_events.clone());
+        known.register("watch_errors", "How often a source became unreadable", self.watch_errors.clone());
+    }
+
+    /// The text for a scrape, in the OpenMetrics format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    /// A stage ended.
+    pub fn stage(&self, stage: Stage, ending: Ending, took: std::time::Duration) {
+        let label = StageLabel { stage: stage.as_str() };
+        self.stages.get_or_create(&StageResult { stage: stage.as_str(), result: ending.as_str() }).inc();
+        self.durations.get_or_create(&label).observe(took.as_secs_f64());
+        if ending == Ending::Success {
+            self.last_success.get_or_create(&label).set(now());
+        }
+        let (all, failed) = match stage {
+            Stage::Reload => (&self.reloads, &self.reloads_failed),
+            // A publish is counted with its render, unless it fails by itself.
+            Stage::Render => (&self.applies, &self.applies_failed),
+            Stage::Publish if ending == Ending::Success => return,
+            Stage::Publish => (&self.applies_failed, &self.applies_failed),
+        };
+        if stage != Stage::Publish {
+            all.inc();
+        }
+        if ending != Ending::Success {
+            failed.inc();
+            self.successful.set(0);
+        }
+    }
+
+    /// A generation is published.
+    pub fn published(&self, sequence: u64, digest: &str) {
+        self.sequence.set(i64::try_from(sequence).unwrap_or(i64::MAX));
+        self.generation.clear();
+        self.generation.get_or_create(&DigestLabel { digest: digest.to_owned() }).set(1);
+    }
+
+    /// The newest inputs are published and taken; `propagation` since they were observed, if that was seen.
+    pub fn settled(&self, propagation: Option<std::time::Duration>) {
+        self.successful.set(1);
+        if let Some(propagation) = propagation {
+            self.success_timestamp.set(now());
+            self.propagation.observe(propagation.as_secs_f64());
+        }
+    }
+
+    /// Whether a reload is owed.
+    pub fn debt(&self, owed: bool) {
+        self.debt.set(i64::from(owed));
+    }
+
+    /// A source is watched, and cannot be read yet.
+    pub fn source_added(&self, source: &str) {
+        self.watches.inc();
+        self.source_up.get_or_create(&SourceLabel { source: source.to_owned() }).set(0);
+    }
+
+    /// A source told something.
+    pub fn source_event(&self, source: &str) {
+        self.watch_events.inc();
+        self.source_events.get_or_create(&SourceLabel { source: source.to_owned() }).inc();
+    }
+
+    /// A source became readable or unreadable.
+    pub fn source_up(&self, source: &str, up: bool) {
+        self.source_up.get_or_create(&SourceLabel { source: source.to_owned() }).set(i64::from(up));
+        if !up {
+            self.watch_errors.inc();
+        }
+    }
+}
+
+/// Seconds since 1970.
+fn now() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
