@@ -15,6 +15,8 @@
 //! to a directory above themselves.
 
 mod read;
+#[cfg(test)]
+mod volume;
 mod watch;
 
 use std::path::PathBuf;

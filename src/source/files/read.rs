@@ -339,3 +339,283 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     }
     plain
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+
+    use rustix::fs::mknodat;
+    use tempfile::TempDir;
+
+    use super::super::volume::{Volume, as_nobody};
+    use super::*;
+
+    fn root(path: impl Into<PathBuf>) -> Root {
+        Root { source: 0, name: "conf".into(), path: path.into(), secret: Some(false) }
+    }
+
+    fn get(path: impl Into<PathBuf>) -> Result<Option<Object>, FilesError> {
+        read(&root(path), 1 << 20)
+    }
+
+    /// Keys and values of what must be there.
+    fn content(path: impl Into<PathBuf>) -> Vec<(String, String)> {
+        let object = get(path).unwrap().expect("it exists");
+        object.data.into_iter().map(|(key, value)| (key, String::from_utf8(value.to_vec()).unwrap())).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect()
+    }
+
+    fn write(path: PathBuf, text: &str) {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    #[test]
+    fn kubelet_volume_gives_its_keys_alone() {
+        let dir = TempDir::new().unwrap();
+        let volume = Volume::new(dir.path().join("v"), &[("a", "1"), ("sub/deep/b", "2"), (".hidden", "3")]);
+        let object = get(&volume.path).unwrap().unwrap();
+        assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: String::new(), name: "conf".into() });
+        assert_eq!(content(&volume.path), pairs(&[(".hidden", "3"), ("a", "1"), ("sub/deep/b", "2")]));
+    }
+
+    #[test]
+    fn kubelet_volumes_below_an_ordinary_directory_are_read_whole_too() {
+        let dir = TempDir::new().unwrap();
+        Volume::new(dir.path().join("one"), &[("a", "1")]);
+        Volume::new(dir.path().join("two/deep"), &[("b", "2")]);
+        write(dir.path().join("plain"), "3");
+        assert_eq!(content(dir.path()), pairs(&[("one/a", "1"), ("plain", "3"), ("two/deep/b", "2")]));
+    }
+
+    #[test]
+    fn a_file_is_one_key_and_links_and_slashes_do_not_matter() {
+        let dir = TempDir::new().unwrap();
+        let volume = Volume::new(dir.path().join("v"), &[("app.conf", "1")]);
+        symlink("v", dir.path().join("link")).unwrap();
+        assert_eq!(content(volume.path.join("app.conf")), pairs(&[("app.conf", "1")]));
+        assert_eq!(content(format!("{}/", volume.path.join("app.conf").display())), pairs(&[("app.conf", "1")]));
+        assert_eq!(content(format!("{}/link/", dir.path().display())), pairs(&[("app.conf", "1")]));
+    }
+
+    #[test]
+    fn what_is_missing_is_none_and_what_is_empty_is_empty() {
+        let dir = TempDir::new().unwrap();
+        assert_eq!(get(dir.path().join("no/such")), Ok(None));
+        symlink("nowhere", dir.path().join("dangling")).unwrap();
+        assert_eq!(get(dir.path().join("dangling")), Ok(None));
+        std::fs::create_dir(dir.path().join("empty")).unwrap();
+        assert_eq!(content(dir.path().join("empty")), pairs(&[]));
+    }
+
+    #[test]
+    fn links_inside_are_followed_and_those_out_of_it_named() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("outside/secret"), "do not read");
+        let inside = dir.path().join("inside");
+        write(inside.join("real/x"), "1");
+        symlink("real/x", inside.join("y")).unwrap();
+        symlink("../real", inside.join("real/again")).unwrap();
+        symlink("../inside2/../real", inside.join("real/z")).unwrap();
+        std::fs::create_dir(inside.join("inside2")).unwrap();
+        assert_eq!(content(&inside), pairs(&[("real/x", "1"), ("y", "1")]));
+
+        let absolute = dir.path().join("outside/secret").into_os_string().into_string().unwrap();
+        let cases = [
+            (absolute.as_str(), "bad"),
+            ("../outside/secret", "bad"),
+            ("../outside", "bad"),
+            ("..", "bad"),
+            ("/", "bad"),
+            ("/proc/self/cwd", "bad"),
+            ("../../outside/secret", "real/bad"),
+        ];
+        for (target, link) in cases {
+            let link = inside.join(link);
+            symlink(target, &link).unwrap();
+            let error = get(&inside).unwrap_err();
+            assert_eq!(error, FilesError::Escapes { root: inside.clone(), link: link.clone() }, "{target}");
+            assert!(error.to_string().contains(link.to_str().unwrap()));
+            std::fs::remove_file(link).unwrap();
+        }
+        // By way of a link that stays inside.
+        symlink("evil", inside.join("bad")).unwrap();
+        symlink("../outside", inside.join("evil")).unwrap();
+        assert!(matches!(get(&inside), Err(FilesError::Escapes { .. })));
+    }
+
+    #[test]
+    fn a_data_link_out_of_the_directory_is_not_followed() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("outside/secret"), "do not read");
+        for target in ["../outside", dir.path().join("outside").to_str().unwrap()] {
+            let inside = TempDir::new_in(dir.path()).unwrap();
+            symlink(target, inside.path().join("..data")).unwrap();
+            let link = inside.path().join("..data");
+            assert_eq!(get(inside.path()), Err(FilesError::Escapes { root: inside.path().into(), link }));
+        }
+    }
+
+    #[test]
+    fn loops_of_directories_end() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("a/x"), "1");
+        symlink(".", dir.path().join("self")).unwrap();
+        symlink("..", dir.path().join("a/up")).unwrap();
+        symlink("../b", dir.path().join("a/b")).unwrap();
+        std::fs::create_dir(dir.path().join("b")).unwrap();
+        symlink("../a", dir.path().join("b/a")).unwrap();
+        assert_eq!(content(dir.path()), pairs(&[("a/x", "1"), ("b/a/x", "1")]));
+    }
+
+    #[test]
+    fn a_link_to_itself_is_trouble_and_a_link_to_nothing_is_none() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("x"), "1");
+        symlink("user@host.1234", dir.path().join(".#x")).unwrap();
+        assert_eq!(content(dir.path()), pairs(&[("x", "1")]));
+        symlink("me", dir.path().join("me")).unwrap();
+        assert_eq!(get(dir.path()), Err(FilesError::Io { path: dir.path().join("me"), errno: Errno::LOOP }));
+    }
+
+    #[test]
+    fn pipes_sockets_and_devices_neither_hang_nor_count() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("x"), "1");
+        let pipe = dir.path().join("pipe");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        symlink("pipe", dir.path().join("to-pipe")).unwrap();
+        let _socket = UnixListener::bind(dir.path().join("socket")).unwrap();
+        symlink("socket", dir.path().join("to-socket")).unwrap();
+        assert_eq!(content(dir.path()), pairs(&[("x", "1")]));
+        for path in [pipe, dir.path().join("socket"), "/dev/null".into()] {
+            assert_eq!(get(&path), Err(FilesError::NoFile { path }));
+        }
+    }
+
+    #[test]
+    fn lost_and_found_and_names_with_two_dots_are_no_keys() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("lost+found/x"), "1");
+        write(dir.path().join("..old/x"), "2");
+        write(dir.path().join("sub/..x"), "3");
+        write(dir.path().join("sub/x"), "4");
+        assert_eq!(content(dir.path()), pairs(&[("sub/x", "4")]));
+    }
+
+    #[test]
+    fn size_is_limited_to_the_byte() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("abc"), "1234567");
+        write(dir.path().join("d"), &"x".repeat(9_000));
+        let at = |limit| read(&root(dir.path()), limit);
+        assert_eq!(at(9_011).unwrap().unwrap().size(), 9_011);
+        for limit in [0, 2, 3, 9, 10, 9_010] {
+            let error = at(limit).unwrap_err();
+            assert_eq!(error, FilesError::TooLarge { path: dir.path().into(), limit });
+            assert!(error.to_string().contains("--max-size"), "{error}");
+        }
+        // No size to go by, and no end.
+        assert!(matches!(read(&root("/proc/kallsyms"), 100_000), Err(FilesError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn a_sparse_file_beyond_the_limit_is_refused_without_its_memory() {
+        let dir = TempDir::new().unwrap();
+        std::fs::File::create(dir.path().join("huge")).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(get(dir.path()), Err(FilesError::TooLarge { path: dir.path().into(), limit: 1 << 20 }));
+    }
+
+    #[test]
+    fn depth_and_entries_are_limited() {
+        let dir = TempDir::new().unwrap();
+        let deep: PathBuf = std::iter::repeat_n("d", MAX_DEPTH).collect();
+        write(dir.path().join(&deep).join("x"), "1");
+        assert_eq!(content(dir.path()).len(), 1);
+        write(dir.path().join(&deep).join("d/x"), "1");
+        assert!(matches!(get(dir.path()), Err(FilesError::TooDeep { .. })));
+
+        let many = TempDir::new().unwrap();
+        for n in 0..1_000 {
+            write(many.path().join(format!("d/{n}")), "");
+        }
+        for n in 0..64 {
+            symlink("d", many.path().join(n.to_string())).unwrap();
+        }
+        assert_eq!(content(many.path()).len(), 65_000);
+        symlink("d", many.path().join("more")).unwrap();
+        assert!(matches!(get(many.path()), Err(FilesError::TooMany { .. })));
+    }
+
+    #[test]
+    fn a_name_that_is_not_utf8_is_named() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join(OsStr::from_bytes(b"b\xffd"));
+        write(path.clone(), "1");
+        let error = get(dir.path()).unwrap_err();
+        assert_eq!(error, FilesError::Name { path });
+        assert!(error.to_string().contains(r"b\xFFd"), "{error}");
+    }
+
+    #[test]
+    fn no_error_quotes_a_value() {
+        let dir = TempDir::new().unwrap();
+        write(dir.path().join("x"), "hunter2");
+        let object = get(dir.path()).unwrap();
+        assert!(!format!("{object:?} {:?}", read(&root(dir.path()), 3)).contains("hunter2"));
+    }
+
+    #[test]
+    fn unreadable_is_told_with_a_remedy() {
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("x");
+        write(path.clone(), "1");
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        let result = as_nobody(|| get(dir.path()));
+        assert_eq!(result, Err(FilesError::Io { path, errno: Errno::ACCESS }));
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("Permission denied") && text.contains("fsGroup"), "{text}");
+    }
+
+    #[test]
+    fn a_data_link_to_nothing_is_no_empty_volume() {
+        let dir = TempDir::new().unwrap();
+        symlink("..gone", dir.path().join("..data")).unwrap();
+        let link = dir.path().join("..data");
+        assert_eq!(get(dir.path()), Err(FilesError::NoData { link, target: "..gone".into() }));
+    }
+
+    #[test]
+    fn tmpfs_makes_a_secret_unless_told_otherwise() {
+        let is_secret =
+            |path: &Path, secret| read(&Root { secret, ..root(path) }, 1 << 20).unwrap().expect("it exists").secret;
+        let memory = TempDir::new_in("/dev/shm").unwrap();
+        let disk = TempDir::new().unwrap();
+        write(memory.path().join("x"), "1");
+        assert!(is_secret(memory.path(), None) && is_secret(&memory.path().join("x"), None));
+        assert!(!is_secret(memory.path(), Some(false)) && is_secret(disk.path(), Some(true)));
+        let on_disk = fs::statfs(disk.path()).unwrap().f_type != 0x0102_1994;
+        assert_eq!(is_secret(disk.path(), None), !on_disk);
+    }
+
+    #[test]
+    fn a_deleted_mount_is_found_here_and_below() {
+        let mountinfo = b"\
+24 1 254:0 / / rw - ext4 /dev/root rw
+31 24 254:0 /pods/1/..2026_1/app.conf//deleted /etc/app\\040conf rw - ext4 /dev/root rw
+32 24 254:0 /pods/1/..2026_1/other//deleted /etc/sub/other rw - ext4 /dev/root rw
+short
+";
+        let found = |mount, real: &str| deleted_mount(mountinfo, mount, Path::new(real));
+        assert_eq!(found(Some(31), "/etc/app conf"), Some("/etc/app conf".into()));
+        assert_eq!(found(Some(24), "/etc/sub"), Some("/etc/sub/other".into()));
+        assert_eq!(found(Some(24), "/etc/su"), None);
+        assert_eq!(found(None, "/etc/app conf"), None);
+        assert_eq!(unescape(br"a\040b\134c\9"), b"a b\\c\\9");
+    }
+}
