@@ -3,6 +3,9 @@
 //! [`files`] and [`kube`] tell what they see; here it is decided what that means: whether a deletion is kept or
 //! applied, whether a source that is missing is waited for, what comes before what in the merged view.
 
+pub mod files;
+pub mod kube;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
