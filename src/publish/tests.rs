@@ -67,6 +67,18 @@ fn publish(output: &Output, generation: &Generation, tree: &Tree) {
     output.unlink(generation).unwrap();
 }
 
+/// Takes the lock as soon as it is free: a child that another test is starting has our open files until its exec.
+fn lock(output: &Output) -> Lock {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(lock) = output.try_lock().unwrap() {
+            return lock;
+        }
+        assert!(Instant::now() < deadline, "the lock is not released");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Everything below a directory, by relative path: content, link target or kind.
 fn listing(root: &Path) -> BTreeMap<String, String> {
     fn walk(at: &Path, prefix: &str, into: &mut BTreeMap<String, String>) {
@@ -162,6 +174,15 @@ fn mount(arguments: &[&str], at: &Path) {
     assert!(private.success() && status.success());
 }
 
+/// Tells the threads of a scope to end, also when the test fails: a scope waits for them.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 // Opening.
 
 #[test]
@@ -175,6 +196,22 @@ fn open_creates_the_directory_with_setgid_and_the_parents_group() {
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(mode(&at), 0o2755);
     assert_eq!(fs::metadata(&at).unwrap().gid(), fs::metadata(dir.path()).unwrap().gid());
+}
+
+#[test]
+fn open_takes_a_relative_path() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    apart(|| {
+        std::env::set_current_dir(dir.path()).unwrap();
+        for name in ["conf", "./conf/", "."] {
+            open(Path::new(name));
+        }
+    });
+    assert_eq!(mode(&dir.path().join("conf")), 0o2755);
+    assert_eq!(listing(dir.path()).len(), 1);
 }
 
 #[test]
@@ -287,11 +324,10 @@ fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
 fn lock_is_held_by_one_at_a_time() {
     let dir = scratch();
     let (one, two) = (open(dir.path()), open(dir.path()));
-    let lock = one.try_lock().unwrap();
-    assert!(lock.is_some());
+    let held = lock(&one);
     assert!(two.try_lock().unwrap().is_none());
-    drop(lock);
-    assert!(two.try_lock().unwrap().is_some());
+    drop(held);
+    drop(lock(&two));
     assert_eq!(mode(&dir.path().join(LOCK)), 0o600);
 }
 
@@ -504,11 +540,11 @@ fn secret_file_is_never_wider_than_its_mode() {
                 }
             }
         });
+        let _stop = Stop(&stop);
         let deadline = Instant::now() + Duration::from_secs(10);
         while half.load(Ordering::Relaxed) < 50 && Instant::now() < deadline {
             output.stage(&generation(1), &secret).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(half.into_inner() >= 50, "the watcher saw too little");
     assert_eq!(wide.into_inner(), 0);
@@ -905,6 +941,7 @@ fn readers_never_see_a_torn_or_mixed_generation() {
                 }
             }
         });
+        let _stop = Stop(&stop);
         let deadline = Instant::now() + Duration::from_secs(10);
         for sequence in 2.. {
             publish(&output, &generation(sequence), &numbered(sequence));
@@ -913,7 +950,6 @@ fn readers_never_see_a_torn_or_mixed_generation() {
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(reads.into_inner() >= 200, "the reader saw too little");
 }
@@ -924,7 +960,7 @@ fn readers_never_see_a_torn_or_mixed_generation() {
 fn publishes_until_killed() {
     let Some(at) = std::env::var_os("TRIMTAB_TEST_OUTPUT") else { return };
     let output = open(&PathBuf::from(at));
-    let _lock = output.try_lock().unwrap().unwrap();
+    let _lock = lock(&output);
     output.digest_key().unwrap();
     let mut sequence =
         output.disk().unwrap().directories.iter().filter_map(|name| sequence_of(name)).max().unwrap_or(0);
@@ -967,7 +1003,8 @@ fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
         child.wait().unwrap();
 
         let output = open(at);
-        let _lock = output.try_lock().unwrap().expect("the kernel releases a dead process's lock");
+        // The kernel has released the dead process's lock.
+        let _lock = lock(&output);
         let bytes = fs::read(at.join(KEY)).unwrap();
         assert_eq!(bytes.len(), 32);
         assert_eq!(*key.get_or_insert(bytes.clone()), bytes);
