@@ -1,0 +1,1072 @@
+//! Tests of the output directory: real directories, readers and crashes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use rustix::process::Uid;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use tempfile::TempDir;
+
+use super::*;
+use crate::digest::Digest;
+use crate::journal::Generation;
+use crate::tree::{File, Tree, TreePath};
+
+const NOBODY: u32 = 65534;
+
+// What the tests are made of.
+
+/// A directory of the test's own, enterable by other users, on tmpfs where there is one.
+fn scratch() -> TempDir {
+    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    dir
+}
+
+fn config(output: &Path) -> Config {
+    Config { output: output.to_owned(), file_mode: 0o644, secret_mode: 0o640 }
+}
+
+fn open(output: &Path) -> Output {
+    Output::open(&config(output)).unwrap().0
+}
+
+fn refusal(output: &Path) -> String {
+    Output::open(&config(output)).unwrap_err().to_string()
+}
+
+fn generation(sequence: u64) -> Generation {
+    let digest = Digest::from_bytes([u8::try_from(sequence % 251).unwrap(); 32]);
+    Generation::new(sequence, digest, digest)
+}
+
+fn file(bytes: &str, secret: bool) -> File {
+    File { bytes: Bytes::copy_from_slice(bytes.as_bytes()), secret, origin: "a test".into() }
+}
+
+fn tree<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Tree {
+    let mut tree = Tree::default();
+    for (path, bytes) in files {
+        tree.insert(TreePath::parse(path).unwrap(), file(bytes, false)).unwrap();
+    }
+    tree
+}
+
+fn publish(output: &Output, generation: &Generation, tree: &Tree) {
+    output.stage(generation, tree).unwrap();
+    output.link(generation).unwrap();
+    output.swap(generation).unwrap();
+    output.unlink(generation).unwrap();
+}
+
+/// Takes the lock as soon as it is free: a child that another test is starting has our open files until its exec.
+fn lock(output: &Output) -> Lock {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(lock) = output.try_lock().unwrap() {
+            return lock;
+        }
+        assert!(Instant::now() < deadline, "the lock is not released");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Everything below a directory, by relative path: content, link target or kind.
+fn listing(root: &Path) -> BTreeMap<String, String> {
+    fn walk(at: &Path, prefix: &str, into: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(at).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            let kind = entry.file_type().unwrap();
+            let what = if kind.is_symlink() {
+                format!("-> {}", fs::read_link(entry.path()).unwrap().display())
+            } else if kind.is_dir() {
+                walk(&entry.path(), &format!("{name}/"), into);
+                "a directory".into()
+            } else if kind.is_fifo() {
+                "a pipe".into()
+            } else {
+                String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned()
+            };
+            into.insert(name, what);
+        }
+    }
+    let mut into = BTreeMap::new();
+    walk(root, "", &mut into);
+    into
+}
+
+/// The files of a tree, as `listing` would show them.
+fn files(tree: &Tree) -> BTreeMap<String, String> {
+    tree.iter().map(|(path, file)| (path.to_string(), String::from_utf8(file.bytes.to_vec()).unwrap())).collect()
+}
+
+/// What a reader finds that resolves `..data` once.
+fn current(output: &Path) -> Option<BTreeMap<String, String>> {
+    let data = fs::read_link(output.join("..data")).ok()?;
+    let mut found = listing(&output.join(data));
+    found.retain(|_, what| what != "a directory");
+    Some(found)
+}
+
+/// The top-level names that are not Trimtab's own.
+fn top_names(output: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| !name.starts_with("..")).collect()
+}
+
+fn own_names(output: &Path) -> BTreeSet<String> {
+    let names = fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name.starts_with("..")).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::symlink_metadata(path).unwrap().mode() & 0o7777
+}
+
+fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Runs `work` as another user, whose own groups are `groups`, in a thread of its own: on Linux, credentials are
+/// per thread.
+fn as_user<T: Send>(uid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            let groups: Vec<_> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+            let (uid, gid) = (Uid::from_raw(uid), groups[0]);
+            set_thread_groups(&groups).unwrap();
+            set_thread_res_gid(gid, gid, gid).unwrap();
+            set_thread_res_uid(uid, uid, uid).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `work` in a thread with its own umask and mounts.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            #[expect(
+                deprecated,
+                reason = "its successor is unsafe; with a file table shared as before, nothing is lost"
+            )]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::FS | rustix::thread::UnshareFlags::NEWNS).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+fn mount(arguments: &[&str], at: &Path) {
+    // A child has the mounts of the thread that starts it.
+    let private = Command::new("mount").args(["--make-rprivate", "/"]).status().unwrap();
+    let status = Command::new("mount").args(arguments).arg(at).status().unwrap();
+    assert!(private.success() && status.success());
+}
+
+/// Tells the threads of a scope to end, also when the test fails: a scope waits for them.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+// Opening.
+
+#[test]
+fn open_creates_the_directory_with_setgid_and_the_parents_group() {
+    let dir = scratch();
+    if is_root() {
+        chown(dir.path(), None, Some(4242)).unwrap();
+    }
+    let at = dir.path().join("conf");
+    let (_output, warnings) = Output::open(&config(&at.join("."))).unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(mode(&at), 0o2755);
+    assert_eq!(fs::metadata(&at).unwrap().gid(), fs::metadata(dir.path()).unwrap().gid());
+}
+
+#[test]
+fn open_takes_a_relative_path() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    apart(|| {
+        std::env::set_current_dir(dir.path()).unwrap();
+        for name in ["conf", "./conf/", "."] {
+            open(Path::new(name));
+        }
+    });
+    assert_eq!(mode(&dir.path().join("conf")), 0o2755);
+    assert_eq!(listing(dir.path()).len(), 1);
+}
+
+#[test]
+fn open_names_the_flag_when_the_parent_is_missing() {
+    let dir = scratch();
+    let text = refusal(&dir.path().join("missing/conf"));
+    assert!(text.contains("--output") && text.contains("missing cannot be opened: No such file"), "{text}");
+    assert!(listing(dir.path()).is_empty());
+}
+
+#[test]
+fn open_refuses_what_is_no_directory_by_name() {
+    let dir = scratch();
+    fs::create_dir(dir.path().join("real")).unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    symlink("real", dir.path().join("link")).unwrap();
+    symlink("nowhere", dir.path().join("dangling")).unwrap();
+    for (name, what) in [
+        ("link", "a symlink to \"real\""),
+        ("link/", "a symlink to \"real\""),
+        ("dangling", "a symlink to \"nowhere\""),
+        ("file", "a regular file"),
+    ] {
+        let text = refusal(&dir.path().join(name));
+        assert!(text.contains(&format!("{} is {what}", name.trim_end_matches('/'))), "{text}");
+    }
+    assert!(listing(&dir.path().join("real")).is_empty());
+}
+
+#[test]
+fn open_refuses_a_sticky_directory_and_accepts_one_below_it() {
+    let dir = scratch();
+    let shared = dir.path().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o3777)).unwrap();
+    let text = refusal(&shared);
+    assert!(text.contains("mode 3777") && text.contains("--output") && text.contains("/shared/conf"), "{text}");
+    open(&shared.join("conf"));
+    assert_eq!(mode(&shared.join("conf")), 0o2755);
+}
+
+#[test]
+fn open_refuses_a_foreign_data_link_and_leaves_it() {
+    let dir = scratch();
+    let data = dir.path().join("..data");
+    for target in ["..2026_11_24_07_20_00.123456789", "/etc", "..trimtab-1-x", "../..trimtab-000001-aaaaaaaaaaaa"] {
+        symlink(target, &data).unwrap();
+        let before = listing(dir.path());
+        let text = refusal(dir.path());
+        assert!(text.contains("..data is a symlink to") && text.contains(target), "{text}");
+        assert_eq!(listing(dir.path()), before);
+        assert_eq!(mode(dir.path()), 0o755);
+        fs::remove_file(&data).unwrap();
+    }
+    fs::create_dir(&data).unwrap();
+    assert!(refusal(dir.path()).contains("..data is a directory"));
+}
+
+#[test]
+fn open_adds_a_missing_setgid_bit() {
+    let dir = scratch();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    open(dir.path());
+    assert_eq!(mode(dir.path()), 0o2750);
+}
+
+#[test]
+fn open_warns_of_a_volumes_root() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    apart(|| {
+        mount(&["-t", "tmpfs", "-o", "mode=0777", "tmpfs"], dir.path());
+        let (output, warnings) = Output::open(&config(dir.path())).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("root of a volume"), "{warnings:?}");
+        publish(&output, &generation(1), &tree([("a", "1")]));
+        // The same file system on both sides: only the attribute tells.
+        fs::create_dir(dir.path().join("bound")).unwrap();
+        let bound = dir.path().join("bound");
+        mount(&["--bind", "/dev/shm"], &bound);
+        assert!(is_mount_point(&Dir::open(CWD, &bound).unwrap()).unwrap());
+    });
+}
+
+#[test]
+fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    let at = dir.path().join("conf");
+    fs::create_dir(&at).unwrap();
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
+    chown(&at, None, Some(4242)).unwrap();
+    as_user(NOBODY, &[4343], || {
+        let (output, warnings) = Output::open(&config(&at)).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("4242") && warnings[0].contains("4343"), "{warnings:?}");
+        let mut tree = Tree::default();
+        tree.insert(TreePath::parse("s").unwrap(), file("s", true)).unwrap();
+        publish(&output, &generation(1), &tree);
+    });
+    let secret = fs::metadata(at.join("s")).unwrap();
+    assert_eq!((secret.gid(), secret.mode() & 0o7777), (4343, 0o640));
+}
+
+// Lock, key, journal.
+
+#[test]
+fn lock_is_held_by_one_at_a_time() {
+    let dir = scratch();
+    let (one, two) = (open(dir.path()), open(dir.path()));
+    let held = lock(&one);
+    assert!(two.try_lock().unwrap().is_none());
+    drop(held);
+    drop(lock(&two));
+    assert_eq!(mode(&dir.path().join(LOCK)), 0o600);
+}
+
+#[test]
+fn digest_key_is_kept_and_a_bad_one_is_replaced() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let at = dir.path().join(KEY);
+    let read = || {
+        output.digest_key().unwrap();
+        assert_eq!(mode(&at), 0o600);
+        let bytes = fs::read(&at).unwrap();
+        assert_eq!(bytes.len(), 32);
+        bytes
+    };
+    let first = read();
+    assert_eq!(read(), first);
+    fs::set_permissions(&at, fs::Permissions::from_mode(0o660)).unwrap();
+    assert_eq!(read(), first, "what the kubelet does for fsGroup must not change the key");
+    for length in [0, 31, 33, 1 << 20] {
+        fs::write(&at, vec![b'x'; length]).unwrap();
+        let fresh = read();
+        assert!(fresh != first && fresh != [b'x'; 32]);
+    }
+    let planted = dir.path().join("planted");
+    fs::write(&planted, [b'p'; 32]).unwrap();
+    fs::remove_file(&at).unwrap();
+    symlink("planted", &at).unwrap();
+    assert_ne!(read(), [b'p'; 32]);
+    assert_eq!(fs::read(&planted).unwrap(), [b'p'; 32]);
+    fs::remove_file(&at).unwrap();
+    fs::create_dir(&at).unwrap();
+    read();
+    if is_root() {
+        let known = read();
+        chown(&at, Some(NOBODY), None).unwrap();
+        assert_ne!(read(), known, "another user knows that key");
+    }
+}
+
+#[test]
+fn journal_is_replaced_whole_and_read_back() {
+    let dir = scratch();
+    let output = open(dir.path());
+    assert_eq!(output.read_journal().unwrap(), Found::Nothing);
+    for sequence in 1..4 {
+        let journal = Journal { next_sequence: sequence, current: Some(generation(sequence)), ..Journal::default() };
+        // A left-over of whatever kind is not in the way.
+        let temporary = dir.path().join(JOURNAL_TEMPORARY);
+        match sequence {
+            1 => fs::write(temporary, "half").unwrap(),
+            2 => fs::create_dir_all(temporary.join("x")).unwrap(),
+            _ => symlink("/etc/passwd", temporary).unwrap(),
+        }
+        output.write_journal(&journal).unwrap();
+        assert_eq!(output.read_journal().unwrap(), Found::Journal(journal));
+        assert_eq!(mode(&dir.path().join(JOURNAL)), 0o600);
+        assert_eq!(own_names(dir.path()), [JOURNAL.to_owned()].into());
+    }
+}
+
+#[test]
+fn journal_that_cannot_be_believed_is_set_aside() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let (at, bad) = (dir.path().join(JOURNAL), dir.path().join(JOURNAL_BAD));
+    let good = Journal::default().to_bytes();
+    let set_aside = || match output.read_journal().unwrap() {
+        Found::SetAside { reason, name } => {
+            assert_eq!(name, JOURNAL_BAD);
+            assert!(!at.exists());
+            assert_eq!(output.read_journal().unwrap(), Found::Nothing);
+            reason
+        }
+        other => panic!("{other:?}"),
+    };
+    for bytes in [&b""[..], &good[..good.len() / 2], &vec![b' '; JOURNAL_LIMIT + 1]] {
+        fs::write(&at, bytes).unwrap();
+        assert!(matches!(set_aside(), JournalError::Malformed { .. }));
+        assert_eq!(fs::read(&bad).unwrap(), bytes, "the older one is replaced");
+    }
+    fs::write(&at, String::from_utf8(good.clone()).unwrap().replace("\"version\": 1", "\"version\": 9")).unwrap();
+    assert_eq!(set_aside(), JournalError::Version(9));
+    // A directory, a pipe without a writer, and a link to a journal that would do.
+    fs::create_dir_all(at.join("x")).unwrap();
+    set_aside();
+    rustix::fs::mknodat(CWD, &at, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    set_aside();
+    fs::write(dir.path().join("elsewhere"), &good).unwrap();
+    symlink("elsewhere", &at).unwrap();
+    set_aside();
+    assert_eq!(fs::read(dir.path().join("elsewhere")).unwrap(), good);
+    // The journal written next has its place.
+    fs::create_dir(&at).unwrap();
+    output.write_journal(&Journal::default()).unwrap();
+    assert_eq!(output.read_journal().unwrap(), Found::Journal(Journal::default()));
+}
+
+// Staging.
+
+#[test]
+fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
+    let dir = scratch();
+    let at = dir.path().join("conf");
+    if is_root() {
+        chown(dir.path(), None, Some(4242)).unwrap();
+    }
+    let output = Output::open(&Config { output: at.clone(), file_mode: 0o604, secret_mode: 0o440 }).unwrap().0;
+    // In the order of bytes, "d-x" and "d.x" lie between "d" and "d/…".
+    let mut tree =
+        tree([("a", "1"), ("d-x", "2"), ("d.x", "3"), ("d/a", "4"), ("d/e/f", "5"), ("d/z", ""), ("e/f/g/h", "6")]);
+    tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
+    output.stage(&generation(7), &tree).unwrap();
+
+    assert!(top_names(&at).is_empty());
+    assert_eq!(current(&at), None);
+    let root = output.path_of(&generation(7));
+    let mut found = listing(&root);
+    found.retain(|_, what| what != "a directory");
+    assert_eq!(found, files(&tree));
+    let group = fs::metadata(&at).unwrap().gid();
+    for path in ["", "d", "d/e", "e/f/g"] {
+        assert_eq!(mode(&root.join(path)), 0o2755, "{path}");
+        assert_eq!(fs::metadata(root.join(path)).unwrap().gid(), group);
+    }
+    for path in ["a", "d/e/f", "d/z"] {
+        assert_eq!(mode(&root.join(path)), 0o604, "{path}");
+    }
+    assert_eq!(mode(&root.join("d/secret")), 0o440);
+    assert_eq!(fs::metadata(root.join("d/secret")).unwrap().gid(), group);
+    assert_eq!(output.disk().unwrap(), Disk { link: None, directories: vec![generation(7).directory] });
+}
+
+#[test]
+fn staged_files_do_not_depend_on_the_umask() {
+    if !is_root() {
+        return;
+    }
+    for umask in [0, 0o077, 0o777] {
+        let dir = scratch();
+        let at = dir.path().join("conf");
+        apart(|| {
+            rustix::process::umask(Mode::from_raw_mode(umask));
+            let output = open(&at);
+            let mut tree = tree([("a", "1"), ("d/e", "2")]);
+            tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
+            publish(&output, &generation(1), &tree);
+            output.write_journal(&Journal::default()).unwrap();
+            output.digest_key().unwrap();
+        });
+        let root = at.join(generation(1).directory);
+        let modes = ["", "d", "a", "d/e", "d/secret"].map(|path| mode(&root.join(path)));
+        assert_eq!(modes, [0o2755, 0o2755, 0o644, 0o644, 0o640], "{umask:o}");
+        assert_eq!([mode(&at), mode(&at.join(JOURNAL)), mode(&at.join(KEY))], [0o2755, 0o600, 0o600]);
+    }
+}
+
+#[test]
+fn a_user_outside_the_group_keeps_the_inherited_group_and_setgid() {
+    if !is_root() {
+        return;
+    }
+    // As a volume with fsGroup 4242 looks to a container whose user is not in it.
+    let dir = scratch();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777)).unwrap();
+    chown(dir.path(), None, Some(4242)).unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777)).unwrap();
+    let at = dir.path().join("conf");
+    as_user(NOBODY, &[4343], || {
+        let (output, warnings) = Output::open(&config(&at)).unwrap();
+        assert_eq!(warnings, Vec::<String>::new());
+        let mut tree = tree([("d/a", "1")]);
+        tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
+        publish(&output, &generation(1), &tree);
+    });
+    for path in ["", "..data/", "d"] {
+        let found = fs::metadata(at.join(path)).unwrap();
+        assert_eq!((found.gid(), found.mode() & 0o7777, found.uid()), (4242, 0o2755, NOBODY), "{path}");
+    }
+    let secret = fs::metadata(at.join("d/secret")).unwrap();
+    assert_eq!((secret.gid(), secret.mode() & 0o7777), (4242, 0o640));
+    // The reader that all of this is for: another user of the group.
+    as_user(1234, &[4242], || assert_eq!(fs::read(at.join("d/secret")).unwrap(), b"s"));
+    as_user(1234, &[4343], || assert!(fs::read(at.join("d/secret")).is_err()));
+}
+
+#[test]
+fn secret_file_is_never_wider_than_its_mode() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let content = "s".repeat(1 << 20);
+    let secret = {
+        let mut tree = Tree::default();
+        tree.insert(TreePath::parse("secret").unwrap(), file(&content, true)).unwrap();
+        tree
+    };
+    let path = output.path_of(&generation(1)).join("secret");
+    let (stop, half, wide) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let Ok(found) = fs::symlink_metadata(&path) else { continue };
+                if found.len() < content.len() as u64 {
+                    half.fetch_add(1, Ordering::Relaxed);
+                }
+                if found.mode() & 0o7777 & !0o640 != 0
+                    || found.len() < content.len() as u64 && found.mode() & 0o077 != 0
+                {
+                    wide.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
+        let _stop = Stop(&stop);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while half.load(Ordering::Relaxed) < 50 && Instant::now() < deadline {
+            output.stage(&generation(1), &secret).unwrap();
+        }
+    });
+    assert!(half.into_inner() >= 50, "the watcher saw too little");
+    assert_eq!(wide.into_inner(), 0);
+}
+
+#[test]
+fn stage_rejects_names_that_are_taken_and_touches_nothing() {
+    let dir = scratch();
+    let output = open(dir.path());
+    fs::create_dir(dir.path().join("conf.d")).unwrap();
+    fs::write(dir.path().join("conf.d/theirs"), "x").unwrap();
+    fs::write(dir.path().join("file"), "x").unwrap();
+    symlink("..data/other", dir.path().join("link")).unwrap();
+    symlink("..data/ours", dir.path().join("ours")).unwrap();
+    let before = listing(dir.path());
+    for (path, what) in [
+        ("conf.d/a", "conf.d is a directory"),
+        ("file", "file is a regular file"),
+        ("link", "link is a symlink to \"..data/other\""),
+    ] {
+        let error = output.stage(&generation(1), &tree([(path, "1"), ("ours", "2")])).unwrap_err();
+        assert!(error.rejected());
+        assert!(error.to_string().contains(what), "{error}");
+        assert_eq!(listing(dir.path()), before);
+    }
+    let error = output.stage(&generation(1), &tree([("conf.d", ""), ("file", ""), ("link", "")])).unwrap_err();
+    assert!(error.to_string().contains("(nor 2 more such)"), "{error}");
+    output.stage(&generation(1), &tree([("ours", "1")])).unwrap();
+}
+
+#[test]
+fn stage_replaces_what_a_crash_left_and_never_what_is_current() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let left = output.path_of(&generation(1));
+    fs::create_dir_all(left.join("half/done")).unwrap();
+    publish(&output, &generation(1), &tree([("a", "1")]));
+    assert_eq!(current(dir.path()), Some(files(&tree([("a", "1")]))));
+
+    let error = output.stage(&generation(1), &tree([("a", "2")])).unwrap_err();
+    assert!(!error.rejected() && error.to_string().contains("..data names"), "{error}");
+    assert_eq!(current(dir.path()), Some(files(&tree([("a", "1")]))));
+}
+
+#[test]
+fn full_volume_leaves_no_candidate_and_says_what_to_do() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    apart(|| {
+        mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs"], dir.path());
+        let at = dir.path().join("conf");
+        let output = open(&at);
+        let small = tree([("a", "1")]);
+        publish(&output, &generation(1), &small);
+        let large = "x".repeat(100_000);
+        let error =
+            output.stage(&generation(2), &tree([("a", "2"), ("d/b", &large), ("d/c", &large), ("d/d", &large)]));
+        let error = error.unwrap_err();
+        let text = error.to_string();
+        assert!(!error.rejected());
+        assert!(text.contains("/d/d: No space left on device") && text.contains("sizeLimit"), "{text}");
+        assert_eq!(output.disk().unwrap().directories, [generation(1).directory]);
+        assert_eq!(current(&at), Some(files(&small)));
+        // And the next one finds room.
+        publish(&output, &generation(3), &tree([("a", "3")]));
+    });
+}
+
+#[test]
+fn read_only_and_forbidden_outputs_say_what_to_do() {
+    if !is_root() {
+        return;
+    }
+    let dir = scratch();
+    apart(|| {
+        mount(&["-t", "tmpfs", "-o", "mode=2755", "tmpfs"], dir.path());
+        mount(&["-o", "remount,ro"], dir.path());
+        let text = refusal(&dir.path().join("conf"));
+        assert!(text.contains("create --output") && text.contains("readOnly"), "{text}");
+        let text = open(dir.path()).try_lock().unwrap_err().to_string();
+        assert!(text.contains(LOCK) && text.contains("Read-only file system") && text.contains("readOnly"), "{text}");
+    });
+    as_user(NOBODY, &[NOBODY], || {
+        let text = refusal(&dir.path().join("conf"));
+        assert!(text.contains("Permission denied") && text.contains("fsGroup"), "{text}");
+    });
+    // The kubelet's volumes are read-only: they must be refused for what they are.
+    apart(|| {
+        mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], dir.path());
+        symlink("..2026_11_24_07_20_00.1", dir.path().join("..data")).unwrap();
+        mount(&["-o", "remount,ro"], dir.path());
+        assert!(refusal(dir.path()).contains("neither a ConfigMap"));
+    });
+}
+
+// Link, swap, unlink, prune.
+
+#[test]
+fn swap_is_not_blocked_by_what_a_crash_left() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let temporary = dir.path().join("..trimtab.data.tmp");
+    for sequence in 1..4 {
+        match sequence {
+            1 => symlink("..trimtab-000009-aaaaaaaaaaaa", &temporary).unwrap(),
+            2 => fs::create_dir_all(temporary.join("x")).unwrap(),
+            _ => fs::write(&temporary, "").unwrap(),
+        }
+        publish(&output, &generation(sequence), &tree([("a", "1")]));
+        output.swap(&generation(sequence)).unwrap();
+        assert_eq!(output.disk().unwrap().link, Some(generation(sequence).directory));
+        assert!(fs::symlink_metadata(&temporary).is_err());
+    }
+}
+
+#[test]
+fn swap_refuses_a_missing_generation_and_a_foreign_data_link() {
+    let dir = scratch();
+    let output = open(dir.path());
+    publish(&output, &generation(1), &tree([("a", "1")]));
+    let error = output.swap(&generation(2)).unwrap_err().to_string();
+    assert!(error.contains("missing"), "{error}");
+    output.stage(&generation(2), &tree([("a", "2")])).unwrap();
+    fs::remove_file(dir.path().join("..data")).unwrap();
+    symlink("..2026_11_24_07_20_00.1", dir.path().join("..data")).unwrap();
+    let before = listing(dir.path());
+    for result in [output.swap(&generation(2)), output.prune(&[]), output.stage(&generation(3), &tree([("a", "")]))] {
+        assert!(matches!(result.unwrap_err(), PublishError::ForeignData { .. }));
+    }
+    assert_eq!(listing(dir.path()), before);
+}
+
+#[test]
+fn unlink_removes_only_our_own_links() {
+    let dir = scratch();
+    let output = open(dir.path());
+    publish(&output, &generation(1), &tree([("gone", "1"), ("kept", "1"), ("d/x", "1")]));
+    symlink("..data/gone", dir.path().join("theirs")).unwrap();
+    fs::write(dir.path().join("theirs.txt"), "x").unwrap();
+    publish(&output, &generation(2), &tree([("kept", "2"), ("new", "2")]));
+    let expected = ["kept", "new", "theirs", "theirs.txt"].map(str::to_owned);
+    assert_eq!(top_names(dir.path()), expected.into());
+}
+
+#[test]
+fn prune_removes_our_directories_and_nothing_else() {
+    let dir = scratch();
+    let output = open(dir.path());
+    for sequence in 1..5 {
+        publish(&output, &generation(sequence), &tree([("a", "1"), ("d/e/f", "2")]));
+    }
+    let outside = scratch();
+    fs::write(outside.path().join("precious"), "x").unwrap();
+    symlink(outside.path(), output.path_of(&generation(1)).join("d/out")).unwrap();
+    // Names that are almost ours.
+    for name in
+        ["..trimtab-1-aaaaaaaaaaaa", "..trimtab-000001-AAAAAAAAAAAA", "..trimtab-000001", "..2026_11", "lost+found"]
+    {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    symlink(outside.path(), dir.path().join("..trimtab-000009-aaaaaaaaaaaa")).unwrap();
+    fs::write(dir.path().join("..trimtab-000008-aaaaaaaaaaaa"), "").unwrap();
+    fs::write(dir.path().join(JOURNAL_TEMPORARY), "").unwrap();
+    let mut expected = listing(dir.path());
+    expected.retain(|name, _| {
+        let stale = [1, 2].map(|sequence| generation(sequence).directory);
+        !stale.iter().any(|stale| name.starts_with(stale)) && name != JOURNAL_TEMPORARY
+    });
+    // The current one stays without being asked for.
+    output.prune(&[&generation(3).directory]).unwrap();
+    assert_eq!(listing(dir.path()), expected);
+    assert_eq!(listing(outside.path()).len(), 1);
+}
+
+#[test]
+fn planted_symlinks_are_not_followed() {
+    let outside = scratch();
+    fs::write(outside.path().join("passwd"), "root").unwrap();
+    fs::create_dir(outside.path().join("etc")).unwrap();
+    fs::write(outside.path().join("etc/shadow"), "x").unwrap();
+    let before = listing(outside.path());
+    let victim = outside.path().join("passwd");
+    let etc = outside.path().join("etc");
+
+    let names = [
+        JOURNAL,
+        JOURNAL_TEMPORARY,
+        JOURNAL_BAD,
+        KEY,
+        KEY_TEMPORARY,
+        LOCK,
+        "..trimtab.data.tmp",
+        "conf.d",
+        "a",
+        &generation(1).directory,
+        &generation(2).directory,
+    ];
+    for name in names {
+        for target in [&victim, &etc] {
+            let dir = scratch();
+            symlink(target, dir.path().join(name)).unwrap();
+            let output = open(dir.path());
+            // Some of these refuse, and may; none may reach what lies behind the link.
+            let _ = output.try_lock();
+            let _ = output.digest_key();
+            let _ = output.read_journal();
+            let _ = output.write_journal(&Journal::default());
+            let tree = tree([("a", "1"), ("conf.d/b", "2")]);
+            for sequence in 1..3 {
+                let generation = generation(sequence);
+                let _ = output.link(&generation);
+                let _ = output.swap(&generation);
+                let _ = output.stage(&generation, &tree);
+                let _ = output.link(&generation);
+                let _ = output.swap(&generation);
+                let _ = output.unlink(&generation);
+                let _ = output.prune(&[]);
+            }
+            assert_eq!(listing(outside.path()), before, "{name} -> {}", target.display());
+            // Our own names never stay in the way.
+            let ours = name.starts_with("..");
+            assert_eq!(current(dir.path()), ours.then(|| files(&tree)), "{name}");
+        }
+    }
+    // The lock alone is not replaced: two must not hold it.
+    let dir = scratch();
+    symlink(&victim, dir.path().join(LOCK)).unwrap();
+    let error = open(dir.path()).try_lock().unwrap_err().to_string();
+    assert!(error.contains(LOCK) && error.contains("remove it"), "{error}");
+}
+
+#[test]
+fn names_of_our_own_in_a_generation_are_not_linked() {
+    let dir = scratch();
+    let output = open(dir.path());
+    output.stage(&generation(1), &tree([("a", "1")])).unwrap();
+    fs::write(output.path_of(&generation(1)).join(JOURNAL), "").unwrap();
+    fs::write(output.path_of(&generation(1)).join("..data"), "").unwrap();
+    output.link(&generation(1)).unwrap();
+    assert_eq!(own_names(dir.path()), [generation(1).directory].into());
+}
+
+#[test]
+fn directory_names_that_are_not_of_our_pattern_are_refused() {
+    let dir = scratch();
+    let output = open(dir.path());
+    fs::create_dir(dir.path().join("theirs")).unwrap();
+    for name in ["theirs", "..", ".", "../x", "/etc", "..data", ""] {
+        let generation = Generation { directory: name.to_owned(), ..generation(1) };
+        assert!(output.stage(&generation, &tree([("a", "1")])).is_err(), "{name}");
+        assert!(output.link(&generation).is_err(), "{name}");
+        assert!(output.swap(&generation).is_err(), "{name}");
+        assert!(output.unlink(&generation).is_err(), "{name}");
+    }
+    assert_eq!(listing(dir.path()).len(), 1);
+}
+
+// Crashes and readers.
+
+#[derive(Clone, Debug)]
+struct Step {
+    names: BTreeSet<&'static str>,
+    /// How many effects are done before the crash; 5 is all of them.
+    effects: usize,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let names = proptest::sample::subsequence(vec!["a", "b", "b-c", "c/x", "c/y/z", "d/e", "f"], 1..7);
+    (names, 0..=5_usize).prop_map(|(names, effects)| Step { names: names.into_iter().collect(), effects })
+}
+
+/// Every name of the tree can be read at the top, as a reader that knows nothing of `..data` does.
+fn assert_reads(output: &Path, tree: &Tree) {
+    for (path, file) in tree.iter() {
+        assert_eq!(fs::read(output.join(path.as_str())).unwrap(), file.bytes, "{path}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn readers_see_whole_generations_whatever_crashes(steps in proptest::collection::vec(step(), 1..8)) {
+        let dir = scratch();
+        let at = dir.path();
+        let mut published: Option<(Generation, Tree)> = None;
+        for (sequence, step) in (1..).zip(&steps) {
+            let output = open(at);
+            let generation = generation(sequence);
+            let text = sequence.to_string();
+            let tree = tree(step.names.iter().map(|name| (*name, text.as_str())));
+            let from = published.as_ref().map(|(generation, _)| generation.directory.clone());
+            for effect in 0..step.effects {
+                match effect {
+                    0 => output.stage(&generation, &tree).unwrap(),
+                    1 => output.link(&generation).unwrap(),
+                    2 => {
+                        output.swap(&generation).unwrap();
+                        published = Some((generation.clone(), tree.clone()));
+                    }
+                    3 => output.unlink(&generation).unwrap(),
+                    _ => output.prune(from.as_deref().as_slice()).unwrap(),
+                }
+                prop_assert_eq!(current(at), published.as_ref().map(|(_, tree)| files(tree)));
+                if let Some((_, tree)) = &published {
+                    assert_reads(at, tree);
+                }
+            }
+            if step.effects < 5 {
+                // The crash, and what follows it.
+                let output = open(at);
+                let link = output.disk().unwrap().link;
+                prop_assert_eq!(&link, &published.as_ref().map(|(generation, _)| generation.directory.clone()));
+                if let Some(link) = &link {
+                    let generation = Generation::found(link).unwrap();
+                    output.link(&generation).unwrap();
+                    output.unlink(&generation).unwrap();
+                }
+                output.prune(&[]).unwrap();
+            }
+            if let Some((generation, tree)) = &published {
+                assert_reads(at, tree);
+                prop_assert_eq!(top_names(at), tree.top_names().into_iter().map(str::to_owned).collect());
+                let mut own: BTreeSet<_> = ["..data".to_owned(), generation.directory.clone()].into();
+                own.extend(from.filter(|_| step.effects == 5));
+                prop_assert_eq!(own_names(at), own);
+            } else {
+                prop_assert_eq!(own_names(at), BTreeSet::new());
+            }
+        }
+    }
+}
+
+/// Four files of 2 kB that all tell their generation.
+fn numbered(sequence: u64) -> Tree {
+    let text = format!("{sequence:0>15}\n").repeat(128);
+    tree([("a", text.as_str()), ("b", &text), ("d/c", &text), ("d/e/f", &text)])
+}
+
+/// The generation that a file of `numbered` tells; panics on a torn one.
+fn number(path: &Path) -> std::io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let mut lines: Vec<_> = text.lines().collect();
+    assert_eq!((text.len(), lines.len()), (2048, 128), "torn: {}", path.display());
+    lines.dedup();
+    assert_eq!(lines.len(), 1, "torn: {}", path.display());
+    Ok(lines[0].parse().unwrap())
+}
+
+#[test]
+fn readers_never_see_a_torn_or_mixed_generation() {
+    let dir = scratch();
+    let output = open(dir.path());
+    let at = dir.path();
+    publish(&output, &generation(1), &numbered(1));
+    let (stop, reads) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let link = || fs::read_link(at.join("..data")).unwrap().into_os_string().into_string().unwrap();
+    std::thread::scope(|scope| {
+        // Resolves ..data once.
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let data = link();
+                let seen: Result<BTreeSet<_>, _> =
+                    ["a", "b", "d/c", "d/e/f"].iter().map(|name| number(&at.join(&data).join(name))).collect();
+                match seen {
+                    Ok(seen) => {
+                        assert_eq!(seen.len(), 1, "mixed: {seen:?}");
+                        reads.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // The only excuse: two swaps, and then the prune of what is not kept any more.
+                    Err(error) => {
+                        assert_eq!(error.kind(), std::io::ErrorKind::NotFound);
+                        assert!(sequence_of(&link()).unwrap() >= sequence_of(&data).unwrap() + 2);
+                    }
+                }
+            }
+        });
+        // Goes by the top-level names: each file is whole, and never missing or older than the last.
+        scope.spawn(|| {
+            let mut newest = 0;
+            while !stop.load(Ordering::Relaxed) {
+                for name in ["a", "d/e/f"] {
+                    // open(2) resolves the link and then the name; two swaps and a prune may come between.
+                    let deadline = Instant::now() + Duration::from_secs(10);
+                    let seen = loop {
+                        match number(&at.join(name)) {
+                            Ok(seen) => break seen,
+                            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+                        }
+                    };
+                    assert!(seen >= newest);
+                    newest = seen;
+                }
+            }
+        });
+        let _stop = Stop(&stop);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for sequence in 2.. {
+            publish(&output, &generation(sequence), &numbered(sequence));
+            output.prune(&[&generation(sequence - 1).directory]).unwrap();
+            if sequence > 500 && (reads.load(Ordering::Relaxed) >= 200 || Instant::now() > deadline) {
+                break;
+            }
+        }
+    });
+    assert!(reads.into_inner() >= 200, "the reader saw too little");
+}
+
+/// The victim of the next test, in a process of its own.
+#[test]
+#[ignore = "runs until it is killed"]
+fn publishes_until_killed() {
+    let Some(at) = std::env::var_os("TRIMTAB_TEST_OUTPUT") else { return };
+    let output = open(&PathBuf::from(at));
+    let _lock = lock(&output);
+    output.digest_key().unwrap();
+    let mut sequence =
+        output.disk().unwrap().directories.iter().filter_map(|name| sequence_of(name)).max().unwrap_or(0);
+    let mut from = output.disk().unwrap().link.unwrap_or_default();
+    println!("ready");
+    loop {
+        sequence += 1;
+        let generation = generation(sequence);
+        let mut tree = numbered(sequence);
+        let extra = format!("only-{sequence}");
+        tree.insert(TreePath::parse(&extra).unwrap(), file("", false)).unwrap();
+        output.stage(&generation, &tree).unwrap();
+        let journal = Journal { current: Some(generation.clone()), next_sequence: sequence + 1, ..Journal::default() };
+        output.write_journal(&journal).unwrap();
+        output.link(&generation).unwrap();
+        output.swap(&generation).unwrap();
+        output.unlink(&generation).unwrap();
+        output.prune(&[&from]).unwrap();
+        from = generation.directory;
+    }
+}
+
+#[test]
+fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
+    let dir = scratch();
+    let at = dir.path();
+    let mut key = None;
+    for round in 0..30_u32 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "publish::tests::publishes_until_killed", "--ignored", "--nocapture"])
+            .env("TRIMTAB_TEST_OUTPUT", at)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().ends_with("ready")));
+        // Any moment will do: a publish takes about 1 ms.
+        std::thread::sleep(Duration::from_micros(u64::from(round * 397 % 5000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let output = open(at);
+        // The kernel has released the dead process's lock.
+        let _lock = lock(&output);
+        let bytes = fs::read(at.join(KEY)).unwrap();
+        assert_eq!(bytes.len(), 32);
+        assert_eq!(*key.get_or_insert(bytes.clone()), bytes);
+        assert!(!matches!(output.read_journal().unwrap(), Found::SetAside { .. }));
+        let disk = output.disk().unwrap();
+        if let Some(link) = disk.link {
+            let sequence = sequence_of(&link).unwrap();
+            let mut expected = numbered(sequence);
+            expected.insert(TreePath::parse(&format!("only-{sequence}")).unwrap(), file("", false)).unwrap();
+            assert_eq!(current(at), Some(files(&expected)));
+            let generation = Generation::found(&link).unwrap();
+            output.link(&generation).unwrap();
+            output.unlink(&generation).unwrap();
+            output.prune(&[]).unwrap();
+            assert_reads(at, &expected);
+            assert_eq!(top_names(at), expected.top_names().into_iter().map(str::to_owned).collect());
+            let own = ["..data", JOURNAL, LOCK, KEY, &link].map(str::to_owned);
+            assert_eq!(own_names(at), own.into());
+        }
+    }
+    assert!(key.is_some());
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn measure() {
+    for root in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+        let dir = tempfile::tempdir_in(&root).unwrap();
+        let output = open(dir.path());
+        let mut times = Vec::new();
+        let mut parts = [Duration::ZERO; 5];
+        for sequence in 1..=200 {
+            let tree = numbered(sequence);
+            let generation = generation(sequence);
+            let journal = Journal { current: Some(generation.clone()), ..Journal::default() };
+            let start = Instant::now();
+            let mut last = start;
+            let mut lap = |part: usize| {
+                parts[part] += last.elapsed();
+                last = Instant::now();
+            };
+            output.stage(&generation, &tree).unwrap();
+            lap(0);
+            output.write_journal(&journal).unwrap();
+            lap(1);
+            output.link(&generation).unwrap();
+            lap(2);
+            output.swap(&generation).unwrap();
+            lap(3);
+            output.write_journal(&journal).unwrap();
+            lap(4);
+            times.push(start.elapsed());
+            output.unlink(&generation).unwrap();
+            output.prune(&[]).unwrap();
+        }
+        times.sort();
+        let parts = parts.map(|part| part / 200);
+        println!(
+            "{}: p50 {:?}, p99 {:?}; stage, journal, link, swap, journal: {parts:?}",
+            root.display(),
+            times[100],
+            times[197]
+        );
+    }
+}
