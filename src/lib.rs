@@ -3,4 +3,5 @@
 pub mod digest;
 pub mod journal;
 pub mod snapshot;
+pub mod source;
 pub mod tree;
