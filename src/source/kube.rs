@@ -1,0 +1,389 @@
+//! `ConfigMaps` and Secrets from the API server: list, then watch from there, for ever.
+//!
+//! Each [`watch`] lists in pages, sends the whole as one [`Seen::All`], and follows the changes. When the watch ends it
+//! is resumed from the last resourceVersion seen, so that nothing is missed, deletions included; when the server has
+//! forgotten that version (410), or on SIGHUP, everything is listed again. The position is the only thing remembered,
+//! and each object's size: the objects themselves belong to whoever receives them.
+//!
+//! kube gives the configuration, the credentials and TLS. List and watch are asked for here and not with
+//! `kube::runtime::watcher`, which hides bookmarks and the moment at which a watch is established, and thereby both the
+//! signs of life on a quiet watch and the recovery of one, and which is fed by functions that log whole bodies.
+
+mod client;
+mod trouble;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::kube::client::Body;
+use ::kube::core::Request;
+use ::kube::core::params::{ListParams, WatchParams};
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, default_namespace};
+use self::trouble::{Failure, resource};
+use self::wire::{Event, Page};
+use crate::snapshot::{Kind, Object, ObjectRef, Seen, Update};
+
+/// Objects in a page of a list. The next size is taken when a page exceeds [`PAGE_LIMIT`].
+const PAGE_SIZES: [u32; 3] = [50, 5, 1];
+/// The most that is held of a page, or of one event, before it is parsed, in bytes. An object has at most 1 MiB of
+/// content (apis/core/validation: `MaxSecretSize`), which is longer in JSON.
+const PAGE_LIMIT: usize = 10 << 20;
+/// How long the server lets a watch live, in seconds.
+const WATCH_TIMEOUT: u32 = 290;
+/// A watch that lived for this long was a healthy one.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// Which objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One, which need not exist.
+    Named {
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+    },
+    /// All with these labels.
+    Selected {
+        /// A label selector, as `kubectl --selector` takes it.
+        selector: String,
+        /// The namespace; `None`: all.
+        namespace: Option<String>,
+    },
+}
+
+/// What one source watches. Prints as `configmap/NS/NAME`, `configmap/NS/[SELECTOR]` or `configmap/*/[SELECTOR]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// The index that its updates carry.
+    pub source: usize,
+    /// `ConfigMap` or `Secret`.
+    pub kind: Kind,
+    /// Which of them.
+    pub scope: Scope,
+}
+
+impl fmt::Display for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.scope {
+            Scope::Named { namespace, name } => write!(f, "{}/{namespace}/{name}", self.kind),
+            Scope::Selected { selector, namespace } => {
+                write!(f, "{}/{}/[{selector}]", self.kind, namespace.as_deref().unwrap_or("*"))
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// The URL's path. Names are of the API's own alphabet, or the server refuses them.
+    fn path(&self) -> String {
+        let (Scope::Named { namespace, .. } | Scope::Selected { namespace: Some(namespace), .. }) = &self.scope else {
+            return format!("/api/v1/{}", resource(self.kind));
+        };
+        format!("/api/v1/namespaces/{namespace}/{}", resource(self.kind))
+    }
+
+    /// The field and the label selector. With `metadata.name` as the field, a Role with `resourceNames` suffices.
+    fn selectors(&self) -> (Option<String>, Option<String>) {
+        match &self.scope {
+            Scope::Named { name, .. } => (Some(format!("metadata.name={name}")), None),
+            Scope::Selected { selector, .. } => (None, Some(selector.clone())),
+        }
+    }
+}
+
+/// Watches until the receiver of `updates` is gone. `max_size`: the most that the source's keys and values may take up,
+/// in bytes. Each change of `refresh` makes it list again, at once.
+pub async fn watch(
+    clients: Clients,
+    watch: Watch,
+    max_size: u64,
+    mut refresh: tokio::sync::watch::Receiver<u64>,
+    updates: mpsc::Sender<Update>,
+) {
+    let gone = updates.clone();
+    let mut task = Task {
+        clients,
+        watch,
+        max_size,
+        updates,
+        position: None,
+        sizes: BTreeMap::new(),
+        page: 0,
+        verb: "list",
+        failures: 0,
+        told: None,
+        wary: false,
+    };
+    loop {
+        tokio::select! {
+            () = gone.closed() => return,
+            () = changed(&mut refresh) => {
+                task.position = None;
+                task.failures = 0;
+            }
+            () = task.attempt() => {}
+        }
+    }
+}
+
+/// Waits for a change; for ever, if none can come any more.
+async fn changed(refresh: &mut tokio::sync::watch::Receiver<u64>) {
+    if refresh.changed().await.is_err() {
+        std::future::pending().await
+    }
+}
+
+struct Task {
+    clients: Clients,
+    watch: Watch,
+    max_size: u64,
+    updates: mpsc::Sender<Update>,
+    /// The resourceVersion to watch from; `None`: list first.
+    position: Option<String>,
+    /// What there is, and its size in bytes.
+    sizes: BTreeMap<ObjectRef, u64>,
+    /// Index into [`PAGE_SIZES`].
+    page: usize,
+    /// What is being asked for, for messages.
+    verb: &'static str,
+    /// Since the watch was last healthy.
+    failures: u32,
+    /// The last word on the source's health: the trouble, or none. `None`: no word yet.
+    told: Option<Result<(), String>>,
+    /// Watches have been breaking: that the next one begins is no proof that it works.
+    wary: bool,
+}
+
+impl Task {
+    /// Lists and watches until something fails, says so, and waits as long as it should before the next attempt.
+    async fn attempt(&mut self) {
+        let Err(failure) = self.run().await;
+        self.failures = self.failures.saturating_add(1);
+        if failure.lost_position() {
+            self.position = None;
+        }
+        let broken = matches!(failure, Failure::Broken(_));
+        if !broken || self.failures > 1 {
+            self.wary = broken;
+            self.tell(Err(failure.message(&self.watch, self.verb))).await;
+        }
+        sleep(failure.delay(self.failures)).await;
+    }
+
+    async fn run(&mut self) -> Result<Infallible, Failure> {
+        loop {
+            let position = match &self.position {
+                Some(position) => position.clone(),
+                None => self.list().await?,
+            };
+            self.follow(position).await?;
+        }
+    }
+
+    /// Lists everything and sends it as a whole. Returns where a watch goes on from.
+    async fn list(&mut self) -> Result<String, Failure> {
+        self.verb = "list";
+        let mut all = BTreeMap::new();
+        let mut sizes = BTreeMap::new();
+        let mut total = 0;
+        let mut next = String::new();
+        let position = loop {
+            let page = match self.page(&next).await {
+                Err(Failure::PageTooLarge) if self.page + 1 < PAGE_SIZES.len() => {
+                    self.page += 1;
+                    continue;
+                }
+                page => page?,
+            };
+            for item in page.items.unwrap_or_default() {
+                let object = item.into_object(self.watch.kind)?;
+                total += object.size();
+                if total > self.max_size {
+                    return Err(Failure::TooLarge(self.max_size));
+                }
+                sizes.insert(object.id.clone(), object.size());
+                all.insert(object.id.clone(), Arc::new(object));
+            }
+            next = page.metadata.next;
+            if next.is_empty() {
+                break page.metadata.resource_version;
+            }
+        };
+        if position.is_empty() {
+            return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
+        }
+        self.send(Seen::All(all)).await;
+        self.sizes = sizes;
+        self.position = Some(position.clone());
+        Ok(position)
+    }
+
+    /// One page of the list: the first, or the one that `next` stands for.
+    async fn page(&self, next: &str) -> Result<Page, Failure> {
+        let (field_selector, label_selector) = self.watch.selectors();
+        let limit = PAGE_SIZES.get(self.page).copied();
+        let continue_token = (!next.is_empty()).then(|| next.to_owned());
+        let list = ListParams { label_selector, field_selector, limit, continue_token, ..ListParams::default() };
+        let request = Request::new(self.watch.path()).list(&list).map_err(|_| unaskable())?;
+        let mut body = self.clients.send(request).await?.into_body();
+        let mut text = Vec::new();
+        while let Some(chunk) = client::next_chunk(&mut body, self.clients.deadlines().answer).await? {
+            if text.len() + chunk.len() > PAGE_LIMIT {
+                return Err(Failure::PageTooLarge);
+            }
+            text.extend_from_slice(&chunk);
+        }
+        serde_json::from_slice(&text).map_err(|error| Failure::json(&error))
+    }
+
+    /// Watches from `position` on, until the server ends it in the ordinary way, or it breaks.
+    async fn follow(&mut self, position: String) -> Result<(), Failure> {
+        self.verb = "watch";
+        let (field_selector, label_selector) = self.watch.selectors();
+        let params = WatchParams {
+            label_selector,
+            field_selector,
+            timeout: Some(WATCH_TIMEOUT),
+            bookmarks: true,
+            send_initial_events: false,
+        };
+        let request = Request::new(self.watch.path()).watch(&params, &position).map_err(|_| unaskable())?;
+        let mut lines = Lines::new(self.clients.send(request).await?.into_body(), self.clients.deadlines().quiet);
+        if !self.wary {
+            self.tell(Ok(())).await;
+        }
+        let started = Instant::now();
+        let end = loop {
+            match lines.next().await {
+                Ok(Some(line)) => {
+                    if let Err(failure) = self.take(&line).await {
+                        break failure;
+                    }
+                }
+                Ok(None) => break Failure::Ended,
+                Err(failure) => break failure,
+            }
+        };
+        if started.elapsed() >= SETTLED {
+            self.settled().await;
+            if matches!(end, Failure::Ended) {
+                return Ok(());
+            }
+        }
+        Err(Failure::Broken(Box::new(end)))
+    }
+
+    /// Takes in one line of a watch.
+    async fn take(&mut self, line: &[u8]) -> Result<(), Failure> {
+        let kind = self.watch.kind;
+        let event: Event = serde_json::from_slice(line).map_err(|error| Failure::json(&error))?;
+        let position = match &event {
+            Event::Added(item) | Event::Modified(item) | Event::Deleted(item) | Event::Bookmark(item) => {
+                item.metadata.resource_version.clone()
+            }
+            Event::Error(_) => String::new(),
+        };
+        match event {
+            Event::Added(item) | Event::Modified(item) => self.changed(item.into_object(kind)?).await?,
+            Event::Deleted(item) => {
+                let id = item.id(kind);
+                self.sizes.remove(&id);
+                self.send(Seen::Gone(id)).await;
+            }
+            Event::Bookmark(_) => {}
+            Event::Error(status) => return Err(Failure::status(status, None)),
+        }
+        if position.is_empty() {
+            return Err(Failure::Malformed("an event without a resourceVersion".to_owned()));
+        }
+        // After the update is sent: were this future dropped in between, the event would come again.
+        self.position = Some(position);
+        self.settled().await;
+        Ok(())
+    }
+
+    async fn changed(&mut self, object: Object) -> Result<(), Failure> {
+        let known = self.sizes.get(&object.id).copied().unwrap_or(0);
+        let total = self.sizes.values().sum::<u64>() - known + object.size();
+        if total > self.max_size {
+            return Err(Failure::TooLarge(self.max_size));
+        }
+        self.sizes.insert(object.id.clone(), object.size());
+        self.send(Seen::Changed(Arc::new(object))).await;
+        Ok(())
+    }
+
+    /// The watch has proved itself.
+    async fn settled(&mut self) {
+        self.failures = 0;
+        self.wary = false;
+        self.tell(Ok(())).await;
+    }
+
+    /// Says how the source is, if that is news.
+    async fn tell(&mut self, health: Result<(), String>) {
+        if self.told.as_ref() == Some(&health) {
+            return;
+        }
+        self.send(match &health {
+            Ok(()) => Seen::Healthy,
+            Err(trouble) => Seen::Trouble(trouble.clone()),
+        })
+        .await;
+        self.told = Some(health);
+    }
+
+    async fn send(&self, seen: Seen) {
+        // It fails when the receiver is gone: `watch` sees that for itself, and ends.
+        let _gone = self.updates.send(Update { source: self.watch.source, seen }).await;
+    }
+}
+
+fn unaskable() -> Failure {
+    Failure::Malformed("the namespace or the selector does not fit into a URL".to_owned())
+}
+
+/// The lines of a watch's body.
+struct Lines {
+    body: Body,
+    patience: Duration,
+    buffer: BytesMut,
+    /// How much of the buffer is known to hold no line end.
+    searched: usize,
+}
+
+impl Lines {
+    fn new(body: Body, patience: Duration) -> Self {
+        Self { body, patience, buffer: BytesMut::new(), searched: 0 }
+    }
+
+    /// The next line; `None` at the end of the body. A last line without its end is dropped: it is cut off.
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        loop {
+            if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(self.searched + end + 1);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.buffer.len();
+            if self.buffer.is_empty() {
+                // A quiet watch holds no memory for the largest event that it has seen.
+                self.buffer = BytesMut::new();
+            }
+            let Some(chunk) = client::next_chunk(&mut self.body, self.patience).await? else { return Ok(None) };
+            if self.buffer.len() + chunk.len() > PAGE_LIMIT {
+                return Err(Failure::PageTooLarge);
+            }
+            self.buffer.extend_from_slice(&chunk);
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! What goes wrong between Trimtab and the API server: what to say about it, and how long to wait.
+
+use std::error::Error;
+use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::time::Duration;
+
+use tokio_rustls::rustls;
+
+use super::client::KubeError;
+use super::wire::{NotBase64, Status};
+use super::{Scope, Watch};
+use crate::snapshot::Kind;
+
+/// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
+const FIRST_DELAY: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(30);
+/// A permission is granted by people: asking more often than this only fills the server's audit log.
+const FORBIDDEN_DELAY: Duration = Duration::from_secs(10);
+/// To find out that a source is still too large, all of it has to be fetched.
+const TOO_LARGE_DELAY: Duration = Duration::from_secs(60);
+
+/// Why a list or a watch failed. All of them are retried; none holds a byte of an object's content.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no client.
+    Setup(KubeError),
+    /// No connection, or one that broke: to where, and the system's or the TLS library's own words.
+    Unreachable { server: Option<String>, why: String },
+    /// The server's certificate was not accepted, or it did not accept ours.
+    Untrusted { server: Option<String>, why: String },
+    /// The server accepted the connection, and for this long not a byte came.
+    Silent(Duration),
+    /// 401.
+    Unauthorized,
+    /// 403, for the user that the server took us for.
+    Forbidden { user: Option<String> },
+    /// 410: the position to watch from, or to go on listing from, is too old. The remedy is a fresh list.
+    Expired,
+    /// Any other answer.
+    Refused { code: u16, reason: String, after: Option<Duration> },
+    /// An answer that is not what the API promises, described by places alone.
+    Malformed(String),
+    /// A page of a list exceeds what is held of one at a time, in bytes.
+    PageTooLarge,
+    /// The source exceeds `--max-size`, in bytes.
+    TooLarge(u64),
+    /// A watch ended before it had lived for long, without a word.
+    Ended,
+    /// A watch that was running broke. Alone this is no trouble (servers restart, proxies cut long connections): the
+    /// next attempt resumes it, or shows what is wrong.
+    Broken(Box<Failure>),
+}
+
+impl From<KubeError> for Failure {
+    fn from(error: KubeError) -> Self {
+        Self::Setup(error)
+    }
+}
+
+impl From<NotBase64> for Failure {
+    fn from(NotBase64(key): NotBase64) -> Self {
+        Self::Malformed(format!("the value of key {key:?} is not base64"))
+    }
+}
+
+impl Failure {
+    /// An answer that is not JSON of the expected shape. `serde_json`'s own text may quote it: place only.
+    pub(super) fn json(error: &serde_json::Error) -> Self {
+        Self::Malformed(format!("unexpected JSON at line {}, column {}", error.line(), error.column()))
+    }
+
+    /// What the server said no with. `header`: its Retry-After, in seconds.
+    pub(super) fn status(status: Status, header: Option<u64>) -> Self {
+        match status.code {
+            401 => Self::Unauthorized,
+            403 => Self::Forbidden { user: user(&status.message) },
+            410 => Self::Expired,
+            code => {
+                let after = header.or(status.details.map(|details| details.retry_after_seconds));
+                // A word such as `TooManyRequests`; whatever else stands there is not the API server's.
+                let word = !status.reason.is_empty()
+                    && status.reason.len() <= 40
+                    && status.reason.bytes().all(|byte| byte.is_ascii_alphanumeric());
+                let reason = if word { status.reason } else { String::new() };
+                Self::Refused { code, reason, after: after.map(Duration::from_secs) }
+            }
+        }
+    }
+
+    /// A request or a body that did not get through, told by the innermost cause that is known to be safe to print.
+    pub(super) fn transport(error: &(dyn Error + 'static), server: Option<&str>) -> Self {
+        let server = server.map(str::to_owned);
+        let mut next = Some(error);
+        let mut why = None;
+        while let Some(error) = next {
+            if let Some(error) = error.downcast_ref::<rustls::Error>() {
+                return Self::Untrusted { server, why: error.to_string() };
+            }
+            next = error.source();
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                match error.get_ref() {
+                    // `source` would skip what an `io::Error` wraps.
+                    Some(inner) => next = Some(inner),
+                    None => why = Some(error.to_string()),
+                }
+                // The resolver's errors have no number of their own.
+                let text = error.to_string();
+                if text.starts_with("failed to lookup address information") {
+                    why = Some(text);
+                }
+            }
+        }
+        Self::Unreachable { server, why: why.unwrap_or_else(|| "the connection broke".to_owned()) }
+    }
+
+    /// How long to wait before the attempt that follows this one, the `failures`th in a row (from 1).
+    pub(super) fn delay(&self, failures: u32) -> Duration {
+        let backoff = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(MAX_DELAY);
+        let delay = backoff.mul_f64(0.25 + 0.75 * random());
+        match self {
+            Self::Forbidden { .. } => delay.max(FORBIDDEN_DELAY),
+            Self::TooLarge(_) => TOO_LARGE_DELAY,
+            Self::Refused { after: Some(after), .. } => delay.max(*after).min(MAX_DELAY),
+            Self::Broken(inner) => inner.delay(failures),
+            _ => delay,
+        }
+    }
+
+    /// Whether to list afresh instead of going on from where the watch stood.
+    pub(super) fn lost_position(&self) -> bool {
+        match self {
+            Self::Expired | Self::TooLarge(_) => true,
+            Self::Broken(inner) => inner.lost_position(),
+            _ => false,
+        }
+    }
+
+    /// What people are told: which source, the cause, the remedy. The same failure gives the same words.
+    pub(super) fn message(&self, watch: &Watch, verb: &str) -> String {
+        format!("{watch}: {}", Told { failure: self, watch, verb })
+    }
+}
+
+/// A failure in words.
+struct Told<'a> {
+    failure: &'a Failure,
+    watch: &'a Watch,
+    /// `list` or `watch`.
+    verb: &'a str,
+}
+
+impl fmt::Display for Told<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = |server: &Option<String>| server.as_ref().map(|server| format!(" at {server}")).unwrap_or_default();
+        match self.failure {
+            Failure::Setup(error) => write!(f, "{error}"),
+            Failure::Unreachable { server, why } => {
+                write!(f, "cannot reach the API server{}: {why}; trying again", to(server))
+            }
+            Failure::Untrusted { server, why } => write!(
+                f,
+                "no trusted connection to the API server{}: {why}; the CA (ca.crt, or certificate-authority in the \
+                 kubeconfig) must be the one that signed the server's certificate, for the name it is called by",
+                to(server)
+            ),
+            Failure::Silent(patience) => write!(
+                f,
+                "the API server has not answered for {} s; is it overloaded, or is a proxy or network policy in the way?",
+                patience.as_secs_f64()
+            ),
+            Failure::Unauthorized => f.write_str(
+                "the API server does not accept our credentials (401): the token is missing, expired or of another \
+                 cluster; it is read again on each attempt",
+            ),
+            Failure::Forbidden { user } => self.rule(f, user.as_deref()),
+            Failure::Expired => f.write_str("the API server has forgotten where the watch stood (410); listing again"),
+            Failure::Refused { code, reason, .. } => {
+                let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
+                write!(f, "the API server refused to {} (HTTP {code}{reason}); ", self.verb)?;
+                f.write_str(match code {
+                    400 | 422 => "is the selector, or the name, valid?",
+                    404 => "is this the URL of a Kubernetes API server?",
+                    429 => "it is overloaded or throttles us; trying again as it asks",
+                    500.. => "trying again",
+                    _ => "its own log says why",
+                })
+            }
+            Failure::Malformed(what) => {
+                write!(f, "the API server sent something unusable: {what}; is a proxy in the way?")
+            }
+            Failure::PageTooLarge => f.write_str("the API server sent a single object that exceeds every limit"),
+            Failure::TooLarge(limit) => write!(
+                f,
+                "more than {limit} bytes, the limit of --max-size; narrow the selector, or raise the limit (and the \
+                 container's memory). What was known before stays",
+            ),
+            Failure::Ended => f.write_str("the watch ends as soon as it begins; is a proxy in the way?"),
+            Failure::Broken(inner) => write!(
+                f,
+                "the watch breaks again and again: {}",
+                Told { failure: inner, watch: self.watch, verb: self.verb }
+            ),
+        }
+    }
+}
+
+impl Told<'_> {
+    /// The missing permission, as it has to stand in a Role.
+    fn rule(&self, f: &mut fmt::Formatter<'_>, user: Option<&str>) -> fmt::Result {
+        let resource = resource(self.watch.kind);
+        let (role, names) = match &self.watch.scope {
+            Scope::Named { namespace, name } => {
+                (format!("a Role in namespace {namespace}"), format!(", resourceNames: [{name:?}]"))
+            }
+            Scope::Selected { namespace: Some(namespace), .. } => {
+                (format!("a Role in namespace {namespace}"), String::new())
+            }
+            Scope::Selected { namespace: None, .. } => ("a ClusterRole".to_owned(), String::new()),
+        };
+        let binding = if role == "a ClusterRole" { "ClusterRoleBinding" } else { "RoleBinding" };
+        write!(f, "forbidden (403): {} may not {} {resource}. ", user.unwrap_or("this user"), self.verb)?;
+        write!(
+            f,
+            "It needs {role} with the rule {{apiGroups: [\"\"], resources: [{resource:?}]{names}, verbs: [\"list\", \
+             \"watch\"]}}, and a {binding} to it"
+        )
+    }
+}
+
+/// The plural that stands in URLs and in RBAC rules.
+pub(super) fn resource(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Secret => "secrets",
+        Kind::ConfigMap | Kind::Dir => "configmaps",
+    }
+}
+
+/// The user in a message such as `configmaps is forbidden: User "system:serviceaccount:web:app" cannot list …`
+/// (apiserver/pkg/endpoints/handlers/responsewriters: `forbiddenMessage`).
+fn user(message: &str) -> Option<String> {
+    let (_, rest) = message.split_once("User \"")?;
+    let (user, _) = rest.split_once('"')?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b":-._@/".contains(&byte);
+    (!user.is_empty() && user.len() <= 253 && user.bytes().all(plain)).then(|| user.to_owned())
+}
+
+/// From 0 to 1, so that a fleet does not come back at one instant. Every `RandomState` has keys of its own.
+fn random() -> f64 {
+    f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named() -> Watch {
+        let scope = Scope::Named { namespace: "web".to_owned(), name: "nginx".to_owned() };
+        Watch { source: 0, kind: Kind::ConfigMap, scope }
+    }
+
+    #[test]
+    fn retries_start_within_a_second_double_and_stay_within_half_a_minute() {
+        let failure = Failure::Unauthorized;
+        for _ in 0..200 {
+            let first = failure.delay(1);
+            assert!(first >= Duration::from_millis(250) && first <= Duration::from_secs(1), "{first:?}");
+            let third = failure.delay(3);
+            assert!(third >= Duration::from_secs(1) && third <= Duration::from_secs(4), "{third:?}");
+            for failures in [0, 6, 7, 40, u32::MAX] {
+                assert!(failure.delay(failures) <= MAX_DELAY);
+            }
+            assert!(failure.delay(u32::MAX) >= MAX_DELAY / 4);
+        }
+        let delays: Vec<_> = (0..20).map(|_| failure.delay(10)).collect();
+        assert!(delays.iter().any(|delay| *delay != delays[0]), "no jitter");
+    }
+
+    #[test]
+    fn a_forbidden_source_is_asked_for_at_most_every_ten_seconds() {
+        for failures in 1..10 {
+            let delay = Failure::Forbidden { user: None }.delay(failures);
+            assert!(delay >= FORBIDDEN_DELAY && delay <= MAX_DELAY, "{delay:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_honoured_within_bounds() {
+        let throttled = |header| Failure::status(Status { code: 429, ..Status::default() }, header);
+        assert_eq!(throttled(Some(7)).delay(1), Duration::from_secs(7));
+        assert_eq!(throttled(Some(u64::MAX)).delay(1), MAX_DELAY);
+        assert!(throttled(Some(0)).delay(1) >= Duration::from_millis(250));
+        assert!(throttled(None).delay(1) <= FIRST_DELAY);
+    }
+
+    #[test]
+    fn a_403_names_the_user_and_the_rule_that_is_missing() {
+        let message = "configmaps is forbidden: User \"system:serviceaccount:web:app\" cannot list resource".to_owned();
+        let failure = Failure::status(Status { code: 403, message, ..Status::default() }, None);
+        assert_eq!(
+            failure.message(&named(), "list"),
+            "configmap/web/nginx: forbidden (403): system:serviceaccount:web:app may not list configmaps. It needs a \
+             Role in namespace web with the rule {apiGroups: [\"\"], resources: [\"configmaps\"], resourceNames: \
+             [\"nginx\"], verbs: [\"list\", \"watch\"]}, and a RoleBinding to it"
+        );
+        let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };
+        let wide = Watch { source: 0, kind: Kind::Secret, scope };
+        assert_eq!(
+            Failure::Forbidden { user: None }.message(&wide, "watch"),
+            "secret/*/[app=web]: forbidden (403): this user may not watch secrets. It needs a ClusterRole with the \
+             rule {apiGroups: [\"\"], resources: [\"secrets\"], verbs: [\"list\", \"watch\"]}, and a \
+             ClusterRoleBinding to it"
+        );
+    }
+
+    #[test]
+    fn what_a_server_writes_is_never_repeated() {
+        for message in ["User \"a\nb\" cannot", "User \"hunter2 and more\" x", "nothing", "User \"unclosed"] {
+            assert_eq!(user(message), None, "{message}");
+        }
+        let status = Status {
+            code: 500,
+            reason: "hunter2 <html>".to_owned(),
+            message: "hunter2".to_owned(),
+            ..Status::default()
+        };
+        let told = Failure::status(status, None);
+        assert!(!told.message(&named(), "list").contains("hunter2"));
+        assert!(!format!("{told:?}").contains("hunter2"));
+        let error = serde_json::from_str::<u8>("\"hunter2\"").unwrap_err();
+        assert!(error.to_string().contains("hunter2"), "serde_json has stopped quoting; good");
+        let told = Failure::json(&error);
+        assert_eq!(
+            told.message(&named(), "list"),
+            "configmap/web/nginx: the API server sent something unusable: unexpected JSON at line 1, column 9; is a \
+             proxy in the way?"
+        );
+    }
+}

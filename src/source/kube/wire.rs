@@ -1,0 +1,130 @@
+//! What the API server sends, as far as Trimtab wants it: the rest (managedFields, annotations, labels) is skipped
+//! while it is parsed, and never kept. None of these types has a `Debug`, as they hold secrets.
+//!
+//! Shapes: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use crate::snapshot::{Kind, Object, ObjectRef};
+
+/// One page of a list (`ConfigMapList`, `SecretList`).
+#[derive(Deserialize)]
+pub(super) struct Page {
+    pub(super) metadata: PageMeta,
+    /// Go writes an empty list as `[]` or as `null`.
+    pub(super) items: Option<Vec<Item>>,
+}
+
+/// `ListMeta`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct PageMeta {
+    /// Where a watch that follows this list starts.
+    #[serde(default)]
+    pub(super) resource_version: String,
+    /// What to ask the next page with; empty on the last one.
+    #[serde(default, rename = "continue")]
+    pub(super) next: String,
+}
+
+/// One line of a watch.
+#[derive(Deserialize)]
+#[serde(tag = "type", content = "object", rename_all = "UPPERCASE")]
+pub(super) enum Event {
+    Added(Item),
+    Modified(Item),
+    Deleted(Item),
+    Bookmark(Item),
+    Error(Status),
+}
+
+/// A `ConfigMap` or a Secret. The items of a list carry no `kind` of their own.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Item {
+    pub(super) metadata: Meta,
+    #[serde(default)]
+    data: Option<Values>,
+    #[serde(default)]
+    binary_data: Option<Values>,
+}
+
+/// Text, or base64. Go writes an empty `[]byte` as `""` or as `null`.
+type Values = BTreeMap<String, Option<String>>;
+
+/// `ObjectMeta`. A bookmark's has a resourceVersion alone.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Meta {
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    namespace: String,
+    #[serde(default)]
+    pub(super) resource_version: String,
+    /// RFC 3339; `null` in a bookmark.
+    #[serde(default)]
+    creation_timestamp: Option<String>,
+}
+
+/// `Status`: why a request, or a watch that was running, failed.
+#[derive(Default, Deserialize)]
+pub(super) struct Status {
+    #[serde(default)]
+    pub(super) code: u16,
+    #[serde(default)]
+    pub(super) reason: String,
+    /// Free text of the server's. Read for the user's name, never shown.
+    #[serde(default)]
+    pub(super) message: String,
+    #[serde(default)]
+    pub(super) details: Option<StatusDetails>,
+}
+
+/// `StatusDetails`.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct StatusDetails {
+    #[serde(default)]
+    pub(super) retry_after_seconds: u64,
+}
+
+/// The key whose value is not the base64 that the API promises.
+pub(super) struct NotBase64(pub(super) String);
+
+impl Item {
+    /// Who it is.
+    pub(super) fn id(&self, kind: Kind) -> ObjectRef {
+        ObjectRef { kind, namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+    }
+
+    /// The object that it describes, with its values decoded.
+    pub(super) fn into_object(self, kind: Kind) -> Result<Object, NotBase64> {
+        let id = self.id(kind);
+        let secret = kind == Kind::Secret;
+        let mut data = BTreeMap::new();
+        for (key, value) in self.data.unwrap_or_default() {
+            let value = value.unwrap_or_default();
+            let value = if secret { decode(&key, &value)? } else { Bytes::from(value) };
+            data.insert(key, value);
+        }
+        for (key, value) in self.binary_data.unwrap_or_default() {
+            let value = decode(&key, &value.unwrap_or_default())?;
+            data.insert(key, value);
+        }
+        // A time that cannot be read orders the object before all others; nothing else depends on it.
+        let created =
+            self.metadata.creation_timestamp.and_then(|time| time.parse::<jiff::Timestamp>().ok()).unwrap_or_default();
+        Ok(Object::new(id, self.metadata.resource_version, created.as_second(), secret, data))
+    }
+}
+
+fn decode(key: &str, value: &str) -> Result<Bytes, NotBase64> {
+    // The decoder's own error quotes the offending byte.
+    STANDARD.decode(value).map(Bytes::from).map_err(|_| NotBase64(key.to_owned()))
+}

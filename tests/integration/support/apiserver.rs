@@ -1,0 +1,314 @@
+//! A real kube-apiserver, with an etcd of its own, on loopback.
+//!
+//! A test that breaks the server starts one of its own; all others take the shared one and a namespace of their own.
+//! Nothing outlives the test process: each server dies with the pipe that this process holds, and, before that, when
+//! the last test that uses it drops it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{Api, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// May do everything.
+pub const ADMIN: &str = "admin";
+/// May do nothing, until a test grants it something, in its own namespace.
+pub const APP: &str = "app";
+/// May do nothing, until a test grants it something in all namespaces.
+pub const WIDE: &str = "wide";
+/// May do nothing, ever.
+pub const NOBODY: &str = "nobody";
+
+/// A server takes two seconds; the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running kube-apiserver. Killed when dropped.
+pub struct ApiServer {
+    store: Arc<Store>,
+    port: u16,
+    process: Option<Process>,
+}
+
+/// etcd and the files.
+struct Store {
+    // Dropped in this order: the process before its folder.
+    _etcd: Process,
+    dir: TempDir,
+}
+
+impl ApiServer {
+    /// Starts a server that is the caller's alone.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let users = [ADMIN, APP, WIDE, NOBODY];
+        let line =
+            |user| format!("{},{user},{user},\"{}\"\n", token(user), if user == ADMIN { "system:masters" } else { "" });
+        fs::write(dir.path().join("tokens"), users.map(line).concat()).unwrap();
+        let etcd = Process::start(
+            dir.path(),
+            "etcd",
+            &[
+                "--data-dir=etcd-data",
+                "--unsafe-no-fsync",
+                // Sockets in its folder, by names that etcd takes for host and port.
+                "--listen-client-urls=unix://etcd:0",
+                "--advertise-client-urls=unix://etcd:0",
+                "--listen-peer-urls=unix://peer:0",
+                "--initial-advertise-peer-urls=unix://peer:0",
+                "--initial-cluster=default=unix://peer:0",
+            ],
+        );
+        let store = Arc::new(Store { _etcd: etcd, dir });
+        let mut server = Self { store, port: free_port(), process: None };
+        server.start_again().await;
+        server
+    }
+
+    /// The server that tests share. The last of those that run at one time takes it along.
+    pub async fn shared() -> Arc<Self> {
+        static SHARED: tokio::sync::Mutex<Weak<ApiServer>> = tokio::sync::Mutex::const_new(Weak::new());
+        let mut shared = SHARED.lock().await;
+        if let Some(server) = shared.upgrade() {
+            return server;
+        }
+        let server = Arc::new(Self::start().await);
+        *shared = Arc::downgrade(&server);
+        server
+    }
+
+    /// Another server for the same etcd, on another port: edits what this one serves, also while this one is down.
+    pub async fn twin(&self) -> Self {
+        let mut twin = Self { store: Arc::clone(&self.store), port: free_port(), process: None };
+        twin.start_again().await;
+        twin
+    }
+
+    /// Kills the server, without a chance to say goodbye.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts the server after [`ApiServer::kill`]: same port, same data.
+    pub async fn start_again(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        let name = format!("kube-apiserver-{}", self.port);
+        self.process = Some(Process::start_as(
+            self.dir(),
+            "kube-apiserver",
+            &name,
+            &[
+                "--etcd-servers=unix://etcd:0",
+                "--cert-dir=certs",
+                "--bind-address=127.0.0.1",
+                &format!("--secure-port={}", self.port),
+                "--token-auth-file=tokens",
+                "--authorization-mode=RBAC",
+                "--service-cluster-ip-range=10.0.0.0/24",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                // The server's own key, which it makes before it reads these.
+                "--service-account-key-file=certs/apiserver.key",
+                "--service-account-signing-key-file=certs/apiserver.key",
+            ],
+        ));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let problem = match self.ready().await {
+                Ok(()) => return,
+                Err(problem) => problem,
+            };
+            let process = self.process.as_mut().unwrap();
+            if process.has_ended() || Instant::now() > deadline {
+                panic!("kube-apiserver does not get ready: {problem}\n{}", logs(self.dir()));
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn ready(&self) -> Result<(), String> {
+        if !self.ca().exists() {
+            return Err("no certificate yet".to_owned());
+        }
+        let client = client(&self.kubeconfig(ADMIN)).await;
+        let request = hyper::Request::get("/readyz").body(Vec::new()).unwrap();
+        client.request_text(request).await.map(drop).map_err(|error| error.to_string())
+    }
+
+    /// Stops the server where it stands: connections are accepted by the kernel, and nothing is answered.
+    pub fn suspend(&self) {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        kill_process(self.pid(), Signal::CONT).unwrap();
+    }
+
+    fn pid(&self) -> Pid {
+        self.process.as_ref().expect("it was killed").pid()
+    }
+
+    fn dir(&self) -> &Path {
+        self.store.dir.path()
+    }
+
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The certificate that signed the server's.
+    pub fn ca(&self) -> PathBuf {
+        self.dir().join("certs/apiserver.crt")
+    }
+
+    /// A kubeconfig for this user.
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        let path = self.dir().join(format!("{user}-{}.kubeconfig", self.port));
+        fs::write(&path, kubeconfig(self.port, &self.ca(), &json!({"token": token(user)}))).unwrap();
+        path
+    }
+
+    /// A client for this user.
+    pub async fn client(&self, user: &str) -> Client {
+        client(&self.kubeconfig(user)).await
+    }
+
+    /// A fresh namespace.
+    pub async fn namespace(&self) -> String {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some(name.clone());
+        let namespaces: Api<Namespace> = Api::all(self.client(ADMIN).await);
+        namespaces.create(&PostParams::default(), &namespace).await.unwrap();
+        name
+    }
+}
+
+/// The token of a user of the server.
+pub fn token(user: &str) -> String {
+    format!("token-of-{user}")
+}
+
+/// A kubeconfig, which is YAML and therefore may be JSON. `user`: its `user` entry.
+pub fn kubeconfig(port: u16, ca: &Path, user: &serde_json::Value) -> String {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "here"}}],
+        "clusters": [{"name": "test", "cluster": {
+            "server": format!("https://127.0.0.1:{port}"),
+            "certificate-authority": ca,
+        }}],
+        "users": [{"name": "test", "user": user}],
+    })
+    .to_string()
+}
+
+async fn client(kubeconfig: &Path) -> Client {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig).unwrap();
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
+    config.default_retry = false;
+    Client::try_from(config).unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// The folder with etcd and kube-apiserver.
+fn tools() -> &'static Path {
+    static TOOLS: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let tools = TOOLS.get_or_init(|| {
+        if let Some(tools) = std::env::var_os("TRIMTAB_TEST_TOOLS") {
+            return Ok(tools.into());
+        }
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools/build");
+        let output = Command::new(&build).stderr(Stdio::inherit()).output().map_err(|error| error.to_string())?;
+        if !output.status.success() {
+            return Err(format!("{} failed: {}", build.display(), output.status));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().into())
+    });
+    match tools {
+        Ok(tools) => tools,
+        Err(error) => panic!("these tests need etcd and kube-apiserver; run tests/tools/build ({error})"),
+    }
+}
+
+/// What the servers of a folder have written, the last part of each.
+fn logs(dir: &Path) -> String {
+    let mut logs = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<_> = text.lines().collect();
+            logs.insert(path, lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+    logs.iter().map(|(path, text)| format!("--- {}\n{text}\n", path.display())).collect()
+}
+
+/// A server process. Killed when dropped, and when this process is gone.
+struct Process {
+    child: Child,
+}
+
+impl Process {
+    fn start(dir: &Path, program: &str, arguments: &[&str]) -> Self {
+        Self::start_as(dir, program, program, arguments)
+    }
+
+    /// Runs a program in `dir`; its output goes to NAME.log there.
+    fn start_as(dir: &Path, program: &str, name: &str, arguments: &[&str]) -> Self {
+        // The shell becomes the server, and leaves a child behind that kills it when the pipe closes: when this
+        // process ends, however it does.
+        const GUARD: &str = r#"exec 3<&0; (read -r _ <&3; kill -KILL $$) & exec "$0" "$@" 3<&- </dev/null"#;
+        let program = tools().join(program);
+        assert!(program.exists(), "{} does not exist; run tests/tools/build", program.display());
+        let log = fs::OpenOptions::new().create(true).append(true).open(dir.join(format!("{name}.log"))).unwrap();
+        let child = Command::new("sh")
+            .args(["-c", GUARD])
+            .arg(program)
+            .args(arguments)
+            .current_dir(dir)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        Self { child }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The guard as well. It fails if all have ended.
+        let _ = kill_process_group(self.pid(), Signal::KILL);
+        self.child.wait().unwrap();
+    }
+}
