@@ -22,16 +22,16 @@ use crate::digest::{Digest, DigestKey};
 use crate::inputs::Inputs;
 use crate::journal::{Generation, Moment};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
-use crate::mask::Mask;
+use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
+use crate::process;
 use crate::publish::{Found, Lock, Output};
 use crate::reload::{Reloader, Verdict};
 use crate::render::HeldBack;
-use crate::snapshot::{Object, ObjectRef, Seen, Update};
-use crate::source::{Role, Sources, files, kube};
-use crate::status::{self, Status};
-use crate::process;
 use crate::shutdown::{Signalled, Signals};
+use crate::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::source::{Sources, files, kube};
+use crate::status::{self, Status};
 
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -222,7 +222,9 @@ impl App {
             Found::Nothing => None,
             Found::Journal(journal) => Some(journal),
             Found::SetAside { reason, name } => {
-                warn!("the journal cannot be used: {reason}; it is set aside as {name}, and a reload is taken to be owed");
+                warn!(
+                    "the journal cannot be used: {reason}; it is set aside as {name}, and a reload is taken to be owed"
+                );
                 None
             }
         };
@@ -560,7 +562,7 @@ impl App {
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
-                self.problem(Stage::Render, format!("rejected: {reason}"));
+                self.problem(Stage::Render, format!("rejected: {reason}"), &Said::default());
                 if let Some((digest, ..)) = self.observed {
                     let stage = Stage::Render.as_str();
                     let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
@@ -569,7 +571,7 @@ impl App {
                 (Ending::Rejected, Outcome::Rejected)
             }
             Render::Failed(reason) => {
-                self.problem(Stage::Render, reason);
+                self.problem(Stage::Render, reason, &Said::default());
                 (Ending::Failed, Outcome::Failed)
             }
         };
@@ -588,10 +590,9 @@ impl App {
                     warn!(source = held.source, "held back: {}", held.reason);
                 }
             }
-            let listed = held_back.iter().map(|held| status::HeldBack {
-                source: held.source.clone(),
-                reason: held.reason.clone(),
-            });
+            let listed = held_back
+                .iter()
+                .map(|held| status::HeldBack { source: held.source.clone(), reason: held.reason.clone() });
             status.held_back = listed.collect();
         });
         // What is held back was not taken: its last published version stays in its place.
@@ -609,7 +610,7 @@ impl App {
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
         let failed = error.is_some();
         match error {
-            Some(error) => self.problem(Stage::Publish, error),
+            Some(error) => self.problem(Stage::Publish, error, &Said::default()),
             None => self.solved(Stage::Publish),
         }
         let before = self.machine.journal().current.clone();
@@ -639,16 +640,12 @@ impl App {
                 info!(sequence, "no reload is owed: the main process started after the publish");
                 (Ending::Success, machine::Verdict::Took)
             }
-            Verdict::Refused { message, detail } => {
-                let said = self.masked(&detail);
-                self.problem(Stage::Reload, format!("refused: {message}"));
-                if !said.is_empty() {
-                    debug!("it said: {said}");
-                }
+            Verdict::Refused { message, output } => {
+                self.problem(Stage::Reload, format!("refused: {message}"), &output);
                 (Ending::Rejected, machine::Verdict::Refused)
             }
-            Verdict::Unreachable { message, .. } => {
-                self.problem(Stage::Reload, message);
+            Verdict::Unreachable { message, output, .. } => {
+                self.problem(Stage::Reload, message, &output);
                 (Ending::Failed, machine::Verdict::Unreachable)
             }
         };
@@ -681,16 +678,8 @@ impl App {
         }
     }
 
-    fn masked(&self, detail: &[u8]) -> String {
-        match &self.inputs {
-            Some(inputs) => Mask::new(inputs.secrets()).apply(detail),
-            // Nothing secret has been read yet.
-            None => Mask::new(std::iter::empty()).apply(detail),
-        }
-    }
-
-    /// Says what is wrong at a stage; the same again is not said again.
-    fn problem(&mut self, stage: Stage, message: String) {
+    /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
+    fn problem(&mut self, stage: Stage, message: String, said: &Said) {
         let known = with(&self.shared, |status| {
             let known = status.errors.get(stage.as_str()).is_some_and(|problem| problem.message == message);
             if !known {
@@ -699,8 +688,13 @@ impl App {
             }
             known
         });
-        if !known {
-            warn!(stage = stage.as_str(), "{message}");
+        if known {
+            return;
+        }
+        warn!(stage = stage.as_str(), "{message}");
+        if !said.is_empty() {
+            let mask = Mask::new(self.inputs.iter().flat_map(Inputs::secrets));
+            warn!(stage = stage.as_str(), "it said: {}", mask.apply(said));
         }
     }
 
@@ -726,7 +720,8 @@ impl App {
             status.debt = journal.debt.as_ref().map(|_| "publish");
             if !self.machine.is_rejected() {
                 status.quarantine = None;
-                if self.observed.is_some_and(|(digest, ..)| Some(digest) == journal.current.as_ref().map(|c| c.digest)) {
+                if self.observed.is_some_and(|(digest, ..)| Some(digest) == journal.current.as_ref().map(|c| c.digest))
+                {
                     status.errors.remove(Stage::Render.as_str());
                 }
             }

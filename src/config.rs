@@ -107,11 +107,7 @@ impl Config {
             client,
             watches,
             files,
-            output: publish::Config {
-                output: directory,
-                file_mode: output.file_mode,
-                secret_mode: output.secret_mode,
-            },
+            output: publish::Config { output: directory, file_mode: output.file_mode, secret_mode: output.secret_mode },
             digest_key_file: output.digest_key_file,
             render,
             machine: machine::Options {
@@ -144,8 +140,11 @@ fn sources_of(
         return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
     }
     check_sources(args, from_api)?;
-    let client =
-        from_api.then(|| ClientConfig { kubeconfig: args.kubeconfig.clone(), context: args.context.clone() });
+    let client = from_api.then(|| ClientConfig {
+        kubeconfig: args.kubeconfig.clone(),
+        context: args.context.clone(),
+        ..ClientConfig::default()
+    });
     // Read once, and only where a name comes without its namespace.
     let mut own = None;
     let mut namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
@@ -420,23 +419,31 @@ fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
     if let [first, second, ..] = given[..] {
         return usage(format!("{first} and {second} both tell the main process to reload: give one of them"));
     }
-    check_goes_with("--signal", args.signal.is_some(), &[
-        ("--process", args.process.is_some()),
-        ("--process-args", args.process_args.is_some()),
-        ("--pid-file", args.pid_file.is_some()),
-    ])?;
-    check_goes_with("--reload-url", !args.reload_urls.is_empty(), &[
-        ("--reload-method", args.reload_method.is_some()),
-        ("--reload-body", args.reload_body.is_some()),
-        ("--reload-status", args.reload_status.is_some()),
-        ("--reload-header", !args.reload_headers.is_empty()),
-        ("--reload-auth-file", args.reload_auth_file.is_some()),
-        ("--reload-token-file", args.reload_token_file.is_some()),
-        ("--reload-ca-file", args.reload_ca_file.is_some()),
-        ("--reload-cert-file", args.reload_cert_file.is_some()),
-        ("--reload-key-file", args.reload_key_file.is_some()),
-        ("--reload-insecure", args.reload_insecure),
-    ])?;
+    check_goes_with(
+        "--signal",
+        args.signal.is_some(),
+        &[
+            ("--process", args.process.is_some()),
+            ("--process-args", args.process_args.is_some()),
+            ("--pid-file", args.pid_file.is_some()),
+        ],
+    )?;
+    check_goes_with(
+        "--reload-url",
+        !args.reload_urls.is_empty(),
+        &[
+            ("--reload-method", args.reload_method.is_some()),
+            ("--reload-body", args.reload_body.is_some()),
+            ("--reload-status", args.reload_status.is_some()),
+            ("--reload-header", !args.reload_headers.is_empty()),
+            ("--reload-auth-file", args.reload_auth_file.is_some()),
+            ("--reload-token-file", args.reload_token_file.is_some()),
+            ("--reload-ca-file", args.reload_ca_file.is_some()),
+            ("--reload-cert-file", args.reload_cert_file.is_some()),
+            ("--reload-key-file", args.reload_key_file.is_some()),
+            ("--reload-insecure", args.reload_insecure),
+        ],
+    )?;
     let driver = if let Some(signal) = &args.signal {
         signal_of(args, signal)?
     } else if let Some(command) = &args.reload_exec {

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::config;
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
@@ -60,11 +62,7 @@ impl Inputs {
     }
 
     /// Renders them. `published` holds the version of each selected object that was published last.
-    pub fn render(
-        &self,
-        digest: Digest,
-        published: &BTreeMap<ObjectRef, Arc<Object>>,
-    ) -> Result<Rendered, Rejection> {
+    pub fn render(&self, digest: Digest, published: &BTreeMap<ObjectRef, Arc<Object>>) -> Result<Rendered, Rejection> {
         let objects: Vec<_> = self
             .snapshot
             .objects
@@ -114,12 +112,12 @@ impl Inputs {
     }
 
     /// Every secret value, to be masked in others' output.
-    pub fn secrets(&self) -> impl Iterator<Item = &[u8]> {
+    pub fn secrets(&self) -> impl Iterator<Item = Bytes> {
         let objects = self.snapshot.objects.iter().map(|taken| &taken.object);
         let templates = self.snapshot.templates.iter().map(|(template, _)| template);
         let values = objects.chain(templates).filter(|object| object.secret).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
-        values.map(|value| &value[..]).chain(variables.map(|variable| variable.value.as_bytes()))
+        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes())))
     }
 }
 

@@ -132,7 +132,12 @@ pub enum Seen {
     Gone(ObjectRef),
     /// The source cannot be read at the moment; what was known stays. The message names the cause and the remedy,
     /// and holds no secret. Sent once for each distinct trouble, not for each attempt.
-    Trouble(String),
+    Trouble {
+        /// The cause and the remedy.
+        message: String,
+        /// Whether it is a permission that is missing.
+        forbidden: bool,
+    },
     /// The source is readable again (or for the first time); follows or precedes `All`.
     Healthy,
 }

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::dirfd::{Dir, Entry, look};
 use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
 use crate::journal::{Generation, sequence_of};
+use crate::machine::Disk;
 use crate::tree::Tree;
 
 pub(super) const DATA: &str = "..data";
@@ -23,15 +24,6 @@ const TEMPORARIES: [&str; 3] = [DATA_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY
 
 /// How many files are held open until they are on the disk.
 const BATCH: usize = 128;
-
-/// What lies in the output directory, for recovery.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Disk {
-    /// What `..data` names, if the directory exists.
-    pub link: Option<String>,
-    /// The generation directories, by sequence number; a candidate cut off by a crash may be among them.
-    pub directories: Vec<String>,
-}
 
 impl Output {
     /// What lies in the output directory.

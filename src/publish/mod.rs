@@ -24,7 +24,6 @@ use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-pub use self::atomic::Disk;
 use self::dirfd::{Dir, Entry, look};
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};

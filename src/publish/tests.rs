@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::digest::Digest;
 use crate::journal::Generation;
+use crate::machine::Disk;
 use crate::tree::{File, Tree, TreePath};
 
 const NOBODY: u32 = 65534;

@@ -55,6 +55,8 @@ pub struct View {
     had_content: bool,
     /// Why it cannot be read at the moment.
     pub trouble: Option<String>,
+    /// Whether that is a missing permission.
+    forbidden: bool,
     /// That what it holds is kept though it is gone.
     pub kept: bool,
     /// When it last told something.
@@ -65,7 +67,17 @@ pub struct View {
 
 impl View {
     fn new(spec: Spec) -> Self {
-        Self { spec, objects: BTreeMap::new(), heard: false, had_content: false, trouble: None, kept: false, at: None, events: 0 }
+        Self {
+            spec,
+            objects: BTreeMap::new(),
+            heard: false,
+            had_content: false,
+            trouble: None,
+            forbidden: false,
+            kept: false,
+            at: None,
+            events: 0,
+        }
     }
 
     /// The `resourceVersion` of a named object.
@@ -73,6 +85,12 @@ impl View {
     pub fn resource_version(&self) -> Option<&str> {
         let object = self.objects.values().next().filter(|_| self.spec.role == Role::Named)?;
         Some(object.resource_version.as_str()).filter(|version| !version.is_empty())
+    }
+
+    /// Whether it cannot be read for lack of a permission.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.trouble.is_some() && self.forbidden
     }
 
     /// Why nothing can be rendered yet; `None` when this source is complete.
@@ -108,8 +126,9 @@ impl View {
     /// Takes in what the source saw; says whether its content changed.
     fn take(&mut self, seen: Seen) -> bool {
         match seen {
-            Seen::Trouble(message) => {
+            Seen::Trouble { message, forbidden } => {
                 self.trouble = Some(message);
+                self.forbidden = forbidden;
                 return false;
             }
             Seen::Healthy => {
@@ -134,7 +153,7 @@ impl View {
                 next.remove(&id);
                 next
             }
-            Seen::Trouble(_) | Seen::Healthy => return false,
+            Seen::Trouble { .. } | Seen::Healthy => return false,
         };
         if !self.spec.apply_deletes {
             self.kept = self.keep(&mut next);
@@ -314,7 +333,7 @@ mod tests {
     fn missing_source_is_waited_for_by_name_unless_optional() {
         let mut sources = Sources::new([spec(Role::Named)]);
         assert!(sources.waits_for()[0].contains("not read yet"));
-        sources.take(Update { source: 0, seen: Seen::Trouble("no route".into()) });
+        sources.take(Update { source: 0, seen: Seen::Trouble { message: "no route".into(), forbidden: false } });
         assert!(sources.waits_for()[0].contains("no route"));
         sources.take(Update { source: 0, seen: all(&[]) });
         assert!(sources.waits_for()[0].contains("does not exist"));

@@ -158,6 +158,14 @@ pub enum FilesError {
     },
 }
 
+impl FilesError {
+    /// Whether a permission is missing.
+    #[must_use]
+    pub fn forbidden(&self) -> bool {
+        matches!(self, Self::Io { errno: Errno::ACCESS | Errno::PERM, .. })
+    }
+}
+
 /// Why inotify cannot tell of changes. Tried again at each read; meanwhile `--poll-interval` finds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InotifyError {

@@ -353,7 +353,9 @@ impl Follower {
             }
         };
         match &trouble {
-            Some(error) if followed.trouble != trouble => news.push(Seen::Trouble(error.to_string())),
+            Some(error) if followed.trouble != trouble => {
+                news.push(Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() })
+            }
             None if !followed.healthy => news.push(Seen::Healthy),
             _ => {}
         }
