@@ -2,5 +2,6 @@
 
 pub mod digest;
 pub mod journal;
+pub mod render;
 pub mod snapshot;
 pub mod tree;
