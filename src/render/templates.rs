@@ -1,6 +1,6 @@
 //! Templates: each that is no partial becomes a file.
 //!
-//! Secrecy is shared where values are handed out, in [`Keys`] and in `env`, not where they are used: a value that a
+//! Secrecy is noted where values are handed out, in [`Keys`] and in `env`, not where they are used: a value that a
 //! loop, a macro or a comparison took is a value that was read.
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{DynObject, Enumerator, Object as Dynamic, ObjectExt, ObjectRepr, Value};
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::{EnvVar, Inputs, Place, Pod, Rejection, filters, tree_path};
 use crate::snapshot::{Kind, Object, ObjectRef};
@@ -212,7 +212,7 @@ fn environment<'a>(
 /// text there, but no tag escapes it.
 fn too_complex(text: &str) -> Option<usize> {
     let line = |at| Some(text.get(..at)?.matches('\n').count() + 1);
-    let mut elifs = 0;
+    let (mut elifs, mut budget) = (0, text.len().saturating_mul(16));
     for (at, open) in text.match_indices('{') {
         let tag = text.get(at + open.len()..).unwrap_or_default();
         let (close, tag) = match tag.as_bytes() {
@@ -223,7 +223,7 @@ fn too_complex(text: &str) -> Option<usize> {
         if close == "%}" && tag.trim_start_matches(['-', '+']).trim_start().starts_with("elif") {
             elifs += 1;
         }
-        if elifs > ELIFS || tokens(tag, close) > TOKENS {
+        if elifs > ELIFS || tokens(tag, close, &mut budget) > TOKENS {
             return line(at);
         }
     }
@@ -231,10 +231,12 @@ fn too_complex(text: &str) -> Option<usize> {
 }
 
 /// Words and signs of a tag, a text in quotes as one, and less one for each comma, as what it ends is no link of a
-/// chain. Counts no further than needed.
-fn tokens(tag: &str, close: &str) -> usize {
+/// chain. Counts no further than needed; what uses up the budget is too much as well.
+fn tokens(tag: &str, close: &str, budget: &mut usize) -> usize {
     let (mut count, mut quote, mut word, mut escaped) = (0_usize, None, false, false);
     for (at, c) in tag.char_indices() {
+        let Some(left) = budget.checked_sub(1) else { return usize::MAX };
+        *budget = left;
         if let Some(end) = quote {
             if !escaped && c == end {
                 quote = None;
@@ -274,7 +276,10 @@ fn add_names(env: &mut Environment<'_>, inputs: &Inputs<'_>, notes: &Arc<Notes>)
     for kind in [Kind::ConfigMap, Kind::Secret, Kind::Dir] {
         let objects = Arc::clone(&objects);
         let home = inputs.pod.namespace.clone();
-        env.add_function(kind.as_str(), move |name: &str| find(&objects, kind, name, &home));
+        env.add_function(kind.as_str(), move |state: &State<'_, '_>, name: &str| {
+            state.consume_fuel(objects.len() as u64 / 8)?;
+            find(&objects, kind, name, &home)
+        });
     }
 
     let (variables, shared) = (inputs.env.clone(), Arc::clone(notes));

@@ -501,6 +501,9 @@ fn nesting_and_chains_end_before_the_stack_does() {
     // Long lists, and much text with braces, are no chains.
     assert_eq!(text(&format!("{{{{ [{}]|length }}}}", "'a', ".repeat(5000))), "5000");
     assert_eq!(text(&"{ {'a': 1 }\n".repeat(5000)).len(), 12 * 5000);
+    // A text that looks like the beginning of a tag at every place costs no more than another.
+    refusal(&"{{,,".repeat(250_000));
+    refusal(&format!("{}'{}", "{{ ".repeat(300), "x".repeat(1_000_000)));
     for open in ["{", "[", "- ", "a: {"] {
         for format in ["json", "yaml", "toml"] {
             refusal(&format!("{{{{ '{}'|from_{format} }}}}", open.repeat(100_000)));
