@@ -1,0 +1,980 @@
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::*;
+use crate::snapshot::{Kind, ObjectRef};
+
+/// A value that no message may hold. It is neither a number nor valid JSON, base64, YAML or TOML.
+const CANARY: &str = "CaNaRy: [{\"";
+
+fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Object {
+    aged(kind, name, 0, keys)
+}
+
+fn aged(kind: Kind, name: &str, created: i64, keys: &[(&str, &[u8])]) -> Object {
+    let namespace = if kind == Kind::Dir { String::new() } else { "ns".into() };
+    let id = ObjectRef { kind, namespace, name: name.into() };
+    let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value))).collect();
+    Object::new(id, "1".into(), created, kind == Kind::Secret, data)
+}
+
+fn input(object: Object, origin: Origin) -> Input {
+    Input { object: Arc::new(object), origin, previous: None }
+}
+
+/// Inputs with everything in its place, to be changed by a test.
+struct Case {
+    objects: Vec<Input>,
+    templates: Option<Vec<Template>>,
+    path: PathPattern,
+    env: BTreeMap<String, EnvVar>,
+    pod: Pod,
+    max_size: u64,
+    allow_empty: bool,
+}
+
+impl Case {
+    fn plain(path: &str, objects: Vec<Input>) -> Self {
+        Self {
+            objects,
+            templates: None,
+            path: path.parse().unwrap(),
+            env: BTreeMap::new(),
+            pod: Pod { namespace: "ns".into(), ..Pod::default() },
+            max_size: 1 << 20,
+            allow_empty: false,
+        }
+    }
+
+    /// A `ConfigMap` `web`, a Secret `tls`, a directory `etc`, and these templates.
+    fn templates(templates: &[(&str, &str)]) -> Self {
+        let objects = vec![
+            input(
+                object(
+                    Kind::ConfigMap,
+                    "web",
+                    &[
+                        ("workers", b"4"),
+                        ("both", b"open"),
+                        ("json", br#"{"b":[1,2.5,null,true],"a":"x"}"#),
+                        ("bin", b"\xff\x00\xfe"),
+                        ("empty", b""),
+                        ("nginx.conf", b"events {}"),
+                    ],
+                ),
+                Origin::Named,
+            ),
+            input(object(Kind::Dir, "etc", &[("sub/file", b"in a directory"), ("more", b"1")]), Origin::Dir),
+            input(
+                object(Kind::Secret, "tls", &[("key", CANARY.as_bytes()), ("both", b"hidden"), ("pin", b"\xff\xee")]),
+                Origin::Named,
+            ),
+        ];
+        let keys: Vec<_> = templates.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
+        let templates = template_dir(&object(Kind::Dir, "tpl", &keys), None).unwrap();
+        let env = [("OPEN", "o", false), ("TOKEN", CANARY, true)]
+            .map(|(name, value, secret)| (name.to_owned(), EnvVar { value: value.into(), secret }));
+        Self { templates: Some(templates), env: env.into(), ..Self::plain("{key}", objects) }
+    }
+
+    fn render(&self) -> Result<Rendered, Rejection> {
+        render(&Inputs {
+            objects: &self.objects,
+            templates: self.templates.as_deref(),
+            path: &self.path,
+            env: &self.env,
+            pod: &self.pod,
+            digest: Digest::from_bytes([7; 32]),
+            max_size: self.max_size,
+            allow_empty: self.allow_empty,
+        })
+    }
+
+    fn paths(&self) -> Vec<String> {
+        self.render().unwrap().tree.iter().map(|(path, _)| path.to_string()).collect()
+    }
+}
+
+/// What one template renders to, and whether that is secret.
+fn one(text: &str) -> Result<(String, bool), Rejection> {
+    let tree = Case::templates(&[("t", text)]).render()?.tree;
+    let file = tree.get("t").unwrap();
+    Ok((String::from_utf8(file.bytes.to_vec()).unwrap(), file.secret))
+}
+
+fn text(template: &str) -> String {
+    one(template).unwrap_or_else(|error| panic!("{template}: {error}")).0
+}
+
+fn refusal(template: &str) -> String {
+    match one(template) {
+        Ok((text, _)) => panic!("{template} rendered to {text}"),
+        Err(rejection) => rejection.to_string(),
+    }
+}
+
+// === Plain copies ===
+
+#[test]
+fn keys_are_copied_untouched_and_share_their_bytes() {
+    let config = object(Kind::ConfigMap, "web", &[("a.bin", b"\xff\x00"), ("empty", b"")]);
+    let bytes = config.data["a.bin"].clone();
+    let case = Case::plain(
+        "{kind}/{namespace}-{name}/{key}",
+        vec![input(config, Origin::Named), input(object(Kind::Secret, "tls", &[("key", b"k")]), Origin::Named)],
+    );
+    let tree = case.render().unwrap().tree;
+    let file = tree.get("configmap/ns-web/a.bin").unwrap();
+    assert_eq!(file.bytes.as_ptr(), bytes.as_ptr());
+    assert_eq!(file.bytes, bytes);
+    assert!(!file.secret && tree.get("secret/ns-tls/key").unwrap().secret);
+    assert!(tree.get("configmap/ns-web/empty").unwrap().bytes.is_empty());
+}
+
+#[test]
+fn keys_of_a_directory_keep_their_directories() {
+    let dir = object(Kind::Dir, "etc", &[("a/b/c", b"1"), ("d", b"2")]);
+    assert_eq!(Case::plain("{name}/{key}", vec![input(dir, Origin::Dir)]).paths(), ["etc/a/b/c", "etc/d"]);
+}
+
+#[test]
+fn a_directory_has_no_namespace_to_put_into_a_path() {
+    let dir = object(Kind::Dir, "etc", &[("a", b"1")]);
+    let error = Case::plain("{namespace}-{key}", vec![input(dir, Origin::Dir)]).render().unwrap_err();
+    assert!(error.to_string().contains("dir/etc has no namespace"), "{error}");
+}
+
+#[test]
+fn named_objects_on_one_path_are_both_named() {
+    for keys in [("a", "a"), ("a", "a/b"), ("a/b", "a")] {
+        let objects = vec![
+            input(object(Kind::ConfigMap, "one", &[(keys.0, b"1")]), Origin::Named),
+            input(object(Kind::Dir, "two", &[(keys.1, b"2")]), Origin::Dir),
+        ];
+        let error = Case::plain("{key}", objects).render().unwrap_err();
+        assert!(matches!(error, Rejection::Collision(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("configmap/ns/one") && text.contains("dir/two"), "{text}");
+    }
+}
+
+#[test]
+fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
+    for reversed in [false, true] {
+        let mut objects = vec![
+            input(aged(Kind::ConfigMap, "old", 10, &[("x", b"old")]), Origin::Selected),
+            input(aged(Kind::ConfigMap, "young", 20, &[("a", b"young"), ("x", b"young")]), Origin::Selected),
+            input(aged(Kind::ConfigMap, "same-b", 30, &[("y", b"b")]), Origin::Selected),
+            input(aged(Kind::ConfigMap, "same-a", 30, &[("y", b"a")]), Origin::Selected),
+        ];
+        if reversed {
+            objects.reverse();
+        }
+        let rendered = Case::plain("{key}", objects).render().unwrap();
+        let files: Vec<_> = rendered.tree.iter().map(|(path, file)| (path.as_str(), &file.bytes[..])).collect();
+        assert_eq!(files, [("x", &b"old"[..]), ("y", b"a")]);
+        let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.as_str()).collect();
+        assert_eq!(held, ["configmap/ns/young", "configmap/ns/same-b"]);
+        assert!(rendered.held_back[0].reason.contains("configmap/ns/old"), "{:?}", rendered.held_back);
+    }
+}
+
+#[test]
+fn a_selected_object_yields_to_a_named_one() {
+    let rendered = Case::plain(
+        "{key}",
+        vec![
+            input(aged(Kind::ConfigMap, "selected", 1, &[("x", b"1")]), Origin::Selected),
+            input(aged(Kind::ConfigMap, "named", 2, &[("x", b"2")]), Origin::Named),
+            // Selected as well as named: one object.
+            input(aged(Kind::ConfigMap, "named", 2, &[("x", b"2")]), Origin::Selected),
+        ],
+    )
+    .render()
+    .unwrap();
+    assert_eq!(rendered.tree.get("x").unwrap().bytes, "2");
+    assert_eq!(rendered.held_back.len(), 1);
+    assert_eq!(rendered.held_back[0].source, "configmap/ns/selected");
+}
+
+#[test]
+fn the_last_published_version_of_a_failing_selected_object_stays() {
+    let old = aged(Kind::ConfigMap, "old", 1, &[("x", b"1")]);
+    let mut young = input(aged(Kind::ConfigMap, "young", 2, &[("x", b"2")]), Origin::Selected);
+    young.previous = Some(Arc::new(aged(Kind::ConfigMap, "young", 2, &[("y", b"2")])));
+    let mut bad = input(aged(Kind::ConfigMap, "bad", 3, &[("../x", b"3")]), Origin::Selected);
+    bad.previous = Some(Arc::new(aged(Kind::ConfigMap, "bad", 3, &[("y", b"3")])));
+    let case = Case::plain("{key}", vec![input(old, Origin::Selected), young, bad]);
+    assert_eq!(case.paths(), ["x", "y"]);
+    let held = case.render().unwrap().held_back;
+    assert!(held[0].reason.ends_with("its last published version stays"), "{held:?}");
+    assert!(held[1].reason.contains("nor can its last published version"), "{held:?}");
+}
+
+#[test]
+fn a_key_that_leads_out_is_held_back_if_selected_and_else_rejected() {
+    for key in ["../x", "/etc/passwd", "..data", "a/../../b", "a\0b", ""] {
+        let bad = || object(Kind::ConfigMap, "bad", &[(key, b"1")]);
+        let good = || input(object(Kind::ConfigMap, "good", &[("x", b"1")]), Origin::Selected);
+        let case = Case::plain("{key}", vec![input(bad(), Origin::Selected), good()]);
+        assert_eq!(case.paths(), ["x"]);
+        let held = case.render().unwrap().held_back;
+        assert!(held.len() == 1 && held[0].source == "configmap/ns/bad", "{held:?}");
+        let error = Case::plain("{key}", vec![input(bad(), Origin::Named), good()]).render().unwrap_err();
+        assert!(error.to_string().contains("configmap/ns/bad"), "{error}");
+    }
+}
+
+#[test]
+fn copies_beyond_max_size_are_refused_or_held_back() {
+    let big = |name, origin| input(object(Kind::ConfigMap, name, &[(name, &[0; 600])]), origin);
+    let mut case = Case::plain("{key}", vec![big("a", Origin::Named), big("b", Origin::Named)]);
+    case.max_size = 1200;
+    assert_eq!(case.paths().len(), 2);
+    case.max_size = 1199;
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("configmap/ns/b") && text.contains("--max-size"), "{text}");
+    case.objects[1].origin = Origin::Selected;
+    assert_eq!(case.paths(), ["a"]);
+    assert!(case.render().unwrap().held_back[0].reason.contains("--max-size"));
+}
+
+#[test]
+fn nothing_is_published_only_if_that_is_meant() {
+    let empty = || input(object(Kind::ConfigMap, "web", &[]), Origin::Named);
+    let bad = || input(object(Kind::ConfigMap, "bad", &[("..", b"1")]), Origin::Selected);
+    let mut templates = Case::templates(&[("t", "x")]);
+    templates.objects = vec![empty()];
+    let mut partials = Case::templates(&[("_t", "x")]);
+    let mut blank = Case::templates(&[("t", "{% if false %}x{% endif %}\n \n")]);
+    let cases = [
+        &mut Case::plain("{key}", vec![]),
+        &mut Case::plain("{key}", vec![empty()]),
+        &mut Case::plain("{key}", vec![bad()]),
+    ];
+    for case in cases.into_iter().chain([&mut templates, &mut partials]) {
+        let error = case.render().unwrap_err();
+        assert!(matches!(error, Rejection::Empty { .. }) && error.to_string().contains("--allow-empty"), "{error}");
+        case.allow_empty = true;
+        case.render().unwrap();
+    }
+    let error = blank.render().unwrap_err();
+    assert!(matches!(&error, Rejection::EmptyFile { place } if place.template == "t"), "{error}");
+    blank.allow_empty = true;
+    blank.render().unwrap();
+}
+
+#[test]
+fn a_pattern_is_checked_when_it_is_read() {
+    for (bad, words) in [
+        ("{name}", "needs {key}"),
+        ("", "needs {key}"),
+        ("{key", "without a partner"),
+        ("key}", "without a partner"),
+        ("{{key}}", "without a partner"),
+        ("{Key}", "has {Key}; there are {namespace}"),
+        ("/{key}", "absolute"),
+        ("../{key}", "starts with '..'"),
+        ("{name}//{key}", "empty"),
+        ("{key}/", "empty"),
+    ] {
+        let error = bad.parse::<PathPattern>().unwrap_err().to_string();
+        assert!(error.contains("--path") && error.contains(words), "{bad}: {error}");
+    }
+    for good in ["{key}", "{namespace}/{name}/{key}", "{kind}-{name}.d/{key}.conf", "{key}{key}"] {
+        good.parse::<PathPattern>().unwrap();
+    }
+}
+
+// === Templates ===
+
+#[test]
+fn templates_go_to_their_destinations() {
+    let file = |dest| template_file(&object(Kind::Dir, "tpl", &[("a.conf.j2", b"x")]), dest).unwrap().dest.unwrap();
+    assert_eq!(file(None).as_str(), "a.conf");
+    assert_eq!(file(Some("b")).as_str(), "b");
+    assert_eq!(file(Some("d/")).as_str(), "d/a.conf");
+    let keys: &[(&str, &[u8])] = &[("a.j2", b"x"), ("d/_part.j2", b"x"), ("d/e", b"x")];
+    let dir = |dest| template_dir(&object(Kind::Dir, "tpl", keys), dest).unwrap();
+    let dests = |dest| dir(dest).into_iter().map(|t| t.dest.map(|dest| dest.to_string())).collect::<Vec<_>>();
+    assert_eq!(dests(None), [Some("a".into()), None, Some("d/e".into())]);
+    assert_eq!(dests(Some("to")), [Some("to/a".into()), None, Some("to/d/e".into())]);
+    assert_eq!(dests(Some("to/")), dests(Some("to")));
+    for bad in ["..", "/etc/", "", "a/../b"] {
+        let error = template_file(&object(Kind::Dir, "tpl", keys), Some(bad)).unwrap_err();
+        assert!(error.to_string().contains("a.j2 of dir/tpl"), "{error}");
+        assert!(bad.is_empty() || template_dir(&object(Kind::Dir, "tpl", keys), Some(bad)).is_err());
+    }
+}
+
+#[test]
+fn every_name_of_the_contract_gives_its_value() {
+    let mut case = Case::templates(&[(
+        "t",
+        "{{ data.workers }} {{ data['nginx.conf'] }} {{ data.both }} {{ configmap('web').both }} \
+         {{ configmap('ns/web').both }} {{ secret('tls').both }} {{ dir('etc')['sub/file'] }} {{ env('OPEN') }} \
+         {{ pod.name }} {{ pod.namespace }} {{ pod.uid }} {{ pod.ip }} {{ pod.node }} {{ pod.labels['a/b'] }} \
+         {{ pod.annotations.c }} {{ generation.digest }}\n",
+    )]);
+    case.pod = Pod {
+        name: "n".into(),
+        namespace: "ns".into(),
+        uid: "u".into(),
+        ip: "::1".into(),
+        node: Some("k".into()),
+        labels: [("a/b".to_owned(), "l".to_owned())].into(),
+        annotations: [("c".to_owned(), "an".to_owned())].into(),
+    };
+    let tree = case.render().unwrap().tree;
+    let expected = "4 events {} hidden open open hidden in a directory o n ns u ::1 k l an";
+    let expected = format!("{expected} {}\n", "07".repeat(32));
+    assert_eq!(tree.get("t").unwrap().bytes, expected);
+}
+
+#[test]
+fn a_name_without_namespace_means_the_pods_own_if_there_are_several() {
+    let mut case = Case::templates(&[("t", "{{ configmap('web').x }}")]);
+    let other = |namespace: &str, value: &str| {
+        let id = ObjectRef { kind: Kind::ConfigMap, namespace: namespace.into(), name: "web".into() };
+        let data = [("x".to_owned(), Bytes::copy_from_slice(value.as_bytes()))].into();
+        input(Object::new(id, String::new(), 0, false, data), Origin::Named)
+    };
+    case.objects = vec![other("a", "1"), other("ns", "2")];
+    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes, "2");
+    case.objects = vec![other("a", "1"), other("b", "2")];
+    assert!(case.render().unwrap_err().to_string().contains("write NAMESPACE/NAME"));
+    case.objects = vec![other("b", "3")];
+    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes, "3");
+}
+
+#[test]
+fn what_is_undefined_is_told_with_template_line_and_expression() {
+    assert_eq!(refusal("a\n{{ data.worker }}"), "template t (dir/tpl), line 2: undefined value in `data.worker`");
+    for (template, words) in [
+        ("{{ pod.node }}", "pod.node"),
+        ("{{ pod.name }}", "pod.name"),
+        ("{{ nothing }}", "nothing"),
+        ("{{ data.a.b }}", "data.a.b"),
+        ("{% for x in data.no %}{% endfor %}", "for x in data.no"),
+        ("{% if data.no %}{% endif %}", "if data.no"),
+        ("{{ data.no|upper }}", "data.no|upper"),
+        ("{{ data.no|quote }}", "data.no|quote"),
+        ("{{ data.no|to_json }}", "data.no|to_json"),
+        ("{{ data.no|b64encode }}", "data.no|b64encode"),
+        ("{{ 'x' ~ data.no }}", "data.no"),
+        ("{{ data.no == 'x' }}", "data.no"),
+    ] {
+        let text = refusal(template);
+        assert!(text.contains("undefined value") && text.contains(words), "{template}: {text}");
+    }
+    for (template, words) in [
+        ("{{ configmap('no') }}", "(there is configmap/ns/web): no in `configmap('no')`"),
+        ("{{ secret('web') }}", "(there is secret/ns/tls): web"),
+        ("{{ dir('sub/x') }}", "(there is dir/etc): sub/x"),
+        ("{{ env('HOME') }}", "--env nor --secret-env names: HOME"),
+        ("{{ data.no|required('set no\nin web') }}", "a required value is missing: set no in web"),
+        ("{{ data.empty|required }}", "a required value is missing in `data.empty|required`"),
+        ("{{ data|upperr }}", "unknown filter"),
+    ] {
+        let text = refusal(template);
+        assert!(text.contains(words), "{template}: {text}");
+    }
+}
+
+#[test]
+fn what_may_be_undefined_can_be_asked_for() {
+    assert_eq!(text("{% if data.no is defined %}1{% else %}2{% endif %}"), "2");
+    assert_eq!(text("{% if data.no is undefined %}1{% endif %}"), "1");
+    assert_eq!(text("{{ data.no|default('d') }}{{ data.workers|default('d') }}"), "d4");
+    assert_eq!(text("{{ pod.node|d('none') }}"), "none");
+    assert_eq!(text("{{ 'no' in data }} {{ 'workers' in data }}"), "False True");
+}
+
+#[test]
+fn includes_imports_and_extends_reach_the_given_templates_alone() {
+    let case = Case::templates(&[
+        ("a", "{% include '_p' %} {% set n = '_' ~ 'p' %}{% include n %} {% from '_m' import m %}{{ m(1) }}"),
+        ("b", "{% extends '_base' %}{% block x %}b{% endblock %}"),
+        ("_p", "partial {{ data.workers }}"),
+        ("_m", "{% macro m(x) %}macro {{ x }}{% endmacro %}"),
+        ("_base", "<{% block x %}{% endblock %}>"),
+    ]);
+    let tree = case.render().unwrap().tree;
+    assert_eq!(tree.len(), 2);
+    assert_eq!(tree.get("a").unwrap().bytes, "partial 4 partial 4 macro 1");
+    assert_eq!(tree.get("b").unwrap().bytes, "<b>");
+    for name in ["/etc/passwd", "../Cargo.toml", "Cargo.toml"] {
+        assert!(refusal(&format!("{{% include '{name}' %}}")).contains("template not found"));
+        assert_eq!(text(&format!("{{% include '{name}' ignore missing %}}x")), "x");
+    }
+}
+
+#[test]
+fn a_failure_in_an_include_names_both_templates() {
+    let case = Case::templates(&[("a", "\n{% include '_p' %}"), ("_p", "\n\n{{ data.no }}")]);
+    let text = case.render().unwrap_err().to_string();
+    assert_eq!(text, "template a (dir/tpl), in _p, line 3: undefined value in `data.no`");
+}
+
+#[test]
+fn the_text_is_written_as_it_is() {
+    for name in ["t.html", "t.json", "t.yaml", "t.xml"] {
+        let mut case = Case::templates(&[(name, "{{ data.html }}|{{ '<' }}\n\n")]);
+        case.objects.push(input(object(Kind::ConfigMap, "html", &[("html", b"<a href=\"x\">&'")]), Origin::Named));
+        assert_eq!(case.render().unwrap().tree.get(name).unwrap().bytes, "<a href=\"x\">&'|<\n\n");
+    }
+}
+
+#[test]
+fn a_template_that_does_not_parse_or_is_not_text_is_named_with_its_line() {
+    let text = refusal("a\nb {{ data.x");
+    assert!(text.starts_with("template t (dir/tpl), line 2: syntax error: "), "{text}");
+    let mut case = Case::templates(&[("a", "fine"), ("_unused", "\n{% bad %}")]);
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.starts_with("template _unused (dir/tpl), line 2: syntax error: "), "{text}");
+    case.templates.as_mut().unwrap()[0].source = Bytes::from_static(b"a\nb\xff");
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.starts_with("template _unused (dir/tpl), line 2: a template must be UTF-8"), "{text}");
+}
+
+#[test]
+fn two_templates_of_one_name_or_place_are_refused() {
+    let templates = |name: &str, key: &str| template_dir(&object(Kind::Dir, name, &[(key, b"x")]), None).unwrap();
+    let mut case = Case::templates(&[]);
+    case.templates = Some([templates("one", "t"), templates("two", "t")].concat());
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("dir/one") && text.contains("dir/two"), "{text}");
+    case.templates = Some([templates("one", "t"), templates("two", "t.j2")].concat());
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("t (dir/one)") && text.contains("t.j2 (dir/two)"), "{text}");
+}
+
+#[test]
+fn the_room_of_max_size_is_for_all_files_together() {
+    let mut case = Case::templates(&[("a", "{{ 'x' * 600 }}"), ("b", "{{ 'y' * 600 }}")]);
+    case.max_size = 1200;
+    case.render().unwrap();
+    case.max_size = 1199;
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("template b (dir/tpl)") && text.contains("--max-size (1199 bytes)"), "{text}");
+}
+
+#[test]
+fn a_template_that_would_not_end_is_stopped() {
+    let endless = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    assert!(refusal(endless).contains("too many steps"));
+    assert!(refusal("{% set x = 'a' * 1000000000 %}x").contains("too many steps"));
+    assert!(refusal("{% for a in range(100000) %}{% set x = data.bin|sha256 %}{% set y = data.json|from_json|to_json %}{% endfor %}x{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}").contains("too many steps"));
+}
+
+#[test]
+fn nesting_and_chains_end_before_the_stack_does() {
+    let deep = "nested deeper than 80";
+    for template in [
+        "{% macro m(n) %}{{ m(n+1) }}{% endmacro %}{{ m(0) }}",
+        "{% include 't' %}",
+        "{% import 't' as m %}{{ m }}",
+        "{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}",
+        "{% block a %}{{ self.a() }}{% endblock %}",
+        "{% block a %}{% include 't' %}{% endblock %}",
+        "{% macro m(n) %}{% for i in [1] %}{% include 't' %}{% endfor %}{% endmacro %}{{ m(0) }}",
+    ] {
+        assert!(refusal(template).contains(deep), "{template}: {}", refusal(template));
+    }
+    for link in ["1+", "-", "1 if 0 else ", "not ", "1**", "1~", "{'a':'}}'}~", "'%}'~", "x()[1].a|d is odd+"] {
+        for n in [400, 100_000] {
+            let chain = link.repeat(n);
+            let results = [
+                one(&format!("{{{{ {chain}1 }}}}")),
+                one(&format!("{{% set x = {chain}1 %}}x")),
+                one(&format!("{{% raw %}}{{{{ '{{# {{% endraw %}}{{{{ {chain}1 }}}}")),
+            ];
+            for result in results.into_iter().filter(|_| n > 400) {
+                let Err(Rejection::Syntax { problem, .. }) = result else { panic!("{link}: {result:?}") };
+                assert!(problem.contains("words and signs"), "{problem}");
+            }
+        }
+    }
+    let elifs = |n| format!("{{% if 0 %}}{}{{% endif %}}y", "{%- elif 0 %}".repeat(n));
+    assert_eq!(text(&elifs(400)), "y");
+    assert!(refusal(&elifs(100_000)).contains("'elif's"));
+    // Long lists, and much text with braces, are no chains.
+    assert_eq!(text(&format!("{{{{ [{}]|length }}}}", "'a', ".repeat(5000))), "5000");
+    assert_eq!(text(&"{ {'a': 1 }\n".repeat(5000)).len(), 12 * 5000);
+    // A text that looks like the beginning of a tag at every place costs no more than another.
+    refusal(&"{{,,".repeat(250_000));
+    refusal(&format!("{}'{}", "{{ ".repeat(300), "x".repeat(1_000_000)));
+    for open in ["{", "[", "- ", "a: {"] {
+        for format in ["json", "yaml", "toml"] {
+            refusal(&format!("{{{{ '{}'|from_{format} }}}}", open.repeat(100_000)));
+        }
+    }
+}
+
+// === Filters ===
+
+#[test]
+fn filters_do_what_they_are_called() {
+    assert_eq!(text("{{ 'hi'|b64encode }} {{ 'aGk='|b64decode }} {{ ' aG\nk '|b64decode }}"), "aGk= hi hi");
+    assert_eq!(text("{{ data.bin|b64encode }} {{ '/wD+'|b64decode|b64encode }}"), "/wD+ /wD+");
+    assert_eq!(text("{{ data.bin == '/wD+'|b64decode }} {{ data.bin == secret('tls').pin }}"), "True False");
+    let digest = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    assert_eq!(text("{{ 'test'|sha256 }}"), digest);
+    assert_eq!(text("{{ data.json|from_json|to_json }}"), r#"{"a":"x","b":[1,2.5,null,true]}"#);
+    assert_eq!(
+        text("{{ {'b': [1], 'a': '<&>'}|to_json(indent=2) }}"),
+        "{\n  \"a\": \"<&>\",\n  \"b\": [\n    1\n  ]\n}"
+    );
+    assert_eq!(text("{{ 'b: [1, yes]\na: {x: ~}'|from_yaml|to_json }}"), r#"{"a":{"x":null},"b":[1,true]}"#);
+    assert_eq!(text("{{ {'b': [1, 'yes'], 'a': 'x: y'}|to_yaml }}|"), "a: \"x: y\"\nb:\n- 1\n- \"yes\"|");
+    let toml = "t = 1979-05-27T07:32:00Z\n[b]\nc = [1, 2.5, true]\n";
+    assert_eq!(
+        text(&format!("{{{{ '{toml}'|from_toml|to_json }}}}")),
+        r#"{"b":{"c":[1,2.5,true]},"t":"1979-05-27T07:32:00Z"}"#
+    );
+    assert_eq!(text("{{ {'z': 1, 'a': {'b': 'c'}, 'm': [1]}|to_toml }}|"), "m = [1]\nz = 1\n\n[a]\nb = \"c\"|");
+    assert_eq!(text(r#"{{ 'a"\\b\n\t$é'|quote }} {{ 5|quote }}"#), r#""a\"\\b\n\t$é" "5""#);
+    assert_eq!(text("{{ data.workers|required('no') }}"), "4");
+    assert_eq!(text("{{ data|length }} {% for key in data %}{{ key }} {% endfor %}").split(' ').count(), 12);
+}
+
+#[test]
+fn filters_tell_where_their_input_is_wrong() {
+    for (template, words) in [
+        ("{{ '{\n\"a\": x}'|from_json }}", "from_json: not JSON at 2:6"),
+        ("{{ 'a: b\n  c: [' |from_yaml }}", "from_yaml: not one YAML document at 2:"),
+        ("{{ 'a: 1\n---\nb: 2'|from_yaml }}", "from_yaml: not one YAML document"),
+        ("{{ 'a = 1\nb = x'|from_toml }}", "from_toml: not TOML at 2:5"),
+        ("{{ '???'|b64decode }}", "b64decode: the text is not base64"),
+        ("{{ 5|to_toml }}", "to_toml"),
+        ("{{ {'a': none}|to_toml }}", "to_toml"),
+        ("{{ data|quote }}", "quote takes text or a number"),
+        ("{{ 5|sha256 }}", "sha256 takes text"),
+        ("{{ 5|from_json }}", "from_json takes text"),
+    ] {
+        let text = refusal(template);
+        assert!(text.contains(words), "{template}: {text}");
+    }
+}
+
+#[test]
+fn a_binary_value_is_never_spoilt_by_use_as_text() {
+    for template in [
+        "{{ data.bin }}",
+        "{{ data.bin ~ '' }}",
+        "{{ [data.bin] }}",
+        "{{ [data.bin]|join(',') }}",
+        "{{ data.bin|string }}",
+        "{{ data.bin|upper }}",
+        "{{ data.bin|to_json }}",
+        "{{ data.bin|tojson }}",
+        "{{ data|to_yaml }}",
+        "{{ data|pprint }}{{ data }}",
+        "{% set x = data.bin ~ '' %}x",
+        "{{ '%s'|format(data.bin) }}",
+    ] {
+        match one(template) {
+            Err(Rejection::Template { .. }) => {}
+            other => panic!("{template}: {other:?}"),
+        }
+    }
+    let text = refusal("\n{{ data.bin }}");
+    assert!(text.contains("line 2") && text.contains("not UTF-8") && text.contains("`data.bin`"), "{text}");
+}
+
+// === Secrets ===
+
+#[test]
+fn a_file_is_secret_as_soon_as_it_has_read_a_secret_value() {
+    for (template, secret) in [
+        ("plain", false),
+        ("{{ data.workers }}", false),
+        ("{{ configmap('web').both }}", false),
+        ("{{ data.no|default('x') }}", false),
+        ("{% for key in data %}{{ key }}{% endfor %}", false),
+        ("{{ data|length }}{{ secret('tls')|length }}", false),
+        ("{% if false %}{{ data.key }}{% endif %}x", false),
+        ("{{ env('OPEN') }}", false),
+        ("{{ data.both }}", true),
+        ("{{ data['key'] }}", true),
+        ("{{ secret('tls').key }}", true),
+        ("{{ secret('only') }}", true),
+        ("{{ env('TOKEN') }}", true),
+        ("{% if data.key is defined %}x{% endif %}", true),
+        ("{% if data.key == 'x' %}{% endif %}x", true),
+        ("{% if data.key %}x{% endif %}", true),
+        ("{% if secret('only') == {} %}{% endif %}x", false),
+        ("{% if secret('only') == {'no_other': 2} %}{% endif %}x", true),
+        (
+            "{% if 'x' in secret('tls')|list|map('lower') %}{% endif %}{% if data.values is defined %}{% endif %}x",
+            false,
+        ),
+        ("{% for key, value in secret('tls')|items %}{{ key }}{% endfor %}", true),
+        ("{% for key in secret('tls')|dictsort %}x{% endfor %}", true),
+        ("{% set x = data.key %}x", true),
+        ("{% macro m(x) %}{{ x|length }}{% endmacro %}{{ m(data.key) }}", true),
+        ("{% macro m() %}{{ data.key|length }}{% endmacro %}{{ m() }}", true),
+        ("{% macro m() %}{{ data.key|length }}{% endmacro %}x", false),
+        ("{{ data.key|sha256 }}", true),
+        ("{{ secret('tls').pin|b64encode }}", true),
+        ("{{ [secret('tls')]|map(attribute='both')|join }}", true),
+        ("{{ secret('tls')|attr('both') }}", true),
+        ("{{ dict(secret('tls')).both }}", true),
+        ("{% set x = secret('tls')|length ~ data.workers %}{{ x }}", false),
+    ] {
+        let mut case = Case::templates(&[("t", template)]);
+        case.objects.insert(0, input(object(Kind::Secret, "only", &[("no_other", b"1")]), Origin::Named));
+        let tree = case.render().unwrap_or_else(|error| panic!("{template}: {error}")).tree;
+        assert_eq!(tree.get("t").unwrap().secret, secret, "{template}");
+    }
+}
+
+#[test]
+fn secrecy_passes_through_includes_and_ends_with_the_file() {
+    let mut case = Case::templates(&[
+        ("a", "{% include '_secret' %}"),
+        ("b", "{{ data.workers }}"),
+        ("c", "{% from '_secret' import m %}{{ m() }}"),
+        ("d", "{% import '_macros' as m %}{{ m.twice(data.key) }}"),
+        ("e", "x"),
+        ("_secret", "{{ data.key }}{% macro m() %}x{% endmacro %}"),
+        ("_macros", "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}"),
+    ]);
+    let secrets = |case: &Case| case.render().unwrap().tree.iter().map(|(_, file)| file.secret).collect::<Vec<_>>();
+    assert_eq!(secrets(&case), [true, false, true, true, false]);
+    // A template from a secret source taints what takes it in by any way.
+    for (template, secret) in [
+        ("{% include '_s' %}", true),
+        ("{% set n = '_' ~ 's' %}{% include n %}", true),
+        ("{% include ['_no', '_s'] %}", true),
+        ("{% extends '_s' %}", true),
+        ("{% import '_s' as m %}x", true),
+        ("{% from '_s' import m %}x", true),
+        ("{% include '_t' %}", true),
+        ("{% if false %}{% include '_s' %}{% endif %}x", false),
+    ] {
+        let mut case = Case::templates(&[
+            ("t", template),
+            ("_t", "{% include '_s' %}"),
+            ("_s", "s{% macro m() %}x{% endmacro %}"),
+            ("u", "x"),
+        ]);
+        case.templates.as_mut().unwrap().iter_mut().find(|template| template.name == "_s").unwrap().secret = true;
+        assert_eq!(secrets(&case), [secret, false], "{template}");
+    }
+    case.templates.as_mut().unwrap().iter_mut().for_each(|template| template.secret = true);
+    assert_eq!(secrets(&case), [true; 5]);
+}
+
+/// Every way to fail that we could think of, with the canary on its way.
+const FAILING: &[&str] = &[
+    "{{ KEY + 1 }}",
+    "{{ KEY - KEY }}",
+    "{{ -KEY }}",
+    "{{ KEY // 2 }}",
+    "{{ KEY ** 2 }}",
+    "{{ KEY * KEY }}",
+    "{{ 1 < KEY + 1 }}",
+    "{{ KEY.attr.attr }}",
+    "{{ KEY.method() }}",
+    "{{ KEY() }}",
+    "{{ KEY[0:'x'] }}",
+    "{{ KEY|int }}",
+    "{{ KEY|float }}",
+    "{{ KEY|abs }}",
+    "{{ KEY|round }}",
+    "{{ KEY|bool|items }}",
+    "{{ KEY|items }}",
+    "{{ KEY|dictsort }}",
+    "{{ KEY|sum }}",
+    "{{ [KEY, 1]|sum }}",
+    "{{ KEY|batch(0) }}",
+    "{{ KEY|slice(KEY) }}",
+    "{{ 'x'|indent(KEY) }}",
+    "{{ KEY|map(KEY) }}",
+    "{{ [1]|map(KEY) }}",
+    "{{ [1]|select(KEY)|list }}",
+    "{{ [1]|map(attribute=KEY)|map('upper')|list }}",
+    "{{ (KEY ~ '%d')|format(KEY) }}",
+    "{{ '%d'|format(KEY) }}",
+    "{{ KEY|tojson(indent=KEY) }}",
+    "{{ KEY|to_json(indent=KEY) }}",
+    "{{ KEY|to_json(KEY=1) }}",
+    "{{ KEY|to_json(**{KEY: 1}) }}",
+    "{{ dict(**{KEY: 1})|to_toml(**{KEY: 2}) }}",
+    "{{ KEY|from_json }}",
+    "{{ KEY|from_yaml }}",
+    "{{ ('[' ~ KEY)|from_yaml }}",
+    "{{ ('a: *' ~ KEY)|from_yaml }}",
+    "{{ ('!' ~ KEY ~ ' {')|from_yaml }}",
+    "{{ ('{\"a\": 1, \"a\": ' ~ KEY)|from_json }}",
+    "{{ KEY|from_toml }}",
+    "{{ ('a = ' ~ KEY)|from_toml }}",
+    "{{ ('a = 1\na = ' ~ KEY|quote)|from_toml }}",
+    "{{ KEY|to_toml }}",
+    "{{ [KEY]|to_toml }}",
+    "{{ {KEY: none}|to_toml }}",
+    "{{ {(1, KEY): 1}|to_json }}",
+    "{{ {(1, KEY): 1}|to_yaml|from_yaml|from_json }}",
+    "{{ KEY|b64decode }}",
+    "{{ [KEY]|b64encode }}",
+    "{{ [KEY]|sha256 }}",
+    "{{ [KEY]|quote }}",
+    "{{ data.no|required(KEY) }}",
+    "{{ ''|required(message=KEY) }}",
+    "{{ configmap(KEY) }}",
+    "{{ secret(KEY) }}",
+    "{{ dir(KEY) }}",
+    "{{ env(KEY) }}",
+    "{{ configmap('web', KEY) }}",
+    "{{ range(KEY) }}",
+    "{{ dict(KEY) }}",
+    "{{ data[KEY] }}",
+    "{{ secret('tls')[KEY] }}",
+    "{{ secret('tls').no.no }}",
+    "{{ secret('tls').no }}{{ KEY }}",
+    "{{ secret('tls')() }}",
+    "{{ secret('tls').both() }}",
+    "{{ secret('tls') + 1 }}",
+    "{{ secret('tls')|int }}",
+    "{{ secret('tls')|b64encode }}",
+    "{% include KEY %}",
+    "{% include [KEY, KEY] %}",
+    "{% extends KEY %}",
+    "{% import KEY as x %}",
+    "{% from '_m' import no %}{{ no(KEY) }}",
+    "{% from '_m' import m %}{{ m(KEY, KEY) }}",
+    "{% from '_m' import m %}{{ m(no=KEY) }}",
+    "{% from '_m' import m %}{{ m(**{KEY: 1}) }}",
+    "{% from '_m' import bad %}{{ bad(KEY) }}",
+    "{% set x = KEY %}{% include '_bad' %}",
+    "{% for a, b in [KEY] %}{% endfor %}",
+    "{% for a, b in KEY|list %}{% endfor %}",
+    "{% for a in KEY + 1 %}{% endfor %}",
+    "{% set a, b = KEY %}",
+    "{% set KEYS = {KEY: 1} %}{% set a.b = KEY %}",
+    "{% if KEY is divisibleby(KEY) %}{% endif %}",
+    "{% if KEY is startingwith(1) %}{% endif %}{{ no }}",
+    "{% if KEY in 5 %}{% endif %}",
+    "{% if KEY < [] and KEY|int %}{% endif %}",
+    "{% filter from_json %}{{ KEY }}{% endfilter %}",
+    "{% filter upper|int %}{{ KEY }}{% endfilter %}",
+    "{% set x %}{{ KEY }}{% endset %}{{ x|int }}",
+    "{% call KEY() %}{% endcall %}",
+    "{% block b %}{{ KEY|int }}{% endblock %}",
+    "{{ KEY }}{{ no }}",
+    "{{ KEY ~ data.bin }}",
+    "{{ KEY }}{% for a in range(100000) %}{% for b in range(100000) %}{{ KEY }}{% endfor %}{% endfor %}",
+    "{{ KEY }}{{ 'x' * 2000000 }}",
+    "{{ ''.join(KEY) }}",
+    "{{ KEY|sort(attribute=KEY)|int }}",
+    "{{ KEY|groupby(KEY)|int }}",
+    "{{ KEY|unique(KEY) }}",
+    "{{ KEY|replace(KEY) }}",
+    "{{ KEY|split(1)|int }}",
+    "{{ KEY|min|int }}",
+    "{{ KEY|first|int }}{{ no }}",
+    "{{ KEY|attr(KEY)|int }}",
+    "{{ [KEY]|zip(KEY)|int }}",
+    "{{ KEY|default(KEY, KEY, KEY) }}",
+];
+
+#[test]
+fn no_byte_of_a_secret_is_in_any_rejection() {
+    let partials = [
+        ("_m", "{% macro m(x) %}{% endmacro %}{% macro bad(x) %}{{ x|int }}{% endmacro %}"),
+        ("_bad", "{{ data.key|from_json }}"),
+    ];
+    let mut kinds = std::collections::BTreeSet::new();
+    for read in ["data.key", "secret('tls').key", "env('TOKEN')", "(data.key ~ '')", "secret('tls')['key']"] {
+        for template in FAILING {
+            let template = template.replace("KEY", read);
+            let case = Case::templates(&[partials[0], partials[1], ("t", &template)]);
+            let Err(rejection) = case.render() else { panic!("{template} did not fail") };
+            let shown = format!("{rejection} {rejection:?} {rejection:#?}");
+            for part in [CANARY, "CaNaRy", "canary", "CANARY", "[{", "hidden"] {
+                assert!(!shown.contains(part), "{template} told {part}: {shown}");
+            }
+            let source = std::error::Error::source(&rejection);
+            assert!(source.is_none(), "{template} has a source: {source:?}");
+            if let Rejection::Template { problem, .. } = rejection {
+                kinds.insert(problem);
+            }
+        }
+    }
+    assert!(kinds.len() > 15, "{kinds:#?}");
+}
+
+#[test]
+fn nothing_of_a_secret_template_is_in_a_rejection() {
+    for template in [
+        "CaNaRy {{ data.CaNaRy }}",
+        "{{ CaNaRy",
+        "{% CaNaRy %}",
+        "{{ 'CaNaRy'|int }}",
+        "{{ ''|required('CaNaRy') }}",
+        "{{ configmap('CaNaRy') }}",
+        "{{ x|CaNaRy }}",
+        "{{ 'CaNaRy'|from_json }}",
+        "{% include 'CaNaRy' %}",
+    ] {
+        for main in [template, "{% include '_t' %}{{ data.x }}"] {
+            let mut case = Case::templates(&[("t", main), ("_t", template)]);
+            for secret in case.templates.as_mut().unwrap().iter_mut().filter(|t| main == template || t.name == "_t") {
+                secret.secret = true;
+            }
+            let rejection = case.render().unwrap_err();
+            let shown = format!("{rejection} {rejection:?}");
+            assert!(!shown.contains("CaNaRy"), "{template} told: {shown}");
+        }
+    }
+}
+
+#[test]
+fn debug_of_the_inputs_shows_no_value() {
+    let case = Case::templates(&[("t", CANARY)]);
+    let shown = format!("{:?} {:?} {:?}", case.objects, case.templates, case.env);
+    assert!(!shown.contains("CaNaRy"), "{shown}");
+}
+
+// === Properties ===
+
+fn fragment() -> impl Strategy<Value = String> {
+    let tokens = [
+        "{{ ",
+        " }}",
+        "{% ",
+        " %}",
+        "{# ",
+        " #}",
+        "{%- ",
+        "data",
+        ".key",
+        ".workers",
+        ".bin",
+        "['json']",
+        "secret('tls')",
+        "configmap('web')",
+        "dir(",
+        ")",
+        "(",
+        "env('TOKEN')",
+        "pod",
+        "|",
+        "upper",
+        "int",
+        "from_json",
+        "to_json",
+        "to_yaml",
+        "to_toml",
+        "from_yaml",
+        "from_toml",
+        "quote",
+        "b64encode",
+        "b64decode",
+        "sha256",
+        "items",
+        "list",
+        "required('m')",
+        "default(1)",
+        "for x in ",
+        "for a, b in ",
+        "endfor",
+        "if ",
+        "elif ",
+        "else",
+        "endif",
+        "set x = ",
+        "macro m(x)",
+        "endmacro",
+        "m(1)",
+        "include 't'",
+        "extends 't'",
+        "block b",
+        "endblock",
+        "raw",
+        "endraw",
+        "x",
+        "1",
+        "'s'",
+        "\"",
+        "+",
+        "~",
+        "*",
+        "==",
+        " in ",
+        " is defined",
+        "[",
+        "]",
+        ",",
+        ":",
+        "{",
+        "}",
+        "\n",
+        "text",
+        "é",
+        "0.5",
+        "range(9)",
+        "loop",
+        "self.b()",
+        "caller()",
+        "not ",
+        "none",
+    ];
+    prop_oneof![
+        proptest::collection::vec(proptest::sample::select(tokens.to_vec()), 0..40).prop_map(|tokens| tokens.concat()),
+        (0..FAILING.len()).prop_map(|index| FAILING[index].replace("KEY", "data.json")),
+        "\\PC{0,40}",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    #[test]
+    fn any_template_gives_the_same_bytes_or_the_same_rejection(
+        template in fragment(), partial in fragment(), value in proptest::collection::vec(any::<u8>(), 0..30),
+    ) {
+        let mut case = Case::templates(&[("t", &template), ("_p", &partial)]);
+        case.objects.push(input(object(Kind::Secret, "random", &[("random", &value), ("workers", &value)]), Origin::Named));
+        case.max_size = 1 << 12;
+        let first = case.render();
+        prop_assert_eq!(&first, &case.render());
+        if let Ok(rendered) = first {
+            prop_assert!(rendered.tree.iter().map(|(_, file)| file.bytes.len()).sum::<usize>() <= 1 << 12);
+        }
+    }
+
+    #[test]
+    fn copies_stay_below_the_output(
+        keys in proptest::collection::vec("[./a-b\\x00]{0,6}", 0..6), name in "[./a]{0,3}", selected: bool,
+        pattern in proptest::sample::select(vec!["{key}", "{name}/{key}", "{key}/{name}", "x{key}", "{namespace}{key}"]),
+    ) {
+        let keys: Vec<_> = keys.iter().map(|key| (key.as_str(), &b"1"[..])).collect();
+        let objects = ["a", &name].map(|name| object(Kind::ConfigMap, name, &keys));
+        let origin = if selected { Origin::Selected } else { Origin::Named };
+        let case = Case::plain(pattern, objects.map(|object| input(object, origin)).into());
+        if let Ok(rendered) = case.render() {
+            for (path, _) in rendered.tree.iter() {
+                prop_assert!(TreePath::parse(path.as_str()).is_ok());
+            }
+        }
+    }
+
+    #[test]
+    fn texts_come_back_from_every_format(value in "(\\PC|[\n\t\"'\\\\:#-]){0,12}", odd: String) {
+        for value in [value, odd] {
+            let mut case = Case::templates(&[(
+                "t",
+                "{% set v = configmap('v').v %}{{ v|to_json|from_json == v }} {{ v|quote|from_json == v }} \
+                 {{ v|quote|from_yaml == v }} {{ ('a = ' ~ v|quote)|from_toml == {'a': v} }} \
+                 {{ {'a': v, v: [v]}|to_yaml|from_yaml == {'a': v, v: [v]} }} {{ {'a': v}|to_toml|from_toml == {'a': v} }} \
+                 {{ v|b64encode|b64decode == v }}",
+            )]);
+            case.objects.push(input(object(Kind::ConfigMap, "v", &[("v", value.as_bytes())]), Origin::Named));
+            let rendered = case.render().map_err(|error| TestCaseError::fail(format!("{value:?}: {error}")))?;
+            let file = rendered.tree.get("t").unwrap();
+            prop_assert_eq!(&file.bytes[..], b"True True True True True True True", "{:?}", value);
+        }
+    }
+}
