@@ -1,5 +1,6 @@
 //! From what the user typed to what the parts need: defaults, cross-checks, and errors that name the flags.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -146,8 +147,8 @@ fn sources_of(
         ..ClientConfig::default()
     });
     // Read once, and only where a name comes without its namespace.
-    let mut own = None;
-    let mut namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
+    let own = OnceCell::new();
+    let namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
         match (&name.namespace, &args.namespaces[..], &client) {
             (Some(namespace), _, _) => Ok(namespace.clone()),
             (None, [namespace], _) => Ok(namespace.clone()),
@@ -155,7 +156,7 @@ fn sources_of(
                 "{flag} {}: several --namespace are given, so its own must be said: {flag} NAMESPACE/{0}",
                 name.name
             )),
-            (None, [], Some(client)) => own_or_read(&mut own, client, own_namespace),
+            (None, [], Some(client)) => own_or_read(&own, client, own_namespace),
             (None, [], None) => usage("--namespace is needed"),
         }
     };
@@ -167,7 +168,7 @@ fn sources_of(
     if let Some(selector) = &args.selector {
         let namespaces = match (&args.namespaces[..], &client) {
             (_, _) if args.all_namespaces => vec![None],
-            ([], Some(client)) => vec![Some(own_or_read(&mut own, client, own_namespace)?)],
+            ([], Some(client)) => vec![Some(own_or_read(&own, client, own_namespace)?)],
             (namespaces, _) => namespaces.iter().cloned().map(Some).collect(),
         };
         parts.selected(selector, &namespaces);
@@ -212,15 +213,15 @@ fn sources_of(
 }
 
 fn own_or_read(
-    own: &mut Option<String>,
+    own: &OnceCell<String>,
     client: &ClientConfig,
     read: &dyn Fn(&ClientConfig) -> Result<String, String>,
 ) -> Checked<String> {
-    if let Some(own) = own {
+    if let Some(own) = own.get() {
         return Ok(own.clone());
     }
     match read(client) {
-        Ok(namespace) => Ok(own.insert(namespace).clone()),
+        Ok(namespace) => Ok(own.get_or_init(|| namespace).clone()),
         Err(error) => usage(format!("--namespace is needed, as the Pod's own is not known: {error}")),
     }
 }
@@ -379,10 +380,10 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
     }
     let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
     let pod = Pod {
-        name: text("POD_NAME"),
-        namespace: text("POD_NAMESPACE"),
-        uid: text("POD_UID"),
-        ip: text("POD_IP"),
+        name: text("POD_NAME").unwrap_or_default(),
+        namespace: text("POD_NAMESPACE").unwrap_or_default(),
+        uid: text("POD_UID").unwrap_or_default(),
+        ip: text("POD_IP").unwrap_or_default(),
         node: text("NODE_NAME"),
         ..Pod::default()
     };

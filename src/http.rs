@@ -177,6 +177,14 @@ pub enum ParseHeaderError {
     Framing(HeaderName),
 }
 
+impl Header {
+    /// Its name, in lower case.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.name.as_str()
+    }
+}
+
 impl FromStr for Header {
     type Err = ParseHeaderError;
 

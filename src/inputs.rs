@@ -44,8 +44,8 @@ impl Inputs {
             object(&mut hasher, podinfo);
         }
         let pod = &self.settings.pod;
-        for value in [&pod.name, &pod.namespace, &pod.uid, &pod.ip, &pod.node] {
-            hasher.field(value.as_deref().unwrap_or_default().as_bytes());
+        for value in [&pod.name, &pod.namespace, &pod.uid, &pod.ip, pod.node.as_ref().unwrap_or(&String::new())] {
+            hasher.field(value.as_bytes());
         }
         for (name, variable) in &self.settings.env {
             hasher.field(name.as_bytes());
@@ -79,10 +79,12 @@ impl Inputs {
             .collect();
         let mut pod = self.settings.pod.clone();
         if let Some(podinfo) = &self.snapshot.podinfo {
-            let parse = |key| podinfo.data.get(key).map(|bytes| render::parse_podinfo(bytes)).transpose();
-            let failed = |error| Rejection::PodInfo { error };
-            pod.labels = parse("labels").map_err(failed)?.unwrap_or_default();
-            pod.annotations = parse("annotations").map_err(failed)?.unwrap_or_default();
+            let parse = |file| match podinfo.data.get(file) {
+                None => Ok(BTreeMap::new()),
+                Some(bytes) => render::parse_podinfo(bytes).map_err(|error| Rejection::PodInfo { file, error }),
+            };
+            pod.labels = parse("labels")?;
+            pod.annotations = parse("annotations")?;
         }
         let templates = self.templates()?;
         render::render(&render::Inputs {

@@ -1,6 +1,7 @@
 //! Telling the main process to reload: by a signal, by HTTP requests, or by a program. One attempt at a time; when to
 //! try again is the caller's to decide, from the [`Verdict`].
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -34,6 +35,27 @@ pub enum Driver {
     },
     /// A program in the sidecar's own image.
     Exec(Command),
+}
+
+impl Driver {
+    /// Whether an attempt may be given up half way. A program may not: it could leave its work half done.
+    #[must_use]
+    pub fn can_be_abandoned(&self) -> bool {
+        !matches!(self, Self::Exec(_))
+    }
+}
+
+impl fmt::Display for Driver {
+    /// What was done, for the log: no URL, argument or header, as these may hold credentials.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("publish only"),
+            Self::Signal { signal, .. } => write!(f, "{signal} was sent"),
+            Self::Http { endpoints, .. } if endpoints.len() == 1 => f.write_str("the URL was called"),
+            Self::Http { endpoints, .. } => write!(f, "all {} URLs were called", endpoints.len()),
+            Self::Exec(_) => f.write_str("the program ran"),
+        }
+    }
 }
 
 /// What a reload needs to know.

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::journal::Generation;
+use crate::reload::TargetStatus;
 
 /// The status. Shared by the app, which writes it, and the servers, which read it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -33,7 +34,7 @@ pub struct Status {
     /// Objects that hold back themselves alone.
     pub held_back: Vec<HeldBack>,
     /// The process to be signalled, as it was last found.
-    pub target: Option<Target>,
+    pub target: Option<TargetStatus>,
     /// Each source.
     pub sources: Vec<Source>,
     /// Stage to what is wrong there at the moment.
@@ -88,19 +89,6 @@ pub struct HeldBack {
     pub source: String,
     /// Why.
     pub reason: String,
-}
-
-/// The target of signals.
-#[derive(Clone, Debug, Serialize)]
-pub struct Target {
-    /// `found`, `missing`, `ambiguous`, `forbidden` or `notHandling`.
-    pub state: &'static str,
-    /// Its pid, if found.
-    pub pid: Option<i32>,
-    /// Its name, if found.
-    pub name: Option<String>,
-    /// What is wrong, and what to do.
-    pub message: Option<String>,
 }
 
 /// A source.

@@ -157,6 +157,14 @@ pub enum Rejection {
         /// The directory.
         origin: String,
     },
+    /// A file of the downward API volume is not of its form.
+    #[error("--podinfo-dir, file {file}: {error}")]
+    PodInfo {
+        /// `labels` or `annotations`.
+        file: &'static str,
+        /// Where.
+        error: PodInfoError,
+    },
     /// A template is not UTF-8.
     #[error(
         "{place}: a template must be UTF-8, and this is not; a binary file goes by --watch-dir, without --template"

@@ -336,7 +336,7 @@ impl Task {
         }
         self.send(match &health {
             Ok(()) => Seen::Healthy,
-            Err(trouble) => Seen::Trouble(trouble.clone()),
+            Err(trouble) => Seen::Trouble { message: trouble.clone(), forbidden: trouble.contains("RBAC") },
         })
         .await;
         self.told = Some(health);
