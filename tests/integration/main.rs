@@ -1,4 +1,5 @@
-//! Tests of Trimtab's parts against the real things: one binary, a module for each part.
+//! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
 mod kube_source;
 mod support;
+mod way;

@@ -1,3 +1,5 @@
 //! What the tests run against.
 
 pub mod apiserver;
+pub mod hook;
+pub mod sidecar;

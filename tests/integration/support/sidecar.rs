@@ -1,0 +1,197 @@
+//! The built `trimtab` binary beside a test: started, asked, killed; its log is shown when a test fails.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// How long anything may take on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls until `condition` gives something; `what` is said when it never does.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A command line of the binary under test.
+pub fn trimtab() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_trimtab"))
+}
+
+/// A running sidecar. Killed when dropped.
+pub struct Sidecar {
+    child: Option<Child>,
+    log: PathBuf,
+    command: Vec<String>,
+}
+
+impl Sidecar {
+    /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
+    pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
+            if !command.iter().any(|arg| arg == flag) {
+                command.extend([flag.to_owned(), value.to_owned()]);
+            }
+        }
+        let mut sidecar = Self { child: None, log: log.to_owned(), command };
+        sidecar.start_again();
+        sidecar
+    }
+
+    /// Starts it once more after it ended, with the same flags.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "it runs");
+        let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let child = trimtab().args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.unwrap());
+    }
+
+    /// What it has logged, in all its lives.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(self.child.as_ref().expect("it has ended"))
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// SIGKILL, and its burial.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Waits for its end; the exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().expect("it has ended");
+        let status = eventually("the sidecar ends", || child.try_wait().unwrap());
+        self.child = None;
+        status.code()
+    }
+
+    /// SIGTERM; the exit code.
+    #[track_caller]
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal(Signal::TERM);
+        self.exit_code()
+    }
+
+    /// The address that `--listen` or `--admin` has in the present life, from its log.
+    #[track_caller]
+    pub fn address(&self, flag: &str) -> SocketAddr {
+        let pid_or_end = || self.log();
+        eventually(&format!("{flag} serves"), || {
+            let log = pid_or_end();
+            let (_, address) = log.rsplit_once(&format!("{flag} serves on "))?;
+            address.split_whitespace().next()?.parse().ok()
+        })
+    }
+
+    /// A request to one of its servers: status code and body. `None` when nobody answers.
+    pub fn request(&self, flag: &str, method: &str, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.address(flag), Duration::from_secs(5)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let code = head.split(' ').nth(1)?.parse().ok()?;
+        Some((code, body.to_owned()))
+    }
+
+    /// `/status`; null when nobody answers.
+    pub fn status(&self) -> Value {
+        let answer = self.request("--admin", "GET", "/status");
+        answer.and_then(|(_, body)| serde_json::from_str(&body).ok()).unwrap_or(Value::Null)
+    }
+
+    /// Waits until `/status` is as `condition` wants it.
+    #[track_caller]
+    pub fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, || Some(self.status()).filter(|status| condition(status)))
+    }
+
+    /// Waits until the newest inputs that it has seen are published and taken, and nothing is wrong.
+    #[track_caller]
+    pub fn until_idle(&self) -> Value {
+        self.until("idle", |status| status["phase"] == "idle" && status["debt"].is_null() && status["ready"] == true)
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- the sidecar's log\n{}", self.log());
+        }
+    }
+}
+
+/// A volume as the kubelet writes it (pkg/volume/util/atomic_writer.go).
+pub struct Volume {
+    /// Where it is mounted.
+    pub path: PathBuf,
+    version: u32,
+}
+
+impl Volume {
+    /// A volume that holds these keys.
+    pub fn new(path: PathBuf, files: &[(&str, &str)]) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let mut volume = Self { path, version: 0 };
+        volume.swap(files);
+        volume
+    }
+
+    /// Replaces its content in one rename of `..data`.
+    pub fn swap(&mut self, files: &[(&str, &str)]) {
+        use std::os::unix::fs::symlink;
+        self.version += 1;
+        let name = format!("..2026_11_24_07_00_00.{}", self.version);
+        let old = fs::read_link(self.path.join("..data")).ok();
+        fs::create_dir(self.path.join(&name)).unwrap();
+        for (key, value) in files {
+            fs::write(self.path.join(&name).join(key), value).unwrap();
+        }
+        symlink(&name, self.path.join("..data_tmp")).unwrap();
+        fs::rename(self.path.join("..data_tmp"), self.path.join("..data")).unwrap();
+        for (key, _) in files {
+            if fs::symlink_metadata(self.path.join(key)).is_err() {
+                symlink(Path::new("..data").join(key), self.path.join(key)).unwrap();
+            }
+        }
+        for entry in fs::read_dir(&self.path).unwrap() {
+            let name = entry.unwrap().file_name();
+            let name = name.to_str().unwrap();
+            if !name.starts_with("..") && !files.iter().any(|(key, _)| *key == name) {
+                fs::remove_file(self.path.join(name)).unwrap();
+            }
+        }
+        if let Some(old) = old {
+            fs::remove_dir_all(self.path.join(old)).unwrap();
+        }
+    }
+}
