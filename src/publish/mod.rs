@@ -23,6 +23,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::rand::{GetRandomFlags, getrandom};
+use rustix::thread::{CapabilitySet, capabilities};
 
 use self::dirfd::{Dir, Entry, look};
 use crate::digest::DigestKey;
@@ -259,7 +260,9 @@ impl Output {
         let group = Gid::from_raw(stat.st_gid);
         let groups = getgroups().map_err(io("list this process's groups for"))?;
         let setgid = stat.st_mode & SETGID != 0;
-        let group = (setgid || geteuid().is_root() || group == getegid() || groups.contains(&group)).then_some(group);
+        // Root in a container has often no capabilities at all.
+        let may_give = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+        let group = (setgid || may_give || group == getegid() || groups.contains(&group)).then_some(group);
         if group.is_none() {
             warnings.push(format!(
                 "--output {shown} has group {} and no setgid bit, and this process is not in that group: files that \
