@@ -30,7 +30,7 @@ use crate::reload::{Reloader, Verdict};
 use crate::render::HeldBack;
 use crate::shutdown::{Signalled, Signals};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
-use crate::source::{Sources, files, kube};
+use crate::source::{Sources, View, files, kube};
 use crate::status::{self, Status};
 
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
@@ -378,7 +378,8 @@ impl App {
             changed |= self.take(update);
         }
         let waits_for = self.sources.waits_for();
-        if waits_for != self.waited_for {
+        // Until each has been read once, what is said would be true for a moment alone.
+        if waits_for != self.waited_for && self.sources.views().iter().all(View::is_known) {
             for waited in &waits_for {
                 if !self.waited_for.contains(waited) {
                     warn!("waiting for {waited}");
@@ -386,7 +387,7 @@ impl App {
             }
             self.waited_for = waits_for;
         }
-        if (!changed && self.inputs.is_some()) || !self.waited_for.is_empty() {
+        if (!changed && self.inputs.is_some()) || !self.sources.waits_for().is_empty() {
             return;
         }
         let inputs = Inputs { snapshot: self.sources.snapshot(), settings: self.settings.clone() };
@@ -633,7 +634,10 @@ impl App {
         let sequence = self.machine.journal().current.as_ref().map(|current| current.sequence);
         let (ending, answer) = match verdict {
             Verdict::Took => {
-                info!(sequence, "reloaded: {}", self.config.reload.driver);
+                let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
+                let target = target.and_then(|target| Some(format!(" to {} (pid {})", target.name?, target.pid?)));
+                let driver = &self.config.reload.driver;
+                info!(sequence, "reloaded: {driver}{}", target.unwrap_or_default());
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::NotOwed => {

@@ -3,12 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use trimtab::args::{Cli, Command};
 use trimtab::cmd;
 
 fn main() -> ExitCode {
     forbid_core_dumps();
+    // Before any thread: a tighter one would need a chmod of each directory, which loses its setgid bit.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -100,13 +100,19 @@ impl View {
         if let (false, Some(trouble)) = (self.heard, &self.trouble) {
             Some(format!("{name}: {trouble}"))
         } else if !self.heard {
-            Some(format!("{name}: not read yet"))
+            Some(format!("{name}: it has not been read yet"))
         } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {
             let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
             Some(format!("{name}: it {why}; create it, or start without it by --optional"))
         } else {
             None
         }
+    }
+
+    /// Whether it was read, or could not be: before that there is nothing to say of it.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.heard || self.trouble.is_some()
     }
 
     /// What `/status` says of it.
@@ -332,7 +338,7 @@ mod tests {
     #[test]
     fn missing_source_is_waited_for_by_name_unless_optional() {
         let mut sources = Sources::new([spec(Role::Named)]);
-        assert!(sources.waits_for()[0].contains("not read yet"));
+        assert!(sources.waits_for()[0].contains("has not been read yet"));
         sources.take(Update { source: 0, seen: Seen::Trouble { message: "no route".into(), forbidden: false } });
         assert!(sources.waits_for()[0].contains("no route"));
         sources.take(Update { source: 0, seen: all(&[]) });
