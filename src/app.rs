@@ -71,7 +71,7 @@ impl Exit {
 
 /// The answer to an effect.
 enum Done {
-    Rendered { step: Step, took: Duration, render: Render },
+    Rendered { step: Step, digest: Digest, took: Duration, render: Render },
     Written { step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String> },
     Reloaded { step: Step, took: Duration, verdict: Verdict },
     Abandoned { step: Step },
@@ -197,6 +197,7 @@ struct App {
     published: BTreeMap<ObjectRef, Arc<Object>>,
     waited_for: Vec<String>,
     was_up: Vec<Option<bool>>,
+    was_settled: bool,
     exit: Option<Exit>,
     tasks: JoinSet<()>,
     _lock: Lock,
@@ -264,6 +265,7 @@ impl App {
             published: BTreeMap::new(),
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
+            was_settled: false,
             exit: None,
             tasks,
             _lock: lock,
@@ -348,7 +350,7 @@ impl App {
         for waited in self.sources.waits_for() {
             error!("--once-timeout is over, waiting for {waited}");
         }
-        let forbidden = self.sources.views().iter().any(|view| view.is_forbidden());
+        let forbidden = self.sources.views().iter().any(View::is_forbidden);
         Some(if forbidden { Exit::Forbidden } else { Exit::Unavailable })
     }
 
@@ -473,7 +475,7 @@ impl App {
         self.in_background(move || {
             let began = Instant::now();
             let render = stage(&inputs, digest, &published, sequence, unless, &output, &key);
-            Done::Rendered { step, took: began.elapsed(), render }
+            Done::Rendered { step, digest, took: began.elapsed(), render }
         });
     }
 
@@ -534,7 +536,7 @@ impl App {
         // Ended tasks are forgotten, or the set would grow with each step.
         while self.tasks.try_join_next().is_some() {}
         match done {
-            Done::Rendered { step, took, render } => self.rendered(step, took, render),
+            Done::Rendered { step, digest, took, render } => self.rendered(step, digest, took, render),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
             Done::Abandoned { step } => {
@@ -542,15 +544,9 @@ impl App {
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
             }
         }
-        let owed = self.machine.journal().debt.is_some();
-        self.shared.metrics.debt(owed);
-        if self.machine.is_settled() && !owed {
-            let since = self.observed.map(|(.., since)| since);
-            self.settled(since);
-        }
     }
 
-    fn rendered(&mut self, step: Step, took: Duration, render: Render) {
+    fn rendered(&mut self, step: Step, digest: Digest, took: Duration, render: Render) {
         let (ending, outcome) = match render {
             Render::Staged { generation, files, held_back } => {
                 debug!(sequence = generation.sequence, files, "rendered");
@@ -564,11 +560,9 @@ impl App {
             }
             Render::Rejected(reason) => {
                 self.problem(Stage::Render, format!("rejected: {reason}"), &Said::default());
-                if let Some((digest, ..)) = self.observed {
-                    let stage = Stage::Render.as_str();
-                    let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
-                    with(&self.shared, |status| status.quarantine = Some(quarantine));
-                }
+                let stage = Stage::Render.as_str();
+                let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
+                with(&self.shared, |status| status.quarantine = Some(quarantine));
                 (Ending::Rejected, Outcome::Rejected)
             }
             Render::Failed(reason) => {
@@ -667,19 +661,20 @@ impl App {
     }
 
     /// The newest inputs are published, and the main process has them.
-    fn settled(&mut self, since: Option<Instant>) {
+    fn settled(&mut self) {
+        self.solved(Stage::Render);
+        let Some(current) = self.machine.journal().current.clone() else { return };
         let confirmed = with(&self.shared, |status| {
-            status.quarantine = None;
-            status.confirmed.as_ref().map(|confirmed| confirmed.sequence)
+            let before = status.confirmed.as_ref().map(|confirmed| confirmed.sequence);
+            if before != Some(current.sequence) {
+                // What was found at start was confirmed by an earlier life, nobody knows when.
+                let at = status.published.as_ref().and_then(|published| published.at).map(|_| Timestamp::now());
+                status.confirmed = Some(status::Published::new(&current, at));
+            }
+            status.confirmed.as_ref().filter(|_| before != Some(current.sequence)).and_then(|confirmed| confirmed.at)
         });
-        let current = self.machine.journal().current.clone();
-        let newly = current.as_ref().map(|current| current.sequence) != confirmed;
-        self.shared.metrics.settled(since.filter(|_| newly).map(|since| since.elapsed()));
-        if newly {
-            let at = Timestamp::now();
-            let confirmed = current.map(|current| status::Published::new(&current, Some(at)));
-            with(&self.shared, |status| status.confirmed = confirmed);
-        }
+        let since = self.observed.map(|(.., since)| since.elapsed());
+        self.shared.metrics.settled(since.filter(|_| confirmed.is_some()));
     }
 
     /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
@@ -706,8 +701,14 @@ impl App {
         with(&self.shared, |status| status.errors.remove(stage.as_str()));
     }
 
-    /// Brings the status up to date with the machine and the sources.
+    /// Brings the status and the metrics up to date with the machine and the sources.
     fn report(&mut self) {
+        let settled = self.machine.is_settled();
+        if settled && !std::mem::replace(&mut self.was_settled, settled) {
+            self.settled();
+        }
+        self.was_settled = settled;
+        self.shared.metrics.debt(self.machine.journal().debt.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
         let found = |generation: &Option<Generation>| {
@@ -724,10 +725,6 @@ impl App {
             status.debt = journal.debt.as_ref().map(|_| "publish");
             if !self.machine.is_rejected() {
                 status.quarantine = None;
-                if self.observed.is_some_and(|(digest, ..)| Some(digest) == journal.current.as_ref().map(|c| c.digest))
-                {
-                    status.errors.remove(Stage::Render.as_str());
-                }
             }
             if target.is_some() {
                 status.target = target;

@@ -150,8 +150,7 @@ fn sources_of(
     let own = OnceCell::new();
     let namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
         match (&name.namespace, &args.namespaces[..], &client) {
-            (Some(namespace), _, _) => Ok(namespace.clone()),
-            (None, [namespace], _) => Ok(namespace.clone()),
+            (Some(namespace), _, _) | (None, [namespace], _) => Ok(namespace.clone()),
             (None, [_, _, ..], _) => usage(format!(
                 "{flag} {}: several --namespace are given, so its own must be said: {flag} NAMESPACE/{0}",
                 name.name
@@ -375,7 +374,7 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
             }
         }
     }
-    if !templated && !(args.envs.is_empty() && args.secret_envs.is_empty()) {
+    if !(templated || args.envs.is_empty() && args.secret_envs.is_empty()) {
         return usage("--env and --secret-env are for templates, and there is no --template");
     }
     let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
