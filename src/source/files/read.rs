@@ -411,7 +411,7 @@ mod tests {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(reads > 50, "only {reads} reads");
+        assert!(reads > 20, "only {reads} reads");
     }
 
     #[test]
@@ -427,7 +427,7 @@ mod tests {
         std::thread::scope(|scope| {
             scope.spawn(|| reads_are_whole(&path, keys.len(), &done));
             scope.spawn(|| reads_are_whole(&path.join("k0"), 1, &done));
-            for n in 1..500 {
+            for n in 1..200 {
                 volume.swap(&files(&keys, &n.to_string()));
             }
             done.store(true, Relaxed);
@@ -451,7 +451,7 @@ mod tests {
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| reads_are_whole(&conf, 20, &done));
-            (1..500).for_each(point);
+            (1..200).for_each(point);
             done.store(true, Relaxed);
         });
     }
