@@ -273,7 +273,8 @@ impl Walk<'_> {
                 // a file that is too large from one that just fits.
                 let wanted =
                     if bytes.is_empty() { u64::try_from(stat.st_size).unwrap_or(0) } else { bytes.len() as u64 };
-                let more = wanted.max(4095).saturating_add(1).min(left.saturating_add(1) - bytes.len() as u64);
+                let room = left.saturating_add(1).saturating_sub(bytes.len() as u64);
+                let more = wanted.max(4095).saturating_add(1).min(room);
                 if more == 0 {
                     return Err(too_large().into());
                 }
