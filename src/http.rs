@@ -1,0 +1,651 @@
+//! One HTTP/1.1 request: over TCP, TLS or a unix socket, bounded in time and size, no redirect followed.
+//!
+//! Credentials and certificates are read anew for each request, so that a rotated Secret counts at once. What was sent
+//! as a credential is masked in the answer: some servers echo a request into their error pages.
+
+use std::fmt;
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::header::{self, HeaderName, HeaderValue as Value};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+use crate::mask::Mask;
+use crate::process::read_regular;
+
+/// How much of an answer's body is kept, in bytes.
+pub const BODY_KEPT: usize = 64 * 1024;
+/// How much of an answer's body is read, in bytes; then the connection is closed and the answer taken as it is.
+const BODY_READ: usize = 1024 * 1024;
+/// The longest status line and header section, in bytes.
+const HEAD: usize = 64 * 1024;
+/// The largest credential or header value in a file, in bytes.
+const CREDENTIAL: u64 = 16 * 1024;
+/// The largest file of certificates, in bytes.
+const CERTIFICATES: u64 = 1024 * 1024;
+
+/// Where a request goes. Prints without the query, which may hold a token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    route: Route,
+    /// Path and query as they stand in the request line.
+    target: Uri,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Route {
+    /// `host` without the brackets of an IPv6 address.
+    Tcp {
+        tls: bool,
+        host: String,
+        port: u16,
+        authority: String,
+    },
+    Unix(PathBuf),
+}
+
+/// Why a text is no [`Endpoint`]. Fatal: it comes from the command line. The text is not repeated: it may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseEndpointError {
+    /// `user:password@`.
+    #[error("a URL must not hold credentials, as command lines are readable: use --reload-auth-file")]
+    Credentials,
+    /// Another scheme, or none.
+    #[error("a URL starts with http://, https:// or unix:///")]
+    Scheme,
+    /// No host, or a bad port.
+    #[error("the URL's host or port is missing or malformed")]
+    Authority,
+    /// Not `unix:///path.sock:/uri`.
+    #[error("a unix socket's URL is of the form unix:///path/to.sock:/uri")]
+    Unix,
+    /// Anything else.
+    #[error("not a URL; characters beyond ASCII and spaces must be percent-encoded")]
+    Malformed,
+}
+
+impl FromStr for Endpoint {
+    type Err = ParseEndpointError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(rest) = text.strip_prefix("unix://") {
+            let (path, target) = rest.split_once(":/").map_or((rest, ""), |(path, uri)| (path, uri));
+            if !path.starts_with('/') || path.len() < 2 || path.contains('\0') {
+                return Err(ParseEndpointError::Unix);
+            }
+            let target = format!("/{target}").parse().map_err(|_| ParseEndpointError::Malformed)?;
+            return Ok(Self { route: Route::Unix(path.into()), target });
+        }
+        let (scheme, rest) = text.split_once("://").ok_or(ParseEndpointError::Scheme)?;
+        let tls = match scheme.to_ascii_lowercase().as_str() {
+            "http" => false,
+            "https" => true,
+            _ => return Err(ParseEndpointError::Scheme),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        if rest[..end].contains('@') {
+            return Err(ParseEndpointError::Credentials);
+        }
+        let uri: Uri = text.parse().map_err(|_| ParseEndpointError::Malformed)?;
+        let authority = uri.authority().ok_or(ParseEndpointError::Authority)?;
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            Some("") => Some(if tls { 443 } else { 80 }),
+            Some(_) => authority.port_u16().filter(|&port| port > 0),
+            None => None,
+        };
+        let port = port.filter(|_| !host.is_empty()).ok_or(ParseEndpointError::Authority)?;
+        let target = uri.path_and_query().map_or("/", |target| target.as_str());
+        // "http://host?query": a request line's path is never empty.
+        let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
+        let target = target.parse().map_err(|_| ParseEndpointError::Malformed)?;
+        let route = Route::Tcp { tls, host: host.to_owned(), port, authority: authority.as_str().to_owned() };
+        Ok(Self { route, target })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.route {
+            Route::Tcp { tls, authority, .. } => write!(f, "http{}://{authority}", if *tls { "s" } else { "" })?,
+            Route::Unix(path) => write!(f, "unix://{}:", path.display())?,
+        }
+        f.write_str(self.target.path())?;
+        if self.target.query().is_some() { f.write_str("?…") } else { Ok(()) }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A header of the request: `K: V`, or `K: @FILE`. `Debug` never shows a value.
+#[derive(Clone, Debug)]
+pub struct Header {
+    name: HeaderName,
+    value: HeaderValue,
+}
+
+/// Where a header's value comes from.
+#[derive(Clone, Debug)]
+enum HeaderValue {
+    /// From the flag; marked sensitive, so that it is not shown.
+    Literal(Value),
+    /// Read on each call; line ends at its end are not part of it.
+    File(PathBuf),
+}
+
+/// Why a text is no [`Header`]. Fatal: it comes from the command line. The value is not repeated.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseHeaderError {
+    /// No colon.
+    #[error("a header is 'Name: value' or 'Name: @FILE'")]
+    NoColon,
+    /// The name has characters that it cannot have.
+    #[error("the header's name is empty or has characters that a name cannot have")]
+    Name,
+    /// The value has characters that it cannot have.
+    #[error("the value of {0} has characters that a header cannot carry")]
+    Value(HeaderName),
+    /// A credential in the open.
+    #[error("{0} must come from a file ('{0}: @FILE'), as command lines are readable in a shared process namespace")]
+    Credential(HeaderName),
+    /// It frames the message.
+    #[error("{0} is set by Trimtab itself")]
+    Framing(HeaderName),
+}
+
+impl FromStr for Header {
+    type Err = ParseHeaderError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, value) = text.split_once(':').ok_or(ParseHeaderError::NoColon)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| ParseHeaderError::Name)?;
+        if [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE, header::TE]
+            .contains(&name)
+        {
+            return Err(ParseHeaderError::Framing(name));
+        }
+        let value = value.trim();
+        if let Some(path) = value.strip_prefix('@') {
+            return Ok(Self { name, value: HeaderValue::File(path.into()) });
+        }
+        if [header::AUTHORIZATION, header::COOKIE, header::PROXY_AUTHORIZATION].contains(&name) {
+            return Err(ParseHeaderError::Credential(name));
+        }
+        let mut value = Value::from_str(value).map_err(|_| ParseHeaderError::Value(name.clone()))?;
+        value.set_sensitive(true);
+        Ok(Self { name, value: HeaderValue::Literal(value) })
+    }
+}
+
+/// What is sent, and who is believed. Never printed.
+#[derive(Clone, Default)]
+pub struct HttpConfig {
+    /// `--reload-method`.
+    pub method: Method,
+    /// `--reload-body`.
+    pub body: Bytes,
+    /// `--reload-header`.
+    pub headers: Vec<Header>,
+    /// `--reload-auth-file`: `user:password`.
+    pub auth_file: Option<PathBuf>,
+    /// `--reload-token-file`.
+    pub token_file: Option<PathBuf>,
+    /// `--reload-ca-file`: PEM. Without it, the system's bundle (`SSL_CERT_FILE`, `/etc/ssl/certs`, …).
+    pub ca_file: Option<PathBuf>,
+    /// `--reload-cert-file`: PEM, the leaf first.
+    pub cert_file: Option<PathBuf>,
+    /// `--reload-key-file`: PEM.
+    pub key_file: Option<PathBuf>,
+    /// `--reload-insecure`: any certificate is believed.
+    pub insecure: bool,
+}
+
+impl fmt::Debug for HttpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HttpConfig(…)")
+    }
+}
+
+/// An answer. `Debug` shows the status and the body's length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status code.
+    pub status: u16,
+    /// The first 64 KiB of the body, credentials that were sent with the request masked.
+    pub body: Vec<u8>,
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} bytes)", self.status, self.body.len())
+    }
+}
+
+/// Why there is no answer. Every variant is retried.
+#[derive(Debug, thiserror::Error)]
+pub enum HttpError {
+    /// A file that a flag names cannot be used. Nothing was sent.
+    #[error("{flag} {}: {reason}", path.display())]
+    File {
+        /// The flag.
+        flag: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// There is nobody to believe. Nothing was sent.
+    #[error(
+        "{endpoint}: there are no CA certificates in this image to check the server by: give them with --reload-ca-file"
+    )]
+    NoRoots {
+        /// Where to.
+        endpoint: String,
+    },
+    /// No connection, or no handshake. Nothing was sent.
+    #[error("{endpoint}: no connection: {reason}")]
+    Connect {
+        /// Where to.
+        endpoint: String,
+        /// The errno's text, or what TLS says.
+        reason: String,
+    },
+    /// The connection broke, or what came is not HTTP.
+    #[error("{endpoint}: {reason}{}", if *sent { " after the request was sent" } else { "" })]
+    Broken {
+        /// Where to.
+        endpoint: String,
+        /// Why.
+        reason: String,
+        /// Whether the request had been written completely.
+        sent: bool,
+    },
+    /// The time is up.
+    #[error("{endpoint}: {} within {timeout:?}", if *sent { "no complete answer" } else { "no connection" })]
+    Timeout {
+        /// Where to.
+        endpoint: String,
+        /// How long it was.
+        timeout: Duration,
+        /// Whether the request had been written completely.
+        sent: bool,
+    },
+}
+
+impl HttpError {
+    /// Whether the request had been written completely, so that the server may have acted on it.
+    #[must_use]
+    pub fn sent(&self) -> bool {
+        matches!(self, Self::Broken { sent: true, .. } | Self::Timeout { sent: true, .. })
+    }
+}
+
+/// Sends one request over a connection of its own. `timeout`: from the connect to the last byte of the answer.
+/// Dropped, it closes the connection.
+pub async fn request(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<Response, HttpError> {
+    let sent = Arc::new(AtomicBool::new(false));
+    let answer = async {
+        let (request, credentials) = prepare(endpoint, config)?;
+        let socket = connect(endpoint, config).await?;
+        let mut response = exchange(endpoint, socket, request, &sent).await?;
+        response.body = Mask::new(credentials).redact(&response.body);
+        Ok(response)
+    };
+    tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
+        let sent = sent.load(Ordering::Relaxed);
+        Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent })
+    })
+}
+
+/// The request, and the credentials in it.
+fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), HttpError> {
+    let mut request = Request::new(Full::new(config.body.clone()));
+    *request.method_mut() = config.method.clone();
+    *request.uri_mut() = endpoint.target.clone();
+    let headers = request.headers_mut();
+    let mut credentials = Vec::new();
+    for Header { name, value } in &config.headers {
+        let value = match value {
+            HeaderValue::Literal(value) => value.clone(),
+            HeaderValue::File(path) => {
+                let flag = "--reload-header";
+                let bytes = read(flag, path, CREDENTIAL)?;
+                let bytes = bytes.trim_ascii_end();
+                credentials.push(Bytes::copy_from_slice(bytes));
+                sensitive(flag, path, bytes)?
+            }
+        };
+        headers.append(name, value);
+    }
+    if let Some(path) = &config.auth_file {
+        let flag = "--reload-auth-file";
+        let bytes = read(flag, path, CREDENTIAL)?;
+        let pair = bytes.trim_ascii_end();
+        let colon = pair.iter().position(|&byte| byte == b':').filter(|_| !pair.iter().any(u8::is_ascii_control));
+        let colon = colon.ok_or_else(|| unusable(flag, path, "it does not hold user:password on one line"))?;
+        credentials.extend([Bytes::copy_from_slice(pair), Bytes::copy_from_slice(&pair[colon + 1..])]);
+        let value = format!("Basic {}", STANDARD.encode(pair));
+        headers.insert(header::AUTHORIZATION, sensitive(flag, path, value.as_bytes())?);
+    }
+    if let Some(path) = &config.token_file {
+        let flag = "--reload-token-file";
+        let bytes = read(flag, path, CREDENTIAL)?;
+        let token = bytes.trim_ascii();
+        if token.is_empty() || !token.iter().all(u8::is_ascii_graphic) {
+            return Err(unusable(flag, path, "it does not hold one token on one line"));
+        }
+        credentials.push(Bytes::copy_from_slice(token));
+        headers.insert(header::AUTHORIZATION, sensitive(flag, path, &[b"Bearer ", token].concat())?);
+    }
+    let host = match &endpoint.route {
+        Route::Tcp { authority, .. } => Value::from_str(authority).ok(),
+        Route::Unix(_) => None,
+    };
+    headers.entry(header::HOST).or_insert(host.unwrap_or(Value::from_static("localhost")));
+    headers.entry(header::USER_AGENT).or_insert(Value::from_static(concat!("trimtab/", env!("CARGO_PKG_VERSION"))));
+    headers.insert(header::CONNECTION, Value::from_static("close"));
+    // Some servers answer 411 to a POST without a length.
+    headers.insert(header::CONTENT_LENGTH, Value::from(config.body.len()));
+    Ok((request, credentials))
+}
+
+fn sensitive(flag: &'static str, path: &Path, bytes: &[u8]) -> Result<Value, HttpError> {
+    let value = Value::from_bytes(bytes);
+    let mut value = value.map_err(|_| unusable(flag, path, "it holds characters that a header cannot carry"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn unusable(flag: &'static str, path: &Path, reason: impl Into<String>) -> HttpError {
+    HttpError::File { flag, path: path.to_owned(), reason: reason.into() }
+}
+
+fn read(flag: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, HttpError> {
+    read_regular(path, limit).map(|(bytes, _)| bytes).map_err(|error| unusable(flag, path, error.to_string()))
+}
+
+async fn tls_config(endpoint: &Endpoint, config: &HttpConfig) -> Result<ClientConfig, HttpError> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder =
+        builder.map_err(|error| HttpError::Connect { endpoint: endpoint.to_string(), reason: error.to_string() })?;
+    let builder = if config.insecure {
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAny(provider)))
+    } else {
+        builder.with_root_certificates(roots(endpoint, config).await?)
+    };
+    let mut tls = match (&config.cert_file, &config.key_file) {
+        (None, None) => builder.with_no_client_auth(),
+        (None, Some(path)) => return Err(unusable("--reload-key-file", path, "it needs --reload-cert-file beside it")),
+        (Some(path), key) => {
+            let chain = certificates("--reload-cert-file", path)?;
+            // Many a file holds both.
+            let (flag, key) = key.as_ref().map_or(("--reload-cert-file", path), |key| ("--reload-key-file", key));
+            let pem = read(flag, key, CERTIFICATES)?;
+            let pem = PrivateKeyDer::from_pem_slice(&pem);
+            let pem = pem.map_err(|_| unusable(flag, key, "it holds no unencrypted private key in PEM"))?;
+            builder.with_client_auth_cert(chain, pem).map_err(|_| {
+                unusable(
+                    flag,
+                    key,
+                    format!(
+                        "its key does not belong to the certificate in {}, or is of a kind not supported",
+                        path.display()
+                    ),
+                )
+            })?
+        }
+    };
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(tls)
+}
+
+async fn roots(endpoint: &Endpoint, config: &HttpConfig) -> Result<RootCertStore, HttpError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &config.ca_file {
+        let flag = "--reload-ca-file";
+        roots.add_parsable_certificates(certificates(flag, path)?);
+        if roots.is_empty() {
+            return Err(unusable(flag, path, "its certificates cannot be used"));
+        }
+    } else {
+        // Over a hundred files, in a Debian image. What cannot be read among them is missed only if it is needed.
+        let load = || rustls_native_certs::load_native_certs().certs;
+        roots.add_parsable_certificates(tokio::task::spawn_blocking(load).await.unwrap_or_default());
+        if roots.is_empty() {
+            return Err(HttpError::NoRoots { endpoint: endpoint.to_string() });
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(flag: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpError> {
+    let pem = read(flag, path, CERTIFICATES)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    // The error's text may quote the file.
+    let certificates = certificates.map_err(|_| unusable(flag, path, "it is not PEM"))?;
+    if certificates.is_empty() { Err(unusable(flag, path, "it holds no certificate in PEM")) } else { Ok(certificates) }
+}
+
+/// `--reload-insecure`: believes any certificate, and still wants the handshake's signatures to be right.
+#[derive(Debug)]
+struct BelieveAny(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for BelieveAny {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A connection of any kind.
+trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
+async fn connect(endpoint: &Endpoint, config: &HttpConfig) -> Result<Box<dyn Socket>, HttpError> {
+    let fail = |reason: String| HttpError::Connect { endpoint: endpoint.to_string(), reason };
+    let (tls, host, port) = match &endpoint.route {
+        Route::Unix(path) => {
+            let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => fail(format!(
+                    "{error}; the server may be starting, or the socket's directory is not a volume that both containers \
+                     mount, at this path here"
+                )),
+                io::ErrorKind::PermissionDenied => {
+                    let user = rustix::process::geteuid().as_raw();
+                    fail(format!("{error}; user {user} needs to write the socket and to search its directory"))
+                }
+                _ => fail(error.to_string()),
+            })?;
+            return Ok(Box::new(stream));
+        }
+        Route::Tcp { tls, host, port, .. } => (*tls, host.as_str(), *port),
+    };
+    let connector = if tls { Some(TlsConnector::from(Arc::new(tls_config(endpoint, config).await?))) } else { None };
+    let stream = TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
+    let Some(connector) = connector else { return Ok(Box::new(stream)) };
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| fail("TLS needs a DNS name or an address".into()))?;
+    let stream = connector.connect(name, stream).await.map_err(|error| fail(error.to_string()))?;
+    Ok(Box::new(stream))
+}
+
+async fn exchange(
+    endpoint: &Endpoint,
+    socket: Box<dyn Socket>,
+    request: Request<Full<Bytes>>,
+    sent: &Arc<AtomicBool>,
+) -> Result<Response, HttpError> {
+    let broken = |error: hyper::Error| HttpError::Broken {
+        endpoint: endpoint.to_string(),
+        reason: reason(&error),
+        sent: sent.load(Ordering::Relaxed),
+    };
+    let watched = TokioIo::new(Watched { socket, written: false, sent: sent.clone() });
+    let builder = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(watched).await;
+    let (mut sender, connection) = builder.map_err(broken)?;
+    let answer = async {
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        let mut body = Vec::new();
+        let mut read = 0;
+        let mut rest = response.into_body();
+        while let Some(frame) = rest.frame().await {
+            let frame = frame.map_err(broken)?;
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            body.extend_from_slice(&data[..data.len().min(BODY_KEPT - body.len())]);
+            read += data.len();
+            if read > BODY_READ {
+                break;
+            }
+        }
+        Ok(Response { status, body })
+    };
+    // This moves the bytes; what goes wrong with it, `answer` hears as well.
+    let connection = async {
+        let _ = connection.await;
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        never = connection => match never {},
+    }
+}
+
+/// Without the server's words: hyper's own description, or the errno's or TLS's text below it.
+fn reason(error: &hyper::Error) -> String {
+    let mut source: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return error.to_string();
+        }
+        source = error.source();
+    }
+    if error.is_parse() {
+        format!("the answer is not HTTP/1.1 ({error})")
+    } else if error.is_incomplete_message() {
+        "the server closed the connection before its answer was complete".to_owned()
+    } else {
+        error.to_string()
+    }
+}
+
+/// A connection that notes when the request has been handed to the kernel. Hyper puts the head and a body of one piece
+/// into its buffer before it flushes for the first time.
+struct Watched {
+    socket: Box<dyn Socket>,
+    written: bool,
+    sent: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.written = true;
+        Pin::new(&mut self.socket).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
+        self.sent.fetch_or(self.written, Ordering::Relaxed);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
+
+/// Which status codes are meant: `2xx`, `200,204`, `200-299`, `2xx,304`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusCodes(Vec<RangeInclusive<u16>>);
+
+/// Why a text is no [`StatusCodes`]. Fatal: it comes from the command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("status codes are given as 2xx, 200, 200-299, or several of these with commas between, from 100 to 599")]
+pub struct ParseStatusCodesError;
+
+impl StatusCodes {
+    /// Whether `status` is among them.
+    #[must_use]
+    pub fn contains(&self, status: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&status))
+    }
+}
+
+impl FromStr for StatusCodes {
+    type Err = ParseStatusCodesError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let code = |text: &str| match text.trim().parse::<u16>() {
+            Ok(code @ 100..=599) => Ok(code),
+            _ => Err(ParseStatusCodesError),
+        };
+        let range = |part: &str| {
+            let lower = part.trim().to_ascii_lowercase();
+            let (first, last) = match (lower.strip_suffix("xx"), lower.split_once('-')) {
+                (Some(hundreds), _) => (code(&format!("{hundreds}00"))?, code(&format!("{hundreds}99"))?),
+                (None, Some((first, last))) => (code(first)?, code(last)?),
+                (None, None) => (code(&lower)?, code(&lower)?),
+            };
+            if first <= last { Ok(first..=last) } else { Err(ParseStatusCodesError) }
+        };
+        text.split(',').map(range).collect::<Result<_, _>>().map(Self)
+    }
+}

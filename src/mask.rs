@@ -1,0 +1,215 @@
+//! What others say, made fit for the log: secrets masked, control characters escaped.
+//!
+//! A child process or a server may print anything, the secrets that it was just given included. What it said is kept
+//! as an [`Output`], which cannot be printed but through a [`Mask`].
+
+use std::collections::HashMap;
+use std::fmt::{self, Write as _};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+
+/// The shortest secret that is masked, in bytes. A shorter one occurs by chance in any text: masking it would shred the
+/// text, and tell more about the secret than leaving it does.
+const SHORTEST: usize = 4;
+
+/// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into an [`Output`] anyway.
+const LONGEST_ENCODED: usize = 4 * Output::LIMIT;
+
+/// The last 4 KiB of what a child process or a server said. May hold secrets: `Debug` shows the length alone.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Output(Vec<u8>);
+
+impl Output {
+    /// How much is kept, in bytes.
+    pub const LIMIT: usize = 4096;
+
+    /// Adds to the end; what is too much goes from the start.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(&bytes[bytes.len().saturating_sub(Self::LIMIT)..]);
+        self.0.drain(..self.0.len().saturating_sub(Self::LIMIT));
+    }
+
+    /// Whether nothing was said.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Output({} bytes)", self.0.len())
+    }
+}
+
+/// Known secrets, and how to take them out of a text.
+///
+/// Found are: a value, each of its lines without the white space around it, and the value in base64 (up to 16 KiB);
+/// each from 4 bytes on. A piece of one is found where the text begins or ends with it, as a text that was cut does.
+/// Not found: a piece of a line in the middle of a text, and other encodings.
+pub struct Mask {
+    /// By their first bytes. Texts are short and secrets may be many, so it is the text that is walked.
+    needles: HashMap<[u8; SHORTEST], Vec<Bytes>>,
+}
+
+impl Mask {
+    /// A mask for these values. Values are shared, not copied; their base64 forms are made, so keep it only for as long
+    /// as there is something to mask.
+    pub fn new(secrets: impl IntoIterator<Item = Bytes>) -> Self {
+        let mut mask = Self { needles: HashMap::new() };
+        for secret in secrets {
+            for line in secret.split(|&byte| byte == b'\n') {
+                mask.add(secret.slice_ref(line.trim_ascii()));
+            }
+            if secret.len() <= LONGEST_ENCODED {
+                mask.add(STANDARD_NO_PAD.encode(&secret).into());
+            }
+            mask.add(secret);
+        }
+        mask
+    }
+
+    fn add(&mut self, needle: Bytes) {
+        if let Some(first) = needle.first_chunk() {
+            self.needles.entry(*first).or_default().push(needle);
+        }
+    }
+
+    /// The text for a log line: secrets as `***`, control characters, line ends and what is not UTF-8 as escapes
+    /// (`\n`, `\u{1b}`, `\xff`), all else as it was.
+    #[must_use]
+    pub fn apply(&self, output: &Output) -> String {
+        let mut text = String::new();
+        for chunk in self.redact(&output.0).utf8_chunks() {
+            for char in chunk.valid().chars() {
+                // Beside control characters: those that reorder text or end lines.
+                if char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+                    text.extend(char.escape_default());
+                } else {
+                    text.push(char);
+                }
+            }
+            for byte in chunk.invalid() {
+                // Writing to a String cannot fail.
+                let _ = write!(text, "\\x{byte:02x}");
+            }
+        }
+        text
+    }
+
+    /// The bytes with `***` for each secret.
+    #[must_use]
+    pub fn redact(&self, text: &[u8]) -> Vec<u8> {
+        let mut covered = vec![false; text.len()];
+        for (at, window) in text.windows(SHORTEST).enumerate() {
+            for needle in window.first_chunk().and_then(|first| self.needles.get(first)).into_iter().flatten() {
+                if text[at..].starts_with(needle) {
+                    covered[at..at + needle.len()].fill(true);
+                }
+            }
+        }
+        for needle in self.needles.values().flatten() {
+            let longest = needle.len().min(text.len());
+            let cut = |holds: &dyn Fn(usize) -> bool| (SHORTEST..=longest).rev().find(|&len| holds(len)).unwrap_or(0);
+            let start = cut(&|len| text.starts_with(&needle[needle.len() - len..]));
+            let end = cut(&|len| text.ends_with(&needle[..len]));
+            covered[..start].fill(true);
+            covered[text.len() - end..].fill(true);
+        }
+        let mut clean = Vec::with_capacity(text.len());
+        let mut masking = false;
+        for (&byte, covered) in text.iter().zip(covered) {
+            if !covered {
+                clean.push(byte);
+            } else if !masking {
+                clean.extend_from_slice(b"***");
+            }
+            masking = covered;
+        }
+        clean
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mask(secrets: &[&str]) -> Mask {
+        Mask::new(secrets.iter().map(|secret| Bytes::copy_from_slice(secret.as_bytes())))
+    }
+
+    fn output(text: impl AsRef<[u8]>) -> Output {
+        let mut output = Output::default();
+        output.push(text.as_ref());
+        output
+    }
+
+    #[test]
+    fn values_lines_and_base64_are_masked() {
+        let mask = mask(&["hunter2-canary", "-----BEGIN-----\n  first-line\r\nsecond-line\n"]);
+        let said = "a hunter2-canary b first-line c second-line d aHVudGVyMi1jYW5hcnk= e";
+        assert_eq!(mask.apply(&output(said)), "a *** b *** c *** d ***= e");
+    }
+
+    #[test]
+    fn overlapping_and_longer_secrets_leave_nothing_of_either() {
+        let mask = mask(&["canary", "canary-extended", "extended-more"]);
+        assert_eq!(mask.apply(&output("<canary-extended-more> <canary>")), "<***> <***>");
+    }
+
+    #[test]
+    fn short_secrets_are_left_alone() {
+        assert_eq!(mask(&["80", "", "abc", "\n\n"]).apply(&output("port 80 abc")), "port 80 abc");
+    }
+
+    #[test]
+    fn a_secret_cut_by_the_window_is_masked() {
+        let secret = "start-0123456789-end";
+        for kept in SHORTEST..secret.len() {
+            let tail = format!("{}{}", &secret[secret.len() - kept..], "x".repeat(Output::LIMIT - kept));
+            let masked = mask(&[secret]).apply(&output(format!("lost{}{tail}", &secret[..secret.len() - kept])));
+            assert_eq!(masked, format!("***{}", "x".repeat(Output::LIMIT - kept)));
+            assert_eq!(mask(&[secret]).apply(&output(format!("said {}", &secret[..kept]))), "said ***");
+        }
+    }
+
+    #[test]
+    fn control_characters_are_escaped_and_nothing_else() {
+        let said = b"caf\xc3\xa9 \\ \"q\"\r\n\x1b[31mred\x00 \xff \xe2\x80\xae";
+        assert_eq!(mask(&[]).apply(&output(said)), "café \\ \"q\"\\r\\n\\u{1b}[31mred\\u{0} \\xff \\u{202e}");
+    }
+
+    #[test]
+    fn output_keeps_the_end_and_shows_its_length_alone() {
+        let mut output = output("canary");
+        for _ in 0..3 {
+            output.push(&[b'x'; 4000]);
+        }
+        output.push(b"end");
+        assert_eq!(output.0.len(), Output::LIMIT);
+        assert!(output.0.ends_with(b"xend"));
+        assert_eq!(format!("{output:?}"), "Output(4096 bytes)");
+    }
+
+    proptest! {
+        #[test]
+        fn a_masked_secret_does_not_occur_in_the_result(
+            secret in "[ab]{4,9}",
+            text in proptest::collection::vec("[abc]{0,9}", 0..9),
+        ) {
+            let text = text.join(&secret);
+            let masked = mask(&[&secret]).apply(&output(&text));
+            prop_assert!(!masked.contains(&secret), "{masked}");
+        }
+
+        #[test]
+        fn any_bytes_are_taken(secrets in proptest::collection::vec(any::<Vec<u8>>(), 0..4), text in any::<Vec<u8>>()) {
+            let mask = Mask::new(secrets.into_iter().map(Bytes::from));
+            let _ = mask.apply(&output(text));
+        }
+    }
+}
