@@ -64,7 +64,8 @@ enum Route {
     Unix(PathBuf),
 }
 
-/// Why a text is no [`Endpoint`]. Fatal: it comes from the command line. The text is not repeated: it may hold a password.
+/// Why a text is no [`Endpoint`]. Fatal: it comes from the command line. The text is not repeated, as it may hold a
+/// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseEndpointError {
     /// `user:password@`.
