@@ -550,12 +550,12 @@ impl App {
         let (ending, outcome) = match render {
             Render::Staged { generation, files, held_back } => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(held_back);
+                self.hold_back(&held_back);
                 (Ending::Success, Outcome::Staged(generation))
             }
             Render::Same { held_back } => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(held_back);
+                self.hold_back(&held_back);
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
@@ -577,9 +577,9 @@ impl App {
         self.on(Event::Rendered { step, outcome });
     }
 
-    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
+    fn hold_back(&mut self, held_back: &[HeldBack]) {
         with(&self.shared, |status| {
-            for held in &held_back {
+            for held in held_back {
                 let known = status.held_back.iter().any(|old| old.source == held.source && old.reason == held.reason);
                 if !known {
                     warn!(source = held.source, "held back: {}", held.reason);
@@ -591,7 +591,7 @@ impl App {
             status.held_back = listed.collect();
         });
         // What is held back was not taken: its last published version stays in its place.
-        for held in &held_back {
+        for held in held_back {
             let id = self.staged.keys().find(|id| id.to_string() == held.source).cloned();
             if let Some(id) = id {
                 match self.published.get(&id) {

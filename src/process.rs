@@ -643,6 +643,7 @@ fn is_gone(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::CommandExt as _;
     use std::process::{Child, Command, Stdio};
     use std::time::Instant;
 
@@ -658,7 +659,7 @@ mod tests {
     /// Sleeps until it is killed. A signal with a trap interrupts the read.
     const IDLE: &str = "while :; do read -r line <&9; done";
 
-    /// A copy of the shell under a name of its own, running a script; killed and reaped when dropped.
+    /// A copy of the shell under a name of its own, running a script; killed with its children when dropped.
     struct Script {
         child: Child,
         dir: TempDir,
@@ -674,7 +675,8 @@ mod tests {
             let script = format!("exec 9<> $DIR/fifo; {script}");
             let mut command = Command::new(program);
             command.args(["-c", &script, "secret-canary"]).env("DIR", dir.path());
-            let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            let child = command.process_group(0).spawn().unwrap();
             Self { child, dir }
         }
 
@@ -698,7 +700,7 @@ mod tests {
 
     impl Drop for Script {
         fn drop(&mut self) {
-            self.child.kill().unwrap();
+            rustix::process::kill_process_group(Pid::from_raw(self.pid()).unwrap(), Raw::KILL).unwrap();
             self.child.wait().unwrap();
         }
     }
@@ -796,11 +798,9 @@ mod tests {
         let script = Script::start("tt-parent", &format!("( {IDLE} ) & touch $DIR/ready; {IDLE}"));
         until("it has a child", || script.has("ready"));
         let same = scan().unwrap();
-        let same: Vec<_> = same.values().filter(|process| process.has_name("tt-parent")).collect();
-        assert_eq!(same.len(), 2, "{same:?}");
+        let same = same.values().filter(|process| process.is_alive() && process.has_name("tt-parent"));
+        assert_eq!(same.count(), 2);
         assert_eq!(find_as(&named("tt-parent"), NOBODY).unwrap().pid, script.pid());
-        let child = same.iter().find(|process| process.pid != script.pid()).unwrap().pid;
-        rustix::process::kill_process(Pid::from_raw(child).unwrap(), Raw::KILL).unwrap();
     }
 
     #[test]

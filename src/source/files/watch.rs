@@ -362,7 +362,7 @@ impl Follower {
         };
         match &trouble {
             Some(error) if followed.trouble != trouble => {
-                news.push(Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() })
+                news.push(Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() });
             }
             None if !followed.healthy => news.push(Seen::Healthy),
             _ => {}
@@ -546,7 +546,7 @@ mod tests {
             loop {
                 match self.next().await.seen {
                     Seen::All(objects) => return text(&objects),
-                    Seen::Trouble(_) | Seen::Healthy => {}
+                    Seen::Trouble { .. } | Seen::Healthy => {}
                     other => panic!("a directory does not send {other:?}"),
                 }
             }
@@ -565,7 +565,7 @@ mod tests {
         async fn health(&mut self) -> Option<String> {
             loop {
                 match self.next().await.seen {
-                    Seen::Trouble(trouble) => return Some(trouble),
+                    Seen::Trouble { message, .. } => return Some(message),
                     Seen::Healthy => return None,
                     _ => {}
                 }
@@ -847,7 +847,7 @@ mod tests {
         fs::rename(dir.path().join("big"), dir.path().join("conf/x")).unwrap();
         fs::remove_file(dir.path().join("conf/evil")).unwrap();
         let update = running.next().await;
-        assert!(matches!(&update.seen, Seen::Trouble(trouble) if trouble.contains("--max-size")), "{update:?}");
+        assert!(matches!(&update.seen, Seen::Trouble { message, .. } if message.contains("--max-size")), "{update:?}");
         replace(&dir.path().join("conf/x"), "2");
         running.expect("x=2").await;
         assert_eq!(running.health().await, None);
@@ -1121,8 +1121,8 @@ mod tests {
         }
         volume.swap(&files("2"));
         let update = file.next().await;
-        assert!(matches!(&update.seen, Seen::Trouble(trouble) if trouble.contains("subPath")), "{update:?}");
+        assert!(matches!(&update.seen, Seen::Trouble { message, .. } if message.contains("subPath")), "{update:?}");
         let update = directory.next().await;
-        assert!(matches!(&update.seen, Seen::Trouble(trouble) if trouble.contains("subPath")), "{update:?}");
+        assert!(matches!(&update.seen, Seen::Trouble { message, .. } if message.contains("subPath")), "{update:?}");
     }
 }
