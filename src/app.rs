@@ -414,7 +414,7 @@ impl App {
             self.shared.metrics.source_event(&name);
         }
         let Some(view) = self.sources.views().get(source) else { return changed };
-        let up = view.trouble.is_none();
+        let up = view.is_up();
         if self.was_up[source] != Some(up) {
             if up && self.was_up[source] == Some(false) {
                 info!(source = name, "it can be read again");
@@ -559,14 +559,14 @@ impl App {
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
-                self.problem(Stage::Render, format!("rejected: {reason}"), &Said::default());
+                self.problem(Stage::Render, &format!("rejected: {reason}"), &Said::default());
                 let stage = Stage::Render.as_str();
                 let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
                 with(&self.shared, |status| status.quarantine = Some(quarantine));
                 (Ending::Rejected, Outcome::Rejected)
             }
             Render::Failed(reason) => {
-                self.problem(Stage::Render, reason, &Said::default());
+                self.problem(Stage::Render, &reason, &Said::default());
                 (Ending::Failed, Outcome::Failed)
             }
         };
@@ -605,7 +605,7 @@ impl App {
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
         let failed = error.is_some();
         match error {
-            Some(error) => self.problem(Stage::Publish, error, &Said::default()),
+            Some(error) => self.problem(Stage::Publish, &error, &Said::default()),
             None => self.solved(Stage::Publish),
         }
         let before = self.machine.journal().current.clone();
@@ -639,11 +639,11 @@ impl App {
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::Refused { message, output } => {
-                self.problem(Stage::Reload, format!("refused: {message}"), &output);
+                self.problem(Stage::Reload, &format!("refused: {message}"), &output);
                 (Ending::Rejected, machine::Verdict::Refused)
             }
             Verdict::Unreachable { message, output, .. } => {
-                self.problem(Stage::Reload, message, &output);
+                self.problem(Stage::Reload, &message, &output);
                 (Ending::Failed, machine::Verdict::Unreachable)
             }
         };
@@ -678,11 +678,11 @@ impl App {
     }
 
     /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
-    fn problem(&mut self, stage: Stage, message: String, said: &Said) {
+    fn problem(&mut self, stage: Stage, message: &str, said: &Said) {
         let known = with(&self.shared, |status| {
             let known = status.errors.get(stage.as_str()).is_some_and(|problem| problem.message == message);
             if !known {
-                let problem = status::Problem { message: message.clone(), at: Timestamp::now() };
+                let problem = status::Problem { message: message.to_owned(), at: Timestamp::now() };
                 status.errors.insert(stage.as_str(), problem);
             }
             known
@@ -736,7 +736,7 @@ impl App {
                 .map(|view| status::Source {
                     name: view.spec.name.clone(),
                     resource_version: view.resource_version().map(str::to_owned),
-                    healthy: view.trouble.is_none() && view.waits_for().is_none(),
+                    healthy: view.is_up() && view.waits_for().is_none(),
                     message: view.message(),
                     at: view.at,
                 })
