@@ -84,7 +84,7 @@ impl fmt::Display for Watch {
 }
 
 impl Watch {
-    /// The URL's path. Names are of the API's own alphabet, or the server refuses them.
+    /// The URL's path.
     fn path(&self) -> String {
         let (Scope::Named { namespace, .. } | Scope::Selected { namespace: Some(namespace), .. }) = &self.scope else {
             return format!("/api/v1/{}", resource(self.kind));
