@@ -48,8 +48,7 @@ pub(super) enum Failure {
     TooLarge(u64),
     /// A watch ended before it had lived for long, without a word.
     Ended,
-    /// A watch that was running broke. Alone this is no trouble (servers restart, proxies cut long connections): the
-    /// next attempt resumes it, or shows what is wrong.
+    /// A watch that was running broke.
     Broken(Box<Failure>),
 }
 
@@ -130,11 +129,7 @@ impl Failure {
 
     /// Whether to list afresh instead of going on from where the watch stood.
     pub(super) fn lost_position(&self) -> bool {
-        match self {
-            Self::Expired | Self::TooLarge(_) => true,
-            Self::Broken(inner) => inner.lost_position(),
-            _ => false,
-        }
+        matches!(self, Self::Expired | Self::Malformed(_) | Self::TooLarge(_))
     }
 
     /// What people are told: which source, the cause, the remedy. The same failure gives the same words.
