@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, Ask, Server, Shared};
+use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::digest::{Digest, DigestKey};
 use crate::inputs::Inputs;
@@ -30,6 +31,7 @@ use crate::reload::{Reloader, Verdict};
 use crate::render::HeldBack;
 use crate::shutdown::{Signalled, Signals};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::source::kube::KubeError;
 use crate::source::{Sources, View, files, kube};
 use crate::status::{self, Status};
 
@@ -40,6 +42,8 @@ pub enum Exit {
     Done,
     /// A start-up failure that a restart may cure.
     StartUp,
+    /// The flags make no sense here.
+    Usage,
     /// `--once`: the inputs were rejected.
     Rejected,
     /// `--once`: a source did not come in time.
@@ -59,6 +63,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::StartUp => 1,
+            Self::Usage => EX_USAGE,
             Self::Rejected => 65,
             Self::Unavailable => 69,
             Self::CannotWrite => 73,
@@ -88,7 +93,15 @@ enum Render {
 /// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
 pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     let mut signals = Signals::new().context("signal handlers").map_err(|error| (Exit::StartUp, error))?;
-    let (asks, asked) = mpsc::channel(16);
+    let clients = config.client.clone().map(kube::Clients::new);
+    if let Some(clients) = &clients {
+        match clients.check().await {
+            // The API server, a file or a credential may come yet: its source says what is missing.
+            Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
+            Err(error) => return Err((Exit::Usage, error.into())),
+        }
+    }
+    let (asks, mut asked) = mpsc::channel(16);
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
@@ -104,11 +117,10 @@ pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
         warn!("{warning}");
     }
     let output = Arc::new(output);
-    let mut asked = asked;
     let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
         return Ok(Exit::Done);
     };
-    let app = App::start(config, output, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
+    let app = App::start(config, clients, output, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
     Ok(app.run(asked, signals).await)
 }
 
@@ -206,6 +218,7 @@ struct App {
 impl App {
     fn start(
         config: Config,
+        clients: Option<kube::Clients>,
         output: Arc<Output>,
         lock: Lock,
         shared: Shared,
@@ -239,8 +252,7 @@ impl App {
             let files = config.files.clone();
             tasks.spawn(files::watch(files, refresh.subscribe(), told.clone()));
         }
-        if let Some(client) = &config.client {
-            let clients = kube::Clients::new(client.clone());
+        if let Some(clients) = clients {
             for watch in &config.watches {
                 let (clients, max_size) = (clients.clone(), config.render.max_size);
                 tasks.spawn(kube::watch(clients, watch.clone(), max_size, refresh.subscribe(), told.clone()));

@@ -391,17 +391,18 @@ impl FromStr for ObjectName {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, text),
         };
-        // RFC 1123 subdomains: k8s.io/apimachinery/pkg/util/validation, IsDNS1123Subdomain.
-        let is_subdomain = |text: &str| {
-            !text.is_empty()
-                && text.len() <= 253
-                && text.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-        };
-        if !is_subdomain(name) || namespace.is_some_and(|namespace| !is_subdomain(namespace)) {
+        if !is_dns_name(name) || namespace.is_some_and(|namespace| !is_dns_name(namespace)) {
             return Err("expected NAME or NAMESPACE/NAME, of lower-case letters, digits, '-' and '.'".into());
         }
         Ok(Self { namespace: namespace.map(str::to_owned), name: name.to_owned() })
     }
+}
+
+/// Whether the API server could accept this as a name: an RFC 1123 subdomain
+/// (`k8s.io/apimachinery/pkg/util/validation`, `IsDNS1123Subdomain`), its ends not looked at.
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    let allowed = |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text != "." && text != ".."
 }
 
 /// `[NAME=]PATH`.

@@ -61,7 +61,7 @@ impl Source {
         loop {
             match self.next().await {
                 Seen::All(all) => return all.into_iter().map(|(id, object)| (id.name, object)).collect(),
-                Seen::Healthy | Seen::Trouble(_) => {}
+                Seen::Healthy | Seen::Trouble { .. } => {}
                 other => panic!("not the whole: {other:?}"),
             }
         }
@@ -94,7 +94,7 @@ impl Source {
 
     async fn trouble(&mut self) -> String {
         match self.next().await {
-            Seen::Trouble(message) => message,
+            Seen::Trouble { message, .. } => message,
             other => panic!("not a trouble: {other:?}"),
         }
     }
@@ -468,7 +468,7 @@ async fn what_happened_while_the_server_was_down_is_seen_deletions_included() {
                 }
             }
             Seen::Gone(id) => names.retain(|name| *name != id.name),
-            Seen::Trouble(_) | Seen::Healthy => {}
+            Seen::Trouble { .. } | Seen::Healthy => {}
         }
     }
     loop {
@@ -627,7 +627,7 @@ async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant
             Seen::Changed(object) => format!("changed {:?}", object.data["k"]),
             Seen::Gone(id) => format!("gone {id}"),
             Seen::Healthy => "healthy".to_owned(),
-            Seen::Trouble(message) => message.strip_prefix("configmap/web/web: ").unwrap().to_owned(),
+            Seen::Trouble { message, .. } => message.strip_prefix("configmap/web/web: ").unwrap().to_owned(),
         });
     }
     let mut asked = Vec::new();
@@ -813,7 +813,7 @@ async fn a_pod_is_recognised_by_its_environment_and_its_service_account_token() 
     let deadline = Instant::now() + Duration::from_secs(30);
     // The server remembers a token's validity for ten seconds.
     while !matches!(timeout(Duration::from_secs(1), source.updates.recv()).await,
-        Ok(Some(Update { seen: Seen::Trouble(message), .. })) if message.contains("(401)"))
+        Ok(Some(Update { seen: Seen::Trouble { message, .. }, .. })) if message.contains("(401)"))
     {
         assert!(Instant::now() < deadline, "a void token is still accepted");
         source.refresh.send_modify(|count| *count += 1);

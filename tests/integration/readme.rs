@@ -34,15 +34,12 @@ fn tables() -> String {
             String::new()
         };
         let help = arg.get_help().unwrap().to_string().replace('\n', " ").replace('|', "\\|");
-        let (help, default) = match help.split_once(" [default: ") {
-            Some((before, rest)) => {
-                let (default, after) = rest.split_once(']').unwrap();
-                (format!("{before}{after}"), default.to_owned())
-            }
-            None => {
-                let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
-                (help, defaults.join(" "))
-            }
+        let (help, default) = if let Some((before, rest)) = help.split_once(" [default: ") {
+            let (default, after) = rest.split_once(']').unwrap();
+            (format!("{before}{after}"), default.to_owned())
+        } else {
+            let defaults: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
+            (help, defaults.join(" "))
         };
         let default = if !default.is_empty() && !default.contains(' ') { format!("`{default}`") } else { default };
         writeln!(text, "| `--{long}{value}` | {default} | {help} |").unwrap();
