@@ -76,10 +76,31 @@ impl Exit {
 
 /// The answer to an effect.
 enum Done {
-    Rendered { step: Step, digest: Digest, took: Duration, render: Render },
-    Written { step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String> },
-    Reloaded { step: Step, took: Duration, verdict: Verdict },
-    Abandoned { step: Step },
+    Rendered {
+        step: Step,
+        digest: Digest,
+        took: Duration,
+        render: Render,
+    },
+    Written {
+        step: Step,
+        took: Duration,
+        done: usize,
+        at: Option<Moment>,
+        error: Option<String>,
+    },
+    Reloaded {
+        step: Step,
+        took: Duration,
+        verdict: Verdict,
+    },
+    Abandoned {
+        step: Step,
+    },
+    /// The target was checked for whether it can read what was published; what is wrong, if anything.
+    Checked {
+        message: Option<String>,
+    },
 }
 
 /// What came of rendering and staging.
@@ -555,6 +576,8 @@ impl App {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
             }
+            Done::Checked { message: Some(message) } => self.problem("access", &message, &Said::default()),
+            Done::Checked { message: None } => self.solved("access"),
         }
     }
 
@@ -571,19 +594,19 @@ impl App {
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
-                self.problem(Stage::Render, &format!("rejected: {reason}"), &Said::default());
+                self.problem(Stage::Render.as_str(), &format!("rejected: {reason}"), &Said::default());
                 let stage = Stage::Render.as_str();
                 let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
                 with(&self.shared, |status| status.quarantine = Some(quarantine));
                 (Ending::Rejected, Outcome::Rejected)
             }
             Render::Failed(reason) => {
-                self.problem(Stage::Render, &reason, &Said::default());
+                self.problem(Stage::Render.as_str(), &reason, &Said::default());
                 (Ending::Failed, Outcome::Failed)
             }
         };
         if ending == Ending::Success {
-            self.solved(Stage::Render);
+            self.solved(Stage::Render.as_str());
         }
         self.shared.metrics.stage(Stage::Render, ending, took);
         self.on(Event::Rendered { step, outcome });
@@ -617,8 +640,8 @@ impl App {
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
         let failed = error.is_some();
         match error {
-            Some(error) => self.problem(Stage::Publish, &error, &Said::default()),
-            None => self.solved(Stage::Publish),
+            Some(error) => self.problem(Stage::Publish.as_str(), &error, &Said::default()),
+            None => self.solved(Stage::Publish.as_str()),
         }
         let before = self.machine.journal().current.clone();
         self.on(Event::Written { step, done, at });
@@ -641,9 +664,12 @@ impl App {
         let (ending, answer) = match verdict {
             Verdict::Took => {
                 let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
-                let target = target.and_then(|target| Some(format!(" to {} (pid {})", target.name?, target.pid?)));
-                let driver = &self.config.reload.driver;
-                info!(sequence, "reloaded: {driver}{}", target.unwrap_or_default());
+                let target = target.and_then(|target| Some((target.name?, target.pid?)));
+                let to = target.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
+                info!(sequence, "reloaded: {}{}", self.config.reload.driver, to.unwrap_or_default());
+                if let Some((name, pid)) = target {
+                    self.check_access(name, pid);
+                }
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::NotOwed => {
@@ -651,16 +677,16 @@ impl App {
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::Refused { message, output } => {
-                self.problem(Stage::Reload, &format!("refused: {message}"), &output);
+                self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
                 (Ending::Rejected, machine::Verdict::Refused)
             }
             Verdict::Unreachable { message, output, .. } => {
-                self.problem(Stage::Reload, &message, &output);
+                self.problem(Stage::Reload.as_str(), &message, &output);
                 (Ending::Failed, machine::Verdict::Unreachable)
             }
         };
         if ending == Ending::Success {
-            self.solved(Stage::Reload);
+            self.solved(Stage::Reload.as_str());
         }
         self.shared.metrics.stage(Stage::Reload, ending, took);
         if ending == Ending::Success {
@@ -672,9 +698,27 @@ impl App {
         self.on(Event::Reloaded { step, verdict: answer });
     }
 
+    /// Checks whether the target can read what it was just told to read. Said and not refused: a process need not read
+    /// every file that lies there.
+    fn check_access(&mut self, name: String, pid: i32) {
+        let (output, Some(current)) = (self.output.clone(), self.machine.journal().current.clone()) else { return };
+        self.in_background(move || {
+            let reader = process::Reader::of(pid);
+            // What cannot be checked any more is checked after the next reload.
+            let unreadable = reader.and_then(|reader| output.unreadable_by(&reader, &current).ok().flatten());
+            let message = unreadable.map(|what| {
+                format!(
+                    "{name} (pid {pid}) cannot read {what}: give both containers one fsGroup or runAsUser, or widen \
+                     --file-mode or --secret-mode"
+                )
+            });
+            Done::Checked { message }
+        });
+    }
+
     /// The newest inputs are published, and the main process has them.
     fn settled(&mut self) {
-        self.solved(Stage::Render);
+        self.solved(Stage::Render.as_str());
         let Some(current) = self.machine.journal().current.clone() else { return };
         let confirmed = with(&self.shared, |status| {
             let before = status.confirmed.as_ref().map(|confirmed| confirmed.sequence);
@@ -690,27 +734,27 @@ impl App {
     }
 
     /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
-    fn problem(&mut self, stage: Stage, message: &str, said: &Said) {
+    fn problem(&mut self, stage: &'static str, message: &str, said: &Said) {
         let known = with(&self.shared, |status| {
-            let known = status.errors.get(stage.as_str()).is_some_and(|problem| problem.message == message);
+            let known = status.errors.get(stage).is_some_and(|problem| problem.message == message);
             if !known {
                 let problem = status::Problem { message: message.to_owned(), at: Timestamp::now() };
-                status.errors.insert(stage.as_str(), problem);
+                status.errors.insert(stage, problem);
             }
             known
         });
         if known {
             return;
         }
-        warn!(stage = stage.as_str(), "{message}");
+        warn!(stage, "{message}");
         if !said.is_empty() {
             let mask = Mask::new(self.inputs.iter().flat_map(Inputs::secrets));
-            warn!(stage = stage.as_str(), "it said: {}", mask.apply(said));
+            warn!(stage, "it said: {}", mask.apply(said));
         }
     }
 
-    fn solved(&mut self, stage: Stage) {
-        with(&self.shared, |status| status.errors.remove(stage.as_str()));
+    fn solved(&mut self, stage: &'static str) {
+        with(&self.shared, |status| status.errors.remove(stage));
     }
 
     /// Brings the status and the metrics up to date with the machine and the sources.
