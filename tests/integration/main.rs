@@ -1,5 +1,7 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
+mod crash;
 mod kube_source;
 mod support;
+mod volume;
 mod way;
