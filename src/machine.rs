@@ -642,6 +642,9 @@ impl Machine {
 
     /// After a failed write: the output is put in order, the debt paid, and then the newest inputs are tried again.
     fn again(&mut self, effects: &mut Vec<Effect>) {
+        // What was current before the current generation is kept for slow readers alone. It must not take the room that
+        // the next try needs.
+        self.journal.from = None;
         self.postpone(effects);
         self.tidy(effects);
     }

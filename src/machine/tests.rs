@@ -490,6 +490,20 @@ fn moment_of_the_publish_is_noted_when_the_debt_lasts() {
 }
 
 #[test]
+fn failed_write_leaves_the_room_to_the_next_try() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.settle();
+    assert_eq!(world.directories.len(), 2);
+    world.edit(inputs(2));
+    world.fire(0);
+    world.progress(true, false);
+    finish(&mut world);
+    assert_eq!(world.directories.keys().collect::<Vec<_>>(), [world.link.as_ref().unwrap()]);
+    world.settle();
+}
+
+#[test]
 fn refusals_are_reported_as_held_and_tried_on() {
     let mut world = settled_on(0, options());
     world.edit(inputs(1));

@@ -1,6 +1,8 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
+mod crash;
 mod kube_source;
 mod readme;
 mod support;
+mod volume;
 mod way;

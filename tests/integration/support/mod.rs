@@ -2,4 +2,5 @@
 
 pub mod apiserver;
 pub mod hook;
+pub mod scene;
 pub mod sidecar;
