@@ -157,8 +157,9 @@ struct Task {
     verb: &'static str,
     /// Since the watch was last healthy.
     failures: u32,
-    /// The last word on the source's health: the trouble, or none. `None`: no word yet.
-    told: Option<Result<(), String>>,
+    /// The last word on the source's health: the trouble and whether it is a permission that is missing, or none.
+    /// `None`: no word yet.
+    told: Option<Result<(), (String, bool)>>,
     /// Watches have been breaking: that the next one begins is no proof that it works.
     wary: bool,
 }
@@ -174,7 +175,7 @@ impl Task {
         let broken = matches!(failure, Failure::Broken(_));
         if !broken || self.failures > 1 {
             self.wary = broken;
-            self.tell(Err(failure.message(&self.watch, self.verb))).await;
+            self.tell(Err((failure.message(&self.watch, self.verb), failure.is_forbidden()))).await;
         }
         sleep(failure.delay(self.failures)).await;
     }
@@ -330,13 +331,13 @@ impl Task {
     }
 
     /// Says how the source is, if that is news.
-    async fn tell(&mut self, health: Result<(), String>) {
+    async fn tell(&mut self, health: Result<(), (String, bool)>) {
         if self.told.as_ref() == Some(&health) {
             return;
         }
         self.send(match &health {
             Ok(()) => Seen::Healthy,
-            Err(trouble) => Seen::Trouble { message: trouble.clone(), forbidden: trouble.contains("RBAC") },
+            Err((message, forbidden)) => Seen::Trouble { message: message.clone(), forbidden: *forbidden },
         })
         .await;
         self.told = Some(health);

@@ -137,6 +137,15 @@ impl Failure {
         }
     }
 
+    /// Whether it is a permission that is missing.
+    pub(super) fn is_forbidden(&self) -> bool {
+        match self {
+            Self::Forbidden { .. } => true,
+            Self::Broken(inner) => inner.is_forbidden(),
+            _ => false,
+        }
+    }
+
     /// What people are told: which source, the cause, the remedy. The same failure gives the same words.
     pub(super) fn message(&self, watch: &Watch, verb: &str) -> String {
         format!("{watch}: {}", Told { failure: self, watch, verb })
@@ -304,6 +313,9 @@ mod tests {
              Role in namespace web with the rule {apiGroups: [\"\"], resources: [\"configmaps\"], resourceNames: \
              [\"nginx\"], verbs: [\"list\", \"watch\"]}, and a RoleBinding to it"
         );
+        assert!(failure.is_forbidden());
+        assert!(Failure::Broken(Box::new(failure)).is_forbidden());
+        assert!(!Failure::Unauthorized.is_forbidden());
         let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };
         let wide = Watch { source: 0, kind: Kind::Secret, scope };
         assert_eq!(
