@@ -114,13 +114,13 @@ impl Place {
     /// Lets `subject` list and watch one ConfigMap.
     async fn grant(&self, subject: &Value, name: &str) {
         let reader = json!({"name": "reader"});
-        let rule = json!({
+        let rules = json!([{
             "apiGroups": [""],
             "resources": ["configmaps"],
             "resourceNames": [name],
             "verbs": ["list", "watch"],
-        });
-        let role = json!({"metadata": reader, "rules": [rule]});
+        }]);
+        let role = json!({"metadata": reader, "rules": rules});
         let binding = json!({
             "metadata": reader,
             "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"},
