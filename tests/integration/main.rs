@@ -1,5 +1,6 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
+mod api;
 mod crash;
 mod kube_source;
 mod readme;

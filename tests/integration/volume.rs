@@ -554,7 +554,7 @@ fn without_inotify_changes_are_found_by_polling_and_blindness_is_told() {
         let directory = scene.text("volume");
         let out = scene.text(output);
         let args = ["--watch-dir", &directory, "--output", &out, "--poll-interval", poll, "--debounce", "1ms"];
-        Sidecar::start_as(Some(EXHAUSTED), &scene.at(&format!("{output}.log")), args)
+        Sidecar::start_as(EXHAUSTED, &scene.at(&format!("{output}.log")), args)
     };
     let polling = start("polling", "100ms");
     let blind = start("blind", "0");

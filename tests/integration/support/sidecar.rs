@@ -45,12 +45,28 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
     pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self::start_as(None, log, args)
+        Self::start_with(None, &[], log, args)
     }
 
-    /// The same as another user, if one is given; needs root.
-    pub fn start_as<S: AsRef<str>>(user: Option<u32>, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        let mut command: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+    /// The same as another user; needs root.
+    pub fn start_as<S: AsRef<str>>(user: u32, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(Some(user), &[], log, args)
+    }
+
+    /// The same by a program that becomes it: `program`, to whose arguments the sidecar's command line is added.
+    pub fn start_by<S: AsRef<str>>(program: &[&str], log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(None, program, log, args)
+    }
+
+    fn start_with<S: AsRef<str>>(
+        user: Option<u32>,
+        program: &[&str],
+        log: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
+        let mut command: Vec<_> = program.iter().copied().map(str::to_owned).collect();
+        command.push(env!("CARGO_BIN_EXE_trimtab").to_owned());
+        command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
             if !command.iter().any(|arg| arg == flag) {
                 command.extend([flag.to_owned(), value.to_owned()]);
@@ -66,8 +82,9 @@ impl Sidecar {
         assert!(self.child.is_none(), "it runs");
         self.born_at = self.log().len();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let mut command = trimtab();
-        command.args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let (program, args) = self.command.split_first().unwrap();
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         if let Some(user) = self.user {
             command.uid(user).gid(user);
         }
