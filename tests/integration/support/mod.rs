@@ -3,3 +3,4 @@
 pub mod apiserver;
 pub mod hook;
 pub mod sidecar;
+pub mod stage;

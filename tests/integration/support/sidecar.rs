@@ -41,7 +41,14 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
     pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        let mut command: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
+        Self::start_by(&[], log, args)
+    }
+
+    /// The same by a program that becomes it: `program`, to whose arguments the sidecar's command line is added.
+    pub fn start_by<S: AsRef<str>>(program: &[&str], log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command: Vec<_> = program.iter().copied().map(str::to_owned).collect();
+        command.push(env!("CARGO_BIN_EXE_trimtab").to_owned());
+        command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
             if !command.iter().any(|arg| arg == flag) {
                 command.extend([flag.to_owned(), value.to_owned()]);
@@ -56,7 +63,9 @@ impl Sidecar {
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = trimtab().args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let (program, args) = self.command.split_first().unwrap();
+        let mut command = Command::new(program);
+        let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         self.child = Some(child.unwrap());
     }
 
