@@ -3,7 +3,9 @@
 mod api;
 mod crash;
 mod kube_source;
+mod life;
 mod readme;
+mod reload;
 mod support;
 mod volume;
 mod way;

@@ -141,15 +141,6 @@ impl Failure {
         }
     }
 
-    /// Whether it is a permission that is missing.
-    pub(super) fn is_forbidden(&self) -> bool {
-        match self {
-            Self::Forbidden { .. } => true,
-            Self::Broken(inner) => inner.is_forbidden(),
-            _ => false,
-        }
-    }
-
     /// What people are told: which source, the cause, the remedy. The same failure gives the same words.
     pub(super) fn message(&self, watch: &Watch, verb: &str) -> String {
         format!("{watch}: {}", Told { failure: self, watch, verb })

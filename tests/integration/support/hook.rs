@@ -1,18 +1,25 @@
 //! An HTTP hook: a server that notes each call, looks at the output as a main process would, and answers as told.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+
 /// How the hook answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// With this status code.
     Code(u16),
+    /// With this status code; the body is the request's head and what the watched file holds.
+    Echo(u16),
+    /// With 302, to this server.
+    Redirect(SocketAddr),
     /// Not at all: the connection stays open.
     Hang,
     /// By a reset.
@@ -50,14 +57,14 @@ struct State {
 impl Hook {
     /// A server on a free port that answers 200. `watched`: a file that it reads on each call.
     pub fn start(watched: Option<PathBuf>) -> Self {
-        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), watched)
+        Self::start_on(TcpListener::bind("127.0.0.1:0").unwrap(), watched, Answer::Code(200))
     }
 
-    /// The same on a port that is bound already.
-    pub fn start_on(listener: TcpListener, watched: Option<PathBuf>) -> Self {
+    /// The same on a port that is bound already, with this answer.
+    fn start_on(listener: TcpListener, watched: Option<PathBuf>, answer: Answer) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            answer: Mutex::new(Answer::Code(200)),
+            answer: Mutex::new(answer),
             calls: Mutex::default(),
             watched,
             over: AtomicBool::new(false),
@@ -76,6 +83,11 @@ impl Hook {
             }
         });
         Self { address, state, thread: Some(thread) }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Its URL.
@@ -99,6 +111,29 @@ impl Hook {
     }
 }
 
+/// A port that is taken, and at which nobody listens yet: connections are refused.
+pub struct Port(OwnedFd);
+
+impl Port {
+    /// A free one.
+    pub fn take() -> Self {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        Self(socket)
+    }
+
+    /// The URL of the hook that will be there.
+    pub fn url(&self) -> String {
+        format!("http://{}/-/reload", SocketAddr::try_from(getsockname(&self.0).unwrap()).unwrap())
+    }
+
+    /// The hook comes up.
+    pub fn listen(self, watched: Option<PathBuf>, answer: Answer) -> Hook {
+        listen(&self.0, 64).unwrap();
+        Hook::start_on(TcpListener::from(self.0), watched, answer)
+    }
+}
+
 impl State {
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -118,12 +153,17 @@ impl State {
         reader.read_exact(&mut body)?;
         let saw = self.watched.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
         let body = String::from_utf8_lossy(&body).into_owned();
-        self.calls.lock().unwrap().push(Call { at: Instant::now(), head, body, saw });
+        let call = Call { at: Instant::now(), head, body, saw };
+        self.calls.lock().unwrap().push(call.clone());
         let answer = *self.answer.lock().unwrap();
+        let mut say = |code: u16, more: &str, body: &str| {
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n{more}Connection: close\r\n\r\n{body}")
+        };
         match answer {
-            Answer::Code(code) => {
-                write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
-            }
+            Answer::Code(code) => say(code, "", "ok\n"),
+            Answer::Echo(code) => say(code, "", &(call.head.join("\n") + "\n" + &call.saw.unwrap_or_default())),
+            Answer::Redirect(to) => say(302, &format!("Location: http://{to}/-/reload\r\n"), ""),
             Answer::Hang => {
                 self.held.lock().unwrap().push(stream);
                 Ok(())

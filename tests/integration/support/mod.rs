@@ -4,3 +4,4 @@ pub mod apiserver;
 pub mod hook;
 pub mod scene;
 pub mod sidecar;
+pub mod stage;
