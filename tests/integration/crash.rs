@@ -209,7 +209,7 @@ fn debt_of_a_killed_sidecar_is_paid_once_and_with_the_newest() {
     let first = listener("127.66.10.1:0");
     let address = first.local_addr().unwrap().to_string();
     let watched = || Some(scene.output.join("n"));
-    let hook = Hook::start_on(first, watched());
+    let hook = Hook::start_on(first, watched(), Answer::Code(200));
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
     settled(&scene, &sidecar, 0, || told(&hook));
@@ -224,7 +224,7 @@ fn debt_of_a_killed_sidecar_is_paid_once_and_with_the_newest() {
         owed(&sidecar, number);
     }
     sidecar.kill();
-    let hook = Hook::start_on(listener(&address), watched());
+    let hook = Hook::start_on(listener(&address), watched(), Answer::Code(200));
     sidecar.start_again();
     settled(&scene, &sidecar, 2, || told(&hook));
     swap(&mut volume, 3);
@@ -237,7 +237,7 @@ fn debt_of_a_killed_sidecar_is_paid_once_and_with_the_newest() {
     owed(&sidecar, 4);
     sidecar.kill();
     swap(&mut volume, 5);
-    let hook = Hook::start_on(listener(&address), watched());
+    let hook = Hook::start_on(listener(&address), watched(), Answer::Code(200));
     sidecar.start_again();
     settled(&scene, &sidecar, 5, || told(&hook));
     swap(&mut volume, 6);
