@@ -153,7 +153,8 @@ pub struct SourceArgs {
         value_name = "NS",
         env = "TRIMTAB_NAMESPACE",
         hide_env_values = true,
-        value_delimiter = '\n'
+        value_delimiter = '\n',
+        value_parser = namespace
     )]
     pub namespaces: Vec<String>,
     /// --selector selects in every namespace; needs a ClusterRole
@@ -391,16 +392,24 @@ impl FromStr for ObjectName {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, text),
         };
-        // RFC 1123 subdomains: k8s.io/apimachinery/pkg/util/validation, IsDNS1123Subdomain.
-        let is_subdomain = |text: &str| {
-            !text.is_empty()
-                && text.len() <= 253
-                && text.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-        };
         if !is_subdomain(name) || namespace.is_some_and(|namespace| !is_subdomain(namespace)) {
             return Err("expected NAME or NAMESPACE/NAME, of lower-case letters, digits, '-' and '.'".into());
         }
         Ok(Self { namespace: namespace.map(str::to_owned), name: name.to_owned() })
+    }
+}
+
+/// RFC 1123 subdomains: `k8s.io/apimachinery/pkg/util/validation`, `IsDNS1123Subdomain`.
+fn is_subdomain(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+}
+
+/// The name of a namespace.
+fn namespace(text: &str) -> Result<String, String> {
+    if is_subdomain(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a namespace's name, of lower-case letters, digits and '-'".into())
     }
 }
 
