@@ -57,6 +57,11 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// After a signal. `--once` was not done yet: were that a success, a Pod would start without its configuration.
+    fn told_to_end(once: Option<Duration>) -> Self {
+        if once.is_some() { Self::Interrupted } else { Self::Done }
+    }
+
     /// The exit code.
     #[must_use]
     pub fn code(self) -> u8 {
@@ -139,10 +144,21 @@ pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     }
     let output = Arc::new(output);
     let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
-        return Ok(Exit::Done);
+        return Ok(Exit::told_to_end(config.once));
     };
-    let app = App::start(config, clients, output, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
+    let given = given_key(&config).map_err(|error| (Exit::StartUp, error))?;
+    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (Exit::CannotWrite, error.into()))?;
+    let app =
+        App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
     Ok(app.run(asked, signals).await)
+}
+
+/// The key of `--digest-key-file`.
+fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
+    let Some(path) = &config.digest_key_file else { return Ok(None) };
+    let bytes = std::fs::read(path).with_context(|| format!("--digest-key-file {}", path.display()))?;
+    anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
+    Ok(Some(DigestKey::derive(&bytes)))
 }
 
 async fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
@@ -241,18 +257,11 @@ impl App {
         config: Config,
         clients: Option<kube::Clients>,
         output: Arc<Output>,
+        key: DigestKey,
         lock: Lock,
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let key = match &config.digest_key_file {
-            Some(path) => {
-                let bytes = std::fs::read(path).with_context(|| format!("--digest-key-file {}", path.display()))?;
-                anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
-                DigestKey::derive(&bytes)
-            }
-            None => output.digest_key()?,
-        };
         let journal = match output.read_journal()? {
             Found::Nothing => None,
             Found::Journal(journal) => Some(journal),
@@ -477,7 +486,7 @@ impl App {
                 Effect::Write { step, writes } => self.write(step, writes),
                 Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
                 Effect::Abandon(step) => self.abandon(step),
-                Effect::Exit => self.exit = Some(Exit::Done),
+                Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{self, LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -141,7 +141,9 @@ fn sources_of(
         return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
     }
     check_sources(args, from_api)?;
-    check_names(args)?;
+    if args.selector.as_ref().is_some_and(|selector| selector.trim().is_empty()) {
+        return usage("--selector is empty, and would select everything");
+    }
     let client = from_api.then(|| ClientConfig {
         kubeconfig: args.kubeconfig.clone(),
         context: args.context.clone(),
@@ -270,17 +272,6 @@ impl Parts<'_> {
                 });
             }
         }
-    }
-}
-
-/// Namespaces go into a URL's path, a selector into its query.
-fn check_names(args: &SourceArgs) -> Checked<()> {
-    if let Some(namespace) = args.namespaces.iter().find(|namespace| !args::is_dns_name(namespace)) {
-        return usage(format!("--namespace {namespace:?} is no name of a namespace"));
-    }
-    match &args.selector {
-        Some(selector) if selector.trim().is_empty() => usage("--selector is empty, and would select everything"),
-        _ => Ok(()),
     }
 }
 
