@@ -34,6 +34,9 @@ use crate::snapshot::{Object, ObjectRef, Seen, Update};
 use crate::source::{Sources, View, files, kube};
 use crate::status::{self, Status};
 
+/// The longest `--digest-key-file`, in bytes.
+const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
+
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -220,7 +223,8 @@ impl App {
     ) -> anyhow::Result<Self> {
         let key = match &config.digest_key_file {
             Some(path) => {
-                let bytes = std::fs::read(path).with_context(|| format!("--digest-key-file {}", path.display()))?;
+                let read = process::read_regular(path, DIGEST_KEY_LIMIT);
+                let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
                 anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
                 DigestKey::derive(&bytes)
             }
