@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -177,7 +178,10 @@ impl ApiServer {
     /// A kubeconfig for this user.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
         let path = self.dir().join(format!("{user}-{}.kubeconfig", self.port));
-        fs::write(&path, kubeconfig(self.port, &self.ca(), &json!({"token": token(user)}))).unwrap();
+        // Another test may be reading it.
+        let mut file = tempfile::NamedTempFile::new_in(self.dir()).unwrap();
+        file.write_all(kubeconfig(self.port, &self.ca(), &json!({"token": token(user)})).as_bytes()).unwrap();
+        file.persist(&path).unwrap();
         path
     }
 

@@ -35,19 +35,26 @@ pub fn trimtab() -> Command {
 pub struct Sidecar {
     child: Option<Child>,
     log: PathBuf,
+    env: Vec<(String, String)>,
     command: Vec<String>,
 }
 
 impl Sidecar {
-    /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
+    /// Starts it with these flags; both servers take free ports. `log` is a file that it appends all its output to.
     pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(log, &[], args)
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with<S: AsRef<str>>(log: &Path, env: &[(&str, &str)], args: impl IntoIterator<Item = S>) -> Self {
         let mut command: Vec<_> = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
             if !command.iter().any(|arg| arg == flag) {
                 command.extend([flag.to_owned(), value.to_owned()]);
             }
         }
-        let mut sidecar = Self { child: None, log: log.to_owned(), command };
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut sidecar = Self { child: None, log: log.to_owned(), env, command };
         sidecar.start_again();
         sidecar
     }
@@ -56,8 +63,10 @@ impl Sidecar {
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let child = trimtab().args(&self.command).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.unwrap());
+        let mut command = trimtab();
+        command.args(&self.command).envs(self.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.child = Some(command.spawn().unwrap());
     }
 
     /// What it has logged, in all its lives.
@@ -106,7 +115,8 @@ impl Sidecar {
         eventually(&format!("{flag} serves"), || {
             let log = pid_or_end();
             let (_, address) = log.rsplit_once(&format!("{flag} serves on "))?;
-            address.split_whitespace().next()?.parse().ok()
+            // In a log of JSON a quote follows.
+            address.split(|c: char| c.is_whitespace() || c == '"').next()?.parse().ok()
         })
     }
 
