@@ -226,10 +226,21 @@ enum Work {
     Noting(Step, Box<Journal>),
     /// The debt is written off.
     Clearing(Step, Box<Journal>),
-    /// Until the next reload attempt, or the next try to write the debt off.
-    Backoff { clear: bool },
+    /// Until the next try.
+    Backoff(Next),
     /// All is said and done.
     Exited,
+}
+
+/// What a backoff is followed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The next reload attempt.
+    Reload,
+    /// The next try to write the debt off.
+    Clear,
+    /// The next try to turn `..data` back: before it names the current generation, nobody is told to read it.
+    Tidy,
 }
 
 /// What `/status` calls a phase.
@@ -296,6 +307,8 @@ pub struct Machine {
     interval_open: bool,
     /// Whether the output directory could not be put in order: nothing is staged before it is, or junk would pile up.
     dirty: bool,
+    /// Whether `..data` may name a generation whose commit failed: it is turned back to the current one.
+    doubtful: bool,
     stopping: bool,
     last_step: u64,
 }
@@ -344,6 +357,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
         failures: 0,
         interval_open: true,
         dirty: false,
+        doubtful: false,
         stopping: false,
         last_step: 0,
     };
@@ -375,8 +389,8 @@ impl Machine {
             Work::Rendering(..) => Phase::Rendering,
             Work::Tidying(..) | Work::Committing(..) | Work::Noting(..) | Work::Clearing(..) => Phase::Committing,
             Work::Reloading { .. } => Phase::Reloading,
-            Work::Backoff { .. } if self.refusals >= self.options.attempts => Phase::Held,
-            Work::Backoff { .. } => Phase::Backoff,
+            Work::Backoff(_) if self.refusals >= self.options.attempts => Phase::Held,
+            Work::Backoff(_) => Phase::Backoff,
             Work::Waiting | Work::Exited if self.want.is_none() => Phase::Syncing,
             Work::Waiting | Work::Exited if self.intake != Intake::Calm => Phase::Settling,
             Work::Waiting | Work::Exited => Phase::Idle,
@@ -452,8 +466,9 @@ impl Machine {
                 }
             }
             (Timer::Splay, Intake::Splaying, _) | (Timer::Again, Intake::Again, _) => self.ready(effects),
-            (Timer::Backoff, _, Work::Backoff { clear: true }) => self.clear(effects),
-            (Timer::Backoff, _, Work::Backoff { clear: false }) => self.reload(effects),
+            (Timer::Backoff, _, Work::Backoff(Next::Reload)) => self.reload(effects),
+            (Timer::Backoff, _, Work::Backoff(Next::Clear)) => self.clear(effects),
+            (Timer::Backoff, _, Work::Backoff(Next::Tidy)) => self.tidy(effects),
             (Timer::Patience, _, Work::Reloading { impatient, .. }) => {
                 *impatient = true;
                 self.go(effects);
@@ -500,7 +515,7 @@ impl Machine {
             return;
         }
         match self.work {
-            Work::Waiting | Work::Backoff { clear: false } => self.render(effects),
+            Work::Waiting | Work::Backoff(Next::Reload) => self.render(effects),
             Work::Reloading { step, impatient: true } => effects.push(Effect::Abandon(step)),
             _ => {}
         }
@@ -508,7 +523,7 @@ impl Machine {
 
     fn render(&mut self, effects: &mut Vec<Effect>) {
         let Some(want) = self.want else { return };
-        if matches!(self.work, Work::Backoff { .. }) {
+        if matches!(self.work, Work::Backoff(_)) {
             effects.push(Effect::Disarm(Timer::Backoff));
         }
         if self.dirty {
@@ -579,6 +594,14 @@ impl Machine {
         match std::mem::replace(&mut self.work, Work::Waiting) {
             Work::Tidying(awaited, writes) if awaited == step => {
                 self.dirty = done < writes;
+                self.doubtful &= self.dirty;
+                if self.doubtful {
+                    self.failures = self.failures.saturating_add(1);
+                    self.work = Work::Backoff(Next::Tidy);
+                    effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.failures)));
+                    self.exit_if_stopping(effects);
+                    return;
+                }
                 if self.dirty && self.intake == Intake::Ready {
                     self.postpone(effects);
                 }
@@ -596,8 +619,17 @@ impl Machine {
                 // The reload of what was published comes before newer inputs, or endless edits would starve it.
                 if self.journal.debt.is_some() && !self.stopping { self.reload(effects) } else { self.resume(effects) }
             }
-            // The journal may have been written: it announces what the link does not name, which recovery undoes.
-            Work::Committing(awaited, ..) if awaited == step => self.again(effects),
+            Work::Committing(awaited, _, journal) if awaited == step => {
+                // The journal may have been written: it announces what the link does not name, which recovery undoes.
+                // But a rename whose fsync failed may have happened, and somebody may have read what it made visible.
+                if done + 1 == SWAPPED {
+                    self.journal.next_sequence = journal.next_sequence;
+                    self.doubtful = self.journal.current.is_some();
+                    self.journal.debt = self.journal.current.as_ref().and(self.options.reload.then(Debt::default));
+                    self.published = None;
+                }
+                self.again(effects);
+            }
             Work::Noting(awaited, journal) if awaited == step => {
                 if done > 0 {
                     self.journal = *journal;
@@ -611,7 +643,7 @@ impl Machine {
                     self.resume(effects);
                 } else {
                     self.attempts = self.attempts.saturating_add(1);
-                    self.work = Work::Backoff { clear: true };
+                    self.work = Work::Backoff(Next::Clear);
                     effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.attempts)));
                     self.exit_if_stopping(effects);
                 }
@@ -633,7 +665,7 @@ impl Machine {
             } else if self.attempts == 0 {
                 self.reload(effects);
             } else {
-                self.work = Work::Backoff { clear: false };
+                self.work = Work::Backoff(Next::Reload);
                 effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.attempts)));
             }
         }
@@ -711,7 +743,7 @@ impl Machine {
         if self.want.is_some() && self.want != self.settled_on() {
             self.ready(effects);
         }
-        if matches!(self.work, Work::Backoff { .. }) {
+        if matches!(self.work, Work::Backoff(_)) {
             effects.push(Effect::Disarm(Timer::Backoff));
             self.fired(Timer::Backoff, effects);
         }
@@ -723,7 +755,7 @@ impl Machine {
     }
 
     fn exit_if_stopping(&mut self, effects: &mut Vec<Effect>) {
-        if self.stopping && matches!(self.work, Work::Waiting | Work::Backoff { .. }) {
+        if self.stopping && matches!(self.work, Work::Waiting | Work::Backoff(_)) {
             self.work = Work::Exited;
             effects.push(Effect::Exit);
         }
@@ -734,6 +766,10 @@ impl Machine {
     fn tidy(&mut self, effects: &mut Vec<Effect>) {
         let mut writes = Vec::new();
         if let Some(current) = &self.journal.current {
+            if self.doubtful {
+                writes.push(Write::Journal(Box::new(self.journal.clone())));
+                writes.push(Write::Swap(current.clone()));
+            }
             writes.extend([Write::Link(current.clone()), Write::Unlink(current.clone())]);
         }
         writes.push(Write::Prune(keep(&self.journal)));

@@ -167,9 +167,7 @@ impl World {
                     self.write(&writes[done]);
                 } else if refuse {
                     // The worst failure: it happened, and was reported not to have (a failed fsync after a rename).
-                    if !matches!(writes[done], Write::Swap(_)) {
-                        self.write(&writes[done]);
-                    }
+                    self.write(&writes[done]);
                 }
                 let done = done + usize::from(!fail);
                 if fail || done == writes.len() {
@@ -235,7 +233,7 @@ impl World {
             assert!(machine.journal.debt.is_some(), "guarantee 3: a kill now would lose the reload");
         }
         assert!(self.directories.len() <= 5, "guarantee 9: {:?}", self.directories);
-        let idle = matches!(self.machine.work, Work::Waiting | Work::Backoff { clear: false });
+        let idle = matches!(self.machine.work, Work::Waiting | Work::Backoff(Next::Reload));
         assert!(!(idle && self.machine.intake == Intake::Ready), "guarantee 10: newer inputs wait for nothing");
         let waits = self.op.is_some() || !self.timers.is_empty() || self.exited;
         assert!(waits || self.machine.want.is_none() || !self.is_behind(), "nothing will ever happen again");
@@ -270,7 +268,8 @@ impl World {
         }
         let journal = self.machine.journal();
         assert_eq!(journal.debt, None);
-        if self.link.is_some() {
+        // A first generation whose rename failed may be linked all the same: there is nothing to turn back to.
+        if journal.current.is_some() {
             let (restarted, _) = recover(self.options.clone(), self.journal.clone(), &self.disk());
             assert_eq!(restarted.journal.current, journal.current, "a restart changes nothing");
             assert_eq!(restarted.journal.debt, None, "a restart changes nothing");

@@ -20,7 +20,7 @@ use super::support::scene::{Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually, trimtab};
 
 /// The keys of the volumes that are swapped many times.
-const KEYS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+const KEYS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 
 /// What a key holds after the swap of this number: 2 kB, of which each line tells both.
 fn value(key: &str, number: u64) -> String {
@@ -30,8 +30,11 @@ fn value(key: &str, number: u64) -> String {
 
 fn swap(volume: &mut Volume, number: u64) {
     let values = KEYS.map(|key| value(key, number));
-    let files: Vec<_> = KEYS.into_iter().zip(values.iter().map(String::as_str)).collect();
-    volume.swap(&files);
+    volume.swap(&keys_of(&values));
+}
+
+fn keys_of(values: &[String]) -> Vec<(&str, &str)> {
+    KEYS.into_iter().zip(values.iter().map(String::as_str)).collect()
 }
 
 /// A volume after swap 0.
@@ -114,11 +117,11 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
     fs::create_dir_all(templates.join("sub")).unwrap();
     fs::write(templates.join("one.conf.j2"), "{{ data.alpha }}{{ data.beta }}").unwrap();
     fs::write(templates.join("sub/two.conf.j2"), "{% include '_part' %}{{ data.alpha }}").unwrap();
-    fs::write(templates.join("_part"), "{{ data.gamma }}{{ data.delta }}").unwrap();
+    fs::write(templates.join("_part"), "{{ data.gamma }}{{ data.theta }}").unwrap();
     let hook = Hook::start(Some(scene.output.join(files[0].0)));
     let directory = scene.text("volume");
     let url = hook.url();
-    let mut all = vec!["--watch-dir", &directory, "--reload-url", &url, "--debounce", "1ms"];
+    let mut all = vec!["--watch-dir", &directory, "--reload-url", &url, "--debounce", "0"];
     let templates = scene.text("templates");
     all.extend(flags.iter().map(|flag| if *flag == "TEMPLATES" { &templates } else { *flag }));
     let sidecar = scene.start(&all);
@@ -139,13 +142,18 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
             })
         };
         let readers = [read(Sight::of_a_generation), read(Sight::of_a_generation), read(Sight::of_top_level_names)];
-        for number in 1..=SWAPS {
-            swap(&mut volume, number);
+        for number in (1..=SWAPS).step_by(2) {
+            // In pairs, so that the sidecar reads the first while the second comes.
+            let pair = [number, number + 1].map(|number| KEYS.map(|key| value(key, number)));
+            let prepared = [volume.prepare(&keys_of(&pair[0])), volume.prepare(&keys_of(&pair[1]))];
+            volume.finish(&prepared[0], &keys_of(&pair[0]));
+            sleep(Duration::from_micros(number % 40 * 20));
+            volume.finish(&prepared[1], &keys_of(&pair[1]));
             // A reader that failed ends the test at once.
             if readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
                 break;
             }
-            sleep(Duration::from_millis(4));
+            sleep(Duration::from_millis(8));
         }
         let told = || hook.last_saw().as_deref().and_then(number_in) == Some(SWAPS);
         if !readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
@@ -167,14 +175,22 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
 
 #[test]
 fn readers_of_copies_see_whole_generations_under_500_swaps() {
-    let files: [Published; 4] =
-        [("alpha", &["alpha"]), ("beta", &["beta"]), ("gamma", &["gamma"]), ("delta", &["delta"])];
+    let files: [Published; 8] = [
+        ("alpha", &["alpha"]),
+        ("beta", &["beta"]),
+        ("gamma", &["gamma"]),
+        ("delta", &["delta"]),
+        ("epsilon", &["epsilon"]),
+        ("zeta", &["zeta"]),
+        ("eta", &["eta"]),
+        ("theta", &["theta"]),
+    ];
     swap_under_readers(&[], &files);
 }
 
 #[test]
 fn readers_of_rendered_templates_see_whole_generations_under_500_swaps() {
-    let files: [Published; 2] = [("one.conf", &["alpha", "beta"]), ("sub/two.conf", &["gamma", "delta", "alpha"])];
+    let files: [Published; 2] = [("one.conf", &["alpha", "beta"]), ("sub/two.conf", &["gamma", "theta", "alpha"])];
     swap_under_readers(&["--template", "TEMPLATES"], &files);
 }
 

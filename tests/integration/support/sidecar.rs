@@ -217,16 +217,27 @@ impl Volume {
 
     /// Replaces its content in one rename of `..data`.
     pub fn swap(&mut self, files: &[(&str, &str)]) {
-        use std::os::unix::fs::symlink;
+        let name = self.prepare(files);
+        std::thread::sleep(self.pause);
+        self.finish(&name, files);
+    }
+
+    /// Writes the next content's directory; its name.
+    pub fn prepare(&mut self, files: &[(&str, &str)]) -> String {
         self.version += 1;
         let name = format!("..2026_11_24_07_00_00.{}", self.version);
-        let old = fs::read_link(self.path.join("..data")).ok();
         fs::create_dir(self.path.join(&name)).unwrap();
         for (key, value) in files {
             fs::write(self.path.join(&name).join(key), value).unwrap();
         }
-        std::thread::sleep(self.pause);
-        symlink(&name, self.path.join("..data_tmp")).unwrap();
+        name
+    }
+
+    /// Renames `..data` to a prepared directory, and cleans up.
+    pub fn finish(&self, name: &str, files: &[(&str, &str)]) {
+        use std::os::unix::fs::symlink;
+        let old = fs::read_link(self.path.join("..data")).ok();
+        symlink(name, self.path.join("..data_tmp")).unwrap();
         fs::rename(self.path.join("..data_tmp"), self.path.join("..data")).unwrap();
         for (key, _) in files {
             if fs::symlink_metadata(self.path.join(key)).is_err() {
