@@ -444,7 +444,10 @@ impl App {
         // Until each has been read once, what is said would be true for a moment alone.
         if waits_for != self.waited_for && self.sources.views().iter().all(View::is_known) {
             for waited in &waits_for {
-                if !self.waited_for.contains(waited) {
+                // A trouble was told when it came.
+                let told =
+                    self.sources.views().iter().any(|view| !view.is_up() && view.waits_for().as_ref() == Some(waited));
+                if !told && !self.waited_for.contains(waited) {
                     warn!("waiting for {waited}");
                 }
             }

@@ -240,18 +240,18 @@ struct Parts<'a> {
 
 impl Parts<'_> {
     fn named(&mut self, kind: Kind, namespace: String, name: String) -> Checked<()> {
-        let spec_name = format!("{kind}/{namespace}/{name}");
-        if self.specs.iter().any(|spec| spec.name == spec_name) {
-            return usage(format!("--{kind} {namespace}/{name} is given twice"));
+        let watch = Watch { source: self.specs.len(), kind, scope: Scope::Named { namespace, name } };
+        if self.specs.iter().any(|spec| spec.name == watch.to_string()) {
+            return usage(format!("--{watch} is given twice").replacen('/', " ", 1));
         }
-        self.watches.push(Watch { source: self.specs.len(), kind, scope: Scope::Named { namespace, name } });
         self.specs.push(Spec {
-            name: spec_name,
+            name: watch.to_string(),
             role: Role::Named,
             apply_deletes: self.args.on_delete == Some(OnDelete::Apply),
             required: !self.args.optional,
             may_be_empty: self.args.allow_empty,
         });
+        self.watches.push(watch);
         Ok(())
     }
 
@@ -264,15 +264,15 @@ impl Parts<'_> {
         for namespace in namespaces {
             for kind in kinds {
                 let scope = Scope::Selected { selector: selector.to_owned(), namespace: namespace.clone() };
-                self.watches.push(Watch { source: self.specs.len(), kind: *kind, scope });
-                let within = namespace.as_deref().unwrap_or("*");
+                let watch = Watch { source: self.specs.len(), kind: *kind, scope };
                 self.specs.push(Spec {
-                    name: format!("{kind}/{within}?{selector}"),
+                    name: watch.to_string(),
                     role: Role::Selected,
                     apply_deletes: self.args.on_delete != Some(OnDelete::Keep),
                     required: true,
                     may_be_empty: true,
                 });
+                self.watches.push(watch);
             }
         }
     }

@@ -283,6 +283,7 @@ impl Phase {
 
 /// The machine.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 pub struct Machine {
     options: Options,
     /// As it lies on the disk, as far as that is known.

@@ -108,7 +108,9 @@ impl View {
     pub fn waits_for(&self) -> Option<String> {
         let name = &self.spec.name;
         if let (false, Some(trouble)) = (self.heard, &self.trouble) {
-            Some(format!("{name}: {}", trouble.message))
+            // A message may begin with the name already.
+            let message = &trouble.message;
+            Some(if message.starts_with(name) { message.clone() } else { format!("{name}: {message}") })
         } else if !self.heard {
             Some(format!("{name}: it has not been read yet"))
         } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {

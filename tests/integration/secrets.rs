@@ -783,7 +783,7 @@ fn a_kubeconfig_is_never_quoted() {
     ] {
         let path = place.write("kubeconfig", &kubeconfig);
         let output = place.text("conf");
-        let args = ["--once", "--once-timeout", "500ms", "--output", &output, "--log-level", "debug"];
+        let args = ["--once", "--once-timeout", "2s", "--output", &output, "--log-level", "debug"];
         let done = place.run(&[], &[&args[..], &["--secret", "x", "--kubeconfig", &path]].concat());
         let said = String::from_utf8_lossy(&done.stderr).into_owned();
         assert_eq!(done.status.code(), Some(code), "{kubeconfig}\n{said}");

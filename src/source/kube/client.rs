@@ -346,8 +346,8 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config,
     // What makes the layer of it panics on such a one.
     let token = config.auth_info.token.as_ref().map(ExposeSecret::expose_secret);
     if token.is_some_and(|token| HeaderValue::from_str(token).is_err()) {
-        let problem = "its token holds characters that a header cannot carry, such as a line break".to_owned();
-        return Err(KubeError::Kubeconfig { path: path.to_owned(), problem });
+        let problem = "its token holds characters that a header cannot carry, such as a line break";
+        return Err(KubeError::Credentials(format!("{}: {problem}", path.display())));
     }
     Ok(config)
 }
@@ -355,10 +355,14 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config,
 /// Says what is wrong with a kubeconfig, in words that quote no value of it.
 fn kubeconfig_error(path: &Path, error: KubeconfigError) -> KubeError {
     use KubeconfigError as E;
-    let load = |what: &str, error| match error {
-        LoadDataError::ReadFile(error, _) => named_by(what, &error),
-        LoadDataError::DecodeBase64(_) => format!("its {what}-data is not base64"),
-        LoadDataError::NoBase64DataOrFile => format!("it has no {what}"),
+    // Credentials come and go while the kubeconfig stays: they are waited for.
+    let credentials = |problem| KubeError::Credentials(format!("{}: {problem}", path.display()));
+    let load = |what: &str, error| {
+        credentials(match error {
+            LoadDataError::ReadFile(error, _) => named_by(what, &error),
+            LoadDataError::DecodeBase64(_) => format!("its {what}-data is not base64"),
+            LoadDataError::NoBase64DataOrFile => format!("it has no {what}"),
+        })
     };
     let problem = match error {
         E::ReadConfig(error, path) => return KubeError::Unreadable { path, error, remedy: "" },
@@ -371,10 +375,12 @@ fn kubeconfig_error(path: &Path, error: KubeconfigError) -> KubeError {
         },
         E::MissingClusterUrl | E::ParseClusterUrl(_) => "its cluster has no valid server URL".to_owned(),
         E::ParseProxyUrl(_) => "its proxy-url, or HTTPS_PROXY, is not a URL".to_owned(),
-        E::LoadCertificateAuthority(error) => load("certificate-authority", error),
-        E::LoadClientCertificate(error) => load("client-certificate", error),
-        E::LoadClientKey(error) => load("client-key", error),
-        E::ParseCertificates(_) => "its certificate-authority holds no PEM certificates".to_owned(),
+        E::LoadCertificateAuthority(error) => return load("certificate-authority", error),
+        E::LoadClientCertificate(error) => return load("client-certificate", error),
+        E::LoadClientKey(error) => return load("client-key", error),
+        E::ParseCertificates(_) => {
+            return credentials("its certificate-authority holds no PEM certificates".to_owned());
+        }
         E::KindMismatch | E::ApiVersionMismatch => "its documents differ in kind or apiVersion".to_owned(),
         E::FindPath => "no such file".to_owned(),
     };
