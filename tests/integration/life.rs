@@ -875,7 +875,7 @@ fn by_variables_objects(variables: &mut Variables) {
     sidecar.kill();
     let all = [("SELECTOR", "a"), ("RESOURCE", "secret"), ("ALL_NAMESPACES", "true")];
     let sidecar = variables.start(&stage, "log-3", &[&own[..], &all].concat(), &[]);
-    assert_eq!(names(&sidecar), ["secret/*?a"]);
+    assert_eq!(names(&sidecar), ["secret/*/[a]"]);
 }
 
 fn by_variables_servers_and_logs(variables: &mut Variables) {
