@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, Ask, Server, Shared};
+use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::digest::{Digest, DigestKey};
 use crate::inputs::Inputs;
@@ -30,6 +31,7 @@ use crate::reload::{Reloader, Verdict};
 use crate::render::HeldBack;
 use crate::shutdown::{Signalled, Signals};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::source::kube::KubeError;
 use crate::source::{Sources, View, files, kube};
 use crate::status::{self, Status};
 
@@ -40,6 +42,8 @@ pub enum Exit {
     Done,
     /// A start-up failure that a restart may cure.
     StartUp,
+    /// The flags make no sense here.
+    Usage,
     /// `--once`: the inputs were rejected.
     Rejected,
     /// `--once`: a source did not come in time.
@@ -64,6 +68,7 @@ impl Exit {
         match self {
             Self::Done => 0,
             Self::StartUp => 1,
+            Self::Usage => EX_USAGE,
             Self::Rejected => 65,
             Self::Unavailable => 69,
             Self::CannotWrite => 73,
@@ -76,10 +81,31 @@ impl Exit {
 
 /// The answer to an effect.
 enum Done {
-    Rendered { step: Step, took: Duration, render: Render },
-    Written { step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String> },
-    Reloaded { step: Step, took: Duration, verdict: Verdict },
-    Abandoned { step: Step },
+    Rendered {
+        step: Step,
+        digest: Digest,
+        took: Duration,
+        render: Render,
+    },
+    Written {
+        step: Step,
+        took: Duration,
+        done: usize,
+        at: Option<Moment>,
+        error: Option<String>,
+    },
+    Reloaded {
+        step: Step,
+        took: Duration,
+        verdict: Verdict,
+    },
+    Abandoned {
+        step: Step,
+    },
+    /// The target was checked for whether it can read what was published; what is wrong, if anything.
+    Checked {
+        message: Option<String>,
+    },
 }
 
 /// What came of rendering and staging.
@@ -93,7 +119,15 @@ enum Render {
 /// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
 pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     let mut signals = Signals::new().context("signal handlers").map_err(|error| (Exit::StartUp, error))?;
-    let (asks, asked) = mpsc::channel(16);
+    let clients = config.client.clone().map(kube::Clients::new);
+    if let Some(clients) = &clients {
+        match clients.check().await {
+            // The API server, a file or a credential may come yet: its source says what is missing.
+            Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
+            Err(error) => return Err((Exit::Usage, error.into())),
+        }
+    }
+    let (asks, mut asked) = mpsc::channel(16);
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
@@ -109,12 +143,12 @@ pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
         warn!("{warning}");
     }
     let output = Arc::new(output);
-    let mut asked = asked;
     let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
         return Ok(Exit::told_to_end(config.once));
     };
     let given_key = given_key(&config).map_err(|error| (Exit::StartUp, error))?;
-    let app = App::start(config, output, given_key, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
+    let app = App::start(config, clients, output, given_key, lock, shared, tasks);
+    let app = app.map_err(|error| (Exit::CannotWrite, error))?;
     Ok(app.run(asked, signals).await)
 }
 
@@ -211,6 +245,7 @@ struct App {
     published: BTreeMap<ObjectRef, Arc<Object>>,
     waited_for: Vec<String>,
     was_up: Vec<Option<bool>>,
+    was_settled: bool,
     exit: Option<Exit>,
     tasks: JoinSet<()>,
     _lock: Lock,
@@ -219,6 +254,7 @@ struct App {
 impl App {
     fn start(
         config: Config,
+        clients: Option<kube::Clients>,
         output: Arc<Output>,
         given_key: Option<DigestKey>,
         lock: Lock,
@@ -246,8 +282,7 @@ impl App {
             let files = config.files.clone();
             tasks.spawn(files::watch(files, refresh.subscribe(), told.clone()));
         }
-        if let Some(client) = &config.client {
-            let clients = kube::Clients::new(client.clone());
+        if let Some(clients) = clients {
             for watch in &config.watches {
                 let (clients, max_size) = (clients.clone(), config.render.max_size);
                 tasks.spawn(kube::watch(clients, watch.clone(), max_size, refresh.subscribe(), told.clone()));
@@ -272,6 +307,7 @@ impl App {
             published: BTreeMap::new(),
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
+            was_settled: false,
             exit: None,
             tasks,
             _lock: lock,
@@ -356,7 +392,7 @@ impl App {
         for waited in self.sources.waits_for() {
             error!("--once-timeout is over, waiting for {waited}");
         }
-        let forbidden = self.sources.views().iter().any(|view| view.is_forbidden());
+        let forbidden = self.sources.views().iter().any(View::is_forbidden);
         Some(if forbidden { Exit::Forbidden } else { Exit::Unavailable })
     }
 
@@ -420,7 +456,7 @@ impl App {
             self.shared.metrics.source_event(&name);
         }
         let Some(view) = self.sources.views().get(source) else { return changed };
-        let up = view.trouble.is_none();
+        let up = view.is_up();
         if self.was_up[source] != Some(up) {
             if up && self.was_up[source] == Some(false) {
                 info!(source = name, "it can be read again");
@@ -481,7 +517,7 @@ impl App {
         self.in_background(move || {
             let began = Instant::now();
             let render = stage(&inputs, digest, &published, sequence, unless, &output, &key);
-            Done::Rendered { step, took: began.elapsed(), render }
+            Done::Rendered { step, digest, took: began.elapsed(), render }
         });
     }
 
@@ -542,58 +578,52 @@ impl App {
         // Ended tasks are forgotten, or the set would grow with each step.
         while self.tasks.try_join_next().is_some() {}
         match done {
-            Done::Rendered { step, took, render } => self.rendered(step, took, render),
+            Done::Rendered { step, digest, took, render } => self.rendered(step, digest, took, render),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
             Done::Abandoned { step } => {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
             }
-        }
-        let owed = self.machine.journal().debt.is_some();
-        self.shared.metrics.debt(owed);
-        if self.machine.is_settled() && !owed {
-            let since = self.observed.map(|(.., since)| since);
-            self.settled(since);
+            Done::Checked { message: Some(message) } => self.problem("access", &message, &Said::default()),
+            Done::Checked { message: None } => self.solved("access"),
         }
     }
 
-    fn rendered(&mut self, step: Step, took: Duration, render: Render) {
+    fn rendered(&mut self, step: Step, digest: Digest, took: Duration, render: Render) {
         let (ending, outcome) = match render {
             Render::Staged { generation, files, held_back } => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(held_back);
+                self.hold_back(&held_back);
                 (Ending::Success, Outcome::Staged(generation))
             }
             Render::Same { held_back } => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(held_back);
+                self.hold_back(&held_back);
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
-                self.problem(Stage::Render, format!("rejected: {reason}"), &Said::default());
-                if let Some((digest, ..)) = self.observed {
-                    let stage = Stage::Render.as_str();
-                    let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
-                    with(&self.shared, |status| status.quarantine = Some(quarantine));
-                }
+                self.problem(Stage::Render.as_str(), &format!("rejected: {reason}"), &Said::default());
+                let stage = Stage::Render.as_str();
+                let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
+                with(&self.shared, |status| status.quarantine = Some(quarantine));
                 (Ending::Rejected, Outcome::Rejected)
             }
             Render::Failed(reason) => {
-                self.problem(Stage::Render, reason, &Said::default());
+                self.problem(Stage::Render.as_str(), &reason, &Said::default());
                 (Ending::Failed, Outcome::Failed)
             }
         };
         if ending == Ending::Success {
-            self.solved(Stage::Render);
+            self.solved(Stage::Render.as_str());
         }
         self.shared.metrics.stage(Stage::Render, ending, took);
         self.on(Event::Rendered { step, outcome });
     }
 
-    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
+    fn hold_back(&mut self, held_back: &[HeldBack]) {
         with(&self.shared, |status| {
-            for held in &held_back {
+            for held in held_back {
                 let known = status.held_back.iter().any(|old| old.source == held.source && old.reason == held.reason);
                 if !known {
                     warn!(source = held.source, "held back: {}", held.reason);
@@ -605,7 +635,7 @@ impl App {
             status.held_back = listed.collect();
         });
         // What is held back was not taken: its last published version stays in its place.
-        for held in &held_back {
+        for held in held_back {
             let id = self.staged.keys().find(|id| id.to_string() == held.source).cloned();
             if let Some(id) = id {
                 match self.published.get(&id) {
@@ -619,8 +649,8 @@ impl App {
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
         let failed = error.is_some();
         match error {
-            Some(error) => self.problem(Stage::Publish, error, &Said::default()),
-            None => self.solved(Stage::Publish),
+            Some(error) => self.problem(Stage::Publish.as_str(), &error, &Said::default()),
+            None => self.solved(Stage::Publish.as_str()),
         }
         let before = self.machine.journal().current.clone();
         self.on(Event::Written { step, done, at });
@@ -643,9 +673,12 @@ impl App {
         let (ending, answer) = match verdict {
             Verdict::Took => {
                 let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
-                let target = target.and_then(|target| Some(format!(" to {} (pid {})", target.name?, target.pid?)));
-                let driver = &self.config.reload.driver;
-                info!(sequence, "reloaded: {driver}{}", target.unwrap_or_default());
+                let target = target.and_then(|target| Some((target.name?, target.pid?)));
+                let to = target.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
+                info!(sequence, "reloaded: {}{}", self.config.reload.driver, to.unwrap_or_default());
+                if let Some((name, pid)) = target {
+                    self.check_access(name, pid);
+                }
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::NotOwed => {
@@ -653,16 +686,16 @@ impl App {
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::Refused { message, output } => {
-                self.problem(Stage::Reload, format!("refused: {message}"), &output);
+                self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
                 (Ending::Rejected, machine::Verdict::Refused)
             }
             Verdict::Unreachable { message, output, .. } => {
-                self.problem(Stage::Reload, message, &output);
+                self.problem(Stage::Reload.as_str(), &message, &output);
                 (Ending::Failed, machine::Verdict::Unreachable)
             }
         };
         if ending == Ending::Success {
-            self.solved(Stage::Reload);
+            self.solved(Stage::Reload.as_str());
         }
         self.shared.metrics.stage(Stage::Reload, ending, took);
         if ending == Ending::Success {
@@ -674,48 +707,73 @@ impl App {
         self.on(Event::Reloaded { step, verdict: answer });
     }
 
-    /// The newest inputs are published, and the main process has them.
-    fn settled(&mut self, since: Option<Instant>) {
-        let confirmed = with(&self.shared, |status| {
-            status.quarantine = None;
-            status.confirmed.as_ref().map(|confirmed| confirmed.sequence)
+    /// Checks whether the target can read what it was just told to read. Said and not refused: a process need not read
+    /// every file that lies there.
+    fn check_access(&mut self, name: String, pid: i32) {
+        let (output, Some(current)) = (self.output.clone(), self.machine.journal().current.clone()) else { return };
+        self.in_background(move || {
+            let reader = process::Reader::of(pid);
+            // What cannot be checked any more is checked after the next reload.
+            let unreadable = reader.and_then(|reader| output.unreadable_by(&reader, &current).ok().flatten());
+            let message = unreadable.map(|what| {
+                format!(
+                    "{name} (pid {pid}) cannot read {what}: give both containers one fsGroup or runAsUser, or widen \
+                     --file-mode or --secret-mode"
+                )
+            });
+            Done::Checked { message }
         });
-        let current = self.machine.journal().current.clone();
-        let newly = current.as_ref().map(|current| current.sequence) != confirmed;
-        self.shared.metrics.settled(since.filter(|_| newly).map(|since| since.elapsed()));
-        if newly {
-            let at = Timestamp::now();
-            let confirmed = current.map(|current| status::Published::new(&current, Some(at)));
-            with(&self.shared, |status| status.confirmed = confirmed);
-        }
+    }
+
+    /// The newest inputs are published, and the main process has them.
+    fn settled(&mut self) {
+        self.solved(Stage::Render.as_str());
+        let Some(current) = self.machine.journal().current.clone() else { return };
+        let confirmed = with(&self.shared, |status| {
+            let before = status.confirmed.as_ref().map(|confirmed| confirmed.sequence);
+            if before != Some(current.sequence) {
+                // What was found at start was confirmed by an earlier life, nobody knows when.
+                let at = status.published.as_ref().and_then(|published| published.at).map(|_| Timestamp::now());
+                status.confirmed = Some(status::Published::new(&current, at));
+            }
+            status.confirmed.as_ref().filter(|_| before != Some(current.sequence)).and_then(|confirmed| confirmed.at)
+        });
+        let since = self.observed.map(|(.., since)| since.elapsed());
+        self.shared.metrics.settled(since.filter(|_| confirmed.is_some()));
     }
 
     /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
-    fn problem(&mut self, stage: Stage, message: String, said: &Said) {
+    fn problem(&mut self, stage: &'static str, message: &str, said: &Said) {
         let known = with(&self.shared, |status| {
-            let known = status.errors.get(stage.as_str()).is_some_and(|problem| problem.message == message);
+            let known = status.errors.get(stage).is_some_and(|problem| problem.message == message);
             if !known {
-                let problem = status::Problem { message: message.clone(), at: Timestamp::now() };
-                status.errors.insert(stage.as_str(), problem);
+                let problem = status::Problem { message: message.to_owned(), at: Timestamp::now() };
+                status.errors.insert(stage, problem);
             }
             known
         });
         if known {
             return;
         }
-        warn!(stage = stage.as_str(), "{message}");
+        warn!(stage, "{message}");
         if !said.is_empty() {
             let mask = Mask::new(self.inputs.iter().flat_map(Inputs::secrets));
-            warn!(stage = stage.as_str(), "it said: {}", mask.apply(said));
+            warn!(stage, "it said: {}", mask.apply(said));
         }
     }
 
-    fn solved(&mut self, stage: Stage) {
-        with(&self.shared, |status| status.errors.remove(stage.as_str()));
+    fn solved(&mut self, stage: &'static str) {
+        with(&self.shared, |status| status.errors.remove(stage));
     }
 
-    /// Brings the status up to date with the machine and the sources.
+    /// Brings the status and the metrics up to date with the machine and the sources.
     fn report(&mut self) {
+        let settled = self.machine.is_settled();
+        if settled && !std::mem::replace(&mut self.was_settled, settled) {
+            self.settled();
+        }
+        self.was_settled = settled;
+        self.shared.metrics.debt(self.machine.journal().debt.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
         let found = |generation: &Option<Generation>| {
@@ -732,10 +790,6 @@ impl App {
             status.debt = journal.debt.as_ref().map(|_| "publish");
             if !self.machine.is_rejected() {
                 status.quarantine = None;
-                if self.observed.is_some_and(|(digest, ..)| Some(digest) == journal.current.as_ref().map(|c| c.digest))
-                {
-                    status.errors.remove(Stage::Render.as_str());
-                }
             }
             if target.is_some() {
                 status.target = target;
@@ -747,7 +801,7 @@ impl App {
                 .map(|view| status::Source {
                     name: view.spec.name.clone(),
                     resource_version: view.resource_version().map(str::to_owned),
-                    healthy: view.trouble.is_none() && view.waits_for().is_none(),
+                    healthy: view.is_up() && view.waits_for().is_none(),
                     message: view.message(),
                     at: view.at,
                 })

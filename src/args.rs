@@ -153,8 +153,7 @@ pub struct SourceArgs {
         value_name = "NS",
         env = "TRIMTAB_NAMESPACE",
         hide_env_values = true,
-        value_delimiter = '\n',
-        value_parser = namespace
+        value_delimiter = '\n'
     )]
     pub namespaces: Vec<String>,
     /// --selector selects in every namespace; needs a ClusterRole
@@ -392,25 +391,18 @@ impl FromStr for ObjectName {
             Some((namespace, name)) => (Some(namespace), name),
             None => (None, text),
         };
-        if !is_subdomain(name) || namespace.is_some_and(|namespace| !is_subdomain(namespace)) {
+        if !is_dns_name(name) || namespace.is_some_and(|namespace| !is_dns_name(namespace)) {
             return Err("expected NAME or NAMESPACE/NAME, of lower-case letters, digits, '-' and '.'".into());
         }
         Ok(Self { namespace: namespace.map(str::to_owned), name: name.to_owned() })
     }
 }
 
-/// RFC 1123 subdomains: `k8s.io/apimachinery/pkg/util/validation`, `IsDNS1123Subdomain`.
-fn is_subdomain(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 253 && text.bytes().all(|c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
-}
-
-/// The name of a namespace.
-fn namespace(text: &str) -> Result<String, String> {
-    if is_subdomain(text) {
-        Ok(text.to_owned())
-    } else {
-        Err("expected a namespace's name, of lower-case letters, digits and '-'".into())
-    }
+/// Whether the API server could accept this as a name: an RFC 1123 subdomain
+/// (`k8s.io/apimachinery/pkg/util/validation`, `IsDNS1123Subdomain`), its ends not looked at.
+pub(crate) fn is_dns_name(text: &str) -> bool {
+    let allowed = |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text != "." && text != ".."
 }
 
 /// `[NAME=]PATH`.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::args::{self, LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -141,6 +141,7 @@ fn sources_of(
         return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
     }
     check_sources(args, from_api)?;
+    check_names(args)?;
     let client = from_api.then(|| ClientConfig {
         kubeconfig: args.kubeconfig.clone(),
         context: args.context.clone(),
@@ -150,8 +151,7 @@ fn sources_of(
     let own = OnceCell::new();
     let namespace_of = |name: &ObjectName, flag: &str| -> Checked<String> {
         match (&name.namespace, &args.namespaces[..], &client) {
-            (Some(namespace), _, _) => Ok(namespace.clone()),
-            (None, [namespace], _) => Ok(namespace.clone()),
+            (Some(namespace), _, _) | (None, [namespace], _) => Ok(namespace.clone()),
             (None, [_, _, ..], _) => usage(format!(
                 "{flag} {}: several --namespace are given, so its own must be said: {flag} NAMESPACE/{0}",
                 name.name
@@ -273,6 +273,17 @@ impl Parts<'_> {
     }
 }
 
+/// Namespaces go into a URL's path, a selector into its query.
+fn check_names(args: &SourceArgs) -> Checked<()> {
+    if let Some(namespace) = args.namespaces.iter().find(|namespace| !args::is_dns_name(namespace)) {
+        return usage(format!("--namespace {namespace:?} is no name of a namespace"));
+    }
+    match &args.selector {
+        Some(selector) if selector.trim().is_empty() => usage("--selector is empty, and would select everything"),
+        _ => Ok(()),
+    }
+}
+
 fn check_sources(args: &SourceArgs, from_api: bool) -> Checked<()> {
     if args.selector.is_none() {
         if args.resource.is_some() {
@@ -375,7 +386,7 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
             }
         }
     }
-    if !templated && !(args.envs.is_empty() && args.secret_envs.is_empty()) {
+    if !(templated || args.envs.is_empty() && args.secret_envs.is_empty()) {
         return usage("--env and --secret-env are for templates, and there is no --template");
     }
     let text = |name: &str| env(name).and_then(|value| value.into_string().ok());

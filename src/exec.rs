@@ -1,7 +1,7 @@
 //! Programs of the sidecar's own image: run without a shell, bounded in time, ended by process group.
 //!
 //! A program gets Trimtab's environment as it is and no standard input. Its group (itself and what it started, unless
-//! that left the group) is killed when the time is up or nobody waits any longer; what it leaves behind in the
+//! that left the group) is killed when the time is up, or when nobody waits any longer; what it leaves behind in the
 //! background when it exits by itself is left to run.
 
 use std::fmt;
@@ -221,7 +221,7 @@ mod tests {
         Mask::new(std::iter::empty::<Bytes>()).apply(output)
     }
 
-    /// State letters of the processes whose command line holds `marker`; zombies have none, so children count by parent.
+    /// How many processes have `marker` in their command line; a zombie has none.
     fn alive(marker: &str) -> usize {
         let holds = |entry: io::Result<std::fs::DirEntry>| {
             let path = entry.ok()?.path().join("cmdline");
@@ -230,6 +230,7 @@ mod tests {
         std::fs::read_dir("/proc").unwrap().filter_map(holds).filter(|found| *found).count()
     }
 
+    /// How many of our children are zombies.
     fn zombies() -> usize {
         let me = std::process::id().to_string();
         let is_zombie = |entry: io::Result<std::fs::DirEntry>| {

@@ -64,7 +64,8 @@ enum Route {
     Unix(PathBuf),
 }
 
-/// Why a text is no [`Endpoint`]. Fatal: it comes from the command line. The text is not repeated: it may hold a password.
+/// Why a text is no [`Endpoint`]. Fatal: it comes from the command line. The text is not repeated, as it may hold a
+/// password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseEndpointError {
     /// `user:password@`.
@@ -525,7 +526,8 @@ async fn connect(endpoint: &Endpoint, config: &HttpConfig) -> Result<Box<dyn Soc
     let stream = TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
     let Some(connector) = connector else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| fail("TLS needs a DNS name or an address".into()))?;
-    let stream = connector.connect(name, stream).await.map_err(|error| fail(error.to_string()))?;
+    let checked = "the server is checked by --reload-ca-file, or by the CAs in this image without it";
+    let stream = connector.connect(name, stream).await.map_err(|error| fail(format!("{error}; {checked}")))?;
     Ok(Box::new(stream))
 }
 
@@ -655,5 +657,469 @@ impl FromStr for StatusCodes {
             if first <= last { Ok(first..=last) } else { Err(ParseStatusCodesError) }
         };
         text.split(',').map(range).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream as Peer};
+    use std::os::unix::net::{UnixListener, UnixStream as UnixPeer};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use tempfile::TempDir;
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::server::WebPkiClientVerifier;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+    const SHORT: Duration = Duration::from_millis(300);
+    const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+
+    /// Head and body of a request with a Content-Length.
+    fn read_request(peer: &mut impl io::Read) -> String {
+        let mut bytes = Vec::new();
+        let mut byte = [0];
+        while !bytes.ends_with(b"\r\n\r\n") {
+            if peer.read(&mut byte).unwrap() == 0 {
+                break;
+            }
+            bytes.push(byte[0]);
+        }
+        let head = String::from_utf8(bytes).unwrap();
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |n| n.parse().unwrap());
+        let mut body = vec![0; length];
+        peer.read_exact(&mut body).unwrap();
+        head + &String::from_utf8(body).unwrap()
+    }
+
+    /// A server for one connection: reads a request, hands it to the test, lets `answer` do the rest.
+    fn serve(answer: impl FnOnce(Peer) + Send + 'static) -> (Endpoint, Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint = format!("http://{}/-/reload?token=canary", listener.local_addr().unwrap());
+        let (send, requests) = channel();
+        std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            send.send(read_request(&mut peer)).unwrap();
+            answer(peer);
+        });
+        (endpoint.parse().unwrap(), requests)
+    }
+
+    fn post() -> HttpConfig {
+        HttpConfig { method: Method::POST, ..HttpConfig::default() }
+    }
+
+    /// Stays until the client has gone.
+    fn hang(mut peer: impl io::Read) {
+        let _ = io::copy(&mut peer, &mut io::sink());
+    }
+
+    #[test]
+    fn endpoints_are_read_and_printed_without_the_query() {
+        for (text, shown) in [
+            ("http://localhost", "http://localhost/"),
+            ("http://localhost:9090/-/reload", "http://localhost:9090/-/reload"),
+            ("HTTPS://[::1]:8443/x?token=canary#part", "https://[::1]:8443/x?…"),
+            ("http://host?token=canary", "http://host/?…"),
+            ("unix:///run/a.sock:/reload?x=canary", "unix:///run/a.sock:/reload?…"),
+            ("unix:///run/a.sock", "unix:///run/a.sock:/"),
+        ] {
+            let endpoint: Endpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), shown);
+            assert!(!format!("{endpoint:?}").contains("canary"));
+        }
+        let Route::Tcp { tls, host, port, .. } = "https://[::1]/".parse::<Endpoint>().unwrap().route else { panic!() };
+        assert_eq!((tls, host.as_str(), port), (true, "::1", 443));
+        for (text, error) in [
+            ("http://user:canary@host/", ParseEndpointError::Credentials),
+            ("https://canary@host", ParseEndpointError::Credentials),
+            ("localhost:9090/-/reload", ParseEndpointError::Scheme),
+            ("ftp://host/", ParseEndpointError::Scheme),
+            ("unix://run/a.sock:/x", ParseEndpointError::Unix),
+            ("unix:///", ParseEndpointError::Unix),
+            ("http://host:0/", ParseEndpointError::Authority),
+            ("http://host:99999/", ParseEndpointError::Authority),
+            ("http://host/a b", ParseEndpointError::Malformed),
+            ("http:///path", ParseEndpointError::Malformed),
+        ] {
+            assert_eq!(text.parse::<Endpoint>(), Err(error), "{text}");
+        }
+        assert!(ParseEndpointError::Credentials.to_string().contains("--reload-auth-file"));
+    }
+
+    #[test]
+    fn headers_with_credentials_come_from_files_only() {
+        for name in ["Authorization", "cookie", "PROXY-AUTHORIZATION"] {
+            let error = format!("{name}: canary").parse::<Header>().unwrap_err();
+            assert!(matches!(error, ParseHeaderError::Credential(_)));
+            assert!(error.to_string().contains(": @FILE") && !error.to_string().contains("canary"), "{error}");
+            assert!(format!("{name}: @/etc/token").parse::<Header>().is_ok());
+        }
+        assert_eq!("canary".parse::<Header>().unwrap_err(), ParseHeaderError::NoColon);
+        for bad in ["a b: canary", ": canary", "X-A: can\nary", "Content-Length: 5", "Transfer-Encoding: chunked"] {
+            let error = bad.parse::<Header>().unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+        }
+        assert!(!format!("{:?}", "X-Key: canary".parse::<Header>()).contains("canary"));
+    }
+
+    #[test]
+    fn status_codes_are_read_as_classes_codes_and_ranges() {
+        let accepted = |text: &str| {
+            let codes: StatusCodes = text.parse().unwrap();
+            (100..=599).filter(move |&code| codes.contains(code))
+        };
+        assert!(accepted("2xx").eq(200..=299));
+        assert!(accepted("2XX, 304").eq((200..=299).chain([304])));
+        assert!(accepted("200,204").eq([200, 204]));
+        assert!(accepted("200-204").eq(200..=204));
+        for bad in
+            ["", ",", "2xx,", "xx", "2x", "6xx", "0xx", "99", "600", "204-200", "200-", "-200", "200 204", "22xx"]
+        {
+            assert_eq!(bad.parse::<StatusCodes>(), Err(ParseStatusCodesError), "{bad:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_carries_method_body_headers_and_credentials() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            path
+        };
+        let key = file("key", "key-canary\n");
+        let config = HttpConfig {
+            method: Method::PUT,
+            body: Bytes::from_static(b"all of it"),
+            headers: vec!["X-A: one".parse().unwrap(), format!("X-Key: @{}", key.display()).parse().unwrap()],
+            auth_file: Some(file("auth", "user:pass-canary\n")),
+            ..HttpConfig::default()
+        };
+        let (endpoint, requests) = serve(|mut peer| peer.write_all(OK).unwrap());
+        let response = request(&endpoint, &config, LONG).await.unwrap();
+        assert_eq!(response, Response { status: 200, body: b"hello".to_vec() });
+        let request_text = requests.recv().unwrap();
+        assert!(request_text.starts_with("PUT /-/reload?token=canary HTTP/1.1\r\n"), "{request_text}");
+        for line in
+            ["x-a: one", "x-key: key-canary", "authorization: Basic dXNlcjpwYXNzLWNhbmFyeQ==", "connection: close"]
+        {
+            assert!(request_text.contains(&format!("\r\n{line}\r\n")), "{line}: {request_text}");
+        }
+        assert!(request_text.ends_with("all of it"));
+        // The file is read on each call.
+        file("key", "rotated\n");
+        let token = HttpConfig { auth_file: None, token_file: Some(file("token", " tok-canary\n")), ..config };
+        let (endpoint, requests) = serve(|mut peer| peer.write_all(OK).unwrap());
+        request(&endpoint, &token, LONG).await.unwrap();
+        let request_text = requests.recv().unwrap();
+        assert!(request_text.contains("\r\nx-key: rotated\r\n"), "{request_text}");
+        assert!(request_text.contains("\r\nauthorization: Bearer tok-canary\r\n"), "{request_text}");
+    }
+
+    #[tokio::test]
+    async fn credentials_that_a_server_echoes_are_masked() {
+        let dir = tempfile::tempdir().unwrap();
+        let auth = dir.path().join("auth");
+        fs::write(&auth, "user:pass-canary\n").unwrap();
+        let config = HttpConfig { auth_file: Some(auth), ..post() };
+        let (endpoint, _requests) = serve(|mut peer| {
+            let body = "you sent Basic dXNlcjpwYXNzLWNhbmFyeQ== that is pass-canary";
+            write!(peer, "HTTP/1.1 500 No\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        let response = request(&endpoint, &config, LONG).await.unwrap();
+        assert_eq!(String::from_utf8(response.body).unwrap(), "you sent Basic ***== that is ***");
+    }
+
+    #[tokio::test]
+    async fn a_post_without_a_body_has_a_length_and_errors_are_answers() {
+        for status in [200, 302, 429, 500, 503] {
+            let (endpoint, requests) = serve(move |mut peer| {
+                write!(peer, "HTTP/1.1 {status} X\r\nLocation: http://elsewhere/\r\nContent-Length: 0\r\n\r\n")
+                    .unwrap();
+            });
+            assert_eq!(request(&endpoint, &post(), LONG).await.unwrap().status, status);
+            assert!(requests.recv().unwrap().contains("\r\ncontent-length: 0\r\n"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_file_is_named_with_its_flag_and_nothing_is_sent() {
+        let dir = tempfile::tempdir().unwrap();
+        let endpoint: Endpoint = "http://127.0.0.1:1/".parse().unwrap();
+        let missing = Some(dir.path().join("missing"));
+        let header = format!("X: @{}", dir.path().join("missing").display()).parse().unwrap();
+        for (flag, config) in [
+            ("--reload-header", HttpConfig { headers: vec![header], ..post() }),
+            ("--reload-auth-file", HttpConfig { auth_file: missing.clone(), ..post() }),
+            ("--reload-token-file", HttpConfig { token_file: missing.clone(), ..post() }),
+        ] {
+            let error = request(&endpoint, &config, LONG).await.unwrap_err();
+            assert!(matches!(error, HttpError::File { .. }) && !error.sent());
+            let error = error.to_string();
+            assert!(error.contains(flag) && error.contains("/missing: No such file"), "{error}");
+        }
+        for content in ["no-colon-canary", "user:can\u{1}ary", ""] {
+            let auth = dir.path().join("auth");
+            fs::write(&auth, content).unwrap();
+            let config = HttpConfig { auth_file: Some(auth), ..post() };
+            let error = request(&endpoint, &config, LONG).await.unwrap_err();
+            assert!(error.to_string().contains("user:password"), "{error}");
+            assert!(!format!("{error} {error:?}").contains("canary"));
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_known_whether_the_request_was_sent() {
+        // Nobody listens.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint: Endpoint = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        drop(listener);
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(matches!(error, HttpError::Connect { .. }) && !error.sent(), "{error}");
+        assert!(error.to_string().contains("Connection refused"), "{error}");
+        // No answer.
+        let (endpoint, requests) = serve(hang);
+        let error = request(&endpoint, &post(), SHORT).await.unwrap_err();
+        assert!(matches!(error, HttpError::Timeout { .. }) && error.sent(), "{error}");
+        assert!(!error.to_string().contains("canary"), "{error}");
+        requests.recv().unwrap();
+        // Half an answer.
+        let (endpoint, _requests) = serve(|mut peer| {
+            peer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nhalf").unwrap();
+            hang(peer);
+        });
+        let start = Instant::now();
+        let error = request(&endpoint, &post(), SHORT).await.unwrap_err();
+        assert!(matches!(error, HttpError::Timeout { .. }) && error.sent() && start.elapsed() < LONG, "{error}");
+        // Closed, and reset, instead of an answer.
+        let (endpoint, _requests) = serve(drop);
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(matches!(error, HttpError::Broken { .. }) && error.sent(), "{error}");
+        let (endpoint, _requests) = serve(|peer| {
+            rustix::net::sockopt::set_socket_linger(&peer, Some(Duration::ZERO)).unwrap();
+        });
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(matches!(error, HttpError::Broken { .. }) && error.sent(), "{error}");
+        // A request that the server does not read to its end.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let endpoint: Endpoint = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        let large = HttpConfig { body: vec![b'x'; 32 << 20].into(), ..post() };
+        let error = request(&endpoint, &large, SHORT).await.unwrap_err();
+        assert!(matches!(error, HttpError::Timeout { .. }) && !error.sent(), "{error}");
+        // Not HTTP.
+        let (endpoint, _requests) = serve(|mut peer| peer.write_all(b"canary\r\n\r\n").unwrap());
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(error.to_string().contains("not HTTP"), "{error}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn large_answers_are_bounded() {
+        let (endpoint, _requests) = serve(|mut peer| {
+            let body = vec![b'x'; BODY_READ / 2];
+            write!(peer, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+            peer.write_all(&body).unwrap();
+        });
+        let response = request(&endpoint, &post(), LONG).await.unwrap();
+        assert_eq!((response.status, response.body.len()), (200, BODY_KEPT));
+        // Endless.
+        let (endpoint, _requests) = serve(|mut peer| {
+            peer.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+            while peer.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        let response = request(&endpoint, &post(), LONG).await.unwrap();
+        assert_eq!((response.status, response.body.len()), (200, BODY_KEPT));
+        let (endpoint, _requests) = serve(|mut peer| {
+            peer.write_all(b"HTTP/1.1 200 OK\r\n").unwrap();
+            while peer.write_all(b"X-Canary: canary\r\n").is_ok() {}
+        });
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(matches!(error, HttpError::Broken { .. }), "{error}");
+        assert!(!format!("{error} {error:?}").to_lowercase().contains("canary"), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn dropping_the_future_closes_the_connection() {
+        let (closed, hears) = channel();
+        let (endpoint, requests) = serve(move |peer| {
+            hang(peer);
+            closed.send(()).unwrap();
+        });
+        assert!(tokio::time::timeout(SHORT, request(&endpoint, &post(), LONG)).await.is_err());
+        requests.recv_timeout(LONG).unwrap();
+        hears.recv_timeout(LONG).unwrap();
+    }
+
+    #[tokio::test]
+    async fn unix_sockets_are_spoken_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.sock");
+        let endpoint: Endpoint = format!("unix://{}:/reload", path.display()).parse().unwrap();
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err().to_string();
+        assert!(error.contains("a volume that both containers mount"), "{error}");
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = std::thread::spawn(move || {
+            let (mut peer, _): (UnixPeer, _) = listener.accept().unwrap();
+            let request = read_request(&mut peer);
+            peer.write_all(OK).unwrap();
+            request
+        });
+        assert_eq!(request(&endpoint, &post(), LONG).await.unwrap().status, 200);
+        let request = server.join().unwrap();
+        assert!(
+            request.starts_with("POST /reload HTTP/1.1\r\n") && request.contains("\r\nhost: localhost\r\n"),
+            "{request}"
+        );
+    }
+
+    /// A CA, and a server's and a client's certificate and key from it, all in one directory.
+    struct Pki {
+        dir: TempDir,
+        server: ServerConfig,
+    }
+
+    impl Pki {
+        fn new(name: &str, ask_for_client: bool) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut params = CertificateParams::new([]).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+            fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
+            let issue = |name: &str| {
+                let key = KeyPair::generate().unwrap();
+                let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &ca).unwrap();
+                (certificate, key)
+            };
+            let (client, client_key) = issue("client");
+            fs::write(dir.path().join("client.pem"), client.pem()).unwrap();
+            fs::write(dir.path().join("client.key"), client_key.serialize_pem()).unwrap();
+            let (server, server_key) = issue(name);
+            let provider = Arc::new(ring::default_provider());
+            let builder = ServerConfig::builder_with_provider(provider.clone());
+            let builder = builder.with_safe_default_protocol_versions().unwrap();
+            let builder = if ask_for_client {
+                let mut roots = RootCertStore::empty();
+                roots.add(ca.der().clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
+                builder.with_client_cert_verifier(verifier)
+            } else {
+                builder.with_no_client_auth()
+            };
+            let key = PrivateKeyDer::try_from(server_key.serialize_der()).unwrap();
+            let server = builder.with_single_cert(vec![server.der().clone()], key).unwrap();
+            Self { dir, server }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        /// Answers 200 to whoever gets through, until the test ends.
+        async fn serve(&self) -> Endpoint {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let endpoint = format!("https://{}/", listener.local_addr().unwrap()).parse().unwrap();
+            let acceptor = TlsAcceptor::from(Arc::new(self.server.clone()));
+            tokio::spawn(async move {
+                loop {
+                    let (peer, _) = listener.accept().await.unwrap();
+                    let Ok(peer) = acceptor.accept(peer).await else { continue };
+                    let answer = hyper::service::service_fn(async |_| {
+                        Ok::<_, std::convert::Infallible>(hyper::Response::new(Full::new(Bytes::from_static(b"hello"))))
+                    });
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(peer), answer).await;
+                }
+            });
+            endpoint
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_is_believed_by_its_ca_alone() {
+        let pki = Pki::new("127.0.0.1", false);
+        let endpoint = pki.serve().await;
+        let config = HttpConfig { ca_file: Some(pki.path("ca.pem")), ..post() };
+        assert_eq!(request(&endpoint, &config, LONG).await.unwrap().body, b"hello");
+        let insecure = HttpConfig { insecure: true, ..post() };
+        assert_eq!(request(&endpoint, &insecure, LONG).await.unwrap().status, 200);
+        let other = Pki::new("127.0.0.1", false);
+        let config = HttpConfig { ca_file: Some(other.path("ca.pem")), ..post() };
+        let error = request(&endpoint, &config, LONG).await.unwrap_err();
+        assert!(!error.sent() && error.to_string().contains("certificate"), "{error}");
+        // The system's own CAs, or none at all, in the case of an image from scratch.
+        let error = request(&endpoint, &post(), LONG).await.unwrap_err();
+        assert!(!error.sent(), "{error}");
+        assert!(matches!(error, HttpError::Connect { .. } | HttpError::NoRoots { .. }), "{error}");
+        assert!(HttpError::NoRoots { endpoint: String::new() }.to_string().contains("--reload-ca-file"));
+        let misnamed = Pki::new("elsewhere.example", false);
+        let endpoint = misnamed.serve().await;
+        let config = HttpConfig { ca_file: Some(misnamed.path("ca.pem")), ..post() };
+        let error = request(&endpoint, &config, LONG).await.unwrap_err();
+        assert!(!error.sent() && error.to_string().contains("certificate not valid for name"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_client_certificate_is_shown_when_given() {
+        let pki = Pki::new("127.0.0.1", true);
+        let endpoint = pki.serve().await;
+        let with = |cert: Option<PathBuf>, key: Option<PathBuf>| HttpConfig {
+            ca_file: Some(pki.path("ca.pem")),
+            cert_file: cert,
+            key_file: key,
+            ..post()
+        };
+        let config = with(Some(pki.path("client.pem")), Some(pki.path("client.key")));
+        assert_eq!(request(&endpoint, &config, LONG).await.unwrap().status, 200);
+        let both = [fs::read(pki.path("client.key")), fs::read(pki.path("client.pem"))];
+        fs::write(pki.path("both.pem"), both.map(Result::unwrap).concat()).unwrap();
+        assert_eq!(request(&endpoint, &with(Some(pki.path("both.pem")), None), LONG).await.unwrap().status, 200);
+        assert!(request(&endpoint, &with(None, None), LONG).await.is_err());
+        fs::write(pki.path("bad.pem"), "-----BEGIN CERTIFICATE-----\ncanary!\n-----END CERTIFICATE-----").unwrap();
+        fs::write(pki.path("none.pem"), "canary").unwrap();
+        for (flag, config) in [
+            ("--reload-key-file", with(None, Some(pki.path("client.key")))),
+            ("--reload-key-file", with(Some(pki.path("client.pem")), Some(pki.path("ca.pem")))),
+            ("--reload-cert-file", with(Some(pki.path("bad.pem")), Some(pki.path("client.key")))),
+            ("--reload-cert-file", with(Some(pki.path("none.pem")), Some(pki.path("client.key")))),
+            ("--reload-cert-file", with(Some(pki.path("client.pem")), None)),
+            ("--reload-ca-file", HttpConfig { ca_file: Some(pki.path("none.pem")), ..post() }),
+            ("--reload-ca-file", HttpConfig { ca_file: Some(pki.path("bad.pem")), ..post() }),
+        ] {
+            let error = request(&endpoint, &config, LONG).await.unwrap_err();
+            assert!(error.to_string().starts_with(flag), "{error}");
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
+        }
+        fs::write(pki.path("client.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let error = request(&endpoint, &config, LONG).await.unwrap_err();
+        assert!(error.to_string().contains("does not belong"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(text in ".{0,40}", tail in "[/:@?#\\[\\]a-z0-9.% -]{0,30}") {
+            for text in [&text, &format!("http://{tail}"), &format!("https://{text}"), &format!("unix:///{tail}")] {
+                if let Ok(endpoint) = text.parse::<Endpoint>() {
+                    prop_assert!(!endpoint.target.path().is_empty());
+                    let _ = endpoint.to_string();
+                }
+                let _ = text.parse::<Header>();
+                let _ = text.parse::<StatusCodes>();
+            }
+        }
+
+        #[test]
+        fn a_password_in_a_url_is_never_accepted(user in "[a-z]{0,5}", password in "[a-z0-9:%]{0,9}", host in "[a-z]{1,9}") {
+            let text = format!("http://{user}:{password}@{host}/");
+            prop_assert_eq!(text.parse::<Endpoint>(), Err(ParseEndpointError::Credentials));
+        }
     }
 }

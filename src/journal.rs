@@ -17,7 +17,7 @@ pub const DIRECTORY_PREFIX: &str = "..trimtab-";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Generation {
-    /// Counts publishes of this output; never used twice.
+    /// Counts publishes of this output; no two generations that were visible share one.
     pub sequence: u64,
     /// The published digest of the inputs. All zeros where it is not known.
     pub digest: Digest,

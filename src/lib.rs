@@ -1,25 +1,55 @@
-//! Trimtab: carries a configuration change into a running process.
+//! Trimtab carries a configuration change into a running process.
+//!
+//! # Theory of operation
+//!
+//! ```text
+//! source → snapshot → render → publish → reload
+//! ```
+//!
+//! Each [`source`] tells what it sees: ConfigMaps and Secrets from the API server, or directories and files that a
+//! volume mounts. [`source::Sources`] decides what that means, and gives a snapshot once every source is known. The
+//! [`inputs`] are the snapshot and all else that rendering depends on; their [`digest`] is the identity of a change.
+//!
+//! [`render`] is pure: the same inputs give the same [`tree`] of files, or a rejection that names template and line.
+//! [`publish`] writes the tree into a fresh directory of the output, syncs it, and makes it the current generation by
+//! one rename, as the kubelet does for a mounted volume. The [`journal`] beside it says, before the rename, that a
+//! reload will be owed. [`reload`] then tells the main process (a signal by pidfd, HTTP, a program), and when it took
+//! it, the journal is told so.
+//!
+//! What to do when is decided by the [`machine`], a pure function from events to effects, which also says what a
+//! journal found after a crash means. [`app`] carries the effects out, and is the only module that knows all others.
+//!
+//! The modules below are in the order of the way; `ARCHITECTURE.md` tells where to add a part.
 
-pub mod admin;
-pub mod app;
+// What the user types.
 pub mod args;
 pub mod cmd;
 pub mod config;
+
+// The way of a change.
 pub mod digest;
-pub mod exec;
-pub mod http;
 pub mod inputs;
 pub mod journal;
-pub mod log;
-pub mod machine;
-pub mod mask;
-pub mod metrics;
-pub mod process;
 pub mod publish;
 pub mod reload;
 pub mod render;
-pub mod shutdown;
 pub mod snapshot;
 pub mod source;
-pub mod status;
 pub mod tree;
+
+// What decides, and what carries out.
+pub mod app;
+pub mod machine;
+
+// What several of them need.
+pub mod exec;
+pub mod http;
+pub mod mask;
+pub mod process;
+
+// What others see.
+pub mod admin;
+pub mod log;
+pub mod metrics;
+pub mod shutdown;
+pub mod status;

@@ -596,11 +596,8 @@ impl Machine {
                 // The reload of what was published comes before newer inputs, or endless edits would starve it.
                 if self.journal.debt.is_some() && !self.stopping { self.reload(effects) } else { self.resume(effects) }
             }
-            Work::Committing(awaited, _, journal) if awaited == step => {
-                // The journal may have been written: its sequence number is spent.
-                self.journal.next_sequence = journal.next_sequence;
-                self.again(effects);
-            }
+            // The journal may have been written: it announces what the link does not name, which recovery undoes.
+            Work::Committing(awaited, ..) if awaited == step => self.again(effects),
             Work::Noting(awaited, journal) if awaited == step => {
                 if done > 0 {
                     self.journal = *journal;
@@ -645,6 +642,9 @@ impl Machine {
 
     /// After a failed write: the output is put in order, the debt paid, and then the newest inputs are tried again.
     fn again(&mut self, effects: &mut Vec<Effect>) {
+        // What was current before the current generation is kept for slow readers alone. It must not take the room that
+        // the next try needs.
+        self.journal.from = None;
         self.postpone(effects);
         self.tidy(effects);
     }

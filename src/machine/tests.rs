@@ -316,7 +316,7 @@ fn any_options() -> impl Strategy<Value = Options> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
 
     #[test]
     fn no_order_of_events_and_kills_loses_a_reload(
@@ -467,6 +467,40 @@ fn hanging_attempt_is_abandoned_for_newer_inputs_but_not_at_once() {
     assert!(matches!(world.op, Some(Op::Reload { abandoned: true, .. })));
     world.progress(true, false);
     assert_eq!(world.machine.phase(), Phase::Rendering);
+}
+
+#[test]
+fn moment_of_the_publish_is_noted_when_the_debt_lasts() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.fire(0);
+    while !matches!(world.op, Some(Op::Reload { .. })) {
+        world.progress(false, false);
+    }
+    let before = world.ticks;
+    world.progress(true, false);
+    finish(&mut world);
+    let debt = world.journal.clone().unwrap().debt.unwrap();
+    assert_eq!(debt.published.as_ref().map(|moment| moment.ticks), Some(before));
+    world.restart_target();
+    let reloads = world.reloads;
+    world.kill(false);
+    world.settle();
+    assert_eq!(world.reloads, reloads, "a target that started after the publish needs no reload");
+}
+
+#[test]
+fn failed_write_leaves_the_room_to_the_next_try() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.settle();
+    assert_eq!(world.directories.len(), 2);
+    world.edit(inputs(2));
+    world.fire(0);
+    world.progress(true, false);
+    finish(&mut world);
+    assert_eq!(world.directories.keys().collect::<Vec<_>>(), [world.link.as_ref().unwrap()]);
+    world.settle();
 }
 
 #[test]

@@ -7,13 +7,14 @@
 use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, FileType, fadvise, fsync, symlinkat};
+use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
 use rustix::io::Errno;
 
 use super::dirfd::{Dir, Entry, look};
 use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
 use crate::journal::{Generation, sequence_of};
 use crate::machine::Disk;
+use crate::process::Reader;
 use crate::tree::Tree;
 
 pub(super) const DATA: &str = "..data";
@@ -37,6 +38,30 @@ impl Output {
     #[must_use]
     pub fn path_of(&self, generation: &Generation) -> PathBuf {
         self.path.join(&generation.directory)
+    }
+
+    /// What a process could not read of the generation: the first such file or directory, with its mode and owners.
+    pub fn unreadable_by(&self, reader: &Reader, generation: &Generation) -> Result<Option<String>, PublishError> {
+        let name = directory(generation, "read")?;
+        let mut open =
+            vec![(name.to_owned(), Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?)];
+        while let Some((path, dir)) = open.pop() {
+            let failed = |errno| self.io("read", &path, errno);
+            let stat = fstat(&dir).map_err(failed)?;
+            if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
+                return Ok(Some(describe(&path, &stat)));
+            }
+            for name in dir.names().map_err(failed)? {
+                let stat = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                let path = format!("{path}/{}", name.to_string_lossy());
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    open.push((path, Dir::open(&dir, name).map_err(failed)?));
+                } else if !reader.may(4, stat.st_uid, stat.st_gid, stat.st_mode) {
+                    return Ok(Some(describe(&path, &stat)));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// Writes a candidate to its directory, where no reader sees it, and to the disk.
@@ -230,6 +255,10 @@ impl Output {
         }
         Ok(())
     }
+}
+
+fn describe(path: &str, stat: &Stat) -> String {
+    format!("{path} (mode {:04o}, user {}, group {})", stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
 }
 
 /// The target of our link NAME.

@@ -101,7 +101,6 @@ pub(super) fn render(inputs: &Inputs<'_>, templates: &[Template]) -> Result<Tree
     for template in templates {
         let Some(dest) = &template.dest else { continue };
         notes.secret.store(template.secret, Ordering::Relaxed);
-        notes.misused.store(false, Ordering::Relaxed);
         let mut out = Limited { bytes: Vec::new(), room, full: false };
         let done = env
             .get_template(&template.name)
@@ -337,7 +336,7 @@ fn pod(pod: &Pod) -> Value {
 pub(super) struct Notes {
     /// It has read a secret value, or text of a secret template.
     secret: AtomicBool,
-    /// It has used a binary value as text.
+    /// It has used a binary value as text. Never taken back: that ends the render.
     misused: AtomicBool,
 }
 

@@ -16,6 +16,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
+use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,7 +84,7 @@ impl fmt::Display for Watch {
 }
 
 impl Watch {
-    /// The URL's path. Names are of the API's own alphabet, or the server refuses them.
+    /// The URL's path.
     fn path(&self) -> String {
         let (Scope::Named { namespace, .. } | Scope::Selected { namespace: Some(namespace), .. }) = &self.scope else {
             return format!("/api/v1/{}", resource(self.kind));
@@ -120,6 +121,7 @@ pub async fn watch(
         page: 0,
         verb: "list",
         failures: 0,
+        last: None,
         told: None,
         wary: false,
     };
@@ -138,7 +140,7 @@ pub async fn watch(
 /// Waits for a change; for ever, if none can come any more.
 async fn changed(refresh: &mut tokio::sync::watch::Receiver<u64>) {
     if refresh.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
@@ -157,8 +159,11 @@ struct Task {
     verb: &'static str,
     /// Since the watch was last healthy.
     failures: u32,
-    /// The last word on the source's health: the trouble, or none. `None`: no word yet.
-    told: Option<Result<(), String>>,
+    /// The last failure since then.
+    last: Option<Discriminant<Failure>>,
+    /// The last word on the source's health: the trouble and whether it is a permission that is missing, or none.
+    /// `None`: no word yet.
+    told: Option<Result<(), (String, bool)>>,
     /// Watches have been breaking: that the next one begins is no proof that it works.
     wary: bool,
 }
@@ -171,11 +176,15 @@ impl Task {
         if failure.lost_position() {
             self.position = None;
         }
+        // A watch that breaks, or whose position is lost, is no trouble by itself (servers restart, proxies cut long
+        // connections): the next attempt resumes it, or shows what is wrong. Twice in a row it is.
         let broken = matches!(failure, Failure::Broken(_));
-        if !broken || self.failures > 1 {
+        let kind = Some(discriminant(&failure));
+        if self.last == kind || !(broken || matches!(failure, Failure::Expired)) {
             self.wary = broken;
-            self.tell(Err(failure.message(&self.watch, self.verb))).await;
+            self.tell(Err((failure.message(&self.watch, self.verb), failure.is_forbidden()))).await;
         }
+        self.last = kind;
         sleep(failure.delay(self.failures)).await;
     }
 
@@ -279,7 +288,10 @@ impl Task {
                 return Ok(());
             }
         }
-        Err(Failure::Broken(Box::new(end)))
+        Err(match end {
+            Failure::Expired | Failure::Malformed(_) | Failure::TooLarge(_) => end,
+            end => Failure::Broken(Box::new(end)),
+        })
     }
 
     /// Takes in one line of a watch.
@@ -325,18 +337,19 @@ impl Task {
     /// The watch has proved itself.
     async fn settled(&mut self) {
         self.failures = 0;
+        self.last = None;
         self.wary = false;
         self.tell(Ok(())).await;
     }
 
     /// Says how the source is, if that is news.
-    async fn tell(&mut self, health: Result<(), String>) {
+    async fn tell(&mut self, health: Result<(), (String, bool)>) {
         if self.told.as_ref() == Some(&health) {
             return;
         }
         self.send(match &health {
             Ok(()) => Seen::Healthy,
-            Err(trouble) => Seen::Trouble { message: trouble.clone(), forbidden: trouble.contains("RBAC") },
+            Err((message, forbidden)) => Seen::Trouble { message: message.clone(), forbidden: *forbidden },
         })
         .await;
         self.told = Some(health);

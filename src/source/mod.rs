@@ -42,6 +42,13 @@ pub struct Spec {
     pub may_be_empty: bool,
 }
 
+/// Why a source cannot be read.
+#[derive(Clone, Debug)]
+struct Trouble {
+    message: String,
+    forbidden: bool,
+}
+
 /// One source, as it is known.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -54,9 +61,7 @@ pub struct View {
     /// Whether it ever held a key: from then on it is not waited for, whatever its deletion means.
     had_content: bool,
     /// Why it cannot be read at the moment.
-    pub trouble: Option<String>,
-    /// Whether that is a missing permission.
-    forbidden: bool,
+    trouble: Option<Trouble>,
     /// That what it holds is kept though it is gone.
     pub kept: bool,
     /// When it last told something.
@@ -73,7 +78,6 @@ impl View {
             heard: false,
             had_content: false,
             trouble: None,
-            forbidden: false,
             kept: false,
             at: None,
             events: 0,
@@ -87,10 +91,16 @@ impl View {
         Some(object.resource_version.as_str()).filter(|version| !version.is_empty())
     }
 
+    /// Whether it can be read, as far as is known.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.trouble.is_none()
+    }
+
     /// Whether it cannot be read for lack of a permission.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
-        self.trouble.is_some() && self.forbidden
+        self.trouble.as_ref().is_some_and(|trouble| trouble.forbidden)
     }
 
     /// Why nothing can be rendered yet; `None` when this source is complete.
@@ -98,7 +108,7 @@ impl View {
     pub fn waits_for(&self) -> Option<String> {
         let name = &self.spec.name;
         if let (false, Some(trouble)) = (self.heard, &self.trouble) {
-            Some(format!("{name}: {trouble}"))
+            Some(format!("{name}: {}", trouble.message))
         } else if !self.heard {
             Some(format!("{name}: it has not been read yet"))
         } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {
@@ -119,7 +129,7 @@ impl View {
     #[must_use]
     pub fn message(&self) -> Option<String> {
         match (&self.trouble, self.kept) {
-            (Some(trouble), _) => Some(trouble.clone()),
+            (Some(trouble), _) => Some(trouble.message.clone()),
             (None, true) => Some("it is gone or empty; its last content is kept (--on-delete keep)".into()),
             (None, false) => self.waits_for(),
         }
@@ -133,8 +143,7 @@ impl View {
     fn take(&mut self, seen: Seen) -> bool {
         match seen {
             Seen::Trouble { message, forbidden } => {
-                self.trouble = Some(message);
-                self.forbidden = forbidden;
+                self.trouble = Some(Trouble { message, forbidden });
                 return false;
             }
             Seen::Healthy => {

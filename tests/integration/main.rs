@@ -1,7 +1,11 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
+mod api;
+mod crash;
 mod kube_source;
 mod life;
+mod readme;
 mod reload;
 mod support;
+mod volume;
 mod way;

@@ -33,3 +33,49 @@ fn edit_of_a_volume_is_rendered_published_and_told() {
     assert_eq!(sidecar.until_idle()["published"]["sequence"], 2);
     assert_eq!(hook.calls().len(), 2);
 }
+
+/// A main process of another user that could not read what it is told to read.
+#[test]
+fn target_that_cannot_read_the_output_is_told_apart() {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command};
+
+    struct Killed(Child);
+    impl Drop for Killed {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    assert!(rustix::process::geteuid().is_root(), "this test plays two users, and needs root");
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let mut volume = Volume::new(at("volume"), &[("password", "hunter22")]);
+    let marker = format!("target-{}", std::process::id());
+    let script = "trap : HUP; while :; do sleep 0.05; done";
+    let target = Command::new("bash").args(["-c", script, &marker]).uid(65534).gid(65534).spawn().unwrap();
+    let _target = Killed(target);
+    let sidecar = Sidecar::start(
+        &at("log"),
+        [
+            "--watch-dir",
+            volume.path.to_str().unwrap(),
+            "--secret-dir",
+            "volume",
+            "--output",
+            at("conf").to_str().unwrap(),
+            "--signal",
+            "HUP",
+            "--process-args",
+            &marker,
+        ],
+    );
+    sidecar.until_idle();
+    volume.swap(&[("password", "hunter23")]);
+    let status = sidecar.until("the target is told apart", |status| status["errors"]["access"].is_object());
+    let message = status["errors"]["access"]["message"].as_str().unwrap();
+    for part in ["/password (mode 0640", "fsGroup", "--secret-mode"] {
+        assert!(message.contains(part), "{message}");
+    }
+}

@@ -122,7 +122,16 @@ const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::CLOEXEC).union(OFlags::NONBLO
 
 fn open(at: impl AsFd, path: &Path, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
     let resolve = resolve | ResolveFlags::NO_MAGICLINKS;
-    retry_on_intr(|| fs::openat2(&at, path, FLAGS, Mode::empty(), resolve))
+    let open = || retry_on_intr(|| fs::openat2(&at, path, FLAGS, Mode::empty(), resolve));
+    // While the kernel follows a link, that can be pointed elsewhere, and what it named be removed: absence is believed
+    // when it is seen three times.
+    let mut result = open();
+    for _ in 0..2 {
+        if let Err(Errno::NOENT) = result {
+            result = open();
+        }
+    }
+    result
 }
 
 fn failed(path: &Path, errno: Errno) -> FilesError {
@@ -264,7 +273,8 @@ impl Walk<'_> {
                 // a file that is too large from one that just fits.
                 let wanted =
                     if bytes.is_empty() { u64::try_from(stat.st_size).unwrap_or(0) } else { bytes.len() as u64 };
-                let more = wanted.max(4095).saturating_add(1).min(left.saturating_add(1) - bytes.len() as u64);
+                let room = left.saturating_add(1).saturating_sub(bytes.len() as u64);
+                let more = wanted.max(4095).saturating_add(1).min(room);
                 if more == 0 {
                     return Err(too_large().into());
                 }
@@ -344,6 +354,8 @@ fn unescape(field: &[u8]) -> Vec<u8> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
 
     use rustix::fs::mknodat;
     use tempfile::TempDir;
@@ -381,6 +393,68 @@ mod tests {
         let object = get(&volume.path).unwrap().unwrap();
         assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: String::new(), name: "conf".into() });
         assert_eq!(content(&volume.path), pairs(&[(".hidden", "3"), ("a", "1"), ("sub/deep/b", "2")]));
+    }
+
+    /// Reads without a pause until `done`; each read must give one whole generation of `keys` keys.
+    fn reads_are_whole(path: &Path, keys: usize, done: &AtomicBool) {
+        let mut reads = 0;
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !done.load(Relaxed) && std::time::Instant::now() < deadline {
+            match get(path) {
+                Ok(Some(object)) => {
+                    assert_eq!(object.data.len(), keys);
+                    let first = object.data.values().next().unwrap();
+                    assert!(!first.is_empty() && object.data.values().all(|value| value == first), "mixed");
+                    reads += 1;
+                }
+                // As often as it was replaced under a reader who never pauses.
+                Err(FilesError::Unsettled { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(reads > 20, "only {reads} reads");
+    }
+
+    #[test]
+    fn a_read_during_the_kubelets_swap_is_whole() {
+        fn files<'a>(keys: &'a [String], value: &'a str) -> Vec<(&'a str, &'a str)> {
+            keys.iter().map(|key| (key.as_str(), value)).collect()
+        }
+        let dir = TempDir::new().unwrap();
+        let keys: Vec<_> = (0..20).map(|n| if n % 2 == 0 { format!("k{n}") } else { format!("sub/k{n}") }).collect();
+        let mut volume = Volume::new(dir.path().join("v"), &files(&keys, "0"));
+        let path = volume.path.clone();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| reads_are_whole(&path, keys.len(), &done));
+            scope.spawn(|| reads_are_whole(&path.join("k0"), 1, &done));
+            for n in 1..200 {
+                volume.swap(&files(&keys, &n.to_string()));
+            }
+            done.store(true, Relaxed);
+        });
+    }
+
+    #[test]
+    fn a_read_while_a_link_to_the_root_is_pointed_elsewhere_is_whole() {
+        let dir = TempDir::new().unwrap();
+        let conf = dir.path().join("conf");
+        let point = |n: u32| {
+            for key in 0..20 {
+                write(dir.path().join(format!("tree{n}/{key}")), &n.to_string());
+            }
+            symlink(format!("tree{n}"), dir.path().join("new")).unwrap();
+            std::fs::rename(dir.path().join("new"), &conf).unwrap();
+            // git-sync removes the old tree at once.
+            n.checked_sub(1).map_or(Ok(()), |n| std::fs::remove_dir_all(dir.path().join(format!("tree{n}")))).unwrap();
+        };
+        point(0);
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| reads_are_whole(&conf, 20, &done));
+            (1..200).for_each(point);
+            done.store(true, Relaxed);
+        });
     }
 
     #[test]
@@ -575,7 +649,7 @@ mod tests {
         let path = dir.path().join("x");
         write(path.clone(), "1");
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o0)).unwrap();
         let result = as_nobody(|| get(dir.path()));
         assert_eq!(result, Err(FilesError::Io { path, errno: Errno::ACCESS }));
         let text = result.unwrap_err().to_string();

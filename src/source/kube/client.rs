@@ -69,13 +69,14 @@ pub struct Deadlines {
     /// From asking (connect and TLS handshake included) to the first line of the answer, and between two pieces of it.
     pub answer: Duration,
     /// Between two pieces of a watch. The server sends a bookmark about every minute
-    /// (apiserver/pkg/storage/cacher: `defaultBookmarkFrequency`), so that silence for longer is a hang.
+    /// (apiserver/pkg/storage/cacher: `defaultBookmarkFrequency`), but the second one of a watch two minutes after the
+    /// first (seen on Kubernetes 1.36), so that silence for longer is a hang.
     pub quiet: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { answer: Duration::from_secs(30), quiet: Duration::from_secs(90) }
+        Self { answer: Duration::from_secs(30), quiet: Duration::from_secs(150) }
     }
 }
 

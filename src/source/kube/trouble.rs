@@ -48,8 +48,7 @@ pub(super) enum Failure {
     TooLarge(u64),
     /// A watch ended before it had lived for long, without a word.
     Ended,
-    /// A watch that was running broke. Alone this is no trouble (servers restart, proxies cut long connections): the
-    /// next attempt resumes it, or shows what is wrong.
+    /// A watch that was running broke.
     Broken(Box<Failure>),
 }
 
@@ -130,9 +129,14 @@ impl Failure {
 
     /// Whether to list afresh instead of going on from where the watch stood.
     pub(super) fn lost_position(&self) -> bool {
+        matches!(self, Self::Expired | Self::Malformed(_) | Self::TooLarge(_))
+    }
+
+    /// Whether it is a permission that is missing.
+    pub(super) fn is_forbidden(&self) -> bool {
         match self {
-            Self::Expired | Self::TooLarge(_) => true,
-            Self::Broken(inner) => inner.lost_position(),
+            Self::Forbidden { .. } => true,
+            Self::Broken(inner) => inner.is_forbidden(),
             _ => false,
         }
     }
@@ -304,6 +308,9 @@ mod tests {
              Role in namespace web with the rule {apiGroups: [\"\"], resources: [\"configmaps\"], resourceNames: \
              [\"nginx\"], verbs: [\"list\", \"watch\"]}, and a RoleBinding to it"
         );
+        assert!(failure.is_forbidden());
+        assert!(Failure::Broken(Box::new(failure)).is_forbidden());
+        assert!(!Failure::Unauthorized.is_forbidden());
         let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };
         let wide = Watch { source: 0, kind: Kind::Secret, scope };
         assert_eq!(

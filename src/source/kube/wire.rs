@@ -128,3 +128,32 @@ fn decode(key: &str, value: &str) -> Result<Bytes, NotBase64> {
     // The decoder's own error quotes the offending byte.
     STANDARD.decode(value).map(Bytes::from).map_err(|_| NotBase64(key.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_go_leaves_out_or_writes_as_null_is_empty() {
+        let page: Page = serde_json::from_str(r#"{"kind": "SecretList", "metadata": {}, "items": null}"#).unwrap();
+        assert!(page.items.is_none() && page.metadata.next.is_empty());
+        let text = r#"{"metadata": {"name": "a", "namespace": "n", "managedFields": [{"fieldsV1": {"f:data": {}}}]},
+            "data": {"null": null, "text": "AAE="}, "type": "Opaque"}"#;
+        let item: Item = serde_json::from_str(text).unwrap();
+        let Ok(object) = item.into_object(Kind::Secret) else { panic!("not base64") };
+        assert_eq!(object.data["null"], "");
+        assert_eq!(object.data["text"][..], [0, 1]);
+        assert_eq!((object.id.to_string().as_str(), object.created), ("secret/n/a", 0));
+    }
+
+    #[test]
+    fn a_watch_line_is_read_whichever_way_round_it_stands() {
+        for text in [
+            r#"{"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "7", "creationTimestamp": null}}}"#,
+            r#"{"object": {"metadata": {"resourceVersion": "7"}}, "type": "BOOKMARK"}"#,
+        ] {
+            let Ok(Event::Bookmark(item)) = serde_json::from_str(text) else { panic!("{text}") };
+            assert_eq!(item.metadata.resource_version, "7");
+        }
+    }
+}

@@ -4,7 +4,6 @@
 //! Nothing outlives the test process: each server dies with the pipe that this process holds, and, before that, when
 //! the last test that uses it drops it.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
@@ -31,6 +30,7 @@ pub const APP: &str = "app";
 pub const WIDE: &str = "wide";
 /// May do nothing, ever.
 pub const NOBODY: &str = "nobody";
+const USERS: [&str; 4] = [ADMIN, APP, WIDE, NOBODY];
 
 /// A server takes two seconds; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -53,10 +53,9 @@ impl ApiServer {
     /// Starts a server that is the caller's alone.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let users = [ADMIN, APP, WIDE, NOBODY];
         let line =
             |user| format!("{},{user},{user},\"{}\"\n", token(user), if user == ADMIN { "system:masters" } else { "" });
-        fs::write(dir.path().join("tokens"), users.map(line).concat()).unwrap();
+        fs::write(dir.path().join("tokens"), USERS.map(line).concat()).unwrap();
         let etcd = Process::start(
             dir.path(),
             "etcd",
@@ -104,6 +103,10 @@ impl ApiServer {
     /// Starts the server after [`ApiServer::kill`]: same port, same data.
     pub async fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
+        for user in USERS {
+            let user_entry = json!({"token": token(user)});
+            fs::write(self.kubeconfig(user), kubeconfig(self.port, &self.ca(), &user_entry)).unwrap();
+        }
         let name = format!("kube-apiserver-{}", self.port);
         self.process = Some(Process::start_as(
             self.dir(),
@@ -130,9 +133,8 @@ impl ApiServer {
                 Err(problem) => problem,
             };
             let process = self.process.as_mut().unwrap();
-            if process.has_ended() || Instant::now() > deadline {
-                panic!("kube-apiserver does not get ready: {problem}\n{}", logs(self.dir()));
-            }
+            let patient = !process.has_ended() && Instant::now() < deadline;
+            assert!(patient, "kube-apiserver does not get ready: {problem}\n{}", logs(self.dir()));
             sleep(Duration::from_millis(20)).await;
         }
     }
@@ -176,9 +178,7 @@ impl ApiServer {
 
     /// A kubeconfig for this user.
     pub fn kubeconfig(&self, user: &str) -> PathBuf {
-        let path = self.dir().join(format!("{user}-{}.kubeconfig", self.port));
-        fs::write(&path, kubeconfig(self.port, &self.ca(), &json!({"token": token(user)}))).unwrap();
-        path
+        self.dir().join(format!("{user}-{}.kubeconfig", self.port))
     }
 
     /// A client for this user.
@@ -252,16 +252,17 @@ fn tools() -> &'static Path {
 
 /// What the servers of a folder have written, the last part of each.
 fn logs(dir: &Path) -> String {
-    let mut logs = BTreeMap::new();
+    let mut logs = String::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "log") {
             let text = fs::read_to_string(&path).unwrap();
             let lines: Vec<_> = text.lines().collect();
-            logs.insert(path, lines[lines.len().saturating_sub(30)..].join("\n"));
+            let last = lines[lines.len().saturating_sub(30)..].join("\n");
+            logs.extend(["--- ", &path.to_string_lossy(), "\n", &last, "\n"]);
         }
     }
-    logs.iter().map(|(path, text)| format!("--- {}\n{text}\n", path.display())).collect()
+    logs
 }
 
 /// A server process. Killed when dropped, and when this process is gone.

@@ -61,7 +61,7 @@ impl Hook {
     }
 
     /// The same on a port that is bound already, with this answer.
-    fn start_on(listener: TcpListener, watched: Option<PathBuf>, answer: Answer) -> Self {
+    pub fn start_on(listener: TcpListener, watched: Option<PathBuf>, answer: Answer) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             answer: Mutex::new(answer),

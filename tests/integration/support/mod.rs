@@ -2,5 +2,6 @@
 
 pub mod apiserver;
 pub mod hook;
+pub mod scene;
 pub mod sidecar;
 pub mod stage;

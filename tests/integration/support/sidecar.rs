@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -35,17 +36,34 @@ pub fn trimtab() -> Command {
 pub struct Sidecar {
     child: Option<Child>,
     log: PathBuf,
+    /// How long the log was when the present life began.
+    born_at: usize,
     command: Vec<String>,
+    user: Option<u32>,
 }
 
 impl Sidecar {
     /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
     pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self::start_by(&[], log, args)
+        Self::start_with(None, &[], log, args)
+    }
+
+    /// The same as another user; needs root.
+    pub fn start_as<S: AsRef<str>>(user: u32, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(Some(user), &[], log, args)
     }
 
     /// The same by a program that becomes it: `program`, to whose arguments the sidecar's command line is added.
     pub fn start_by<S: AsRef<str>>(program: &[&str], log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        Self::start_with(None, program, log, args)
+    }
+
+    fn start_with<S: AsRef<str>>(
+        user: Option<u32>,
+        program: &[&str],
+        log: &Path,
+        args: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut command: Vec<_> = program.iter().copied().map(str::to_owned).collect();
         command.push(env!("CARGO_BIN_EXE_trimtab").to_owned());
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -54,7 +72,7 @@ impl Sidecar {
                 command.extend([flag.to_owned(), value.to_owned()]);
             }
         }
-        let mut sidecar = Self { child: None, log: log.to_owned(), command };
+        let mut sidecar = Self { child: None, log: log.to_owned(), born_at: 0, command, user };
         sidecar.start_again();
         sidecar
     }
@@ -62,11 +80,15 @@ impl Sidecar {
     /// Starts it once more after it ended, with the same flags.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs");
+        self.born_at = self.log().len();
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let (program, args) = self.command.split_first().unwrap();
         let mut command = Command::new(program);
-        let child = command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.unwrap());
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        self.child = Some(command.spawn().unwrap());
     }
 
     /// What it has logged, in all its lives.
@@ -108,14 +130,18 @@ impl Sidecar {
         self.exit_code()
     }
 
+    /// What it has logged in the present life.
+    pub fn log_of_this_life(&self) -> String {
+        self.log().get(self.born_at..).unwrap_or_default().to_owned()
+    }
+
     /// The address that `--listen` or `--admin` has in the present life, from its log.
     #[track_caller]
     pub fn address(&self, flag: &str) -> SocketAddr {
-        let pid_or_end = || self.log();
         eventually(&format!("{flag} serves"), || {
-            let log = pid_or_end();
+            let log = self.log_of_this_life();
             let (_, address) = log.rsplit_once(&format!("{flag} serves on "))?;
-            address.split_whitespace().next()?.parse().ok()
+            address.split_once(char::is_whitespace)?.0.parse().ok()
         })
     }
 
@@ -163,6 +189,8 @@ impl Drop for Sidecar {
 pub struct Volume {
     /// Where it is mounted.
     pub path: PathBuf,
+    /// How long it takes from the first preparations of a swap to its rename.
+    pub pause: Duration,
     version: u32,
 }
 
@@ -170,7 +198,7 @@ impl Volume {
     /// A volume that holds these keys.
     pub fn new(path: PathBuf, files: &[(&str, &str)]) -> Self {
         fs::create_dir_all(&path).unwrap();
-        let mut volume = Self { path, version: 0 };
+        let mut volume = Self { path, pause: Duration::ZERO, version: 0 };
         volume.swap(files);
         volume
     }
@@ -185,6 +213,7 @@ impl Volume {
         for (key, value) in files {
             fs::write(self.path.join(&name).join(key), value).unwrap();
         }
+        std::thread::sleep(self.pause);
         symlink(&name, self.path.join("..data_tmp")).unwrap();
         fs::rename(self.path.join("..data_tmp"), self.path.join("..data")).unwrap();
         for (key, _) in files {

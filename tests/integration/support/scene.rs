@@ -1,0 +1,81 @@
+//! A test's own directory: what the sidecar reads, its output, its log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::sidecar::Sidecar;
+
+/// The directory. Removed when dropped.
+pub struct Scene {
+    dir: TempDir,
+    /// The sidecar's `--output`.
+    pub output: PathBuf,
+}
+
+impl Scene {
+    /// An empty one; the output is `conf` in it.
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("conf");
+        Self { dir, output }
+    }
+
+    /// A path in it.
+    pub fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The same as a flag's value.
+    pub fn text(&self, name: &str) -> String {
+        self.at(name).to_str().unwrap().to_owned()
+    }
+
+    /// Starts a sidecar with these flags beside `--output`.
+    pub fn start<S: AsRef<str>>(&self, flags: &[S]) -> Sidecar {
+        Sidecar::start(&self.at("log"), self.flags(flags))
+    }
+
+    /// These flags, and `--output`.
+    pub fn flags<S: AsRef<str>>(&self, flags: &[S]) -> Vec<String> {
+        let mut all: Vec<_> = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
+        all.extend(["--output".to_owned(), self.output.to_str().unwrap().to_owned()]);
+        all
+    }
+
+    /// What a file of the output holds, by its top-level name.
+    pub fn published(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.output.join(path)).ok()
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> Value {
+        let text = fs::read_to_string(self.output.join("..trimtab.json")).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or(Value::Null)
+    }
+
+    /// What lies in the output under Trimtab's own names that the journal does not account for: nothing, when nothing
+    /// is under way.
+    pub fn left_behind(&self) -> Vec<String> {
+        let journal = self.journal();
+        let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
+        let files = ["..data", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];
+        let mut names = names(&self.output);
+        names.retain(|name| {
+            name.starts_with("..")
+                && !files.contains(&name.as_str())
+                && !generations.contains(&&Value::from(name.as_str()))
+        });
+        names
+    }
+}
+
+/// The sorted names in a directory.
+pub fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort_unstable();
+    names
+}
