@@ -730,8 +730,8 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
     };
     edit("empty.j2", "x");
     sidecar.until("it is slow", |status| problem(status, "reload").contains("within 250ms"));
-    hooks[0].answer(Answer::Code(500));
     let before = hooks[0].calls().len();
+    hooks[0].answer(Answer::Code(500));
     sidecar.until("it is held", |status| status["phase"] == "held");
     assert!(hooks[0].calls().len() >= before + 2);
     edit("empty.j2", &"x".repeat(2 << 20));
