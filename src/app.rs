@@ -9,6 +9,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -34,6 +35,9 @@ use crate::snapshot::{Object, ObjectRef, Seen, Update};
 use crate::source::kube::KubeError;
 use crate::source::{Sources, View, files, kube};
 use crate::status::{self, Status};
+
+/// The longest `--digest-key-file`, in bytes.
+const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
 
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,16 +150,18 @@ pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
         return Ok(Exit::told_to_end(config.once));
     };
-    let given_key = given_key(&config).map_err(|error| (Exit::StartUp, error))?;
-    let app = App::start(config, clients, output, given_key, lock, shared, tasks);
-    let app = app.map_err(|error| (Exit::CannotWrite, error))?;
+    let given = given_key(&config).map_err(|error| (Exit::StartUp, error))?;
+    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (Exit::CannotWrite, error.into()))?;
+    let app =
+        App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
     Ok(app.run(asked, signals).await)
 }
 
 /// The key of `--digest-key-file`.
 fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
     let Some(path) = &config.digest_key_file else { return Ok(None) };
-    let bytes = std::fs::read(path).with_context(|| format!("--digest-key-file {}", path.display()))?;
+    let read = process::read_regular(path, DIGEST_KEY_LIMIT);
+    let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
     anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
     Ok(Some(DigestKey::derive(&bytes)))
 }
@@ -243,6 +249,13 @@ struct App {
     /// What the render in flight, and then the published generation, took of the selected objects.
     staged: BTreeMap<ObjectRef, Arc<Object>>,
     published: BTreeMap<ObjectRef, Arc<Object>>,
+    /// The secrets that the render in flight takes.
+    staged_secrets: Vec<Bytes>,
+    /// Those in the generation before the published one, and in that: the main process may print either. `None`: not
+    /// known, as the generation was found at start and its inputs are gone.
+    secrets: [Option<Vec<Bytes>>; 2],
+    /// Whether what was said of the present problem was not shown, since secrets were not known.
+    unsaid: bool,
     waited_for: Vec<String>,
     was_up: Vec<Option<bool>>,
     was_settled: bool,
@@ -256,12 +269,11 @@ impl App {
         config: Config,
         clients: Option<kube::Clients>,
         output: Arc<Output>,
-        given_key: Option<DigestKey>,
+        key: DigestKey,
         lock: Lock,
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let key = given_key.map_or_else(|| output.digest_key(), Ok)?;
         let journal = match output.read_journal()? {
             Found::Nothing => None,
             Found::Journal(journal) => Some(journal),
@@ -288,6 +300,10 @@ impl App {
                 tasks.spawn(kube::watch(clients, watch.clone(), max_size, refresh.subscribe(), told.clone()));
             }
         }
+        let found = machine.journal();
+        let known = |known: bool| known.then(Vec::new);
+        // The one before matters only while the main process has not taken the newer one.
+        let secrets = [known(found.debt.is_none() || found.from.is_none()), known(found.current.is_none())];
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             output,
@@ -305,6 +321,9 @@ impl App {
             observed: None,
             staged: BTreeMap::new(),
             published: BTreeMap::new(),
+            staged_secrets: Vec::new(),
+            secrets,
+            unsaid: false,
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
             was_settled: false,
@@ -436,6 +455,9 @@ impl App {
         }
         let inputs = Inputs { snapshot: self.sources.snapshot(), settings: self.settings.clone() };
         let digest = inputs.digest(&self.key);
+        if self.machine.journal().current.as_ref().is_some_and(|current| current.digest == digest) {
+            self.secrets[1].get_or_insert_with(|| inputs.secrets().collect());
+        }
         self.inputs = Some(inputs);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
             debug!(%digest, "inputs changed");
@@ -513,6 +535,9 @@ impl App {
             .filter(|taken| taken.selected)
             .map(|taken| (taken.object.id.clone(), taken.object.clone()))
             .collect();
+        // An object that is held back stays as it was last published.
+        let earlier = self.published.values().filter(|object| object.secret).flat_map(|object| object.data.values());
+        self.staged_secrets = inputs.secrets().chain(earlier.cloned()).collect();
         let (output, key, published) = (self.output.clone(), self.key.clone(), self.published.clone());
         self.in_background(move || {
             let began = Instant::now();
@@ -658,6 +683,8 @@ impl App {
         if let Some(current) = current.filter(|current| Some(current) != before.as_ref()) {
             info!(sequence = current.sequence, "published generation {}", current.directory);
             self.published = std::mem::take(&mut self.staged);
+            self.secrets.swap(0, 1);
+            self.secrets[1] = Some(std::mem::take(&mut self.staged_secrets));
             self.shared.metrics.published(current.sequence, &current.digest.to_string());
             self.shared.metrics.stage(Stage::Publish, Ending::Success, took);
             let published = status::Published::new(&current, Some(Timestamp::now()));
@@ -752,14 +779,29 @@ impl App {
             }
             known
         });
-        if known {
+        let mask = self.mask().filter(|_| !said.is_empty());
+        if known && !(self.unsaid && mask.is_some()) {
             return;
         }
         warn!(stage, "{message}");
-        if !said.is_empty() {
-            let mask = Mask::new(self.inputs.iter().flat_map(Inputs::secrets));
+        self.unsaid = !said.is_empty() && mask.is_none();
+        if let Some(mask) = mask {
             warn!(stage, "it said: {}", mask.apply(said));
+        } else if self.unsaid {
+            warn!(
+                stage,
+                "what it said is not shown: it may hold secrets of a generation from before this start, which are not \
+                 known any more"
+            );
         }
+    }
+
+    /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
+    /// are not known.
+    fn mask(&self) -> Option<Mask> {
+        let [before, published] = &self.secrets;
+        let told = before.as_ref()?.iter().chain(published.as_ref()?).cloned();
+        Some(Mask::new(self.inputs.iter().flat_map(Inputs::secrets).chain(told)))
     }
 
     fn solved(&mut self, stage: &'static str) {

@@ -153,7 +153,8 @@ pub struct SourceArgs {
         value_name = "NS",
         env = "TRIMTAB_NAMESPACE",
         hide_env_values = true,
-        value_delimiter = '\n'
+        value_delimiter = '\n',
+        value_parser = namespace
     )]
     pub namespaces: Vec<String>,
     /// --selector selects in every namespace; needs a ClusterRole
@@ -400,9 +401,18 @@ impl FromStr for ObjectName {
 
 /// Whether the API server could accept this as a name: an RFC 1123 subdomain
 /// (`k8s.io/apimachinery/pkg/util/validation`, `IsDNS1123Subdomain`), its ends not looked at.
-pub(crate) fn is_dns_name(text: &str) -> bool {
+fn is_dns_name(text: &str) -> bool {
     let allowed = |c| matches!(c, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
     !text.is_empty() && text.len() <= 253 && text.bytes().all(allowed) && text != "." && text != ".."
+}
+
+/// The name of a namespace. It becomes a segment of a URL's path.
+fn namespace(text: &str) -> Result<String, String> {
+    if is_dns_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("expected a namespace's name, of lower-case letters, digits and '-'".into())
+    }
 }
 
 /// `[NAME=]PATH`.

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{self, LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -141,7 +141,9 @@ fn sources_of(
         return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
     }
     check_sources(args, from_api)?;
-    check_names(args)?;
+    if args.selector.as_ref().is_some_and(|selector| selector.trim().is_empty()) {
+        return usage("--selector is empty, and would select everything");
+    }
     let client = from_api.then(|| ClientConfig {
         kubeconfig: args.kubeconfig.clone(),
         context: args.context.clone(),
@@ -195,6 +197,9 @@ fn sources_of(
         let namespace = namespace_of(name, "--secret")?;
         parts.named(Kind::Secret, namespace, name.name.clone())?;
     }
+    // A template that lies in a watched directory is as secret as that.
+    let declared: Vec<_> = roots.iter().map(|root| (real(&root.path), root.secret)).collect();
+    let secrecy = |path: &Path| declared.iter().find(|(dir, _)| real(path).starts_with(dir)).and_then(|(_, it)| *it);
     let mut file_source = |name: String, role: Role, path: &Path, secret: Option<bool>| {
         let last = path.file_name().map_or_else(String::new, |last| last.to_string_lossy().into_owned());
         roots.push(files::Root { source: parts.specs.len(), name: last, path: path.to_owned(), secret });
@@ -202,7 +207,7 @@ fn sources_of(
     };
     for template in &output.templates {
         let name = format!("template/{}", template.source.display());
-        file_source(name, Role::Template { dest: template.dest.clone() }, &template.source, None);
+        file_source(name, Role::Template { dest: template.dest.clone() }, &template.source, secrecy(&template.source));
     }
     if let Some(podinfo) = &output.podinfo_dir {
         // Labels and annotations are no secrets, though the kubelet's downward API volumes lie on tmpfs.
@@ -273,17 +278,6 @@ impl Parts<'_> {
     }
 }
 
-/// Namespaces go into a URL's path, a selector into its query.
-fn check_names(args: &SourceArgs) -> Checked<()> {
-    if let Some(namespace) = args.namespaces.iter().find(|namespace| !args::is_dns_name(namespace)) {
-        return usage(format!("--namespace {namespace:?} is no name of a namespace"));
-    }
-    match &args.selector {
-        Some(selector) if selector.trim().is_empty() => usage("--selector is empty, and would select everything"),
-        _ => Ok(()),
-    }
-}
-
 fn check_sources(args: &SourceArgs, from_api: bool) -> Checked<()> {
     if args.selector.is_none() {
         if args.resource.is_some() {
@@ -326,19 +320,20 @@ fn check_sources(args: &SourceArgs, from_api: bool) -> Checked<()> {
     Ok(())
 }
 
+/// The path without links. What does not exist yet is judged by its nearest ancestor that does.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut ancestors = absolute.ancestors();
+    ancestors
+        .find_map(|ancestor| {
+            let rest = absolute.strip_prefix(ancestor).ok()?;
+            Some(ancestor.canonicalize().ok()?.join(rest))
+        })
+        .unwrap_or(absolute)
+}
+
 /// A watched directory in the output, or the output in a watched one, would make each publish a change.
 fn check_apart(output: &Path, watched: &Path) -> Checked<()> {
-    let real = |path: &Path| {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        // What does not exist yet is judged by its nearest ancestor that does.
-        let mut ancestors = absolute.ancestors();
-        ancestors
-            .find_map(|ancestor| {
-                let rest = absolute.strip_prefix(ancestor).ok()?;
-                Some(ancestor.canonicalize().ok()?.join(rest))
-            })
-            .unwrap_or(absolute)
-    };
     let (output_real, watched_real) = (real(output), real(watched));
     if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
         return usage(format!(

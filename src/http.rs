@@ -330,16 +330,23 @@ pub async fn request(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration
     })
 }
 
-/// The request, and the credentials in it.
+/// The request, and what in it may be a credential.
 fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), HttpError> {
     let mut request = Request::new(Full::new(config.body.clone()));
     *request.method_mut() = config.method.clone();
     *request.uri_mut() = endpoint.target.clone();
     let headers = request.headers_mut();
-    let mut credentials = Vec::new();
+    // A query or a body may hold one.
+    let query = endpoint.target.query().unwrap_or_default();
+    let values = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
+    let mut credentials: Vec<_> = values.map(|value| Bytes::copy_from_slice(value.as_bytes())).collect();
+    credentials.push(config.body.clone());
     for Header { name, value } in &config.headers {
         let value = match value {
-            HeaderValue::Literal(value) => value.clone(),
+            HeaderValue::Literal(value) => {
+                credentials.push(Bytes::copy_from_slice(value.as_bytes()));
+                value.clone()
+            }
             HeaderValue::File(path) => {
                 let flag = "--reload-header";
                 let bytes = read(flag, path, CREDENTIAL)?;

@@ -46,8 +46,9 @@ impl fmt::Debug for Output {
 
 /// Known secrets, and how to take them out of a text.
 ///
-/// Found are: a value, each of its lines without the white space around it, and the value in base64 (up to 16 KiB);
-/// each from 4 bytes on. A piece of one is found where the text begins or ends with it, as a text that was cut does.
+/// Found are: a value, each of its lines without the white space around it, such a line as JSON escapes it, and the
+/// value in base64 (up to 16 KiB); each from 4 bytes on. A piece of one is found where the text begins or ends with it,
+/// as a text that was cut does.
 /// Not found: a piece of a line in the middle of a text, and other encodings.
 pub struct Mask {
     /// By their first bytes. Texts are short and secrets may be many, so it is the text that is walked.
@@ -61,7 +62,9 @@ impl Mask {
         let mut mask = Self { needles: HashMap::new() };
         for secret in secrets {
             for line in secret.split(|&byte| byte == b'\n') {
-                mask.add(secret.slice_ref(line.trim_ascii()));
+                let line = line.trim_ascii();
+                mask.add(secret.slice_ref(line));
+                mask.add_escaped(line);
             }
             if secret.len() <= LONGEST_ENCODED {
                 mask.add(STANDARD_NO_PAD.encode(&secret).into());
@@ -69,6 +72,21 @@ impl Mask {
             mask.add(secret);
         }
         mask
+    }
+
+    /// Many servers answer in JSON. Those in Go escape the signs of HTML as well (`encoding/json`: `HTMLEscape`).
+    fn add_escaped(&mut self, line: &[u8]) {
+        let Ok(line) = std::str::from_utf8(line) else { return };
+        if !line.contains(|c: char| c.is_control() || "\"\\<>&\u{2028}\u{2029}".contains(c)) {
+            return;
+        }
+        let Ok(quoted) = serde_json::to_string(line) else { return };
+        let escaped = quoted.trim_start_matches('"').strip_suffix('"').unwrap_or_default();
+        let html =
+            [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")];
+        let html = html.iter().fold(escaped.to_owned(), |text, (sign, escape)| text.replace(*sign, escape));
+        self.add(Bytes::copy_from_slice(escaped.as_bytes()));
+        self.add(html.into());
     }
 
     fn add(&mut self, needle: Bytes) {
@@ -153,6 +171,13 @@ mod tests {
         let mask = mask(&["hunter2-canary", "-----BEGIN-----\n  first-line\r\nsecond-line\n"]);
         let said = "a hunter2-canary b first-line c second-line d aHVudGVyMi1jYW5hcnk= e";
         assert_eq!(mask.apply(&output(said)), "a *** b *** c *** d ***= e");
+    }
+
+    #[test]
+    fn lines_are_masked_as_json_escapes_them() {
+        let mask = mask(&["pa\"ss\\wo<rd>&\tx", "{\"key\": \"value\"}\nplain-line"]);
+        let said = r#"{"a": "pa\"ss\\wo<rd>&\tx", "b": "pa\"ss\\wo\u003crd\u003e\u0026\tx", "c": "{\"key\": \"value\"}\nplain-line"}"#;
+        assert_eq!(mask.apply(&output(said)), r#"{"a": "***", "b": "***", "c": "***\n***"}"#);
     }
 
     #[test]

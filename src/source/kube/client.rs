@@ -15,6 +15,7 @@ use hyper::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response, StatusCode, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tower::{BoxError, ServiceExt as _};
@@ -342,6 +343,12 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config,
         let problem = "proxies (proxy-url, or HTTPS_PROXY in the environment) are not supported".to_owned();
         return Err(KubeError::Kubeconfig { path: path.to_owned(), problem });
     }
+    // What makes the layer of it panics on such a one.
+    let token = config.auth_info.token.as_ref().map(ExposeSecret::expose_secret);
+    if token.is_some_and(|token| HeaderValue::from_str(token).is_err()) {
+        let problem = "its token holds characters that a header cannot carry, such as a line break".to_owned();
+        return Err(KubeError::Kubeconfig { path: path.to_owned(), problem });
+    }
     Ok(config)
 }
 
@@ -349,32 +356,34 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config,
 fn kubeconfig_error(path: &Path, error: KubeconfigError) -> KubeError {
     use KubeconfigError as E;
     let load = |what: &str, error| match error {
-        LoadDataError::ReadFile(error, path) => Err(KubeError::Unreadable { path, error, remedy: "" }),
-        LoadDataError::DecodeBase64(_) => Ok(format!("its {what}-data is not base64")),
-        LoadDataError::NoBase64DataOrFile => Ok(format!("it has no {what}")),
+        LoadDataError::ReadFile(error, _) => named_by(what, &error),
+        LoadDataError::DecodeBase64(_) => format!("its {what}-data is not base64"),
+        LoadDataError::NoBase64DataOrFile => format!("it has no {what}"),
     };
     let problem = match error {
         E::ReadConfig(error, path) => return KubeError::Unreadable { path, error, remedy: "" },
-        E::CurrentContextNotSet => Ok("it has no current-context; give --context".to_owned()),
-        E::LoadContext(name) => Ok(format!("it has no context {name:?}; --context or current-context names one")),
-        E::LoadClusterOfContext(name) => Ok(format!("it has no cluster {name:?}, which the context names")),
-        E::Parse(error) => Ok(match error.location() {
+        E::CurrentContextNotSet => "it has no current-context; give --context".to_owned(),
+        E::LoadContext(name) => format!("it has no context {name:?}; --context or current-context names one"),
+        E::LoadClusterOfContext(name) => format!("it has no cluster {name:?}, which the context names"),
+        E::Parse(error) => match error.location() {
             Some(at) => format!("not a kubeconfig, at line {}, column {}", at.line(), at.column()),
             None => "not a kubeconfig".to_owned(),
-        }),
-        E::MissingClusterUrl | E::ParseClusterUrl(_) => Ok("its cluster has no valid server URL".to_owned()),
-        E::ParseProxyUrl(_) => Ok("its proxy-url, or HTTPS_PROXY, is not a URL".to_owned()),
+        },
+        E::MissingClusterUrl | E::ParseClusterUrl(_) => "its cluster has no valid server URL".to_owned(),
+        E::ParseProxyUrl(_) => "its proxy-url, or HTTPS_PROXY, is not a URL".to_owned(),
         E::LoadCertificateAuthority(error) => load("certificate-authority", error),
         E::LoadClientCertificate(error) => load("client-certificate", error),
         E::LoadClientKey(error) => load("client-key", error),
-        E::ParseCertificates(_) => Ok("its certificate-authority holds no PEM certificates".to_owned()),
-        E::KindMismatch | E::ApiVersionMismatch => Ok("its documents differ in kind or apiVersion".to_owned()),
-        E::FindPath => Ok("no such file".to_owned()),
+        E::ParseCertificates(_) => "its certificate-authority holds no PEM certificates".to_owned(),
+        E::KindMismatch | E::ApiVersionMismatch => "its documents differ in kind or apiVersion".to_owned(),
+        E::FindPath => "no such file".to_owned(),
     };
-    match problem {
-        Ok(problem) => KubeError::Kubeconfig { path: path.to_owned(), problem },
-        Err(error) => error,
-    }
+    KubeError::Kubeconfig { path: path.to_owned(), problem }
+}
+
+/// A file that a field of the kubeconfig names. Its path is not told: some write the key or token itself there.
+fn named_by(field: &str, error: &io::Error) -> String {
+    format!("the file that its {field} names cannot be read: {error}")
 }
 
 /// Says what is wrong with certificates, keys, tokens or an exec plugin, in words that quote none of them.
@@ -387,9 +396,10 @@ fn unusable(config: &ClientConfig, error: ::kube::Error) -> KubeError {
         ::kube::Error::InferKubeconfig(error) => {
             return kubeconfig_error(config.kubeconfig.as_deref().unwrap_or(Path::new("")), error);
         }
-        ::kube::Error::Auth(AuthError::ReadTokenFile(error, path)) => {
-            return KubeError::Unreadable { path, error, remedy: "" };
-        }
+        ::kube::Error::Auth(AuthError::ReadTokenFile(error, path)) => match &config.kubeconfig {
+            Some(_) => named_by("tokenFile", &error),
+            None => return KubeError::Unreadable { path, error, remedy: "" },
+        },
         ::kube::Error::Auth(AuthError::AuthExecStart(error)) => format!("its exec plugin cannot be started: {error}"),
         ::kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => format!("its exec plugin failed: {}", out.status),
         ::kube::Error::Auth(_) => "its token, password or exec plugin gives none".to_owned(),

@@ -38,33 +38,43 @@ pub struct Sidecar {
     log: PathBuf,
     /// How long the log was when the present life began.
     born_at: usize,
+    how: How,
     command: Vec<String>,
+}
+
+/// How a sidecar is started, beside its flags.
+#[derive(Default)]
+struct How {
     user: Option<u32>,
+    program: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl Sidecar {
-    /// Starts it with these flags; both servers take free ports. `log` is a file that it appends to.
+    /// Starts it with these flags; both servers take free ports. `log` is a file that it appends all its output to.
     pub fn start<S: AsRef<str>>(log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self::start_with(None, &[], log, args)
+        Self::launch(How::default(), log, args)
     }
 
     /// The same as another user; needs root.
     pub fn start_as<S: AsRef<str>>(user: u32, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self::start_with(Some(user), &[], log, args)
+        Self::launch(How { user: Some(user), ..How::default() }, log, args)
     }
 
     /// The same by a program that becomes it: `program`, to whose arguments the sidecar's command line is added.
     pub fn start_by<S: AsRef<str>>(program: &[&str], log: &Path, args: impl IntoIterator<Item = S>) -> Self {
-        Self::start_with(None, program, log, args)
+        let program = program.iter().copied().map(str::to_owned).collect();
+        Self::launch(How { program, ..How::default() }, log, args)
     }
 
-    fn start_with<S: AsRef<str>>(
-        user: Option<u32>,
-        program: &[&str],
-        log: &Path,
-        args: impl IntoIterator<Item = S>,
-    ) -> Self {
-        let mut command: Vec<_> = program.iter().copied().map(str::to_owned).collect();
+    /// The same with these variables in its environment.
+    pub fn start_with<S: AsRef<str>>(log: &Path, env: &[(&str, &str)], args: impl IntoIterator<Item = S>) -> Self {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self::launch(How { env, ..How::default() }, log, args)
+    }
+
+    fn launch<S: AsRef<str>>(how: How, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
+        let mut command = how.program.clone();
         command.push(env!("CARGO_BIN_EXE_trimtab").to_owned());
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
@@ -72,7 +82,7 @@ impl Sidecar {
                 command.extend([flag.to_owned(), value.to_owned()]);
             }
         }
-        let mut sidecar = Self { child: None, log: log.to_owned(), born_at: 0, command, user };
+        let mut sidecar = Self { child: None, log: log.to_owned(), born_at: 0, how, command };
         sidecar.start_again();
         sidecar
     }
@@ -84,8 +94,9 @@ impl Sidecar {
         let log = fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
         let (program, args) = self.command.split_first().unwrap();
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-        if let Some(user) = self.user {
+        command.args(args).envs(self.how.env.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        if let Some(user) = self.how.user {
             command.uid(user).gid(user);
         }
         self.child = Some(command.spawn().unwrap());
@@ -141,7 +152,8 @@ impl Sidecar {
         eventually(&format!("{flag} serves"), || {
             let log = self.log_of_this_life();
             let (_, address) = log.rsplit_once(&format!("{flag} serves on "))?;
-            address.split_once(char::is_whitespace)?.0.parse().ok()
+            // In a log of JSON a quote follows. What follows must be there, or the number may be half written.
+            address.split_once(|c: char| c.is_whitespace() || c == '"')?.0.parse().ok()
         })
     }
 
