@@ -730,8 +730,8 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
     };
     edit("empty.j2", "x");
     sidecar.until("it is slow", |status| problem(status, "reload").contains("within 250ms"));
-    hooks[0].answer(Answer::Code(500));
     let before = hooks[0].calls().len();
+    hooks[0].answer(Answer::Code(500));
     sidecar.until("it is held", |status| status["phase"] == "held");
     assert!(hooks[0].calls().len() >= before + 2);
     edit("empty.j2", &"x".repeat(2 << 20));
@@ -998,9 +998,11 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
     (FILES, &["--secret-dir", "in", "--public-dir", "in"], &["--secret-dir in", "--public-dir in"]),
     (API, &["--configmap", "a", "--namespace", "N S"], &["--namespace", "lower-case"]),
     (API, &["--configmap", "n/a", "--namespace", ""], &["--namespace", "lower-case"]),
+    (API, &["--selector", ""], &["--selector", "everything"]),
     (API, &["--configmap", "A"], &["--configmap"]),
     (API, &["--configmap", "n/"], &["--configmap"]),
     (API, &["--configmap", "a/b/c"], &["--configmap"]),
+    (API, &["--configmap", "n/.."], &["--configmap"]),
     (API, &["--secret", ""], &["--secret"]),
     (API, &["--selector", "a", "--resource", "pod"], &["--resource", "configmap, secret, both"]),
     (FILES, &["--on-delete", "never"], &["--on-delete", "keep, apply"]),
@@ -1144,7 +1146,8 @@ fn wrong_variables_are_refused_by_the_flags_name() {
         (FILES, "LISTEN", "x", &["--listen"]),
         (FILES, "LOG_LEVEL", "loud", &["--log-level"]),
         (output, "WATCH_DIR", "/a\n/b/a", &["--watch-dir"]),
-        (output, "NAMESPACE", "", &["--namespace"]),
+        (&["--output", "/x", "--configmap", "n/a"], "NAMESPACE", "", &["--namespace"]),
+        (API, "SELECTOR", "", &["--selector"]),
         (output, "CONFIGMAP", "n/a\nn/A", &["--configmap"]),
         (FILES, "RELOAD_URL", "http://x/\n", &["--reload-url (number 2)"]),
         (FILES, "RELOAD_HEADER", "A: b", &["--reload-header", "--reload-url"]),
