@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: all demo test lint deny build clean-cache
+.PHONY: all demo test figures lint deny build clean-cache
 all: build
 
 build:
@@ -18,6 +18,11 @@ test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/nginx) && \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx $(CARGO) test
+
+# Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
+figures:
+	$(CARGO) build --release
+	$(CARGO) bench --bench figures
 
 lint:
 	$(CARGO) fmt --check
