@@ -616,6 +616,11 @@ impl Machine {
                 if !self.options.min_interval.is_zero() {
                     self.interval_open = false;
                     effects.push(Effect::Arm(Timer::Interval, Wait::Exactly(self.options.min_interval)));
+                    // What was ready before this publish was done is to be paced by it as well.
+                    if matches!(self.intake, Intake::Splaying | Intake::Ready) {
+                        self.calm(effects);
+                        self.intake = Intake::Paced;
+                    }
                 }
                 // The reload of what was published comes before newer inputs, or endless edits would starve it.
                 if self.journal.debt.is_some() && !self.stopping { self.reload(effects) } else { self.resume(effects) }

@@ -50,6 +50,8 @@ struct World {
     timers: BTreeSet<Timer>,
     op: Option<Op>,
     exited: bool,
+    /// Since the last publish, somebody has asked to try at once.
+    asked: bool,
     // What survives a kill.
     inputs: Digest,
     journal: Option<Journal>,
@@ -70,6 +72,7 @@ impl World {
             timers: BTreeSet::new(),
             op: None,
             exited: false,
+            asked: false,
             inputs: inputs(0),
             journal: None,
             link: None,
@@ -93,6 +96,10 @@ impl World {
     }
 
     fn on(&mut self, event: Event) {
+        self.asked |= event == Event::Retry;
+        if let Event::Fired(timer) = &event {
+            self.timers.remove(timer);
+        }
         if !self.exited {
             let effects = self.machine.on(event);
             self.carry_out(effects);
@@ -132,6 +139,10 @@ impl World {
             Write::Journal(journal) => self.journal = Some((**journal).clone()),
             Write::Swap(generation) => {
                 assert!(self.directories.contains_key(&generation.directory), "swapped to nothing");
+                let newer = Some(generation.sequence) > self.link.as_deref().and_then(sequence_of);
+                let early = newer && self.timers.contains(&Timer::Interval);
+                assert!(!early || self.asked, "published sooner than --reload-min-interval allows");
+                self.asked &= !newer;
                 self.link = Some(generation.directory.clone());
             }
             Write::Prune(keep) => {
@@ -199,7 +210,6 @@ impl World {
 
     fn fire(&mut self, index: usize) {
         if let Some(timer) = self.timers.iter().copied().nth(index % self.timers.len().max(1)) {
-            self.timers.remove(&timer);
             self.on(Event::Fired(timer));
         }
     }
@@ -539,6 +549,21 @@ fn publishes_are_no_closer_than_the_interval_and_what_comes_sooner_is_joined() {
     finish(&mut world);
     assert_eq!(world.reloads, reloads + 1);
     assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(3));
+}
+
+#[test]
+fn what_is_ready_before_a_publish_is_done_waits_for_the_interval_too() {
+    let mut world = settled_on(0, Options { min_interval: Duration::from_secs(60), ..options() });
+    world.edit(inputs(1));
+    world.on(Event::Fired(Timer::Quiet));
+    world.edit(inputs(2));
+    world.on(Event::Fired(Timer::Quiet));
+    finish(&mut world);
+    assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(1));
+    assert_eq!(world.machine.phase(), Phase::Settling);
+    world.on(Event::Fired(Timer::Interval));
+    finish(&mut world);
+    assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(2));
 }
 
 #[test]
