@@ -82,15 +82,16 @@ fn once_ends_with_the_code_that_says_why() {
     let template = stage.write("broken.j2", "{{ data.nope }}");
     let once = |output: &str, more: &[&str]| {
         let mut command = trimtab();
-        command.args(["--once", "--once-timeout", "300ms", "--output", &stage.text(output)]).args(more);
+        command.args(["--once", "--output", &stage.text(output)]).args(more);
         run(&mut command)
     };
+    let briefly = ["--once-timeout", "300ms", "--watch-dir"];
     let (code, said) = once("a", &["--watch-dir", &volume, "--template", &template]);
     assert_eq!(code, Some(65), "{said}");
     assert!(said.contains("broken.j2") && said.contains("data.nope"), "{said}");
     assert!(!stage.at("a/broken").exists());
 
-    let (code, said) = once("b", &["--watch-dir", &stage.text("nothing")]);
+    let (code, said) = once("b", &[&briefly[..], &[&stage.text("nothing")]].concat());
     assert_eq!(code, Some(69), "{said}");
     assert!(said.contains("waiting for dir/nothing") && said.contains("does not exist"), "{said}");
 
@@ -106,7 +107,7 @@ fn once_ends_with_the_code_that_says_why() {
     // Another Trimtab works on the output.
     let sidecar = stage.start(&[]);
     sidecar.until_idle();
-    let (code, said) = once("conf", &["--watch-dir", &volume]);
+    let (code, said) = once("conf", &[&briefly[..], &[&volume]].concat());
     assert_eq!(code, Some(73), "{said}");
     assert!(said.contains("another Trimtab holds the output's lock"), "{said}");
 }
@@ -360,10 +361,10 @@ fn readiness_comes_with_the_first_publish_and_stays() {
     fs::rename(stage.at("volume"), stage.at("away")).unwrap();
     let sidecar = stage.start(&[]);
     let code = |path: &str| sidecar.request("--listen", "GET", path).unwrap().0;
-    sidecar.until("it waits", |status| status["sources"][0]["message"].is_string());
+    let status =
+        sidecar.until("it waits", |status| status["phase"] == "syncing" && status["sources"][0]["message"].is_string());
     assert_eq!((code("/livez"), code("/readyz")), (200, 503));
-    assert_eq!(sidecar.status()["ready"], false);
-    assert_eq!(sidecar.status()["phase"], "syncing");
+    assert_eq!(status["ready"], false);
     fs::rename(stage.at("away"), stage.at("volume")).unwrap();
     sidecar.until_idle();
     assert_eq!((code("/livez"), code("/readyz")), (200, 200));
@@ -870,7 +871,7 @@ fn by_variables_objects(variables: &mut Variables) {
     let selected = [("SELECTOR", "app in (a, b),tier=web"), ("RESOURCE", "both"), ("NAMESPACE", "n\nm")];
     let mut sidecar = variables.start(&stage, "log-2", &[&own[..], &selected].concat(), &[]);
     let expected =
-        ["configmap/n", "secret/n", "configmap/m", "secret/m"].map(|kind| format!("{kind}?{}", selected[0].1));
+        ["configmap/n", "secret/n", "configmap/m", "secret/m"].map(|kind| format!("{kind}/[{}]", selected[0].1));
     assert_eq!(names(&sidecar), expected);
     sidecar.kill();
     let all = [("SELECTOR", "a"), ("RESOURCE", "secret"), ("ALL_NAMESPACES", "true")];
