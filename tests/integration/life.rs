@@ -870,7 +870,7 @@ fn by_variables_objects(variables: &mut Variables) {
     let selected = [("SELECTOR", "app in (a, b),tier=web"), ("RESOURCE", "both"), ("NAMESPACE", "n\nm")];
     let mut sidecar = variables.start(&stage, "log-2", &[&own[..], &selected].concat(), &[]);
     let expected =
-        ["configmap/n", "secret/n", "configmap/m", "secret/m"].map(|kind| format!("{kind}?{}", selected[0].1));
+        ["configmap/n", "secret/n", "configmap/m", "secret/m"].map(|kind| format!("{kind}/[{}]", selected[0].1));
     assert_eq!(names(&sidecar), expected);
     sidecar.kill();
     let all = [("SELECTOR", "a"), ("RESOURCE", "secret"), ("ALL_NAMESPACES", "true")];
