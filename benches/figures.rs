@@ -61,6 +61,8 @@ fn main() -> Result<()> {
 }
 
 fn figures() -> Result<String> {
+    // With the load of the others, not with our own.
+    let heading = heading()?;
     let trimtab = Program::Trimtab(env!("CARGO_BIN_EXE_trimtab").into());
     let peer = build_peer();
     let mut programs = vec![trimtab.clone()];
@@ -108,7 +110,7 @@ fn figures() -> Result<String> {
         Program::Trimtab(path) | Program::Peer(path) => Ok(megabytes(fs::metadata(path)?.len())),
     });
     table.row("binary", sizes.collect::<Result<Vec<_>>>()?);
-    Ok(format!("{}\n{}\n{}", heading()?, table.markdown(), remarks(peer.err().as_deref())))
+    Ok(format!("{heading}\n{}\n{}", table.markdown(), remarks(peer.err().as_deref())))
 }
 
 fn say(what: &str) {
@@ -621,10 +623,10 @@ fn file_system(path: &Path) -> Result<String> {
 
 fn remarks(no_peer: Option<&str>) -> String {
     let mut text = format!(
-        "{SWAPS} swaps of a volume in the kubelet's layout, {} keys of 2 kB; the programs take turns. From the rename \
-         of `..data` to the\nfirst call that finds the new content; any other call is *doubled*. Trimtab: \
-         `--debounce 0`, plain copies; before it calls it has\npublished, with all fsyncs, what the others only tell \
-         of. The peer: `--watched-dir`, `--delay-interval=1ms`. The floor:\ninotify and an HTTP call on an open \
+        "{SWAPS} swaps of a volume in the kubelet's layout, {} keys of 2 kB; the programs take turns. The time is from \
+         the\nrename of `..data` to the first call that finds the new content; any other call is *doubled*. Trimtab: \
+         plain copies,\n`--debounce 0`; before it calls, it has published, with every fsync, what the others leave \
+         where it is. The peer:\n`--watched-dir`, `--delay-interval=1ms`. The floor: inotify and a call on an open \
          connection, nothing read.\n",
         KEYS.len()
     );
