@@ -1,8 +1,9 @@
 # Two commands do everything: `make demo` shows the main job, `make test` passes the tests.
 
 CARGO ?= cargo
+RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny build clean-cache
+.PHONY: all demo test figures lint deny build
 all: build
 
 build:
@@ -11,13 +12,13 @@ build:
 # A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster.
 demo:
 	$(CARGO) build --release --bin trimtab --example demo-server
-	demo/run
+	TRIMTAB=$(RELEASE) DEMO_SERVER=$(dir $(RELEASE))examples/demo-server demo/run
 
 # Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a cache.
 test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/nginx) && \
-	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx $(CARGO) test
+	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
 # Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
 figures:

@@ -756,29 +756,3 @@ async fn both_kinds_in_several_namespaces_are_written_each_in_its_mode() {
         eventually("and the one after it", || (found() == expected("2")).then_some(()));
     }
 }
-
-/// `cargo test --test integration api::latency -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn latency() {
-    let place = Place::new().await;
-    place.put(&configmap("web", &[("n", "0")])).await;
-    let hook = Hook::start(Some(place.output("n")));
-    let sidecar = place.start(&["--configmap", "web", "--debounce", "0", "--reload-url", &hook.url()]);
-    sidecar.until_idle();
-    let mut took = Vec::new();
-    for n in 1..=200 {
-        let text = n.to_string();
-        place.put(&configmap("web", &[("n", &text)])).await;
-        let answered = Instant::now();
-        let call =
-            eventually("the edit is told", || hook.calls().pop().filter(|call| call.saw.as_ref() == Some(&text)));
-        took.push(call.at.saturating_duration_since(answered));
-        sidecar.until_idle();
-    }
-    took.sort();
-    println!(
-        "from the answer to an edit to the hook's call: p50 {:?}, p99 {:?}, max {:?}",
-        took[100], took[198], took[199]
-    );
-}

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -1130,7 +1131,7 @@ fn wrong_usage_is_refused_by_name() {
         }
         assert!(!said.contains("panicked"), "{wrong:?}: {said}");
     }
-    assert!(!std::path::Path::new("/tmp/trimtab-none").exists(), "something was done before");
+    assert!(!Path::new("/tmp/trimtab-none").exists(), "something was done before");
 }
 
 #[test]
@@ -1278,15 +1279,19 @@ fn failure_that_lasts_is_logged_once() {
 
 // --- rest ------------------------------------------------------------------------------------------------------------
 
+/// The release build, as people run it: `make test` makes it.
 #[test]
-fn at_rest_nothing_wakes_it() {
+fn at_rest_nothing_wakes_it_and_it_is_small() {
     needs_root("mount a file system of its own");
     let stage = Stage::new("1");
     let hook = Hook::start(None);
     // The way to a watched directory is watched as well, and others make files in /tmp all the time.
-    let quiet =
-        "mount -t tmpfs none /mnt; mkdir /mnt/in; echo 1 >/mnt/in/a; echo '{{ data.a }}' >/mnt/t.j2; exec \"$@\"";
-    let program = ["unshare", "--mount", "sh", "-ec", quiet, "-"];
+    let quiet = "mount -t tmpfs none /mnt; mkdir /mnt/in; echo 1 >/mnt/in/a; echo '{{ data.a }}' >/mnt/t.j2; shift; exec \"$RELEASE\" \"$@\"";
+    let release = std::env::var("TRIMTAB_TEST_RELEASE")
+        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/trimtab").to_owned());
+    assert!(Path::new(&release).exists(), "{release} does not exist: run make test, or cargo build --release");
+    let release = format!("RELEASE={release}");
+    let program = ["env", &release, "unshare", "--mount", "sh", "-ec", quiet, "-"];
     let flags = ["--watch-dir", "/mnt/in", "--template", "/mnt/t.j2", "--output", "/mnt/out", "--poll-interval", "0"];
     let url = hook.url();
     let sidecar = Sidecar::start_by(&program, &stage.at("log"), flags.iter().chain(&["--reload-url", &url]));
@@ -1308,6 +1313,10 @@ fn at_rest_nothing_wakes_it() {
     // The rest itself is what is looked at.
     std::thread::sleep(Duration::from_secs(3));
     let woken = wakes() - before;
-    println!("woken {woken} times in 3 s");
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid().as_raw_nonzero())).unwrap();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("woken {woken} times in 3 s; {resident} kB resident");
     assert!(woken <= 2, "woken {woken} times in 3 s");
+    assert!(resident < 10_000, "{resident} kB resident");
 }
