@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
-use super::support::sidecar::{Sidecar, Volume, trimtab};
+use super::support::sidecar::{Sidecar, Volume, output_of, trimtab};
 
 /// What lies outside, and must never come in.
 const CANARY: &str = "canary-from-outside";
@@ -116,7 +116,7 @@ impl Place {
     fn once(&self, args: &[&str]) -> (Option<i32>, String) {
         let conf = self.text("conf");
         let usual = ["--once", "--once-timeout", "1s", "--log-level", "debug", "--output", &conf];
-        let done = trimtab().args(usual).args(args).current_dir(self.dir.path()).output().unwrap();
+        let done = output_of(trimtab().args(usual).args(args).current_dir(self.dir.path()));
         assert!(done.stdout.is_empty());
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     }
@@ -633,7 +633,7 @@ fn outputs_that_are_not_ours_are_refused_with_the_remedy() {
     place.write("in/app.conf", "1");
     let run = |output: &Path| {
         let usual = ["--once", "--once-timeout", "2s", "--watch-dir", &input, "--output"];
-        let done = trimtab().args(usual).arg(output).output().unwrap();
+        let done = output_of(trimtab().args(usual).arg(output));
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
     let refused = |output: &Path, says: &[&str]| {
@@ -706,7 +706,7 @@ fn an_output_that_is_read_only_or_the_root_of_a_volume() {
     let input = place.text("in");
     place.write("in/app.conf", "1");
     let run = |output: &str| {
-        let done = trimtab().args(["--once", "--watch-dir", &input, "--output", output]).output().unwrap();
+        let done = output_of(trimtab().args(["--once", "--watch-dir", &input, "--output", output]));
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
     fs::create_dir(place.at("volume")).unwrap();

@@ -28,7 +28,7 @@ use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::hook::{Answer, Hook};
-use super::support::sidecar::{Sidecar, Volume, eventually, trimtab};
+use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 
 /// A name that a template can hold as well.
 const WORD: &str = "kQ7vX2mWz9RtL4pB";
@@ -135,7 +135,7 @@ impl Place {
     fn run(&self, env: &[(&str, &str)], args: &[&str]) -> Output {
         let mut command = trimtab();
         command.env("TMPDIR", self.text("tmp")).envs(env.iter().copied()).args(args);
-        let output = command.output().unwrap();
+        let output = output_of(&mut command);
         assert_silent("standard output", &output.stdout);
         assert_silent("standard error", &output.stderr);
         output
