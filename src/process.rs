@@ -901,9 +901,7 @@ mod tests {
 
     #[test]
     fn another_users_process_is_found_by_comm_and_refused_with_both_users() {
-        if !geteuid().is_root() {
-            return; // Needs to become another user.
-        }
+        assert!(geteuid().is_root(), "this test becomes another user: run it as root, as in a container");
         let script = Script::start("tt-of-another-user", &format!("trap 'touch $DIR/got' HUP; {IDLE}"));
         let target = find_as(&named("tt-of-another-user"), NOBODY).unwrap();
         until("it handles HUP", || target.signal(signal("HUP")).is_ok());

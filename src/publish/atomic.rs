@@ -4,8 +4,6 @@
 //! output directory is decided by form alone: names that start with `..trimtab`, `..data` naming a directory of our
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
-use std::path::PathBuf;
-
 use rustix::fd::OwnedFd;
 use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
 use rustix::io::Errno;
@@ -32,12 +30,6 @@ impl Output {
         let directories = self.generations()?;
         let link = self.data()?.filter(|link| directories.contains(link));
         Ok(Disk { link, directories })
-    }
-
-    /// Where a generation lies, for programs that read it there.
-    #[must_use]
-    pub fn path_of(&self, generation: &Generation) -> PathBuf {
-        self.path.join(&generation.directory)
     }
 
     /// What a process could not read of the generation: the first such file or directory, with its mode and owners.

@@ -133,10 +133,16 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Whether the tests that need other users, groups and mounts can run here.
-fn privileged() -> bool {
+/// Where a generation lies.
+fn path_of(output: &Output, generation: &Generation) -> PathBuf {
+    output.path.join(&generation.directory)
+}
+
+/// For tests that play other users and groups, or mount: a test that tested nothing would not have passed.
+fn needs_privileges() {
     let needed = CapabilitySet::CHOWN | CapabilitySet::SETUID | CapabilitySet::SETGID | CapabilitySet::SYS_ADMIN;
-    capabilities(None).unwrap().effective.contains(needed)
+    let effective = capabilities(None).unwrap().effective;
+    assert!(effective.contains(needed), "this test plays other users or mounts: run it as root, as in a container");
 }
 
 /// Runs `work` as another user, whose own groups are `groups`, in a thread of its own: on Linux, credentials are
@@ -191,9 +197,8 @@ impl Drop for Stop<'_> {
 #[test]
 fn open_creates_the_directory_with_setgid_and_the_parents_group() {
     let dir = scratch();
-    if privileged() {
-        chown(dir.path(), None, Some(4242)).unwrap();
-    }
+    needs_privileges();
+    chown(dir.path(), None, Some(4242)).unwrap();
     let at = dir.path().join("conf");
     let (_output, warnings) = Output::open(&config(&at.join("."))).unwrap();
     assert_eq!(warnings, Vec::<String>::new());
@@ -203,9 +208,7 @@ fn open_creates_the_directory_with_setgid_and_the_parents_group() {
 
 #[test]
 fn open_takes_a_relative_path() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     apart(|| {
         std::env::set_current_dir(dir.path()).unwrap();
@@ -283,9 +286,7 @@ fn open_adds_a_missing_setgid_bit() {
 
 #[test]
 fn open_warns_of_a_volumes_root() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     apart(|| {
         mount(&["-t", "tmpfs", "-o", "mode=0777", "tmpfs"], dir.path());
@@ -304,9 +305,7 @@ fn open_warns_of_a_volumes_root() {
 
 #[test]
 fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     let at = dir.path().join("conf");
     fs::create_dir(&at).unwrap();
@@ -333,9 +332,7 @@ fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
 
 #[test]
 fn a_member_of_the_outputs_group_gives_it_to_what_does_not_inherit_it() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     let at = dir.path().join("conf");
     fs::create_dir(&at).unwrap();
@@ -397,11 +394,10 @@ fn digest_key_is_kept_and_a_bad_one_is_replaced() {
     fs::remove_file(&at).unwrap();
     fs::create_dir(&at).unwrap();
     read();
-    if privileged() {
-        let known = read();
-        chown(&at, Some(NOBODY), None).unwrap();
-        assert_ne!(read(), known, "another user knows that key");
-    }
+    needs_privileges();
+    let known = read();
+    chown(&at, Some(NOBODY), None).unwrap();
+    assert_ne!(read(), known, "another user knows that key");
 }
 
 #[test]
@@ -468,9 +464,8 @@ fn journal_that_cannot_be_believed_is_set_aside() {
 fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
     let dir = scratch();
     let at = dir.path().join("conf");
-    if privileged() {
-        chown(dir.path(), None, Some(4242)).unwrap();
-    }
+    needs_privileges();
+    chown(dir.path(), None, Some(4242)).unwrap();
     let output = Output::open(&Config { output: at.clone(), file_mode: 0o604, secret_mode: 0o440 }).unwrap().0;
     // In the order of bytes, "d-x" and "d.x" lie between "d" and "d/…".
     let mut tree =
@@ -480,7 +475,7 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
 
     assert!(top_names(&at).is_empty());
     assert_eq!(current(&at), None);
-    let root = output.path_of(&generation(7));
+    let root = path_of(&output, &generation(7));
     let mut found = listing(&root);
     found.retain(|_, what| what != "a directory");
     assert_eq!(found, files(&tree));
@@ -499,9 +494,7 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
 
 #[test]
 fn staged_files_do_not_depend_on_the_umask() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     for umask in [0, 0o077, 0o777] {
         let dir = scratch();
         let at = dir.path().join("conf");
@@ -523,9 +516,7 @@ fn staged_files_do_not_depend_on_the_umask() {
 
 #[test]
 fn a_user_outside_the_group_keeps_the_inherited_group_and_setgid() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     // As a volume with fsGroup 4242 looks to a container whose user is not in it.
     let dir = scratch();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777)).unwrap();
@@ -560,7 +551,7 @@ fn secret_file_is_never_wider_than_its_mode() {
         tree.insert(TreePath::parse("secret").unwrap(), file(&content, true)).unwrap();
         tree
     };
-    let path = output.path_of(&generation(1)).join("secret");
+    let path = path_of(&output, &generation(1)).join("secret");
     let (stop, half, wide) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -615,7 +606,7 @@ fn stage_rejects_names_that_are_taken_and_touches_nothing() {
 fn stage_replaces_what_a_crash_left_and_never_what_is_current() {
     let dir = scratch();
     let output = open(dir.path());
-    let left = output.path_of(&generation(1));
+    let left = path_of(&output, &generation(1));
     fs::create_dir_all(left.join("half/done")).unwrap();
     publish(&output, &generation(1), &tree([("a", "1")]));
     assert_eq!(current(dir.path()), Some(files(&tree([("a", "1")]))));
@@ -627,9 +618,7 @@ fn stage_replaces_what_a_crash_left_and_never_what_is_current() {
 
 #[test]
 fn full_volume_leaves_no_candidate_and_says_what_to_do() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     apart(|| {
         mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs"], dir.path());
@@ -658,9 +647,7 @@ fn full_volume_leaves_no_candidate_and_says_what_to_do() {
 
 #[test]
 fn read_only_and_forbidden_outputs_say_what_to_do() {
-    if !privileged() {
-        return;
-    }
+    needs_privileges();
     let dir = scratch();
     apart(|| {
         mount(&["-t", "tmpfs", "-o", "mode=2755", "tmpfs"], dir.path());
@@ -741,7 +728,7 @@ fn prune_removes_our_directories_and_nothing_else() {
     }
     let outside = scratch();
     fs::write(outside.path().join("precious"), "x").unwrap();
-    symlink(outside.path(), output.path_of(&generation(1)).join("d/out")).unwrap();
+    symlink(outside.path(), path_of(&output, &generation(1)).join("d/out")).unwrap();
     // Names that are almost ours.
     for name in
         ["..trimtab-1-aaaaaaaaaaaa", "..trimtab-000001-AAAAAAAAAAAA", "..trimtab-000001", "..2026_11", "lost+found"]
@@ -824,8 +811,8 @@ fn names_of_our_own_in_a_generation_are_not_linked() {
     let dir = scratch();
     let output = open(dir.path());
     output.stage(&generation(1), &tree([("a", "1")])).unwrap();
-    fs::write(output.path_of(&generation(1)).join(JOURNAL), "").unwrap();
-    fs::write(output.path_of(&generation(1)).join("..data"), "").unwrap();
+    fs::write(path_of(&output, &generation(1)).join(JOURNAL), "").unwrap();
+    fs::write(path_of(&output, &generation(1)).join("..data"), "").unwrap();
     output.link(&generation(1)).unwrap();
     assert_eq!(own_names(dir.path()), [generation(1).directory].into());
 }
@@ -1067,47 +1054,4 @@ fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
         }
     }
     assert!(key.is_some());
-}
-
-#[test]
-#[ignore = "prints figures"]
-fn measure() {
-    for root in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
-        let dir = tempfile::tempdir_in(&root).unwrap();
-        let output = open(dir.path());
-        let mut times = Vec::new();
-        let mut parts = [Duration::ZERO; 5];
-        for sequence in 1..=200 {
-            let tree = numbered(sequence);
-            let generation = generation(sequence);
-            let journal = Journal { current: Some(generation.clone()), ..Journal::default() };
-            let start = Instant::now();
-            let mut last = start;
-            let mut lap = |part: usize| {
-                parts[part] += last.elapsed();
-                last = Instant::now();
-            };
-            output.stage(&generation, &tree).unwrap();
-            lap(0);
-            output.write_journal(&journal).unwrap();
-            lap(1);
-            output.link(&generation).unwrap();
-            lap(2);
-            output.swap(&generation).unwrap();
-            lap(3);
-            output.write_journal(&journal).unwrap();
-            lap(4);
-            times.push(start.elapsed());
-            output.unlink(&generation).unwrap();
-            output.prune(&[]).unwrap();
-        }
-        times.sort();
-        let parts = parts.map(|part| part / 200);
-        println!(
-            "{}: p50 {:?}, p99 {:?}; stage, journal, link, swap, journal: {parts:?}",
-            root.display(),
-            times[100],
-            times[197]
-        );
-    }
 }

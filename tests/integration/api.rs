@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
-use super::support::sidecar::{Sidecar, Volume, eventually};
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
@@ -682,7 +682,7 @@ async fn pod_reads_by_its_service_account_in_its_own_namespace() {
     const MOUNT: &str = r#"mount -t tmpfs none "$(readlink -f /var/run)" &&
         mkdir -p /var/run/secrets/kubernetes.io && cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount &&
         exec "$@""#;
-    assert!(rustix::process::geteuid().is_root(), "this test needs root, for a mount namespace of its own");
+    needs_root("have a mount namespace of its own");
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     place.put(&configmap("web", &[("a", "1")])).await;

@@ -12,12 +12,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-use rustix::process::geteuid;
 use serde_json::{Value, json};
 
 use super::support::hook::{Answer, Hook};
 use super::support::scene::{Scene, names};
-use super::support::sidecar::{Sidecar, Volume, eventually};
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
 /// Flags for a sidecar that does not dawdle.
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
@@ -559,7 +558,7 @@ struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     fn new(path: PathBuf, size: &str) -> Self {
-        assert!(geteuid().is_root(), "this test mounts a tmpfs: run it as root");
+        needs_root("mount a tmpfs");
         fs::create_dir(&path).unwrap();
         let options = std::ffi::CString::new(format!("size={size},mode=0755")).unwrap();
         mount("tmpfs", &path, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();

@@ -16,8 +16,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::support::hook::{Answer, Hook, Port};
-use super::support::sidecar::{Sidecar, eventually, trimtab};
-use super::support::stage::{Stage, metric, needs_root, problem};
+use super::support::sidecar::{Sidecar, eventually, needs_root, trimtab};
+use super::support::stage::{Stage, metric, problem};
 
 /// Far less than any wait that must not happen, and enough on a busy machine.
 const SOON: Duration = Duration::from_secs(4);

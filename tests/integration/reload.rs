@@ -19,8 +19,8 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::support::hook::{Answer, Call, Hook, Port};
-use super::support::sidecar::{Sidecar, eventually};
-use super::support::stage::{Stage, metric, needs_root, problem};
+use super::support::sidecar::{Sidecar, eventually, needs_root};
+use super::support::stage::{Stage, metric, problem};
 
 const NOBODY: u32 = 65534;
 const AS_NOBODY: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];

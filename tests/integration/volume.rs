@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::inotify::{self, CreateFlags};
 use rustix::io::Errno;
-use rustix::process::{Signal, Uid, geteuid};
+use rustix::process::{Signal, Uid};
 use serde_json::Value;
 
 use super::support::hook::Hook;
 use super::support::scene::{Scene, names};
-use super::support::sidecar::{Sidecar, Volume, eventually, trimtab};
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
 
 /// The keys of the volumes that are swapped many times.
 const KEYS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
@@ -537,7 +537,7 @@ const EXHAUSTED: u32 = 61_234;
 
 /// Takes them all, from a thread of that user: credentials are a thread's own (credentials(7)).
 fn take_all_instances() -> Vec<rustix::fd::OwnedFd> {
-    assert!(geteuid().is_root(), "this test becomes another user: run it as root");
+    needs_root("become another user");
     let user = Uid::from_raw(EXHAUSTED);
     let taken = std::thread::spawn(move || {
         rustix::thread::set_thread_res_uid(user, user, user).unwrap();

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::support::hook::Hook;
-use super::support::sidecar::{Sidecar, Volume, eventually};
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
 #[test]
 fn edit_of_a_volume_is_rendered_published_and_told() {
@@ -48,7 +48,7 @@ fn target_that_cannot_read_the_output_is_told_apart() {
         }
     }
 
-    assert!(rustix::process::geteuid().is_root(), "this test plays two users, and needs root");
+    needs_root("play two users");
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let mut volume = Volume::new(at("volume"), &[("password", "hunter22")]);

@@ -28,6 +28,11 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Says what is missing, where a test needs root.
+pub fn needs_root(what: &str) {
+    assert!(rustix::process::geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
+}
+
 /// A command line of the binary under test.
 pub fn trimtab() -> Command {
     Command::new(env!("CARGO_BIN_EXE_trimtab"))

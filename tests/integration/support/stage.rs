@@ -81,8 +81,3 @@ pub fn metric(sidecar: &Sidecar, name: &str) -> Option<f64> {
     let (_, text) = sidecar.request("--listen", "GET", "/metrics")?;
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
 }
-
-/// Says what is missing, where a test needs root.
-pub fn needs_root(what: &str) {
-    assert!(rustix::process::geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
-}
