@@ -23,6 +23,7 @@ const CONNECTIONS: usize = 32;
 /// How long a connection may live, and how long the loop may take to turn.
 const CONNECTION_LIFE: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(5);
+const STUCK: &str = "the loop does not turn\n";
 
 /// What the app is asked.
 #[derive(Debug)]
@@ -133,27 +134,27 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
 
 /// The loop answers itself: a server that only shared its thread would stay alive when the loop is stuck.
 async fn livez(shared: &Shared) -> Response<Full<Bytes>> {
-    let (answer, turned) = oneshot::channel();
-    let asked = async {
-        shared.asks.send(Ask::Ping(answer)).await.ok()?;
-        turned.await.ok()
-    };
-    match tokio::time::timeout(TURN, asked).await {
-        Ok(Some(())) => text(StatusCode::OK, "ok\n"),
-        _ => text(StatusCode::SERVICE_UNAVAILABLE, "the loop does not turn\n"),
+    match ask(shared, Ask::Ping).await {
+        Some(()) => text(StatusCode::OK, "ok\n"),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
     }
 }
 
 async fn retry(shared: &Shared) -> Response<Full<Bytes>> {
+    match ask(shared, Ask::Retry).await {
+        Some(said) => text(StatusCode::ACCEPTED, said),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
+    }
+}
+
+/// Asks the loop; `None` when it does not answer in time.
+async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
     let (answer, answered) = oneshot::channel();
     let asked = async {
-        shared.asks.send(Ask::Retry(answer)).await.ok()?;
+        shared.asks.send(question(answer)).await.ok()?;
         answered.await.ok()
     };
-    match tokio::time::timeout(TURN, asked).await {
-        Ok(Some(said)) => text(StatusCode::ACCEPTED, said),
-        _ => text(StatusCode::SERVICE_UNAVAILABLE, "the loop does not turn\n"),
-    }
+    tokio::time::timeout(TURN, asked).await.ok().flatten()
 }
 
 fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

@@ -441,6 +441,7 @@ impl App {
             changed |= self.take(update);
         }
         let waits_for = self.sources.waits_for();
+        let complete = waits_for.is_empty();
         // Until each has been read once, what is said would be true for a moment alone.
         if waits_for != self.waited_for && self.sources.views().iter().all(View::is_known) {
             for waited in &waits_for {
@@ -453,7 +454,7 @@ impl App {
             }
             self.waited_for = waits_for;
         }
-        if (!changed && self.inputs.is_some()) || !self.sources.waits_for().is_empty() {
+        if (!changed && self.inputs.is_some()) || !complete {
             return;
         }
         let inputs = Inputs { snapshot: self.sources.snapshot(), settings: self.settings.clone() };
@@ -622,12 +623,12 @@ impl App {
         let (ending, outcome) = match render {
             Render::Staged { generation, files, held_back } => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(&held_back);
+                self.hold_back(held_back);
                 (Ending::Success, Outcome::Staged(generation))
             }
             Render::Same { held_back } => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(&held_back);
+                self.hold_back(held_back);
                 (Ending::Success, Outcome::Same)
             }
             Render::Rejected(reason) => {
@@ -649,29 +650,24 @@ impl App {
         self.on(Event::Rendered { step, outcome });
     }
 
-    fn hold_back(&mut self, held_back: &[HeldBack]) {
-        with(&self.shared, |status| {
-            for held in held_back {
-                let known = status.held_back.iter().any(|old| old.source == held.source && old.reason == held.reason);
-                if !known {
-                    warn!(source = held.source, "held back: {}", held.reason);
-                }
-            }
-            let listed = held_back
-                .iter()
-                .map(|held| status::HeldBack { source: held.source.clone(), reason: held.reason.clone() });
-            status.held_back = listed.collect();
-        });
+    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
         // What is held back was not taken: its last published version stays in its place.
-        for held in held_back {
-            let id = self.staged.keys().find(|id| id.to_string() == held.source).cloned();
-            if let Some(id) = id {
-                match self.published.get(&id) {
-                    Some(previous) => self.staged.insert(id, previous.clone()),
-                    None => self.staged.remove(&id),
-                };
-            }
+        for HeldBack { source, .. } in &held_back {
+            match self.published.get(source) {
+                Some(previous) => self.staged.insert(source.clone(), previous.clone()),
+                None => self.staged.remove(source),
+            };
         }
+        let listed = held_back
+            .into_iter()
+            .map(|HeldBack { source, reason }| status::HeldBack { source: source.to_string(), reason })
+            .collect();
+        let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, listed));
+        with(&self.shared, |status| {
+            for held in status.held_back.iter().filter(|held| !known.contains(held)) {
+                warn!(source = held.source, "held back: {}", held.reason);
+            }
+        });
     }
 
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {

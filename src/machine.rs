@@ -404,12 +404,6 @@ impl Machine {
         &self.journal
     }
 
-    /// The newest inputs.
-    #[must_use]
-    pub fn observed_digest(&self) -> Option<Digest> {
-        self.want
-    }
-
     /// Whether the newest inputs are the published ones, and the main process has them.
     #[must_use]
     pub fn is_settled(&self) -> bool {

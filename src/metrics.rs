@@ -26,9 +26,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage, in the order of the way.
-    pub const ALL: [Self; 3] = [Self::Render, Self::Publish, Self::Reload];
-
     /// The name in metrics and `/status`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -214,13 +211,12 @@ impl Metrics {
             self.last_success.get_or_create(&label).set(now());
         }
         let (all, failed) = match stage {
-            Stage::Reload => (&self.reloads, &self.reloads_failed),
-            // A publish is counted with its render, unless it fails by itself.
-            Stage::Render => (&self.applies, &self.applies_failed),
-            Stage::Publish if ending == Ending::Success => return,
-            Stage::Publish => (&self.applies_failed, &self.applies_failed),
+            Stage::Reload => (Some(&self.reloads), &self.reloads_failed),
+            Stage::Render => (Some(&self.applies), &self.applies_failed),
+            // It was counted with its render.
+            Stage::Publish => (None, &self.applies_failed),
         };
-        if stage != Stage::Publish {
+        if let Some(all) = all {
             all.inc();
         }
         if ending != Ending::Success {

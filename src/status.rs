@@ -83,7 +83,7 @@ pub struct Quarantine {
 }
 
 /// An object that is left out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HeldBack {
     /// Which.
     pub source: String,

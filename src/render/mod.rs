@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::digest::Digest;
-use crate::snapshot::Object;
+use crate::snapshot::{Object, ObjectRef};
 use crate::tree::{CollisionError, Tree, TreePath, TreePathError};
 
 mod filters;
@@ -91,8 +91,8 @@ pub struct Rendered {
 /// A selected object whose present version is not published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldBack {
-    /// The object, as `configmap/NS/NAME`.
-    pub source: String,
+    /// The object.
+    pub source: ObjectRef,
     /// Why, and what to do. Without a byte of its values.
     pub reason: String,
 }

@@ -131,7 +131,7 @@ pub(super) fn render(inputs: &Inputs<'_>) -> Result<Rendered, Rejection> {
                 }
             }
         }
-        held_back.push(HeldBack { source: input.object.id.to_string(), reason });
+        held_back.push(HeldBack { source: input.object.id.clone(), reason });
     }
     Ok(Rendered { tree: files.tree, held_back })
 }

@@ -173,7 +173,7 @@ fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
         let rendered = Case::plain("{key}", objects).render().unwrap();
         let files: Vec<_> = rendered.tree.iter().map(|(path, file)| (path.as_str(), &file.bytes[..])).collect();
         assert_eq!(files, [("x", &b"old"[..]), ("y", b"a")]);
-        let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.as_str()).collect();
+        let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.to_string()).collect();
         assert_eq!(held, ["configmap/ns/young", "configmap/ns/same-b"]);
         assert!(rendered.held_back[0].reason.contains("configmap/ns/old"), "{:?}", rendered.held_back);
     }
@@ -194,7 +194,7 @@ fn a_selected_object_yields_to_a_named_one() {
     .unwrap();
     assert_eq!(rendered.tree.get("x").unwrap().bytes, "2");
     assert_eq!(rendered.held_back.len(), 1);
-    assert_eq!(rendered.held_back[0].source, "configmap/ns/selected");
+    assert_eq!(rendered.held_back[0].source.to_string(), "configmap/ns/selected");
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_key_that_leads_out_is_held_back_if_selected_and_else_rejected() {
         let case = Case::plain("{key}", vec![input(bad(), Origin::Selected), good()]);
         assert_eq!(case.paths(), ["x"]);
         let held = case.render().unwrap().held_back;
-        assert!(held.len() == 1 && held[0].source == "configmap/ns/bad", "{held:?}");
+        assert!(held.len() == 1 && held[0].source.to_string() == "configmap/ns/bad", "{held:?}");
         let error = Case::plain("{key}", vec![input(bad(), Origin::Named), good()]).render().unwrap_err();
         assert!(error.to_string().contains("configmap/ns/bad"), "{error}");
     }

@@ -66,22 +66,11 @@ pub struct View {
     pub kept: bool,
     /// When it last told something.
     pub at: Option<jiff::Timestamp>,
-    /// How often it told something.
-    pub events: u64,
 }
 
 impl View {
     fn new(spec: Spec) -> Self {
-        Self {
-            spec,
-            objects: BTreeMap::new(),
-            heard: false,
-            had_content: false,
-            trouble: None,
-            kept: false,
-            at: None,
-            events: 0,
-        }
+        Self { spec, objects: BTreeMap::new(), heard: false, had_content: false, trouble: None, kept: false, at: None }
     }
 
     /// The `resourceVersion` of a named object.
@@ -156,7 +145,6 @@ impl View {
         }
         self.trouble = None;
         self.at = Some(jiff::Timestamp::now());
-        self.events += 1;
         let first = !std::mem::replace(&mut self.heard, true);
         let mut next = match seen {
             Seen::All(objects) => objects,

@@ -171,11 +171,6 @@ impl Clients {
         self.connection().await.map(drop)
     }
 
-    /// The client as it is now, for requests of other kinds (Events, access reviews). Not to be kept.
-    pub async fn client(&self) -> Result<::kube::Client, KubeError> {
-        Ok(self.connection().await?.client.clone())
-    }
-
     /// How long a silent server is waited for.
     pub(super) fn deadlines(&self) -> Deadlines {
         self.config.deadlines
