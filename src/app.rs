@@ -869,7 +869,7 @@ fn stage(
     if unless == Some(tree) {
         return Render::Same { held_back: rendered.held_back };
     }
-    let generation = Generation::new(sequence, digest, tree);
+    let generation = Generation::new(sequence, digest, tree, rendered.tree.content(key));
     match output.stage(&generation, &rendered.tree) {
         Ok(()) => Render::Staged { generation, files: rendered.tree.len(), held_back: rendered.held_back },
         Err(error) if error.rejected() => Render::Rejected(error.to_string()),

@@ -13,6 +13,9 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest([u8; 32]);
 
 impl Digest {
+    /// Stands for one that is not known: all zeros.
+    pub const UNKNOWN: Self = Self([0; 32]);
+
     /// A digest of these bytes.
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {

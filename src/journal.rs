@@ -3,9 +3,11 @@
 //! It is written before the rename that it announces, and again when the debt is paid. What it means after a crash is
 //! decided by [`crate::machine::recover`]; this module knows only its form.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
+use crate::metrics::Stage;
 
 /// The version that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;
@@ -21,8 +23,10 @@ pub struct Generation {
     pub sequence: u64,
     /// The published digest of the inputs. All zeros where it is not known.
     pub digest: Digest,
-    /// The keyed digest of the tree. All zeros where it is not known.
+    /// The keyed digest of the tree: paths, bytes, and which of them are secret. All zeros where it is not known.
     pub tree: Digest,
+    /// The keyed digest of paths and bytes alone, which can be read back from the disk. All zeros where it is not known.
+    pub content: Digest,
     /// The directory's name in the output.
     pub directory: String,
 }
@@ -30,16 +34,17 @@ pub struct Generation {
 impl Generation {
     /// A generation, with its directory's name: `..trimtab-000042-9f2c01ab77d3`.
     #[must_use]
-    pub fn new(sequence: u64, digest: Digest, tree: Digest) -> Self {
-        Self { sequence, digest, tree, directory: format!("{DIRECTORY_PREFIX}{sequence:06}-{}", digest.short()) }
+    pub fn new(sequence: u64, digest: Digest, tree: Digest, content: Digest) -> Self {
+        let directory = format!("{DIRECTORY_PREFIX}{sequence:06}-{}", digest.short());
+        Self { sequence, digest, tree, content, directory }
     }
 
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
     #[must_use]
     pub fn found(directory: &str) -> Option<Self> {
-        let unknown = Digest::from_bytes([0; 32]);
         let sequence = sequence_of(directory)?;
-        Some(Self { sequence, digest: unknown, tree: unknown, directory: directory.to_owned() })
+        let (digest, tree, content) = (Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
+        Some(Self { sequence, digest, tree, content, directory: directory.to_owned() })
     }
 }
 
@@ -64,12 +69,72 @@ pub struct Moment {
     pub ticks: u64,
 }
 
-/// A publish that was begun and is not known to have reached the main process.
+/// A publish or a rollback that was begun and is not known to be finished: the main process may not have it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Debt {
+    /// What was begun.
+    pub kind: DebtKind,
     /// A moment after the rename; `None` where it was not written down before a crash.
     pub published: Option<Moment>,
+    /// What `--confirm-url` said before the rename; `None` where it was not asked, or is not known any more.
+    pub baseline: Option<Baseline>,
+}
+
+/// What a debt is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DebtKind {
+    /// The current generation was published.
+    #[default]
+    Publish,
+    /// The current generation is the last good one, gone back to after a rejection.
+    Rollback,
+}
+
+impl DebtKind {
+    /// The name in `/status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Publish => "publish",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
+/// What `--confirm-url` said before a reload.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Baseline {
+    /// Whether it accepted a connection.
+    pub reachable: bool,
+    /// The keyed digest of what `--confirm-changed` captured; `None` if nothing.
+    pub captured: Option<Digest>,
+}
+
+/// Inputs that were rejected: not tried again until they differ, or somebody asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Quarantine {
+    /// The inputs' digest.
+    pub digest: Digest,
+    /// Of the flags by which they were rejected: under others they are tried again.
+    pub gate: Digest,
+    /// Why.
+    pub rejection: Rejection,
+}
+
+/// Why inputs were rejected. Fit for logs, `/status` and Events: it holds no content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Rejection {
+    /// `render`, `validate`, `reload` or `confirm`.
+    pub stage: Stage,
+    /// What failed, on what, why, and what to do.
+    pub reason: String,
+    /// When, for people: nothing is decided by it.
+    pub at: Timestamp,
 }
 
 /// The journal's content.
@@ -90,6 +155,8 @@ pub struct Journal {
     pub debt: Option<Debt>,
     /// Whether `from` was still owed when `current` was begun: due again if `..data` turns out to name `from`.
     pub prev_debt: Option<Debt>,
+    /// The inputs that were rejected last.
+    pub quarantine: Option<Quarantine>,
 }
 
 impl Default for Journal {
@@ -102,6 +169,7 @@ impl Default for Journal {
             last_good: None,
             debt: None,
             prev_debt: None,
+            quarantine: None,
         }
     }
 }
@@ -164,8 +232,17 @@ mod tests {
         let digest = Digest::from_bytes([7; 32]);
         Journal {
             next_sequence: 43,
-            current: Some(Generation::new(42, digest, digest)),
-            debt: Some(Debt { published: Some(Moment { boot_id: "b".into(), ticks: 9 }) }),
+            current: Some(Generation::new(42, digest, digest, digest)),
+            debt: Some(Debt {
+                kind: DebtKind::Rollback,
+                published: Some(Moment { boot_id: "b".into(), ticks: 9 }),
+                baseline: Some(Baseline { reachable: true, captured: Some(digest) }),
+            }),
+            quarantine: Some(Quarantine {
+                digest,
+                gate: digest,
+                rejection: Rejection { stage: Stage::Confirm, reason: "it died".into(), at: Timestamp::UNIX_EPOCH },
+            }),
             ..Journal::default()
         }
     }
@@ -197,7 +274,7 @@ mod tests {
 
     #[test]
     fn sequences_beyond_six_digits_keep_the_pattern() {
-        let generation = Generation::new(12_345_678, Digest::from_bytes([1; 32]), Digest::from_bytes([1; 32]));
+        let generation = Generation::new(12_345_678, Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
         assert_eq!(sequence_of(&generation.directory), Some(12_345_678));
         assert_eq!(sequence_of("..trimtab-99999999999999999999-070707070707"), None);
     }

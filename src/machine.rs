@@ -566,7 +566,7 @@ impl Machine {
             prev_debt: self.journal.debt.clone(),
             current: Some(candidate.clone()),
             debt,
-            ..self.journal
+            ..self.journal.clone()
         };
         let keep = keep(&journal);
         let step = self.step();
@@ -715,7 +715,7 @@ impl Machine {
         if noted || self.intake == Intake::Ready {
             self.resume(effects);
         } else {
-            let debt = Some(Debt { published: self.published.clone() });
+            let debt = self.journal.debt.clone().map(|debt| Debt { published: self.published.clone(), ..debt });
             let journal = Box::new(Journal { debt, ..self.journal.clone() });
             let step = self.step();
             effects.push(Effect::Write { step, writes: vec![Write::Journal(journal.clone())] });

@@ -11,18 +11,26 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use serde::{Deserialize, Serialize};
 
 type FloatGauge = Gauge<f64, AtomicU64>;
 
 /// A stage of the way of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum Stage {
     /// Templates and copies, staged.
     Render,
+    /// Syntax, and programs that look at the candidate.
+    Validate,
     /// Journal, links, rename.
     Publish,
     /// The main process is told.
     Reload,
+    /// Whether it took it.
+    Confirm,
+    /// Back to the last good generation.
+    Rollback,
 }
 
 impl Stage {
@@ -31,8 +39,11 @@ impl Stage {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Render => "render",
+            Self::Validate => "validate",
             Self::Publish => "publish",
             Self::Reload => "reload",
+            Self::Confirm => "confirm",
+            Self::Rollback => "rollback",
         }
     }
 }
@@ -98,6 +109,8 @@ pub struct Metrics {
     source_up: Family<SourceLabel, Gauge>,
     source_events: Family<SourceLabel, Counter>,
     debt: Gauge,
+    quarantined: Gauge,
+    rollbacks: Counter,
     successful: Gauge,
     success_timestamp: FloatGauge,
     reloads: Counter,
@@ -131,6 +144,8 @@ impl Metrics {
             source_up: Family::default(),
             source_events: Family::default(),
             debt: Gauge::default(),
+            quarantined: Gauge::default(),
+            rollbacks: Counter::default(),
             successful: Gauge::default(),
             success_timestamp: FloatGauge::default(),
             reloads: Counter::default(),
@@ -166,6 +181,8 @@ impl Metrics {
         own.register("source_up", "Whether each source can be read", self.source_up.clone());
         own.register("source_events", "What each source told", self.source_events.clone());
         own.register("debt", "Whether the published generation is owed to the main process", self.debt.clone());
+        own.register("quarantined", "Whether the newest inputs were rejected", self.quarantined.clone());
+        own.register("rollbacks", "How often the last good generation was made current again", self.rollbacks.clone());
         own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
 
         let known = self.registry.sub_registry_with_prefix("reloader");
@@ -213,8 +230,10 @@ impl Metrics {
         let (all, failed) = match stage {
             Stage::Reload => (Some(&self.reloads), &self.reloads_failed),
             Stage::Render => (Some(&self.applies), &self.applies_failed),
-            // It was counted with its render.
-            Stage::Publish => (None, &self.applies_failed),
+            // They were counted with their render.
+            Stage::Validate | Stage::Publish => (None, &self.applies_failed),
+            // They were counted with their reload.
+            Stage::Confirm | Stage::Rollback => (None, &self.reloads_failed),
         };
         if let Some(all) = all {
             all.inc();
@@ -244,6 +263,16 @@ impl Metrics {
     /// Whether a reload is owed.
     pub fn debt(&self, owed: bool) {
         self.debt.set(i64::from(owed));
+    }
+
+    /// Whether inputs are quarantined.
+    pub fn quarantined(&self, quarantined: bool) {
+        self.quarantined.set(i64::from(quarantined));
+    }
+
+    /// The last good generation is current again.
+    pub fn rolled_back(&self) {
+        self.rollbacks.inc();
     }
 
     /// A source is watched, and cannot be read yet.

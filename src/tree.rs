@@ -199,6 +199,18 @@ impl Tree {
         }
         hasher.finish()
     }
+
+    /// The keyed digest over paths and bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
+    /// tell secrecy, since the kubelet widens those of an fsGroup's files.
+    #[must_use]
+    pub fn content(&self, key: &DigestKey) -> Digest {
+        let mut hasher = Hasher::keyed(key);
+        for (path, file) in &self.files {
+            hasher.field(path.as_str().as_bytes());
+            hasher.field(&file.bytes);
+        }
+        hasher.finish()
+    }
 }
 
 #[cfg(test)]

@@ -166,7 +166,7 @@ impl World {
                 } else if fail {
                     Outcome::Failed
                 } else {
-                    let generation = Generation::new(sequence, digest, tree_of(digest));
+                    let generation = Generation::new(sequence, digest, tree_of(digest), tree_of(digest));
                     assert_ne!(self.link.as_ref(), Some(&generation.directory), "staged over the current one");
                     self.directories.insert(generation.directory.clone(), digest);
                     Outcome::Staged(generation)
@@ -582,13 +582,13 @@ fn splay_comes_after_quiet_and_not_before_the_first_generation() {
 #[test]
 fn debt_of_the_older_generation_is_due_again_if_the_rename_did_not_happen() {
     let digest = inputs(1);
-    let (old, new) = (Generation::new(1, digest, digest), Generation::new(2, inputs(2), inputs(2)));
+    let (old, new) = (Generation::new(1, digest, digest, digest), Generation::new(2, inputs(2), inputs(2), inputs(2)));
     let journal = Journal {
         next_sequence: 3,
         current: Some(new.clone()),
         from: Some(old.clone()),
         debt: Some(Debt::default()),
-        prev_debt: Some(Debt { published: Some(Moment { boot_id: "b".into(), ticks: 3 }) }),
+        prev_debt: Some(Debt { published: Some(Moment { boot_id: "b".into(), ticks: 3 }), ..Debt::default() }),
         ..Journal::default()
     };
     let directories = vec![old.directory.clone(), new.directory.clone()];

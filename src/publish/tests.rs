@@ -46,7 +46,7 @@ fn refusal(output: &Path) -> String {
 
 fn generation(sequence: u64) -> Generation {
     let digest = Digest::from_bytes([u8::try_from(sequence % 251).unwrap(); 32]);
-    Generation::new(sequence, digest, digest)
+    Generation::new(sequence, digest, digest, digest)
 }
 
 fn file(bytes: &str, secret: bool) -> File {
