@@ -14,11 +14,14 @@ demo:
 	$(CARGO) build --release --bin trimtab --example demo-server
 	TRIMTAB=$(RELEASE) DEMO_SERVER=$(dir $(RELEASE))examples/demo-server demo/run
 
-# Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a cache.
+# Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a
+# cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed.
 test:
 	$(CARGO) build --release --bin trimtab
-	tools=$$(tests/tools/build) && nginx=$$(tests/tools/nginx) && \
-	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
+	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
+	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
+	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
+	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
 # Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
 figures:

@@ -56,8 +56,8 @@ fn nginx_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRIMTAB_TEST_NGINX") {
         return path.into();
     }
-    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/nginx");
-    let output = Command::new(tool).output().expect("tests/tools/nginx");
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/debian");
+    let output = Command::new(tool).arg("nginx").output().expect("tests/tools/debian");
     assert!(output.status.success(), "no nginx: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
