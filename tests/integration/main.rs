@@ -6,6 +6,7 @@ mod crash;
 mod kube_source;
 mod life;
 mod readme;
+mod real;
 mod reload;
 mod secrets;
 mod support;
