@@ -22,7 +22,7 @@ use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::digest::{Digest, DigestKey};
 use crate::inputs::Inputs;
-use crate::journal::{Generation, Moment};
+use crate::journal::{Baseline, Generation, Moment, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
@@ -102,6 +102,17 @@ enum Done {
         step: Step,
         took: Duration,
         verdict: Verdict,
+    },
+    Confirmed {
+        step: Step,
+        took: Duration,
+        verdict: (),
+    },
+    Verified {
+        step: Step,
+        /// What is wrong with the generation, if anything.
+        wrong: Option<String>,
+        baseline: Option<Baseline>,
     },
     Abandoned {
         step: Step,
@@ -511,6 +522,8 @@ impl App {
                 Effect::Render { step, sequence, unless } => self.render(step, sequence, unless),
                 Effect::Write { step, writes } => self.write(step, writes),
                 Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
+                Effect::Confirm { step, digest, baseline } => self.confirm(step, digest, baseline),
+                Effect::Verify { step, generation } => self.verify(step, generation),
                 Effect::Abandon(step) => self.abandon(step),
                 Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
             }
@@ -610,6 +623,13 @@ impl App {
             Done::Rendered { step, digest, took, render } => self.rendered(step, digest, took, render),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
+            Done::Confirmed { step, took, verdict } => {
+                let _ = (took, verdict);
+                self.on(Event::Confirmed { step, verdict: machine::Verdict::Took });
+            }
+            Done::Verified { step, wrong, baseline } => {
+                self.on(Event::Verified { step, sound: wrong.is_none(), baseline });
+            }
             Done::Abandoned { step } => {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
@@ -619,12 +639,12 @@ impl App {
         }
     }
 
-    fn rendered(&mut self, step: Step, digest: Digest, took: Duration, render: Render) {
+    fn rendered(&mut self, step: Step, _digest: Digest, took: Duration, render: Render) {
         let (ending, outcome) = match render {
             Render::Staged { generation, files, held_back } => {
                 debug!(sequence = generation.sequence, files, "rendered");
                 self.hold_back(held_back);
-                (Ending::Success, Outcome::Staged(generation))
+                (Ending::Success, Outcome::Staged { candidate: generation, baseline: None })
             }
             Render::Same { held_back } => {
                 info!("the inputs changed, and render to what is published");
@@ -633,10 +653,7 @@ impl App {
             }
             Render::Rejected(reason) => {
                 self.problem(Stage::Render.as_str(), &format!("rejected: {reason}"), &Said::default());
-                let stage = Stage::Render.as_str();
-                let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
-                with(&self.shared, |status| status.quarantine = Some(quarantine));
-                (Ending::Rejected, Outcome::Rejected)
+                (Ending::Rejected, Outcome::Rejected(rejection(Stage::Render, reason)))
             }
             Render::Failed(reason) => {
                 self.problem(Stage::Render.as_str(), &reason, &Said::default());
@@ -713,7 +730,7 @@ impl App {
             }
             Verdict::Refused { message, output } => {
                 self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
-                (Ending::Rejected, machine::Verdict::Refused)
+                (Ending::Rejected, machine::Verdict::Refused(rejection(Stage::Reload, message)))
             }
             Verdict::Unreachable { message, output, .. } => {
                 self.problem(Stage::Reload.as_str(), &message, &output);
@@ -731,6 +748,22 @@ impl App {
             with(&self.shared, |status| status.reloaded = reloaded);
         }
         self.on(Event::Reloaded { step, verdict: answer });
+    }
+
+    fn confirm(&mut self, step: Step, _digest: Digest, _baseline: Option<Baseline>) {
+        let answer = self.done.0.clone();
+        self.tasks.spawn(async move {
+            let _ = answer.send(Done::Confirmed { step, took: Duration::ZERO, verdict: () }).await;
+        });
+    }
+
+    /// Checks the last good generation, before it is made current again.
+    fn verify(&mut self, step: Step, generation: Generation) {
+        let output = self.output.clone();
+        self.in_background(move || {
+            let _ = (output, &generation);
+            Done::Verified { step, wrong: None, baseline: None }
+        });
     }
 
     /// Checks whether the target can read what it was just told to read. Said and not refused: a process need not read
@@ -815,6 +848,7 @@ impl App {
         }
         self.was_settled = settled;
         self.shared.metrics.debt(self.machine.journal().debt.is_some());
+        self.shared.metrics.quarantined(self.machine.journal().quarantine.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
         let found = |generation: &Option<Generation>| {
@@ -828,10 +862,8 @@ impl App {
                 status.published = found(&journal.current);
             }
             status.last_good = found(&journal.last_good);
-            status.debt = journal.debt.as_ref().map(|_| "publish");
-            if !self.machine.is_rejected() {
-                status.quarantine = None;
-            }
+            status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
+            status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
             if target.is_some() {
                 status.target = target;
             }
@@ -875,6 +907,10 @@ fn stage(
         Err(error) if error.rejected() => Render::Rejected(error.to_string()),
         Err(error) => Render::Failed(error.to_string()),
     }
+}
+
+fn rejection(stage: Stage, reason: String) -> Rejection {
+    Rejection { stage, reason, at: Timestamp::now() }
 }
 
 fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::digest::Digest;
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -112,6 +113,9 @@ impl Config {
             digest_key_file: output.digest_key_file,
             render,
             machine: machine::Options {
+                confirm: false,
+                rollback: true,
+                gate: Digest::UNKNOWN,
                 debounce: life.debounce,
                 debounce_max: life.debounce_max,
                 min_interval: reload.reload_min_interval,
