@@ -917,6 +917,10 @@ impl App {
     }
 }
 
+fn rejection(stage: Stage, reason: String) -> Rejection {
+    Rejection { stage, reason, at: Timestamp::now() }
+}
+
 fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
     match write {
         Write::Journal(journal) => output.write_journal(journal),
