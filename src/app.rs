@@ -18,11 +18,12 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, Ask, Server, Shared};
+use crate::candidate::{self, Candidate, Made, Order, Problem};
 use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::digest::{Digest, DigestKey};
 use crate::inputs::Inputs;
-use crate::journal::{Generation, Moment};
+use crate::journal::{Baseline, Generation, Moment, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
@@ -38,6 +39,10 @@ use crate::status::{self, Status};
 
 /// The longest `--digest-key-file`, in bytes.
 const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
+
+/// In the place of what others said, where it cannot be masked.
+const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \
+                         are not known any more";
 
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +92,7 @@ impl Exit {
 enum Done {
     Rendered {
         step: Step,
-        digest: Digest,
-        took: Duration,
-        render: Render,
+        made: Box<Made>,
     },
     Written {
         step: Step,
@@ -103,6 +106,17 @@ enum Done {
         took: Duration,
         verdict: Verdict,
     },
+    Confirmed {
+        step: Step,
+        took: Duration,
+        verdict: (),
+    },
+    Verified {
+        step: Step,
+        /// What is wrong with the generation, if anything.
+        wrong: Option<String>,
+        baseline: Option<Baseline>,
+    },
     Abandoned {
         step: Step,
     },
@@ -110,14 +124,6 @@ enum Done {
     Checked {
         message: Option<String>,
     },
-}
-
-/// What came of rendering and staging.
-enum Render {
-    Staged { generation: Generation, files: usize, held_back: Vec<HeldBack> },
-    Same { held_back: Vec<HeldBack> },
-    Rejected(String),
-    Failed(String),
 }
 
 /// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
@@ -231,6 +237,7 @@ fn with<T>(shared: &Shared, change: impl FnOnce(&mut Status) -> T) -> T {
 struct App {
     config: Config,
     settings: Arc<crate::config::Render>,
+    validate: Arc<crate::validate::Config>,
     output: Arc<Output>,
     key: DigestKey,
     sources: Sources,
@@ -256,6 +263,8 @@ struct App {
     secrets: [Option<Vec<Bytes>>; 2],
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
+    /// What `--syntax warn` found in the newest candidate.
+    warned: Vec<String>,
     waited_for: Vec<String>,
     was_up: Vec<Option<bool>>,
     was_settled: bool,
@@ -306,6 +315,7 @@ impl App {
         let secrets = [known(found.debt.is_none() || found.from.is_none()), known(found.current.is_none())];
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
+            validate: Arc::new(config.validate.clone()),
             output,
             key,
             sources: Sources::new(config.specs.iter().cloned()),
@@ -324,6 +334,7 @@ impl App {
             staged_secrets: Vec::new(),
             secrets,
             unsaid: false,
+            warned: Vec::new(),
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
             was_settled: false,
@@ -511,6 +522,8 @@ impl App {
                 Effect::Render { step, sequence, unless } => self.render(step, sequence, unless),
                 Effect::Write { step, writes } => self.write(step, writes),
                 Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
+                Effect::Confirm { step, digest, baseline } => self.confirm(step, digest, baseline),
+                Effect::Verify { step, generation } => self.verify(step, generation),
                 Effect::Abandon(step) => self.abandon(step),
                 Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
             }
@@ -542,11 +555,20 @@ impl App {
         // An object that is held back stays as it was last published.
         let earlier = self.published.values().filter(|object| object.secret).flat_map(|object| object.data.values());
         self.staged_secrets = inputs.secrets().chain(earlier.cloned()).collect();
-        let (output, key, published) = (self.output.clone(), self.key.clone(), self.published.clone());
-        self.in_background(move || {
-            let began = Instant::now();
-            let render = stage(&inputs, digest, &published, sequence, unless, &output, &key);
-            Done::Rendered { step, digest, took: began.elapsed(), render }
+        let order = Order {
+            inputs,
+            digest,
+            published: self.published.clone(),
+            sequence,
+            unless,
+            output: self.output.clone(),
+            key: self.key.clone(),
+            validate: self.validate.clone(),
+        };
+        let answer = self.done.0.clone();
+        self.tasks.spawn(async move {
+            let made = Box::new(candidate::make(order).await);
+            let _ = answer.send(Done::Rendered { step, made }).await;
         });
     }
 
@@ -607,9 +629,16 @@ impl App {
         // Ended tasks are forgotten, or the set would grow with each step.
         while self.tasks.try_join_next().is_some() {}
         match done {
-            Done::Rendered { step, digest, took, render } => self.rendered(step, digest, took, render),
+            Done::Rendered { step, made } => self.rendered(step, *made),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
+            Done::Confirmed { step, took, verdict } => {
+                let _ = (took, verdict);
+                self.on(Event::Confirmed { step, verdict: machine::Verdict::Took });
+            }
+            Done::Verified { step, wrong, baseline } => {
+                self.on(Event::Verified { step, sound: wrong.is_none(), baseline });
+            }
             Done::Abandoned { step } => {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
@@ -619,38 +648,58 @@ impl App {
         }
     }
 
-    fn rendered(&mut self, step: Step, digest: Digest, took: Duration, render: Render) {
-        let (ending, outcome) = match render {
-            Render::Staged { generation, files, held_back } => {
+    fn rendered(&mut self, step: Step, made: Made) {
+        let Made { result, rendering, validating, warnings, said } = made;
+        let failed = result.as_ref().err().map(|problem| {
+            let ending = if problem.rejected { Ending::Rejected } else { Ending::Failed };
+            (problem.stage, ending)
+        });
+        for (stage, took) in [(Stage::Render, Some(rendering)), (Stage::Validate, validating)] {
+            match (failed, took) {
+                (Some((at, ending)), took) if at == stage => {
+                    self.shared.metrics.stage(stage, ending, took.unwrap_or_default());
+                }
+                (_, took) => {
+                    if let Some(took) = took {
+                        self.shared.metrics.stage(stage, Ending::Success, took);
+                    }
+                    self.solved(stage.as_str());
+                }
+            }
+        }
+        self.warn_of(warnings);
+        let outcome = match result {
+            Ok(Candidate::Staged { generation, files, held_back }) => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(held_back);
-                (Ending::Success, Outcome::Staged(generation))
+                self.hold_back(held_back, &said);
+                Outcome::Staged { candidate: generation, baseline: None }
             }
-            Render::Same { held_back } => {
+            Ok(Candidate::Same { held_back }) => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(held_back);
-                (Ending::Success, Outcome::Same)
+                self.hold_back(held_back, &said);
+                Outcome::Same
             }
-            Render::Rejected(reason) => {
-                self.problem(Stage::Render.as_str(), &format!("rejected: {reason}"), &Said::default());
-                let stage = Stage::Render.as_str();
-                let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
-                with(&self.shared, |status| status.quarantine = Some(quarantine));
-                (Ending::Rejected, Outcome::Rejected)
+            Err(Problem { stage, rejected: true, reason, output }) => {
+                self.problem(stage.as_str(), &format!("rejected: {reason}"), &output);
+                Outcome::Rejected(rejection(stage, reason))
             }
-            Render::Failed(reason) => {
-                self.problem(Stage::Render.as_str(), &reason, &Said::default());
-                (Ending::Failed, Outcome::Failed)
+            Err(Problem { stage, reason, output, .. }) => {
+                self.problem(stage.as_str(), &reason, &output);
+                Outcome::Failed
             }
         };
-        if ending == Ending::Success {
-            self.solved(Stage::Render.as_str());
-        }
-        self.shared.metrics.stage(Stage::Render, ending, took);
         self.on(Event::Rendered { step, outcome });
     }
 
-    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
+    /// Says what `--syntax warn` found; what it found the last time is not said again.
+    fn warn_of(&mut self, warnings: Vec<String>) {
+        for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+            warn!(stage = Stage::Validate.as_str(), "{warning}");
+        }
+        self.warned = warnings;
+    }
+
+    fn hold_back(&mut self, held_back: Vec<HeldBack>, said: &[(ObjectRef, Said)]) {
         // What is held back was not taken: its last published version stays in its place.
         for HeldBack { source, .. } in &held_back {
             match self.published.get(source) {
@@ -663,11 +712,16 @@ impl App {
             .map(|HeldBack { source, reason }| status::HeldBack { source: source.to_string(), reason })
             .collect();
         let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, listed));
-        with(&self.shared, |status| {
-            for held in status.held_back.iter().filter(|held| !known.contains(held)) {
-                warn!(source = held.source, "held back: {}", held.reason);
+        let listed = with(&self.shared, |status| status.held_back.clone());
+        for held in listed.iter().filter(|held| !known.contains(held)) {
+            warn!(source = held.source, "held back: {}", held.reason);
+            let said = said.iter().find(|(source, said)| source.to_string() == held.source && !said.is_empty());
+            match (said, self.mask()) {
+                (Some((_, said)), Some(mask)) => warn!(source = held.source, "it said: {}", mask.apply(said)),
+                (Some(_), None) => warn!(source = held.source, "{NOT_SHOWN}"),
+                (None, _) => {}
             }
-        });
+        }
     }
 
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
@@ -713,7 +767,7 @@ impl App {
             }
             Verdict::Refused { message, output } => {
                 self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
-                (Ending::Rejected, machine::Verdict::Refused)
+                (Ending::Rejected, machine::Verdict::Refused(rejection(Stage::Reload, message)))
             }
             Verdict::Unreachable { message, output, .. } => {
                 self.problem(Stage::Reload.as_str(), &message, &output);
@@ -731,6 +785,22 @@ impl App {
             with(&self.shared, |status| status.reloaded = reloaded);
         }
         self.on(Event::Reloaded { step, verdict: answer });
+    }
+
+    fn confirm(&mut self, step: Step, _digest: Digest, _baseline: Option<Baseline>) {
+        let answer = self.done.0.clone();
+        self.tasks.spawn(async move {
+            let _ = answer.send(Done::Confirmed { step, took: Duration::ZERO, verdict: () }).await;
+        });
+    }
+
+    /// Checks the last good generation, before it is made current again.
+    fn verify(&mut self, step: Step, generation: Generation) {
+        let output = self.output.clone();
+        self.in_background(move || {
+            let _ = (output, &generation);
+            Done::Verified { step, wrong: None, baseline: None }
+        });
     }
 
     /// Checks whether the target can read what it was just told to read. Said and not refused: a process need not read
@@ -754,6 +824,7 @@ impl App {
     /// The newest inputs are published, and the main process has them.
     fn settled(&mut self) {
         self.solved(Stage::Render.as_str());
+        self.solved(Stage::Validate.as_str());
         let Some(current) = self.machine.journal().current.clone() else { return };
         let confirmed = with(&self.shared, |status| {
             let before = status.confirmed.as_ref().map(|confirmed| confirmed.sequence);
@@ -787,11 +858,7 @@ impl App {
         if let Some(mask) = mask {
             warn!(stage, "it said: {}", mask.apply(said));
         } else if self.unsaid {
-            warn!(
-                stage,
-                "what it said is not shown: it may hold secrets of a generation from before this start, which are not \
-                 known any more"
-            );
+            warn!(stage, "{NOT_SHOWN}");
         }
     }
 
@@ -799,7 +866,7 @@ impl App {
     /// are not known.
     fn mask(&self) -> Option<Mask> {
         let [before, published] = &self.secrets;
-        let told = before.as_ref()?.iter().chain(published.as_ref()?).cloned();
+        let told = before.as_ref()?.iter().chain(published.as_ref()?).chain(&self.staged_secrets).cloned();
         Some(Mask::new(self.inputs.iter().flat_map(Inputs::secrets).chain(told)))
     }
 
@@ -815,6 +882,7 @@ impl App {
         }
         self.was_settled = settled;
         self.shared.metrics.debt(self.machine.journal().debt.is_some());
+        self.shared.metrics.quarantined(self.machine.journal().quarantine.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
         let found = |generation: &Option<Generation>| {
@@ -828,10 +896,8 @@ impl App {
                 status.published = found(&journal.current);
             }
             status.last_good = found(&journal.last_good);
-            status.debt = journal.debt.as_ref().map(|_| "publish");
-            if !self.machine.is_rejected() {
-                status.quarantine = None;
-            }
+            status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
+            status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
             if target.is_some() {
                 status.target = target;
             }
@@ -851,30 +917,8 @@ impl App {
     }
 }
 
-/// Renders, and writes the candidate into its directory.
-fn stage(
-    inputs: &Inputs,
-    digest: Digest,
-    published: &BTreeMap<ObjectRef, Arc<Object>>,
-    sequence: u64,
-    unless: Option<Digest>,
-    output: &Output,
-    key: &DigestKey,
-) -> Render {
-    let rendered = match inputs.render(digest, published) {
-        Ok(rendered) => rendered,
-        Err(rejection) => return Render::Rejected(rejection.to_string()),
-    };
-    let tree = rendered.tree.digest(key);
-    if unless == Some(tree) {
-        return Render::Same { held_back: rendered.held_back };
-    }
-    let generation = Generation::new(sequence, digest, tree, rendered.tree.content(key));
-    match output.stage(&generation, &rendered.tree) {
-        Ok(()) => Render::Staged { generation, files: rendered.tree.len(), held_back: rendered.held_back },
-        Err(error) if error.rejected() => Render::Rejected(error.to_string()),
-        Err(error) => Render::Failed(error.to_string()),
-    }
+fn rejection(stage: Stage, reason: String) -> Rejection {
+    Rejection { stage, reason, at: Timestamp::now() }
 }
 
 fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {

@@ -11,8 +11,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::validate::Syntax;
+
 const SOURCES: &str = "Sources (at least one)";
 const OUTPUT: &str = "Output";
+const VALIDATE: &str = "Validate (before anything is visible)";
 const RELOAD: &str = "Reload (none: publish only)";
 const PACE: &str = "Pace and life";
 
@@ -69,6 +72,9 @@ pub struct RunArgs {
     /// Where it goes.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What a candidate must pass.
+    #[command(flatten)]
+    pub validate: ValidateArgs,
     /// How the main process is told.
     #[command(flatten)]
     pub reload: ReloadArgs,
@@ -255,6 +261,28 @@ pub struct OutputArgs {
     /// Key of the published digest, for replicas to agree on it [default: one made in the output directory]
     #[arg(long, value_name = "PATH", env = "TRIMTAB_DIGEST_KEY_FILE", hide_env_values = true)]
     pub digest_key_file: Option<PathBuf>,
+}
+
+/// Validate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = VALIDATE)]
+pub struct ValidateArgs {
+    /// Parse files by their ending (json, yaml, yml, toml): reject what is malformed, only tell it, or do not look
+    #[arg(long, value_name = "HOW", env = "TRIMTAB_SYNTAX", hide_env_values = true, default_value = "warn")]
+    pub syntax: Syntax,
+    /// Run this program on the candidate, whose directory is {dir}: any exit code but 0 rejects. Split as a shell
+    /// would, run without one. May be repeated, in the order given
+    #[arg(
+        long = "validate",
+        value_name = "CMD",
+        env = "TRIMTAB_VALIDATE",
+        hide_env_values = true,
+        value_delimiter = '\n'
+    )]
+    pub validate: Vec<String>,
+    /// How long one program may take; then its process group is killed, and the candidate is rejected
+    #[arg(long, value_name = "D", env = "TRIMTAB_VALIDATE_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration)]
+    pub validate_timeout: Duration,
 }
 
 /// Reload.

@@ -7,7 +7,10 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::args::{
+    LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs, ValidateArgs,
+};
+use crate::digest::Digest;
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -16,7 +19,7 @@ use crate::render::{EnvVar, PathPattern, Pod};
 use crate::snapshot::Kind;
 use crate::source::kube::{ClientConfig, Scope, Watch};
 use crate::source::{Role, Spec, files};
-use crate::{machine, publish};
+use crate::{machine, publish, validate};
 
 /// Wrong usage: exit code 64. The message names the flags.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +49,8 @@ pub struct Config {
     pub digest_key_file: Option<PathBuf>,
     /// What rendering depends on beside the sources.
     pub render: Render,
+    /// What a candidate must pass.
+    pub validate: validate::Config,
     /// How the main process is told.
     pub reload: reload::Config,
     /// What the machine needs to know.
@@ -92,7 +97,7 @@ impl Config {
         env: Env<'_>,
         own_namespace: &dyn Fn(&ClientConfig) -> Result<String, String>,
     ) -> Checked<Self> {
-        let RunArgs { sources, output, reload, life } = args;
+        let RunArgs { sources, output, validate, reload, life } = args;
         let Some(directory) = output.output.clone() else { return usage("--output is required") };
         let (specs, client, watches, files) = sources_of(&sources, &output, own_namespace)?;
         check_life(&life)?;
@@ -100,6 +105,7 @@ impl Config {
             check_apart(&directory, &root.path)?;
         }
         let render = render_of(&sources, &output, env)?;
+        let validate = validate_of(&validate, &directory)?;
         let retry = (reload.retry_min, reload.retry_max);
         let reload_config = reload_of(&reload)?;
         let once = life.once.then_some(life.once_timeout);
@@ -111,7 +117,11 @@ impl Config {
             output: publish::Config { output: directory, file_mode: output.file_mode, secret_mode: output.secret_mode },
             digest_key_file: output.digest_key_file,
             render,
+            validate,
             machine: machine::Options {
+                confirm: false,
+                rollback: true,
+                gate: Digest::UNKNOWN,
                 debounce: life.debounce,
                 debounce_max: life.debounce_max,
                 min_interval: reload.reload_min_interval,
@@ -405,6 +415,30 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
             args.file_mode, args.secret_mode, args.max_size, sources.allow_empty
         ),
     })
+}
+
+fn validate_of(args: &ValidateArgs, output: &Path) -> Checked<validate::Config> {
+    if args.validate_timeout.is_zero() {
+        return usage("--validate-timeout must not be 0");
+    }
+    let mut commands = Vec::new();
+    for (index, text) in args.validate.iter().enumerate() {
+        // The text is not quoted: a command line may hold a credential.
+        let number = index + 1;
+        let command: Command =
+            text.parse().map_err(|error| UsageError(format!("--validate (number {number}): {error}")))?;
+        if command.replace(validate::PLACEHOLDER, "") == command {
+            return usage(format!(
+                "--validate {command} (number {number}) has no {{dir}}, and would not look at the candidate: give it \
+                 the path there, as in --validate 'nginx -t -p {{dir}} -c {{dir}}/nginx.conf'"
+            ));
+        }
+        commands.push(command);
+    }
+    if !commands.is_empty() && output.to_str().is_none() {
+        return usage("--validate tells programs the path of --output, which is not UTF-8: give another");
+    }
+    Ok(validate::Config { syntax: args.syntax, commands, timeout: args.validate_timeout })
 }
 
 fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {

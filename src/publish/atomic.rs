@@ -4,6 +4,8 @@
 //! output directory is decided by form alone: names that start with `..trimtab`, `..data` naming a directory of our
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
+use std::path::PathBuf;
+
 use rustix::fd::OwnedFd;
 use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
 use rustix::io::Errno;
@@ -74,6 +76,23 @@ impl Output {
             let _ = self.dir.remove(name);
         }
         written
+    }
+
+    /// Where the candidate lies, as an absolute path: for programs that look at it.
+    #[must_use]
+    pub fn candidate(&self, generation: &Generation) -> PathBuf {
+        let path = self.path.join(&generation.directory);
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// Removes a candidate that is not to be published.
+    pub fn discard(&self, generation: &Generation) -> Result<(), PublishError> {
+        let name = directory(generation, "discarded")?;
+        if self.data()?.as_deref() == Some(name) {
+            let reason = "..data names its directory";
+            return Err(PublishError::Generation { name: name.to_owned(), doing: "discarded", reason });
+        }
+        self.dir.remove(name).map_err(|errno| self.io("remove", name, errno))
     }
 
     /// Makes the links that the generation needs at the top and that are missing. Before [`Output::swap`], so that no
