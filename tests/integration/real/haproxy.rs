@@ -100,7 +100,7 @@ frontend main
             (Fault::Unknown, Refusal::Both),
             (Fault::Certificate, Refusal::Both),
             (Fault::Port, Refusal::Confirmation),
-            (Fault::Empty, Refusal::Validator),
+            (Fault::Empty, Refusal::Gate),
         ]
     }
 

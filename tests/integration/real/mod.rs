@@ -47,25 +47,25 @@ enum Fault {
 /// Who refuses a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// The validator, if there is one; otherwise the program, which stays with what it has.
+    /// The gate, where there is one; otherwise the program, which stays with what it has.
     Both,
     /// The program alone, which stays with what it has: the validator passes it.
     Program,
-    /// The validator, if there is one. The program takes a part of it into use, or stops serving for a while, by itself.
-    Validator,
-    /// Nobody but the confirmation: as [`Refusal::Validator`], and the validator passes it.
+    /// The gate, where there is one. The program takes a part of it into use, or stops serving for a while, by itself.
+    Gate,
+    /// The confirmation alone: as [`Refusal::Gate`], and the validator passes it.
     Confirmation,
 }
 
 impl Refusal {
-    /// Whether it is refused before anything is visible.
-    fn early(self, validated: bool) -> bool {
-        validated && matches!(self, Self::Both | Self::Validator)
+    /// Whether it is refused before anything is visible. `gated`: by the validator, and by Trimtab where a file is empty.
+    fn early(self, gated: bool) -> bool {
+        gated && matches!(self, Self::Both | Self::Gate)
     }
 
     /// Whether clients may see it: the program's own reload is not a transaction here.
-    fn seen(self, validated: bool) -> bool {
-        !self.early(validated) && matches!(self, Self::Validator | Self::Confirmation)
+    fn seen(self, gated: bool) -> bool {
+        !self.early(gated) && matches!(self, Self::Gate | Self::Confirmation)
     }
 }
 
@@ -389,7 +389,7 @@ fn refused(status: &Value, before: &Value) -> bool {
 struct Play {
     what: String,
     program: Arc<dyn Program>,
-    validated: bool,
+    gated: bool,
     volume: Volume,
     // Dropped in this order: whoever asks, who tells, who is told.
     client: Client,
@@ -397,16 +397,16 @@ struct Play {
     main: Main,
     good: BTreeSet<usize>,
     newest: usize,
-    /// Refused by the validator.
+    /// Refused before anything was visible.
     early: usize,
     rolled_back: usize,
 }
 
 impl Play {
     /// All of them at work, on a first good configuration.
-    fn begin(program: Arc<dyn Program>, validated: bool) -> Self {
+    fn begin(program: Arc<dyn Program>, gated: bool) -> Self {
         let ground = program.ground();
-        let what = format!("{}{}", program.name(), if validated { ", validated" } else { "" });
+        let what = format!("{}{}", program.name(), if gated { ", validated" } else { "" });
         let volume = Volume::new(ground.at("volume"), &borrow(&program.keys(0, None)));
         let mut flags = strings(["--watch-dir", &ground.text("volume"), "--output", &ground.text("conf")]);
         fs::create_dir(ground.at("templates")).unwrap();
@@ -418,8 +418,10 @@ impl Play {
         flags.extend(strings(["--debounce", "20ms", "--retry-min", "50ms", "--retry-max", "500ms"]));
         flags.extend(strings(["--confirm-timeout", "3s"]));
         flags.extend(program.flags());
-        if validated {
+        if gated {
             flags.extend(strings(["--validate", &program.validator()]));
+        } else {
+            flags.push("--allow-empty".to_owned());
         }
         let sidecar = Sidecar::start(&ground.at("log"), &flags);
         eventually("the first configuration is published", || published(&*program));
@@ -428,7 +430,7 @@ impl Play {
         sidecar.until_idle();
         let client = Client::start(Arc::clone(&program));
         let good = BTreeSet::from([0]);
-        Self { what, program, validated, volume, client, sidecar, main, good, newest: 0, early: 0, rolled_back: 0 }
+        Self { what, program, gated, volume, client, sidecar, main, good, newest: 0, early: 0, rolled_back: 0 }
     }
 
     fn edit(&mut self, edit: usize, fault: Option<Fault>) {
@@ -453,12 +455,13 @@ impl Play {
     fn bad(&mut self, edit: usize, fault: Fault, refusal: Refusal) {
         let told = format!("{}: edit {edit}, {fault:?}", self.what);
         let before = self.sidecar.status()["quarantine"]["digest"].clone();
-        self.client.excuse(refusal.seen(self.validated));
+        self.client.excuse(refusal.seen(self.gated));
         self.edit(edit, Some(fault));
         let status = self.sidecar.until(&format!("{told} is refused"), |status| refused(status, &before));
-        let at_validation = status["quarantine"]["stage"] == "validate";
-        assert_eq!(at_validation, refusal.early(self.validated), "{told}: {status}");
-        *(if at_validation { &mut self.early } else { &mut self.rolled_back }) += 1;
+        let early = refusal.early(self.gated);
+        let gate = if fault == Fault::Empty { "render" } else { "validate" };
+        assert_eq!(status["quarantine"]["stage"] == gate, early, "{told}: {status}");
+        *(if early { &mut self.early } else { &mut self.rolled_back }) += 1;
         assert_eq!(status["published"]["digest"], status["lastGood"]["digest"], "{told}: {status}");
         assert_eq!(published(&*self.program), Some(self.newest), "{told}");
         serves(&*self.program, self.newest);
@@ -478,7 +481,7 @@ impl Play {
         self.program.examine(self.newest);
         let strangers: usize = saw.excused.iter().filter(|(edit, _)| !self.good.contains(edit)).map(|(_, n)| n).sum();
         println!(
-            "{what}: {EDITS} edits, {} refused by the validator, {} rolled back, {} requests, {} failed; \
+            "{what}: {EDITS} edits, {} refused at the gate, {} rolled back, {} requests, {} failed; \
              {} failed and {strangers} saw a bad configuration by the program's own doing",
             self.early,
             self.rolled_back,
@@ -510,7 +513,7 @@ fn serves(program: &dyn Program, edit: usize) {
 }
 
 /// The whole play for one program.
-fn play(program: impl Program + 'static, validated: bool) {
+fn play(program: impl Program + 'static, gated: bool) {
     let program: Arc<dyn Program> = Arc::new(program);
     let seed = seed();
     println!("{}: TRIMTAB_TEST_SEED={seed}", program.name());
@@ -518,7 +521,7 @@ fn play(program: impl Program + 'static, validated: bool) {
     let faults = program.faults();
     let mut edits: Vec<_> = (0..EDITS).map(|edit| (edit % 2 == 0).then(|| faults[edit / 2 % faults.len()])).collect();
     random.shuffle(&mut edits);
-    let mut play = Play::begin(program, validated);
+    let mut play = Play::begin(program, gated);
     for (index, fault) in edits.iter().enumerate() {
         let edit = index + 1;
         if let Some((fault, refusal)) = *fault {
