@@ -10,8 +10,8 @@ use super::{Connection, Failure, Fault, Ground, Program, Refusal, binary, marker
 ///   taken into use; `/api/v1/status/config` shows the new configuration then. promtool looks at the rules, and not at
 ///   this certificate.
 /// - a certificate of a scrape job's client: 200 in the first five seconds of the job's life, as its pool is made later.
-/// - an empty file: 200, and promtool passes it. The time of the last reload cannot tell, but what it
-///   runs can: a group of rules named for the generation is among its metrics.
+/// - an empty file: 200, and promtool passes it. The time of the last reload cannot tell, but what it runs can: a group
+///   of rules named for the generation is among its metrics.
 ///
 /// `/-/healthy` answers 200 all the while, `prometheus_config_last_reload_success_timestamp_seconds` changes with each
 /// reload that is answered 200 and with no other.
