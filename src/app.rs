@@ -22,6 +22,7 @@ use crate::candidate::{self, Candidate, Made, Order, Problem};
 use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::digest::{Digest, DigestKey};
+use crate::fault::Faults;
 use crate::inputs::Inputs;
 use crate::journal::{Baseline, Generation, Moment, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
@@ -269,6 +270,7 @@ struct App {
     was_up: Vec<Option<bool>>,
     was_settled: bool,
     exit: Option<Exit>,
+    faults: Faults,
     tasks: JoinSet<()>,
     _lock: Lock,
 }
@@ -339,6 +341,7 @@ impl App {
             was_up: vec![None; config.specs.len()],
             was_settled: false,
             exit: None,
+            faults: Faults::from_env(),
             tasks,
             _lock: lock,
             config,
@@ -519,11 +522,23 @@ impl App {
                 Effect::Disarm(timer) => {
                     self.timers.remove(&timer);
                 }
-                Effect::Render { step, sequence, unless } => self.render(step, sequence, unless),
+                Effect::Render { step, sequence, unless } => {
+                    self.faults.point("render");
+                    self.render(step, sequence, unless);
+                }
                 Effect::Write { step, writes } => self.write(step, writes),
-                Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
-                Effect::Confirm { step, digest, baseline } => self.confirm(step, digest, baseline),
-                Effect::Verify { step, generation } => self.verify(step, generation),
+                Effect::Reload { step, sequence, published } => {
+                    self.faults.point("reload");
+                    self.reload(step, sequence, published);
+                }
+                Effect::Confirm { step, digest, baseline } => {
+                    self.faults.point("confirm");
+                    self.confirm(step, digest, baseline);
+                }
+                Effect::Verify { step, generation } => {
+                    self.faults.point("verify");
+                    self.verify(step, generation);
+                }
                 Effect::Abandon(step) => self.abandon(step),
                 Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
             }
@@ -573,12 +588,13 @@ impl App {
     }
 
     fn write(&mut self, step: Step, writes: Vec<Write>) {
-        let output = self.output.clone();
+        let (output, faults) = (self.output.clone(), self.faults.clone());
         self.in_background(move || {
             let began = Instant::now();
             let mut done = 0;
             let mut error = None;
             for write in writes {
+                faults.point(write.name());
                 match carry_out(&output, &write) {
                     Ok(()) => done += 1,
                     Err(failed) => {
@@ -587,6 +603,7 @@ impl App {
                     }
                 }
             }
+            faults.point("written");
             // Without the moment, a signal is owed even to a process that started after the publish.
             let at = process::now().ok();
             Done::Written { step, took: began.elapsed(), done, at, error }
@@ -628,6 +645,13 @@ impl App {
     fn finished(&mut self, done: Done) {
         // Ended tasks are forgotten, or the set would grow with each step.
         while self.tasks.try_join_next().is_some() {}
+        match &done {
+            Done::Rendered { .. } => self.faults.point("rendered"),
+            Done::Reloaded { .. } => self.faults.point("reloaded"),
+            Done::Confirmed { .. } => self.faults.point("confirmed"),
+            Done::Verified { .. } => self.faults.point("verified"),
+            Done::Written { .. } | Done::Abandoned { .. } | Done::Checked { .. } => {}
+        }
         match done {
             Done::Rendered { step, made } => self.rendered(step, *made),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),

@@ -41,6 +41,7 @@ pub mod validate;
 
 // What decides, and what carries out.
 pub mod app;
+pub mod fault;
 pub mod machine;
 
 // What several of them need.

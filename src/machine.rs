@@ -229,6 +229,20 @@ pub enum Write {
     Prune(Vec<String>),
 }
 
+impl Write {
+    /// In a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Journal(_) => "journal",
+            Self::Link(_) => "link",
+            Self::Swap(_) => "swap",
+            Self::Unlink(_) => "unlink",
+            Self::Prune(_) => "prune",
+        }
+    }
+}
+
 /// What lies in the output directory at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
