@@ -27,6 +27,7 @@ pub mod cmd;
 pub mod config;
 
 // The way of a change.
+pub mod confirm;
 pub mod digest;
 pub mod inputs;
 pub mod journal;
