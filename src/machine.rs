@@ -495,6 +495,18 @@ impl Machine {
         self.journal.quarantine.as_ref().is_some_and(|quarantine| self.want == Some(quarantine.digest))
     }
 
+    /// Whether `..data` may name another generation than the current one.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Whether the current generation was rejected, and there is no way back.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
     fn step(&mut self) -> Step {
         self.last_step += 1;
         Step(self.last_step)
