@@ -4,10 +4,11 @@
 //! output directory is decided by form alone: names that start with `..trimtab`, `..data` naming a directory of our
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, Stat, fadvise, fstat, fsync, statat, symlinkat};
 use rustix::io::Errno;
 
 use super::dirfd::{Dir, Entry, look, read_to_end};
@@ -16,7 +17,7 @@ use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::{Generation, sequence_of};
 use crate::machine::Disk;
 use crate::process::Reader;
-use crate::tree::Tree;
+use crate::tree::{File, Tree};
 
 pub(super) const DATA: &str = "..data";
 const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
@@ -101,6 +102,44 @@ impl Output {
     pub fn candidate(&self, generation: &Generation) -> PathBuf {
         let path = self.path.join(&generation.directory);
         std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// Whether the candidate is as it was staged. Programs that look at one write into it: nginx makes its temporary
+    /// directories below its prefix, also when it only tests.
+    pub fn is_intact(&self, generation: &Generation, tree: &Tree) -> Result<bool, PublishError> {
+        let name = directory(generation, "read")?;
+        let files: BTreeMap<&str, &File> = tree.iter().map(|(path, file)| (path.as_str(), file)).collect();
+        let mut missing = files.len();
+        let opened = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
+        let mut open = vec![(String::new(), opened)];
+        while let Some((below, dir)) = open.pop() {
+            let failed = |errno| self.io("read", &format!("{name}/{below}"), errno);
+            for entry in dir.names().map_err(failed)? {
+                let Ok(entry) = entry.to_str() else { return Ok(false) };
+                let path = format!("{below}{entry}");
+                if let Some(file) = files.get(path.as_str()) {
+                    let mode = if file.secret { self.secret_mode } else { self.file_mode };
+                    let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
+                    let same = read.filter(|(bytes, _)| *bytes == file.bytes);
+                    let Some((_, fd)) = same else { return Ok(false) };
+                    if Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode & 0o777) != mode {
+                        return Ok(false);
+                    }
+                    missing -= 1;
+                } else {
+                    let inside = format!("{path}/");
+                    if !files.range(inside.as_str()..).next().is_some_and(|(path, _)| path.starts_with(&inside)) {
+                        return Ok(false);
+                    }
+                    match Dir::open(&dir, entry) {
+                        Ok(dir) => open.push((inside, dir)),
+                        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+                        Err(errno) => return Err(failed(errno)),
+                    }
+                }
+            }
+        }
+        Ok(missing == 0)
     }
 
     /// Removes a candidate that is not to be published.

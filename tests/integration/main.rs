@@ -10,5 +10,6 @@ mod readme;
 mod reload;
 mod secrets;
 mod support;
+mod validate;
 mod volume;
 mod way;
