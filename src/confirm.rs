@@ -668,3 +668,6 @@ impl Asker {
         Verdict::Rejected { message, output: Output::default() }
     }
 }
+
+#[cfg(test)]
+mod tests;
