@@ -46,10 +46,34 @@ pub struct Cli {
 /// What to do instead of running the sidecar.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what the sidecar would write with these flags, as a diff; touches nothing
+    Render(Box<DryRunArgs>),
+    /// Tell what would not work here with these flags, and how to mend it; changes nothing
+    Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
     /// Ask the running sidecar to try at once what it rejected or waits with
     Retry(AdminArgs),
+}
+
+/// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct DryRunArgs {
+    /// The sidecar's flags.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How the result is printed
+    #[arg(long, value_name = "FORMAT", env = "TRIMTAB_FORMAT", hide_env_values = true, default_value = "text")]
+    pub format: Format,
+}
+
+/// How the result of a dry run is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 /// Where the running sidecar is asked.

@@ -3,6 +3,7 @@
 mod api;
 mod containment;
 mod crash;
+mod dryrun;
 mod kube_source;
 mod life;
 mod readme;
