@@ -331,6 +331,16 @@ pub async fn request(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration
 }
 
 /// The request, and what in it may be a credential.
+/// Connects as [`request`] does, TLS handshake and files included, and closes the connection without a request.
+pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
+    let connected = async {
+        prepare(endpoint, config)?;
+        connect(endpoint, config).await.map(drop)
+    };
+    let silent = |_| Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent: false });
+    tokio::time::timeout(timeout, connected).await.unwrap_or_else(silent)
+}
+
 fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), HttpError> {
     let mut request = Request::new(Full::new(config.body.clone()));
     *request.method_mut() = config.method.clone();

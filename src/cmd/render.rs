@@ -28,7 +28,7 @@ use crate::publish::{Output, Published};
 use crate::render::Rendered;
 use crate::snapshot::{Seen, Update};
 use crate::source::{self, Snapshot, Sources, View};
-use crate::tree::{File, Tree};
+use crate::tree::File;
 
 /// How long the shortest diff of one file is looked for; then a longer one has to do.
 const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -86,12 +86,12 @@ async fn report(config: Config) -> Result<Report, Failure> {
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
     // The versions that a running sidecar published last are not known, as they are not after its restart.
     let rendered = inputs.render(inputs.digest(&key), &BTreeMap::new()).map_err(|error| rejected(error.to_string()))?;
-    validate(&config, &rendered.tree).map_err(rejected)?;
+    // Here `--syntax` belongs, as `Err(rejected(…))`. Programs of `--validate` are not run: they need the candidate on a
+    // disk, and a dry run writes nothing.
     let published = match &output {
         Some(output) => {
-            output.has_room_for(&rendered.tree).map_err(|error| match error.rejected() {
-                true => rejected(error.to_string()),
-                false => cannot_write(error.into()),
+            output.has_room_for(&rendered.tree).map_err(|error| {
+                if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) }
             })?;
             output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?
         }
@@ -105,12 +105,6 @@ fn throwaway_key() -> anyhow::Result<DigestKey> {
     let mut bytes = [0; 32];
     rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random bytes for a digest")?;
     Ok(DigestKey::new(bytes))
-}
-
-/// What the sidecar would refuse of a rendered tree. `--syntax` belongs here. Programs of `--validate` are not run:
-/// they need the candidate on a disk, and a dry run writes nothing.
-fn validate(_config: &Config, _tree: &Tree) -> Result<(), String> {
-    Ok(())
 }
 
 /// Reads all sources once, and waits for those that are missing as long as `--once` does.
