@@ -19,7 +19,9 @@ use regex_lite::Regex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal as Raw, geteuid, getpid, pidfd_open, pidfd_send_signal, test_kill_process};
+use rustix::process::{
+    Pid, PidfdFlags, Signal as Raw, geteuid, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
+};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::journal::Moment;

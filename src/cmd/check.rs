@@ -84,8 +84,8 @@ pub fn check(args: DryRunArgs) -> ExitCode {
         Format::Text => Ok(text(&findings, std::io::stdout().is_terminal())),
         Format::Json => serde_json::to_string_pretty(&serde_json::json!({ "findings": findings })).context("JSON"),
     };
-    let written = written
-        .and_then(|text| std::io::stdout().write_all((text + "\n").as_bytes()).context("standard output"));
+    let written =
+        written.and_then(|text| std::io::stdout().write_all((text + "\n").as_bytes()).context("standard output"));
     if let Err(failure) = written {
         error!("{failure:#}");
         return Exit::StartUp.code().into();
@@ -195,9 +195,10 @@ fn mount_of(path: &Path) -> String {
 fn of_mount(view: &View, frozen: Frozen) -> Finding {
     let (point, message) = match frozen {
         Frozen::SubPath(point) => (point, "is a subPath volumeMount, which the kubelet never updates"),
-        Frozen::File(point) => {
-            (point, "is a single mounted file: what replaces it by a rename, as the kubelet and editors do, is never seen")
-        }
+        Frozen::File(point) => (
+            point,
+            "is a single mounted file: what replaces it by a rename, as the kubelet and editors do, is never seen",
+        ),
     };
     let above = point.parent().unwrap_or(&point).display();
     let remedy = format!(

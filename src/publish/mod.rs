@@ -18,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat, fsync,
-    mkdirat, openat, renameat, statat, statx,
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat,
+    fsync, mkdirat, openat, renameat, statat, statx,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
@@ -391,8 +391,7 @@ fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
 fn checked(dir: &Dir, path: &Path) -> Result<Stat, PublishError> {
     // First of all, since a volume of the kubelet's may also be read-only or sticky.
     data(dir, path)?;
-    let stat =
-        fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
+    let stat = fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
     if stat.st_mode & STICKY != 0 {
         return Err(PublishError::Sticky { path: path.to_owned(), mode: stat.st_mode & 0o7777 });
     }

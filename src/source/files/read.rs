@@ -729,9 +729,8 @@ mod tests {
 32 24 254:0 /pods/1/..2026_1/other//deleted /etc/sub/other rw - ext4 /dev/root rw
 short
 ";
-        let found = |mount, real: &str| {
-            mount_with(mountinfo, mount, Path::new(real), |root, _| root.ends_with(DELETED))
-        };
+        let found =
+            |mount, real: &str| mount_with(mountinfo, mount, Path::new(real), |root, _| root.ends_with(DELETED));
         assert_eq!(found(Some(31), "/etc/app conf"), Some("/etc/app conf".into()));
         assert_eq!(found(Some(24), "/etc/sub"), Some("/etc/sub/other".into()));
         assert_eq!(found(Some(24), "/etc/su"), None);
