@@ -5,11 +5,12 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, PostParams};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, kubeconfig};
@@ -359,6 +360,7 @@ fn check_as(user: u32, flags: &[String], more: &[&str]) -> Ended {
 /// A main process, found by `--process-args` and its name here. Killed when dropped.
 struct Main {
     child: Child,
+    said: BufReader<ChildStdout>,
     marker: String,
 }
 
@@ -367,15 +369,29 @@ impl Main {
     fn start(user: u32, handles: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let marker = format!("main-{}-{}-end", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let trap = if handles { "trap : HUP; " } else { "" };
-        let script = format!("{trap}echo ready; while :; do sleep 0.05; done");
+        let trap = if handles { "trap told=yes HUP; " } else { "" };
+        let script = format!("{trap}trap 'echo told=$told; exit' TERM; echo ready; while :; do sleep 0.05; done");
         let mut command = Command::new("bash");
         command.args(["-c", &script, &marker]).uid(user).gid(user).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let mut main = Self { child, said, marker };
+        assert_eq!(main.line(), "ready\n");
+        main
+    }
+
+    fn line(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n");
-        Self { child, marker }
+        self.said.read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Ends it, and sees that it got no HUP before.
+    #[track_caller]
+    fn was_not_told(mut self) {
+        // Of two signals that wait, a shell handles the one of the lower number first.
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        assert_eq!(self.line(), "told=\n");
     }
 
     fn flags(&self) -> [&str; 4] {
@@ -418,6 +434,7 @@ fn check_advises_on_a_signal_that_nothing_confirms() {
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(ended.out.starts_with("advice: --signal SIGHUP\n  nothing tells whether"), "{}", ended.out);
     assert!(ended.out.ends_with("\nnothing found that would not work\n"), "{}", ended.out);
+    main.was_not_told();
 }
 
 #[tokio::test]
@@ -512,10 +529,15 @@ fn check_tells_of_a_process_namespace_that_is_not_shared() {
     let children = format!("/proc/{parent}/task/{parent}/children");
     sidecar.address("--admin");
     let pid = fs::read_to_string(children).unwrap();
-    let mut command = Command::new("nsenter");
-    command.args(["--target", pid.trim(), "--pid", "--mount", env!("CARGO_BIN_EXE_trimtab"), "check"]);
-    let beside = Ended::of(output_of(command.args(with(&flags, &signal)).args(["--format", "json"])));
-    for ended in [alone, beside] {
+    let beside = |with_another: &str| {
+        let script = format!("{with_another} exec \"$@\"");
+        let mut command = Command::new("nsenter");
+        command.args(["--target", pid.trim(), "--pid", "--mount", "sh", "-c", &script, "-"]);
+        command.args([env!("CARGO_BIN_EXE_trimtab"), "check", "--format", "json"]).args(with(&flags, &signal));
+        Ended::of(output_of(&mut command))
+    };
+    // Another process of this container's, as of a second exec; it ends with the namespace.
+    for ended in [alone, beside(""), beside("(sleep 60 > /dev/null 2>&1 &);")] {
         assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
         let message = ["no other container's processes are visible here"];
         says(&only(&ended), "problem", "--process nginx", &message, &["the Pod's spec:\nshareProcessNamespace: true"]);
@@ -555,7 +577,7 @@ fn check_does_not_take_the_sidecar_beside_it_for_the_target() {
 fn check_tells_of_another_users_target_and_sends_nothing() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     open_to_all(&scene);
-    let mut main = Main::start(0, true);
+    let main = Main::start(0, true);
     let ended = check_as(NOBODY, &flags, &main.flags());
     assert_eq!(ended.code, Some(77), "{}", ended.out);
     let findings = ended.json();
@@ -563,7 +585,7 @@ fn check_tells_of_another_users_target_and_sends_nothing() {
     let finding = findings.iter().find(|finding| finding["place"] == main.place()).unwrap();
     let remedy = ["securityContext: {runAsUser: 0}\nor", "{runAsUser: 0, capabilities: {add: [KILL]}}"];
     says(finding, "permission", &main.place(), &["runs as user 0, Trimtab as user 65534", "EPERM"], &remedy);
-    assert_eq!(main.child.try_wait().unwrap(), None);
+    main.was_not_told();
 }
 
 #[test]
