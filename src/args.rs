@@ -30,9 +30,10 @@ const PACE: &str = "Pace and life";
     max_term_width = 120,
     after_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
-                  Exit codes: 0 drained, published or ready; 1 start-up failure that a restart may cure; 64 wrong usage; \
-                  65 rejected (--once); 69 a source did not come in time (--once); 73 output cannot be written; \
-                  77 permission (--once); 143 ended before the step in flight was done."
+                  Exit codes: 0 drained, published, rendered, ready, or nothing found; 1 start-up failure that a restart \
+                  may cure, or something found (check); 64 wrong usage; 65 rejected (--once, render); 69 a source did \
+                  not come in time (--once, render); 73 output cannot be written; 77 permission (--once, render, check); \
+                  143 ended before the step in flight was done."
 )]
 pub struct Cli {
     /// What to do instead of running the sidecar.

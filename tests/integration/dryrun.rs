@@ -455,6 +455,11 @@ async fn check_names_the_rule_that_is_missing() {
     );
     says(&only(&ended), "permission", &place, &["may not list and watch it"], &[&remedy]);
 
+    let text = dry("check", &with(&flags, &["--configmap", "web"]));
+    let lines = remedy.replace('\n', "\n    ");
+    let wanted = format!("permission: {place}\n  this user may not list and watch it\n    {lines}\n1 problem\n");
+    assert_eq!((text.code, text.out), (Some(77), wanted), "{}", text.err);
+
     let client = server.client(ADMIN).await;
     let grant = async |name: &str, resource: &str, names: Value, verbs: Value| {
         let role = json!({"metadata": {"name": name},
