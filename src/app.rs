@@ -36,7 +36,7 @@ use crate::render::HeldBack;
 use crate::shutdown::{Signalled, Signals};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
 use crate::source::kube::KubeError;
-use crate::source::{Sources, View, files, kube};
+use crate::source::{self, Sources, View, kube};
 use crate::status::{self, Status};
 
 /// The longest `--digest-key-file`, in bytes.
@@ -133,14 +133,7 @@ enum Done {
 /// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
 pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     let mut signals = Signals::new().context("signal handlers").map_err(|error| (Exit::StartUp, error))?;
-    let clients = config.client.clone().map(kube::Clients::new);
-    if let Some(clients) = &clients {
-        match clients.check().await {
-            // The API server, a file or a credential may come yet: its source says what is missing.
-            Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
-            Err(error) => return Err((Exit::Usage, error.into())),
-        }
-    }
+    let clients = clients(&config).await?;
     let (asks, mut asked) = mpsc::channel(16);
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
     let mut tasks = JoinSet::new();
@@ -167,8 +160,21 @@ pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
     Ok(app.run(asked, signals).await)
 }
 
-/// The key of `--digest-key-file`.
-fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
+/// Clients for the API server, if a source needs it; an error where the flags make no sense.
+pub(crate) async fn clients(config: &Config) -> Result<Option<kube::Clients>, (Exit, anyhow::Error)> {
+    let clients = config.client.clone().map(kube::Clients::new);
+    if let Some(clients) = &clients {
+        match clients.check().await {
+            // The API server, a file or a credential may come yet: its source says what is missing.
+            Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
+            Err(error) => return Err((Exit::Usage, error.into())),
+        }
+    }
+    Ok(clients)
+}
+
+/// The key of `--digest-key-file`, if that is given.
+pub(crate) fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
     let Some(path) = &config.digest_key_file else { return Ok(None) };
     let read = process::read_regular(path, DIGEST_KEY_LIMIT);
     let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
@@ -320,16 +326,8 @@ impl App {
         for spec in &config.specs {
             shared.metrics.source_added(&spec.name);
         }
-        if !config.files.roots.is_empty() {
-            let files = config.files.clone();
-            tasks.spawn(files::watch(files, refresh.subscribe(), told.clone()));
-        }
-        if let Some(clients) = clients {
-            for watch in &config.watches {
-                let (clients, max_size) = (clients.clone(), config.render.max_size);
-                tasks.spawn(kube::watch(clients, watch.clone(), max_size, refresh.subscribe(), told.clone()));
-            }
-        }
+        let api = clients.map(|clients| (clients, &config.watches[..]));
+        source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
         let found = machine.journal();
         // The one before matters only while the main process has not taken the newer one.
         let before = Ingredients::found(found.debt.is_none() || found.from.is_none());

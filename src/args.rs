@@ -34,9 +34,10 @@ const PACE: &str = "Pace and life";
     max_term_width = 120,
     after_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
-                  Exit codes: 0 drained, published or ready; 1 start-up failure that a restart may cure; 64 wrong usage; \
-                  65 rejected (--once); 69 a source did not come in time (--once); 73 output cannot be written; \
-                  77 permission (--once); 143 ended before the step in flight was done."
+                  Exit codes: 0 drained, published, rendered, ready, or nothing found; 1 start-up failure that a restart \
+                  may cure, or something found (check); 64 wrong usage; 65 rejected (--once, render); 69 a source did \
+                  not come in time (--once, render); 73 output cannot be written; 77 permission (--once, render, check); \
+                  143 ended before the step in flight was done."
 )]
 pub struct Cli {
     /// What to do instead of running the sidecar.
@@ -50,10 +51,34 @@ pub struct Cli {
 /// What to do instead of running the sidecar.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what the sidecar would write with these flags, as a diff; touches nothing
+    Render(Box<DryRunArgs>),
+    /// Tell what would not work here with these flags, and how to mend it; changes nothing
+    Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
     /// Ask the running sidecar to try at once what it rejected or waits with
     Retry(AdminArgs),
+}
+
+/// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct DryRunArgs {
+    /// The sidecar's flags.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How the result is printed
+    #[arg(long, value_name = "FORMAT", env = "TRIMTAB_FORMAT", hide_env_values = true, default_value = "text")]
+    pub format: Format,
+}
+
+/// How the result of a dry run is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 /// Where the running sidecar is asked.

@@ -280,7 +280,7 @@ impl Maker {
         }
         let order = self.order.clone();
         let began = Instant::now();
-        let found = in_pool(Stage::Validate, move || malformed(&order.inputs)).await?;
+        let found = in_pool(Stage::Validate, move || malformed(&order.inputs, Syntax::Strict)).await?;
         *self.made.validating.get_or_insert_default() += began.elapsed();
         Ok(found)
     }
@@ -350,7 +350,7 @@ fn render_and_write(
 }
 
 /// Parses all files: the first that is malformed is a problem, or each is a warning.
-fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
+pub(crate) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
     if syntax == Syntax::Off {
         return Ok(());
     }
@@ -365,8 +365,12 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
     Ok(())
 }
 
-fn malformed(inputs: &Inputs) -> Refused {
+/// The selected objects with a malformed key, and where; none where they are not held back for that.
+pub(crate) fn malformed(inputs: &Inputs, syntax: Syntax) -> BTreeMap<ObjectRef, String> {
     let mut found = Refused::new();
+    if syntax != Syntax::Strict || inputs.settings.templated {
+        return found;
+    }
     for taken in inputs.snapshot.objects.iter().filter(|taken| taken.selected) {
         let object = &taken.object;
         let error = object.data.iter().find_map(|(key, bytes)| {

@@ -19,7 +19,9 @@ use regex_lite::Regex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal as Raw, geteuid, getpid, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal as Raw, geteuid, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
+};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -283,20 +285,8 @@ pub struct Target {
 impl Target {
     /// Sends a signal; one that a process must handle (all but TERM, INT, QUIT) only if this one does.
     pub fn signal(&self, signal: Signal) -> Result<(), SignalError> {
-        let Self { pid, uid: theirs, .. } = *self;
-        let name = self.name.clone();
-        if signal.needs_handler() {
-            match fs::read(format!("/proc/{pid}/status")).map(|text| Status::parse(&text)) {
-                // Should the number mean another process by now, the pidfd's own is dead, and ESRCH follows.
-                Ok(Some(status)) if status.handles(signal) => {}
-                Ok(Some(_)) => return Err(SignalError::NotHandling { pid, name, signal }),
-                Ok(None) => {
-                    return Err(SignalError::Io { pid, name, signal, source: io::ErrorKind::InvalidData.into() });
-                }
-                Err(error) if is_gone(&error) => return Err(SignalError::Gone { pid, name }),
-                Err(source) => return Err(SignalError::Io { pid, name, signal, source }),
-            }
-        }
+        self.handles(signal)?;
+        let (pid, name) = (self.pid, self.name.clone());
         // A signal to a zombie succeeds, and reaches nobody.
         if !self.is_alive() {
             return Err(SignalError::Gone { pid, name });
@@ -304,12 +294,43 @@ impl Target {
         match pidfd_send_signal(&self.pidfd, signal.raw) {
             Ok(()) => Ok(()),
             Err(Errno::SRCH) => Err(SignalError::Gone { pid, name }),
-            Err(Errno::PERM) => {
-                let ours = geteuid().as_raw();
-                Err(SignalError::Forbidden { pid, name, signal, theirs, ours, remedy: remedy(ours, theirs) })
-            }
+            Err(Errno::PERM) => Err(self.forbidden(signal)),
             Err(errno) => Err(SignalError::Io { pid, name, signal, source: errno.into() }),
         }
+    }
+
+    /// An error if the signal is one that a process must handle (all but TERM, INT, QUIT), and this one does not.
+    pub fn handles(&self, signal: Signal) -> Result<(), SignalError> {
+        let (pid, name) = (self.pid, self.name.clone());
+        if !signal.needs_handler() {
+            return Ok(());
+        }
+        match fs::read(format!("/proc/{pid}/status")).map(|text| Status::parse(&text)) {
+            // Should the number mean another process by now, the pidfd's own is dead, and ESRCH follows.
+            Ok(Some(status)) if status.handles(signal) => Ok(()),
+            Ok(Some(_)) => Err(SignalError::NotHandling { pid, name, signal }),
+            Ok(None) => Err(SignalError::Io { pid, name, signal, source: io::ErrorKind::InvalidData.into() }),
+            Err(error) if is_gone(&error) => Err(SignalError::Gone { pid, name }),
+            Err(source) => Err(SignalError::Io { pid, name, signal, source }),
+        }
+    }
+
+    /// An error if the kernel would refuse the signal to this process. Nothing is sent.
+    pub fn permits(&self, signal: Signal) -> Result<(), SignalError> {
+        let (pid, name) = (self.pid, self.name.clone());
+        // By number, as signal 0 has no other way in rustix: nobody is hurt should it mean another process by now.
+        match Pid::from_raw(pid).map(test_kill_process) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(Errno::PERM)) => Err(self.forbidden(signal)),
+            None | Some(Err(Errno::SRCH)) => Err(SignalError::Gone { pid, name }),
+            Some(Err(errno)) => Err(SignalError::Io { pid, name, signal, source: errno.into() }),
+        }
+    }
+
+    fn forbidden(&self, signal: Signal) -> SignalError {
+        let (theirs, ours) = (self.uid, geteuid().as_raw());
+        let remedy = remedy(ours, theirs);
+        SignalError::Forbidden { pid: self.pid, name: self.name.clone(), signal, theirs, ours, remedy }
     }
 
     /// Whether it has not exited. A zombie has.
@@ -423,12 +444,19 @@ pub fn find(selector: &Selector) -> Result<Target, FindError> {
 fn find_as(selector: &Selector, me: i32) -> Result<Target, FindError> {
     let processes = scan()?;
     let flags = || selector.to_string();
+    // Also the sidecar that a `trimtab check` runs beside: its command line holds the regex of --process-args.
+    let own = fs::read_link("/proc/self/exe").ok();
+    let own = own.as_deref().and_then(Path::file_name).and_then(|name| name.to_str());
+    let own = own.filter(|own| selector.name.as_deref() != Some(own));
+    let is_own = |process: &Process| own.is_some_and(|own| process.has_name(own));
     let others: Vec<&Process> = processes
         .values()
         .filter(|process| process.pid > 1 && !process.kernel && !is_below(&processes, process.pid, me))
+        .filter(|process| !is_own(process))
         .collect();
-    let paused = processes.get(&1).is_some_and(|first| first.comm == b"pause");
-    if me == 1 || (others.is_empty() && !paused) {
+    let first = processes.get(&1);
+    let paused = first.is_some_and(|first| first.comm == b"pause");
+    if me == 1 || first.is_some_and(is_own) || (others.is_empty() && !paused) {
         return Err(FindError::NotShared { selector: flags() });
     }
     let claimed = selector.pid_file.as_deref().map(read_pid_file).transpose()?;

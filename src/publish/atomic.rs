@@ -45,7 +45,11 @@ impl Output {
 
     /// What a process could not read of the generation: the first such file or directory, with its mode and owners.
     pub fn unreadable_by(&self, reader: &Reader, generation: &Generation) -> Result<Option<String>, PublishError> {
-        let name = directory(generation, "read")?;
+        self.unreadable_below(reader, directory(generation, "read")?)
+    }
+
+    /// The same of the directory of this name.
+    pub(super) fn unreadable_below(&self, reader: &Reader, name: &str) -> Result<Option<String>, PublishError> {
         let mut open =
             vec![(name.to_owned(), Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?)];
         while let Some((path, dir)) = open.pop() {
@@ -249,7 +253,7 @@ impl Output {
     }
 
     /// An error if something that is not ours lies at one of these names.
-    fn refuse_foreign(&self, names: &[&str]) -> Result<(), PublishError> {
+    pub(super) fn refuse_foreign(&self, names: &[&str]) -> Result<(), PublishError> {
         let mut foreign = Vec::new();
         for name in names {
             let entry = self.look(name)?;
@@ -400,7 +404,7 @@ impl Content<'_> {
     }
 }
 
-fn describe(path: &str, stat: &Stat) -> String {
+pub(super) fn describe(path: &str, stat: &Stat) -> String {
     format!("{path} (mode {:04o}, user {}, group {})", stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
 }
 

@@ -3,6 +3,7 @@
 mod api;
 mod containment;
 mod crash;
+mod dryrun;
 mod kills;
 mod kube_source;
 mod life;
