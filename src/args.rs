@@ -17,6 +17,7 @@ const SOURCES: &str = "Sources (at least one)";
 const OUTPUT: &str = "Output";
 const VALIDATE: &str = "Validate (before anything is visible)";
 const RELOAD: &str = "Reload (none: publish only)";
+const CONFIRM: &str = "Confirm and roll back (none: a reload that succeeds confirms)";
 const PACE: &str = "Pace and life";
 
 /// Carries a configuration change into a running process.
@@ -33,9 +34,10 @@ const PACE: &str = "Pace and life";
     max_term_width = 120,
     after_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
-                  Exit codes: 0 drained, published or ready; 1 start-up failure that a restart may cure; 64 wrong usage; \
-                  65 rejected (--once); 69 a source did not come in time (--once); 73 output cannot be written; \
-                  77 permission (--once); 143 ended before the step in flight was done."
+                  Exit codes: 0 drained, published, rendered, ready, or nothing found; 1 start-up failure that a restart \
+                  may cure, or something found (check); 64 wrong usage; 65 rejected (--once, render); 69 a source did \
+                  not come in time (--once, render); 73 output cannot be written; 77 permission (--once, render, check); \
+                  143 ended before the step in flight was done."
 )]
 pub struct Cli {
     /// What to do instead of running the sidecar.
@@ -49,10 +51,34 @@ pub struct Cli {
 /// What to do instead of running the sidecar.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Show what the sidecar would write with these flags, as a diff; touches nothing
+    Render(Box<DryRunArgs>),
+    /// Tell what would not work here with these flags, and how to mend it; changes nothing
+    Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
     /// Ask the running sidecar to try at once what it rejected or waits with
     Retry(AdminArgs),
+}
+
+/// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct DryRunArgs {
+    /// The sidecar's flags.
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// How the result is printed
+    #[arg(long, value_name = "FORMAT", env = "TRIMTAB_FORMAT", hide_env_values = true, default_value = "text")]
+    pub format: Format,
+}
+
+/// How the result of a dry run is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people.
+    Text,
+    /// One JSON document.
+    Json,
 }
 
 /// Where the running sidecar is asked.
@@ -78,6 +104,9 @@ pub struct RunArgs {
     /// How the main process is told.
     #[command(flatten)]
     pub reload: ReloadArgs,
+    /// How it is seen that the main process took it.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
     /// When, and how Trimtab itself lives.
     #[command(flatten)]
     pub life: LifeArgs,
@@ -101,6 +130,15 @@ pub enum OnDelete {
     Keep,
     /// Its keys are gone.
     Apply,
+}
+
+/// What is done with a published generation that is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnReject {
+    /// The last good one is current again, and reloaded.
+    Rollback,
+    /// It stays, and is reported.
+    Hold,
 }
 
 /// How logs are written.
@@ -335,16 +373,16 @@ pub struct ReloadArgs {
     /// A file with a bearer token, read on each call
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_TOKEN_FILE", hide_env_values = true)]
     pub reload_token_file: Option<PathBuf>,
-    /// A file with the certificates that the server's must be signed by
+    /// A file with the certificates that the server's must be signed by; for --confirm-url as well
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_CA_FILE", hide_env_values = true)]
     pub reload_ca_file: Option<PathBuf>,
-    /// A file with a client certificate
+    /// A file with a client certificate; for --confirm-url as well
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_CERT_FILE", hide_env_values = true)]
     pub reload_cert_file: Option<PathBuf>,
     /// A file with the client certificate's key
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_KEY_FILE", hide_env_values = true)]
     pub reload_key_file: Option<PathBuf>,
-    /// Do not verify the server's certificate
+    /// Do not verify the server's certificate; for --confirm-url as well
     #[arg(long, env = "TRIMTAB_RELOAD_INSECURE", hide_env_values = true)]
     pub reload_insecure: bool,
     /// Run this program of the sidecar's own image; split as a shell would, run without one
@@ -368,6 +406,37 @@ pub struct ReloadArgs {
     /// Wait a random part of this before a publish, so that a fleet does not reload at one instant
     #[arg(long, value_name = "D", env = "TRIMTAB_RELOAD_SPLAY", hide_env_values = true, default_value = "0s", value_parser = duration)]
     pub reload_splay: Duration,
+}
+
+/// Confirm and roll back.
+#[derive(Debug, Args)]
+#[command(next_help_heading = CONFIRM)]
+pub struct ConfirmArgs {
+    /// The target must live this long after the reload; after TERM, INT or QUIT, the one that takes its place, after its
+    /// start; 0: not looked at [default: 2s with a target]
+    #[arg(long, value_name = "D", env = "TRIMTAB_CONFIRM_ALIVE", hide_env_values = true, value_parser = duration)]
+    pub confirm_alive: Option<Duration>,
+    /// A child of the target that is newer than the reload must live for --confirm-alive
+    #[arg(long, env = "TRIMTAB_CONFIRM_WORKERS", hide_env_values = true)]
+    pub confirm_workers: bool,
+    /// Ask this URL until it answers as expected: http, https, or unix:///path.sock:/uri
+    #[arg(long, value_name = "URL", env = "TRIMTAB_CONFIRM_URL", hide_env_values = true)]
+    pub confirm_url: Option<String>,
+    /// Its answers that confirm [default: 2xx]
+    #[arg(long, value_name = "CODES", env = "TRIMTAB_CONFIRM_STATUS", hide_env_values = true)]
+    pub confirm_status: Option<String>,
+    /// Its body matches this; {digest} stands for the generation's
+    #[arg(long, value_name = "REGEX", env = "TRIMTAB_CONFIRM_MATCH", hide_env_values = true)]
+    pub confirm_match: Option<String>,
+    /// What this captures of its body (the first group, or all) differs from before the reload
+    #[arg(long, value_name = "REGEX", env = "TRIMTAB_CONFIRM_CHANGED", hide_env_values = true)]
+    pub confirm_changed: Option<String>,
+    /// How long all this may take; runs only while the target exists or the URL accepts connections
+    #[arg(long, value_name = "D", env = "TRIMTAB_CONFIRM_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration)]
+    pub confirm_timeout: Duration,
+    /// Go back to the last good generation, or hold the rejected one and report it
+    #[arg(long, value_name = "WHAT", env = "TRIMTAB_ON_REJECT", hide_env_values = true, default_value = "rollback")]
+    pub on_reject: OnReject,
 }
 
 /// Pace and life.

@@ -18,7 +18,7 @@ use crate::inputs::Inputs;
 use crate::journal::Generation;
 use crate::mask::Output as Said;
 use crate::metrics::Stage;
-use crate::publish::Output;
+use crate::publish::{Output, PublishError};
 use crate::render::HeldBack;
 use crate::snapshot::{Object, ObjectRef};
 use crate::tree::Tree;
@@ -138,8 +138,11 @@ struct Maker {
 impl Maker {
     async fn make(&mut self) -> Result<Candidate, Problem> {
         let malformed = self.malformed().await?;
-        let candidate = self.stage(&malformed, self.order.unless, self.order.validate.syntax).await?;
-        let Err(problem) = self.run_programs(&candidate).await else { return Ok(candidate) };
+        let (candidate, tree) = self.stage(&malformed, self.order.unless, self.order.validate.syntax).await?;
+        let Err(problem) = self.run_programs(&candidate).await else {
+            self.put_right(&candidate, tree).await?;
+            return Ok(candidate);
+        };
         let suspects: Vec<_> = self.changed().filter(|id| !malformed.contains_key(id)).collect();
         if !problem.rejected || suspects.is_empty() {
             return Err(problem);
@@ -157,8 +160,8 @@ impl Maker {
         whole: Problem,
     ) -> Result<Candidate, Problem> {
         let untried = format!(
-            "it was not tried alone: the search for the objects that --validate refuses ends after {MOST_TRIALS} runs, \
-             or {LONGEST_SEARCH} times --validate-timeout; the first run of all together: {}",
+            "it was not tried alone: the search for the objects that --validate refuses ends after {MOST_TRIALS} trials, \
+             or {LONGEST_SEARCH} times --validate-timeout; the first, of all together: {}",
             whole.reason
         );
         let mut refused = malformed.clone();
@@ -197,14 +200,14 @@ impl Maker {
         match self.stage(&refused, self.order.unless, self.order.validate.syntax).await {
             // Without the refused ones nothing is left.
             Err(problem) if problem.stage == Stage::Render && problem.rejected => Err(whole),
-            other => other,
+            staged => Ok(staged?.0),
         }
     }
 
     /// Whether the programs let pass what is left without the refused objects; if not, why.
     async fn trial(&mut self, refused: &Refused) -> Result<Option<Problem>, Problem> {
         // It was parsed before: as part of the whole, or when it was published.
-        let staged = match self.stage(refused, None, Syntax::Off).await {
+        let (staged, _) = match self.stage(refused, None, Syntax::Off).await {
             // Nothing is left: nothing can be wrong with it.
             Err(problem) if problem.stage == Stage::Render && problem.rejected => return Ok(None),
             staged => staged?,
@@ -237,6 +240,19 @@ impl Maker {
         passed.map_err(Problem::from)
     }
 
+    /// What passed is what is published: if a program has written into the candidate, it is staged afresh.
+    async fn put_right(&self, candidate: &Candidate, tree: Tree) -> Result<(), Problem> {
+        let Candidate::Staged { generation, .. } = candidate else { return Ok(()) };
+        if self.order.validate.commands.is_empty() {
+            return Ok(());
+        }
+        let (output, generation) = (self.order.output.clone(), generation.clone());
+        let put_right = in_pool(Stage::Validate, move || {
+            if output.is_intact(&generation, &tree)? { Ok(()) } else { output.stage(&generation, &tree) }
+        });
+        put_right.await?.map_err(|error: PublishError| Problem::new(Stage::Validate, error.rejected(), &error))
+    }
+
     async fn discard(&self, candidate: &Candidate) {
         if let Candidate::Staged { generation, .. } = candidate {
             let (output, generation) = (self.order.output.clone(), generation.clone());
@@ -264,13 +280,18 @@ impl Maker {
         }
         let order = self.order.clone();
         let began = Instant::now();
-        let found = in_pool(Stage::Validate, move || malformed(&order.inputs)).await?;
+        let found = in_pool(Stage::Validate, move || malformed(&order.inputs, Syntax::Strict)).await?;
         *self.made.validating.get_or_insert_default() += began.elapsed();
         Ok(found)
     }
 
     /// Renders, parses, and writes the candidate into its directory.
-    async fn stage(&mut self, refused: &Refused, unless: Option<Digest>, syntax: Syntax) -> Result<Candidate, Problem> {
+    async fn stage(
+        &mut self,
+        refused: &Refused,
+        unless: Option<Digest>,
+        syntax: Syntax,
+    ) -> Result<(Candidate, Tree), Problem> {
         let (order, refused) = (self.order.clone(), refused.clone());
         let staged = in_pool(Stage::Render, move || stage(&order, &refused, unless, syntax)).await?;
         self.made.rendering += staged.rendering;
@@ -289,7 +310,7 @@ async fn in_pool<T: Send + 'static>(stage: Stage, work: impl FnOnce() -> T + Sen
 }
 
 struct Staged {
-    result: Result<Candidate, Problem>,
+    result: Result<(Candidate, Tree), Problem>,
     rendering: Duration,
     parsing: Option<Duration>,
     warnings: Vec<String>,
@@ -313,23 +334,23 @@ fn render_and_write(
     refused: &Refused,
     unless: Option<Digest>,
     check: impl FnOnce(&Tree) -> Result<(), Problem>,
-) -> Result<Candidate, Problem> {
+) -> Result<(Candidate, Tree), Problem> {
     let rendered = order.inputs.render(order.digest, &order.published, refused);
     let rendered = rendered.map_err(|rejection| Problem::new(Stage::Render, true, &rejection))?;
     check(&rendered.tree)?;
     let tree = rendered.tree.digest(&order.key);
     let held_back = rendered.held_back;
     if unless == Some(tree) {
-        return Ok(Candidate::Same { held_back });
+        return Ok((Candidate::Same { held_back }, rendered.tree));
     }
     let generation = Generation::new(order.sequence, order.digest, tree, rendered.tree.content(&order.key));
     let staged = order.output.stage(&generation, &rendered.tree);
     staged.map_err(|error| Problem::new(Stage::Render, error.rejected(), &error))?;
-    Ok(Candidate::Staged { generation, files: rendered.tree.len(), held_back })
+    Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))
 }
 
 /// Parses all files: the first that is malformed is a problem, or each is a warning.
-fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
+pub(crate) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
     if syntax == Syntax::Off {
         return Ok(());
     }
@@ -344,8 +365,12 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
     Ok(())
 }
 
-fn malformed(inputs: &Inputs) -> Refused {
+/// The selected objects with a malformed key, and where; none where they are not held back for that.
+pub(crate) fn malformed(inputs: &Inputs, syntax: Syntax) -> BTreeMap<ObjectRef, String> {
     let mut found = Refused::new();
+    if syntax != Syntax::Strict || inputs.settings.templated {
+        return found;
+    }
     for taken in inputs.snapshot.objects.iter().filter(|taken| taken.selected) {
         let object = &taken.object;
         let error = object.data.iter().find_map(|(key, bytes)| {
@@ -363,6 +388,7 @@ fn malformed(inputs: &Inputs) -> Refused {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
     use std::path::Path;
 
     use bytes::Bytes;
@@ -544,15 +570,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_program_writes_into_the_candidate_is_not_published() {
+        for script in ["mkdir -p $0/tmp/x", "echo >>$0/a.json", "rm $0/a.json", "chmod 777 $0/a.json", "ln -s x $0/l"] {
+            let mut case = Case::few(&[("a", "new")]);
+            case.validate.commands = vec![format!("sh -c '{script}' {{dir}}").parse().unwrap()];
+            let (made, output) = case.make().await;
+            let Ok(Candidate::Staged { generation, .. }) = made.result else { panic!("{:?}", made.result) };
+            let dir = output.candidate(&generation);
+            assert_eq!(fs::read_dir(&dir).unwrap().count(), 1, "{script}");
+            assert_eq!(fs::read_to_string(dir.join("a.json")).unwrap(), "new", "{script}");
+            assert_eq!(fs::metadata(dir.join("a.json")).unwrap().permissions().mode() & 0o777, 0o644, "{script}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_search_is_bounded_and_says_so() {
         let values = (0..200).map(|i| (format!("o{i:03}"), if i % 4 == 0 { "bad" } else { "good" }.to_owned()));
-        let case = Case::selected(values).refusing("bad");
+        let case = Case::selected(values).published("o001", "good").refusing("bad");
         let (files, held) = case.staged().await;
         // The whole once, and then the search.
         assert_eq!(case.runs(), 1 + MOST_TRIALS);
         assert_eq!(files.len() + held.len(), 200);
         assert!(!files.is_empty() && files.values().all(|value| value == "good"));
-        assert!(held.values().any(|reason| reason.contains("not tried alone") && reason.contains("64 runs")));
+        assert!(held.values().any(|reason| reason.contains("not tried alone") && reason.contains("64 trials")));
     }
 
     proptest! {

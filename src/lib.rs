@@ -28,6 +28,7 @@ pub mod config;
 
 // The way of a change.
 pub mod candidate;
+pub mod confirm;
 pub mod digest;
 pub mod inputs;
 pub mod journal;
@@ -41,6 +42,7 @@ pub mod validate;
 
 // What decides, and what carries out.
 pub mod app;
+pub mod fault;
 pub mod machine;
 
 // What several of them need.

@@ -229,6 +229,20 @@ pub enum Write {
     Prune(Vec<String>),
 }
 
+impl Write {
+    /// In a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Journal(_) => "journal",
+            Self::Link(_) => "link",
+            Self::Swap(_) => "swap",
+            Self::Unlink(_) => "unlink",
+            Self::Prune(_) => "prune",
+        }
+    }
+}
+
 /// What lies in the output directory at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
@@ -479,6 +493,18 @@ impl Machine {
     #[must_use]
     pub fn is_rejected(&self) -> bool {
         self.journal.quarantine.as_ref().is_some_and(|quarantine| self.want == Some(quarantine.digest))
+    }
+
+    /// Whether `..data` may name another generation than the current one.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Whether the current generation was rejected, and there is no way back.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
     fn step(&mut self) -> Step {

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     };
     match cli.command {
         None => cmd::run(cli.run),
+        Some(Command::Render(args)) => cmd::render(*args),
+        Some(Command::Check(args)) => cmd::check(*args),
         Some(Command::Status(args)) => cmd::status(&args),
         Some(Command::Retry(args)) => cmd::retry(&args),
     }

@@ -9,6 +9,7 @@
 
 pub mod atomic;
 mod dirfd;
+mod inspect;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat, fsync,
-    mkdirat, openat, renameat, statat, statx,
+    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat,
+    fsync, mkdirat, openat, renameat, statat, statx,
 };
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
@@ -26,6 +27,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use self::dirfd::{Dir, Entry, look};
+pub use self::inspect::Published;
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
 
@@ -129,6 +131,14 @@ pub enum PublishError {
         /// How many more there are.
         more: usize,
     },
+    /// Something in a generation's directory cannot have been published. The generation is not to be trusted.
+    #[error("{} is {what}, which Trimtab did not publish", path.display())]
+    Spoilt {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// A generation cannot be what the caller takes it for: a fault of this program. Retried.
     #[error("the generation {name:?} cannot be {doing}: {reason}")]
     Generation {
@@ -226,35 +236,31 @@ impl Output {
     /// setgid bit is added. Refused are a symlink (who can write to its directory could lead us elsewhere), a sticky
     /// directory, and one whose `..data` is not ours.
     pub fn open(config: &Config) -> Result<(Self, Vec<String>), PublishError> {
-        // Without trailing slashes, which would make open(2) follow a symlink after all.
-        let path: PathBuf = config.output.components().collect();
+        let path = own_path(&config.output);
         let io = |doing| {
             let path = path.clone();
             move |errno| PublishError::Io { doing, path, errno }
         };
-        let dir = match Dir::open(CWD, &path) {
-            Ok(dir) => dir,
-            Err(Errno::NOENT) => create(&path)?,
-            Err(Errno::NOTDIR | Errno::LOOP) => {
-                let what = look(CWD, &path).map_err(io("open --output"))?.describe();
-                return Err(PublishError::NotADirectory { path, what });
-            }
-            Err(errno) => return Err(io("open --output")(errno)),
+        let dir = match existing(&path)? {
+            Some(dir) => dir,
+            None => create(&path)?,
         };
-        // First of all, since a volume of the kubelet's may also be read-only or sticky.
-        data(&dir, &path)?;
-
-        let mut stat = fstat(&dir).map_err(io("stat --output"))?;
-        if stat.st_mode & STICKY != 0 {
-            return Err(PublishError::Sticky { path, mode: stat.st_mode & 0o7777 });
-        }
+        let mut stat = checked(&dir, &path)?;
         if stat.st_mode & SETGID == 0 && stat.st_uid == geteuid().as_raw() {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | SETGID);
             fchmod(&dir, mode).map_err(io("set the setgid bit of --output"))?;
             // The kernel clears the bit without a word if we are not in the group.
             stat = fstat(&dir).map_err(io("stat --output"))?;
         }
+        Self::of(dir, path, stat, config)
+    }
 
+    /// The output of a directory that was checked, and warnings.
+    fn of(dir: Dir, path: PathBuf, stat: Stat, config: &Config) -> Result<(Self, Vec<String>), PublishError> {
+        let io = |doing| {
+            let path = path.clone();
+            move |errno| PublishError::Io { doing, path, errno }
+        };
         let mut warnings = Vec::new();
         let shown = path.display();
         let group = Gid::from_raw(stat.st_gid);
@@ -368,6 +374,36 @@ impl Output {
     fn io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
         PublishError::Io { doing, path: self.path.join(name), errno }
     }
+}
+
+/// Without trailing slashes, which would make open(2) follow a symlink after all.
+fn own_path(output: &Path) -> PathBuf {
+    output.components().collect()
+}
+
+/// Opens the output directory, if it is there.
+fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
+    let io = |errno| PublishError::Io { doing: "open --output", path: path.to_owned(), errno };
+    match Dir::open(CWD, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(Errno::NOTDIR | Errno::LOOP) => {
+            let what = look(CWD, path).map_err(io)?.describe();
+            Err(PublishError::NotADirectory { path: path.to_owned(), what })
+        }
+        Err(errno) => Err(io(errno)),
+    }
+}
+
+/// Refuses an output that is not ours or is sticky.
+fn checked(dir: &Dir, path: &Path) -> Result<Stat, PublishError> {
+    // First of all, since a volume of the kubelet's may also be read-only or sticky.
+    data(dir, path)?;
+    let stat = fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
+    if stat.st_mode & STICKY != 0 {
+        return Err(PublishError::Sticky { path: path.to_owned(), mode: stat.st_mode & 0o7777 });
+    }
+    Ok(stat)
 }
 
 /// Makes the output directory with its parent's group.

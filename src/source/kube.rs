@@ -9,6 +9,7 @@
 //! `kube::runtime::watcher`, which hides bookmarks and the moment at which a watch is established, and thereby both the
 //! signs of life on a quiet watch and the recovery of one, and which is fed by functions that log whole bodies.
 
+mod access;
 mod client;
 mod trouble;
 mod wire;
@@ -27,6 +28,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
+pub use self::access::{Access, access};
 pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, default_namespace};
 use self::trouble::{Failure, resource};
 use self::wire::{Event, Page};

@@ -9,6 +9,9 @@ pub mod kube;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
+
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
 
 /// What a source is for.
@@ -204,6 +207,28 @@ pub struct Snapshot {
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
     pub podinfo: Option<Arc<Object>>,
+}
+
+/// Starts a task for the directories and one for each of `watches`; they tell what they see for as long as `told` has
+/// a receiver. `max_size`: the largest source at the API server, in bytes. Each change of `refresh` lets them read
+/// everything again.
+pub fn follow(
+    tasks: &mut JoinSet<()>,
+    files: &files::Config,
+    api: Option<(kube::Clients, &[kube::Watch])>,
+    max_size: u64,
+    refresh: &channel::Sender<u64>,
+    told: &mpsc::Sender<Update>,
+) {
+    if !files.roots.is_empty() {
+        tasks.spawn(files::watch(files.clone(), refresh.subscribe(), told.clone()));
+    }
+    if let Some((clients, watches)) = api {
+        for watch in watches {
+            let watching = kube::watch(clients.clone(), watch.clone(), max_size, refresh.subscribe(), told.clone());
+            tasks.spawn(watching);
+        }
+    }
 }
 
 /// All sources, in the order of the merged view.

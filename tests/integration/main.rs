@@ -3,6 +3,8 @@
 mod api;
 mod containment;
 mod crash;
+mod dryrun;
+mod kills;
 mod kube_source;
 mod life;
 mod readme;
@@ -10,5 +12,6 @@ mod real;
 mod reload;
 mod secrets;
 mod support;
+mod validate;
 mod volume;
 mod way;

@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-pub use read::read;
+pub use read::{frozen, read};
 pub use watch::watch;
 
 /// A directory, or a single file, that is read and followed.
@@ -49,6 +49,15 @@ pub struct Config {
     pub poll_interval: Duration,
     /// `--max-size`: the largest sum of keys and values of one root, in bytes.
     pub max_size: u64,
+}
+
+/// A mount that does not show what becomes of its source, by its mount point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Frozen {
+    /// One version of a volume of the kubelet's, which is never updated.
+    SubPath(PathBuf),
+    /// A single file: what replaces it by a rename is not shown, what is written into it is.
+    File(PathBuf),
 }
 
 /// Why a root cannot be read, or its changes cannot be seen. Each is retried: what was known stays.

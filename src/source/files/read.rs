@@ -12,7 +12,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{FilesError, Root};
+use super::{FilesError, Frozen, Root};
 use crate::snapshot::{Kind, Object, ObjectRef};
 
 /// The kubelet's link to the directory with the current content.
@@ -319,21 +319,50 @@ impl Walk<'_> {
 /// Such a mount holds the directory that the volume had when the container started; once that is removed,
 /// `/proc/self/mountinfo` (proc(5)) shows its root as deleted. Not knowing (no `/proc`) is `None`.
 pub(super) fn subpath(path: &Path) -> Option<PathBuf> {
+    mounted(path, |root, _| root.ends_with(DELETED))
+}
+
+/// What a mount of this path, or of a file or directory below it, cannot follow; `None` if it shows every change, or if
+/// that is not known.
+#[must_use]
+pub fn frozen(path: &Path) -> Option<Frozen> {
+    let subpath = |root: &[u8], _: &Path| root.ends_with(DELETED) || root.split(|c| *c == b'/').any(is_of_kubelet);
+    let file = |_: &[u8], point: &Path| point.is_file();
+    mounted(path, subpath).map(Frozen::SubPath).or_else(|| mounted(path, file).map(Frozen::File))
+}
+
+/// proc(5) on a mount's root does not say so, but fs/d_path.c appends it.
+const DELETED: &[u8] = b"//deleted";
+
+/// Whether a segment is the name of a directory that holds one version of a volume, as `..2026_11_24_07_00_00.123`
+/// (`pkg/volume/util/atomic_writer.go`: `newTimestampDir`).
+fn is_of_kubelet(segment: &[u8]) -> bool {
+    let Some(rest) = segment.strip_prefix(b"..") else { return false };
+    rest.len() > 5 && rest[..4].iter().all(u8::is_ascii_digit) && rest[4] == b'_'
+}
+
+/// The first mount point with such a root that is this path's mount or lies below it.
+fn mounted(path: &Path, wanted: impl Fn(&[u8], &Path) -> bool) -> Option<PathBuf> {
     let stat = fs::statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
     let mount = (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id);
     let real = std::fs::canonicalize(path).ok()?;
-    deleted_mount(&std::fs::read("/proc/self/mountinfo").ok()?, mount, &real)
+    mount_with(&std::fs::read("/proc/self/mountinfo").ok()?, mount, &real, wanted)
 }
 
-/// The mount point of a mount with a deleted root, if it is this mount or lies below this path.
-fn deleted_mount(mountinfo: &[u8], mount: Option<u64>, real: &Path) -> Option<PathBuf> {
+/// The same, in this text.
+fn mount_with(
+    mountinfo: &[u8],
+    mount: Option<u64>,
+    real: &Path,
+    wanted: impl Fn(&[u8], &Path) -> bool,
+) -> Option<PathBuf> {
     mountinfo.split(|c| *c == b'\n').find_map(|line| {
         let mut fields = line.split(|c| *c == b' ');
         let id = fields.next().and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
         let root = fields.nth(2)?;
         let point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
         let here = (id.is_some() && id == mount) || (point != real && point.starts_with(real));
-        (here && root.ends_with(b"//deleted")).then_some(point)
+        (here && wanted(root, &point)).then_some(point)
     })
 }
 
@@ -678,6 +707,21 @@ mod tests {
     }
 
     #[test]
+    fn a_version_of_a_volume_is_told_from_other_directories() {
+        for (name, is) in [
+            ("..2026_11_24_07_00_00.1234", true),
+            ("..data", false),
+            ("..2026", false),
+            ("..2026-11", false),
+            ("2026_11_24_07_00_00.1234", false),
+            ("..", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_kubelet(name.as_bytes()), is, "{name}");
+        }
+    }
+
+    #[test]
     fn a_deleted_mount_is_found_here_and_below() {
         let mountinfo = b"\
 24 1 254:0 / / rw - ext4 /dev/root rw
@@ -685,7 +729,8 @@ mod tests {
 32 24 254:0 /pods/1/..2026_1/other//deleted /etc/sub/other rw - ext4 /dev/root rw
 short
 ";
-        let found = |mount, real: &str| deleted_mount(mountinfo, mount, Path::new(real));
+        let found =
+            |mount, real: &str| mount_with(mountinfo, mount, Path::new(real), |root, _| root.ends_with(DELETED));
         assert_eq!(found(Some(31), "/etc/app conf"), Some("/etc/app conf".into()));
         assert_eq!(found(Some(24), "/etc/sub"), Some("/etc/sub/other".into()));
         assert_eq!(found(Some(24), "/etc/su"), None);

@@ -1,0 +1,156 @@
+//! Looking at the output without changing it: nothing here creates, locks, writes, or sets a mode.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, fstat, openat, statat};
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
+
+use super::dirfd::Dir;
+use super::{Config, KEY, Output, PublishError, SETGID, atomic, checked, existing, own_path};
+use crate::digest::DigestKey;
+use crate::process::Reader;
+use crate::tree::Tree;
+
+/// How deep a generation's directories are looked into: twice what the longest `TreePath` needs.
+const MAX_DEPTH: usize = 1024;
+
+/// A file of the current generation.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Published {
+    /// What lies in it; `None` if that cannot be read, or is more than was asked for.
+    pub bytes: Option<Vec<u8>>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Whether a secret went into it, as its mode tells; `None` where `--file-mode` and `--secret-mode` let it tell
+    /// nothing.
+    pub secret: Option<bool>,
+}
+
+impl Output {
+    /// What [`Output::open`] would open, left as it is: nothing is created, and no mode is set. `None`: it does not
+    /// exist yet. The errors are those of `open`, except that a missing parent is no error here.
+    pub fn inspect(config: &Config) -> Result<Option<(Self, Vec<String>)>, PublishError> {
+        let path = own_path(&config.output);
+        let Some(dir) = existing(&path)? else { return Ok(None) };
+        let mut stat = checked(&dir, &path)?;
+        if stat.st_uid == geteuid().as_raw() {
+            // `open` sets it.
+            stat.st_mode |= SETGID;
+        }
+        Self::of(dir, path, stat, config).map(Some)
+    }
+
+    /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
+    pub fn creatable(config: &Config) -> Result<(u32, u32), PublishError> {
+        let path = own_path(&config.output);
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = openat(CWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
+            path: path.clone(),
+            parent: parent.to_owned(),
+            errno,
+        })?;
+        let failed = |errno| PublishError::Io { doing: "create --output", path: path.clone(), errno };
+        accessat(&above, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).map_err(failed)?;
+        Ok((geteuid().as_raw(), fstat(&above).map_err(failed)?.st_gid))
+    }
+
+    /// An error if this process may not write into the directory, or if its file system is read-only.
+    pub fn writable(&self) -> Result<(), PublishError> {
+        accessat(&self.dir, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|errno| self.io("write into --output", "", errno))
+    }
+
+    /// An error if something that is not ours lies at a top-level name of the tree, as [`Output::stage`] has it.
+    pub fn has_room_for(&self, tree: &Tree) -> Result<(), PublishError> {
+        self.refuse_foreign(&tree.top_names())
+    }
+
+    /// The digest key, if one is there that [`Output::digest_key`] would take.
+    #[must_use]
+    pub fn existing_digest_key(&self) -> Option<DigestKey> {
+        let (bytes, file) = self.dir.read(KEY, 32).ok()??;
+        let ours = fstat(&file).is_ok_and(|stat| stat.st_uid == geteuid().as_raw());
+        <[u8; 32]>::try_from(bytes).ok().filter(|_| ours).map(DigestKey::new)
+    }
+
+    /// The directory that `..data` names, if there is one.
+    pub fn current(&self) -> Result<Option<String>, PublishError> {
+        Ok(self.disk()?.link)
+    }
+
+    /// The regular files of the current generation by path, and their contents as long as these are no more than
+    /// `limit` bytes together.
+    pub fn published(&self, limit: u64) -> Result<BTreeMap<String, Published>, PublishError> {
+        let mut files = BTreeMap::new();
+        if let Some(name) = self.current()? {
+            let dir = Dir::open(&self.dir, &*name).map_err(|errno| self.io("open", &name, errno))?;
+            self.walk(&dir, "", MAX_DEPTH, &mut limit.clone(), &mut files)?;
+        }
+        Ok(files)
+    }
+
+    fn walk(
+        &self,
+        dir: &Dir,
+        at: &str,
+        depth: usize,
+        left: &mut u64,
+        files: &mut BTreeMap<String, Published>,
+    ) -> Result<(), PublishError> {
+        for name in dir.names().map_err(|errno| self.io("list", at, errno))? {
+            // A name that is not UTF-8 cannot be ours.
+            let Ok(text) = name.to_str() else { continue };
+            let path = if at.is_empty() { text.to_owned() } else { format!("{at}/{text}") };
+            let failed = |errno| self.io("read", &path, errno);
+            let stat = statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory if depth > 0 => {
+                    let below = Dir::open(dir, &*name).map_err(failed)?;
+                    self.walk(&below, &path, depth - 1, left, files)?;
+                }
+                FileType::RegularFile => {
+                    let most = usize::try_from(*left).unwrap_or(usize::MAX);
+                    let bytes = match dir.read(text, most) {
+                        Ok(read) => read.map(|(bytes, _)| bytes),
+                        Err(Errno::ACCESS | Errno::PERM) => None,
+                        Err(errno) => return Err(failed(errno)),
+                    };
+                    *left = left.saturating_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+                    let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));
+                    files.insert(path, Published { bytes, size, secret });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a file of this mode is one that a secret went into: it lacks a bit that other files have. That also
+    /// holds where the kubelet has given the group of a persistent volume's files more.
+    fn was_secret(&self, mode: u32) -> Option<bool> {
+        let (file, secret) = (self.file_mode.as_raw_mode(), self.secret_mode.as_raw_mode());
+        (file & !secret != 0).then_some(file & !mode != 0)
+    }
+
+    /// What a process could not read of the output as it is: the directory itself, or what is below the current
+    /// generation. Described with mode and owners.
+    pub fn unreadable(&self, reader: &Reader) -> Result<Option<String>, PublishError> {
+        let stat = fstat(&self.dir).map_err(|errno| self.io("stat", "", errno))?;
+        if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
+            return Ok(Some(atomic::describe(&self.path.display().to_string(), &stat)));
+        }
+        match self.current()? {
+            Some(name) => self.unreadable_below(reader, &name),
+            None => Ok(None),
+        }
+    }
+
+    /// Who new files would belong to: user and group.
+    #[must_use]
+    pub fn owners(&self) -> (u32, u32) {
+        (geteuid().as_raw(), self.group.unwrap_or_else(getegid).as_raw())
+    }
+}
