@@ -7,10 +7,11 @@
 use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
+use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise};
 use rustix::io::Errno;
 
 use super::dirfd::{Dir, Entry, look, read_to_end};
+use super::sys::{fstat, fsync, statat, symlinkat};
 use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::{Generation, sequence_of};

@@ -9,6 +9,7 @@
 
 pub mod atomic;
 mod dirfd;
+mod sys;
 #[cfg(test)]
 mod tests;
 
@@ -16,16 +17,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat, fsync,
-    mkdirat, openat, renameat, statat, statx,
-};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, StatxAttributes, StatxFlags, flock, statx};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use self::dirfd::{Dir, Entry, look};
+use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
 
