@@ -139,15 +139,15 @@ fn tell(config: &Config, update: &Update) {
     }
 }
 
-/// What would change.
-#[derive(Debug, Serialize)]
+/// What would change. Without `Debug`, as it holds what files hold.
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     files: Vec<Difference>,
     held_back: Vec<HeldBack>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct HeldBack {
     source: String,
     reason: String,
@@ -163,7 +163,7 @@ enum Change {
 }
 
 /// One file.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Difference {
     path: String,
     change: Change,
