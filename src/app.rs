@@ -18,11 +18,14 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use crate::admin::{self, Ask, Server, Shared};
+use crate::candidate::{self, Candidate, Made, Order, Problem};
 use crate::cmd::EX_USAGE;
 use crate::config::Config;
+use crate::confirm;
 use crate::digest::{Digest, DigestKey};
+use crate::fault::Faults;
 use crate::inputs::Inputs;
-use crate::journal::{Generation, Moment};
+use crate::journal::{Baseline, Generation, Journal, Moment, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
@@ -38,6 +41,10 @@ use crate::status::{self, Status};
 
 /// The longest `--digest-key-file`, in bytes.
 const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
+
+/// In the place of what others said, where it cannot be masked.
+const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \
+                         are not known any more";
 
 /// How a run ends, as an exit code of `sysexits.h` where there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,9 +94,9 @@ impl Exit {
 enum Done {
     Rendered {
         step: Step,
-        digest: Digest,
-        took: Duration,
-        render: Render,
+        made: Box<Made>,
+        /// What `--confirm-url` said when the candidate was staged.
+        baseline: Option<Baseline>,
     },
     Written {
         step: Step,
@@ -103,6 +110,17 @@ enum Done {
         took: Duration,
         verdict: Verdict,
     },
+    Confirmed {
+        step: Step,
+        took: Duration,
+        verdict: confirm::Verdict,
+    },
+    Verified {
+        step: Step,
+        /// What is wrong with the generation, if anything.
+        wrong: Option<String>,
+        baseline: Option<Baseline>,
+    },
     Abandoned {
         step: Step,
     },
@@ -110,14 +128,6 @@ enum Done {
     Checked {
         message: Option<String>,
     },
-}
-
-/// What came of rendering and staging.
-enum Render {
-    Staged { generation: Generation, files: usize, held_back: Vec<HeldBack> },
-    Same { held_back: Vec<HeldBack> },
-    Rejected(String),
-    Failed(String),
 }
 
 /// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
@@ -234,9 +244,26 @@ fn with<T>(shared: &Shared, change: impl FnOnce(&mut Status) -> T) -> T {
     change(&mut shared.status.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
+/// What a generation was made of, as far as it is needed later.
+#[derive(Clone, Default)]
+struct Ingredients {
+    /// The selected objects that were taken.
+    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    /// The secrets that the main process may print while it has the generation. `None`: not known, as it was found at
+    /// start and its inputs are gone.
+    secrets: Option<Vec<Bytes>>,
+}
+
+impl Ingredients {
+    fn found(none_such: bool) -> Arc<Self> {
+        Arc::new(Self { objects: BTreeMap::new(), secrets: none_such.then(Vec::new) })
+    }
+}
+
 struct App {
     config: Config,
     settings: Arc<crate::config::Render>,
+    validate: Arc<crate::validate::Config>,
     output: Arc<Output>,
     key: DigestKey,
     sources: Sources,
@@ -245,6 +272,8 @@ struct App {
     reloader: Arc<Mutex<Reloader>>,
     /// The attempt in flight, and whether it may be given up.
     attempt: Option<(Step, AbortHandle)>,
+    /// The confirmation in flight, and how it is told not to wait for somebody who is not there.
+    confirming: Option<(Step, watch::Sender<bool>)>,
     shared: Shared,
     done: (mpsc::Sender<Done>, mpsc::Receiver<Done>),
     updates: mpsc::Receiver<Update>,
@@ -252,20 +281,21 @@ struct App {
     /// The newest complete inputs.
     inputs: Option<Inputs>,
     observed: Option<(Digest, Timestamp, Instant)>,
-    /// What the render in flight, and then the published generation, took of the selected objects.
-    staged: BTreeMap<ObjectRef, Arc<Object>>,
-    published: BTreeMap<ObjectRef, Arc<Object>>,
-    /// The secrets that the render in flight takes.
-    staged_secrets: Vec<Bytes>,
-    /// Those in the generation before the published one, and in that: the main process may print either. `None`: not
-    /// known, as the generation was found at start and its inputs are gone.
-    secrets: [Option<Vec<Bytes>>; 2],
+    /// What the candidate is made of, the published generation, the one that it replaced, and the last good one.
+    staged: Ingredients,
+    published: Arc<Ingredients>,
+    before: Arc<Ingredients>,
+    good: Arc<Ingredients>,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
+    /// What `--syntax warn` found in the newest candidate.
+    warned: Vec<String>,
     waited_for: Vec<String>,
     was_up: Vec<Option<bool>>,
     was_settled: bool,
+    was_held: bool,
     exit: Option<Exit>,
+    faults: Faults,
     tasks: JoinSet<()>,
     _lock: Lock,
 }
@@ -299,11 +329,13 @@ impl App {
         let api = clients.map(|clients| (clients, &config.watches[..]));
         source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
         let found = machine.journal();
-        let known = |known: bool| known.then(Vec::new);
         // The one before matters only while the main process has not taken the newer one.
-        let secrets = [known(found.debt.is_none() || found.from.is_none()), known(found.current.is_none())];
+        let before = Ingredients::found(found.debt.is_none() || found.from.is_none());
+        let published = Ingredients::found(found.current.is_none());
+        let good = Ingredients::found(found.last_good.is_none());
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
+            validate: Arc::new(config.validate.clone()),
             output,
             key,
             sources: Sources::new(config.specs.iter().cloned()),
@@ -311,21 +343,25 @@ impl App {
             timers: BTreeMap::new(),
             reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
             attempt: None,
+            confirming: None,
             shared,
             done: mpsc::channel(4),
             updates,
             refresh,
             inputs: None,
             observed: None,
-            staged: BTreeMap::new(),
-            published: BTreeMap::new(),
-            staged_secrets: Vec::new(),
-            secrets,
+            staged: Ingredients::default(),
+            published,
+            before,
+            good,
             unsaid: false,
+            warned: Vec::new(),
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
             was_settled: false,
+            was_held: false,
             exit: None,
+            faults: Faults::from_env(),
             tasks,
             _lock: lock,
             config,
@@ -457,8 +493,11 @@ impl App {
         }
         let inputs = Inputs { snapshot: self.sources.snapshot(), settings: self.settings.clone() };
         let digest = inputs.digest(&self.key);
-        if self.machine.journal().current.as_ref().is_some_and(|current| current.digest == digest) {
-            self.secrets[1].get_or_insert_with(|| inputs.secrets().collect());
+        let Journal { current, last_good, .. } = self.machine.journal();
+        for (generation, made_of) in [(current, &mut self.published), (last_good, &mut self.good)] {
+            if made_of.secrets.is_none() && generation.as_ref().is_some_and(|found| found.digest == digest) {
+                Arc::make_mut(made_of).secrets = Some(inputs.secrets().collect());
+            }
         }
         self.inputs = Some(inputs);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
@@ -506,9 +545,23 @@ impl App {
                 Effect::Disarm(timer) => {
                     self.timers.remove(&timer);
                 }
-                Effect::Render { step, sequence, unless } => self.render(step, sequence, unless),
+                Effect::Render { step, sequence, unless } => {
+                    self.faults.point("render");
+                    self.render(step, sequence, unless);
+                }
                 Effect::Write { step, writes } => self.write(step, writes),
-                Effect::Reload { step, sequence, published } => self.reload(step, sequence, published),
+                Effect::Reload { step, sequence, published } => {
+                    self.faults.point("reload");
+                    self.reload(step, sequence, published);
+                }
+                Effect::Confirm { step, digest, baseline } => {
+                    self.faults.point("confirm");
+                    self.confirm(step, digest, baseline);
+                }
+                Effect::Verify { step, generation } => {
+                    self.faults.point("verify");
+                    self.verify(step, generation);
+                }
                 Effect::Abandon(step) => self.abandon(step),
                 Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
             }
@@ -530,7 +583,7 @@ impl App {
 
     fn render(&mut self, step: Step, sequence: u64, unless: Option<Digest>) {
         let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { return };
-        self.staged = inputs
+        self.staged.objects = inputs
             .snapshot
             .objects
             .iter()
@@ -538,23 +591,38 @@ impl App {
             .map(|taken| (taken.object.id.clone(), taken.object.clone()))
             .collect();
         // An object that is held back stays as it was last published.
-        let earlier = self.published.values().filter(|object| object.secret).flat_map(|object| object.data.values());
-        self.staged_secrets = inputs.secrets().chain(earlier.cloned()).collect();
-        let (output, key, published) = (self.output.clone(), self.key.clone(), self.published.clone());
-        self.in_background(move || {
-            let began = Instant::now();
-            let render = stage(&inputs, digest, &published, sequence, unless, &output, &key);
-            Done::Rendered { step, digest, took: began.elapsed(), render }
+        let earlier =
+            self.published.objects.values().filter(|object| object.secret).flat_map(|object| object.data.values());
+        self.staged.secrets = Some(inputs.secrets().chain(earlier.cloned()).collect());
+        let order = Order {
+            inputs,
+            digest,
+            published: self.published.objects.clone(),
+            sequence,
+            unless,
+            output: self.output.clone(),
+            key: self.key.clone(),
+            validate: self.validate.clone(),
+        };
+        let (answer, key, config) = (self.done.0.clone(), self.key.clone(), self.config.confirm.clone());
+        self.tasks.spawn(async move {
+            let made = Box::new(candidate::make(order).await);
+            let baseline = match made.result {
+                Ok(Candidate::Staged { .. }) => confirm::baseline(&config, &key).await,
+                _ => None,
+            };
+            let _ = answer.send(Done::Rendered { step, made, baseline }).await;
         });
     }
 
     fn write(&mut self, step: Step, writes: Vec<Write>) {
-        let output = self.output.clone();
+        let (output, faults) = (self.output.clone(), self.faults.clone());
         self.in_background(move || {
             let began = Instant::now();
             let mut done = 0;
             let mut error = None;
             for write in writes {
+                faults.point(write.name());
                 match carry_out(&output, &write) {
                     Ok(()) => done += 1,
                     Err(failed) => {
@@ -563,6 +631,7 @@ impl App {
                     }
                 }
             }
+            faults.point("written");
             // Without the moment, a signal is owed even to a process that started after the publish.
             let at = process::now().ok();
             Done::Written { step, took: began.elapsed(), done, at, error }
@@ -587,8 +656,13 @@ impl App {
         self.attempt = Some((step, task));
     }
 
-    /// A program is not interrupted half way: it is waited for, no longer than `--reload-timeout`.
+    /// A program is not interrupted half way: it is waited for, no longer than `--reload-timeout`. A confirmation ends
+    /// by itself where there is somebody to ask.
     fn abandon(&mut self, step: Step) {
+        if let Some((_, hurry)) = self.confirming.as_ref().filter(|(confirming, _)| *confirming == step) {
+            hurry.send_replace(true);
+            return;
+        }
         if !self.config.reload.driver.can_be_abandoned() {
             return;
         }
@@ -604,10 +678,19 @@ impl App {
     fn finished(&mut self, done: Done) {
         // Ended tasks are forgotten, or the set would grow with each step.
         while self.tasks.try_join_next().is_some() {}
+        match &done {
+            Done::Rendered { .. } => self.faults.point("rendered"),
+            Done::Reloaded { .. } => self.faults.point("reloaded"),
+            Done::Confirmed { .. } => self.faults.point("confirmed"),
+            Done::Verified { .. } => self.faults.point("verified"),
+            Done::Written { .. } | Done::Abandoned { .. } | Done::Checked { .. } => {}
+        }
         match done {
-            Done::Rendered { step, digest, took, render } => self.rendered(step, digest, took, render),
+            Done::Rendered { step, made, baseline } => self.rendered(step, *made, baseline),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
+            Done::Confirmed { step, took, verdict } => self.confirmed(step, took, verdict),
+            Done::Verified { step, wrong, baseline } => self.verified(step, wrong, baseline),
             Done::Abandoned { step } => {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
@@ -617,43 +700,63 @@ impl App {
         }
     }
 
-    fn rendered(&mut self, step: Step, digest: Digest, took: Duration, render: Render) {
-        let (ending, outcome) = match render {
-            Render::Staged { generation, files, held_back } => {
+    fn rendered(&mut self, step: Step, made: Made, baseline: Option<Baseline>) {
+        let Made { result, rendering, validating, warnings, said } = made;
+        let failed = result.as_ref().err().map(|problem| {
+            let ending = if problem.rejected { Ending::Rejected } else { Ending::Failed };
+            (problem.stage, ending)
+        });
+        for (stage, took) in [(Stage::Render, Some(rendering)), (Stage::Validate, validating)] {
+            match (failed, took) {
+                (Some((at, ending)), took) if at == stage => {
+                    self.shared.metrics.stage(stage, ending, took.unwrap_or_default());
+                }
+                (_, took) => {
+                    if let Some(took) = took {
+                        self.shared.metrics.stage(stage, Ending::Success, took);
+                    }
+                    self.solved(stage.as_str());
+                }
+            }
+        }
+        self.warn_of(warnings);
+        let outcome = match result {
+            Ok(Candidate::Staged { generation, files, held_back }) => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(held_back);
-                (Ending::Success, Outcome::Staged(generation))
+                self.hold_back(held_back, &said);
+                Outcome::Staged { candidate: generation, baseline }
             }
-            Render::Same { held_back } => {
+            Ok(Candidate::Same { held_back }) => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(held_back);
-                (Ending::Success, Outcome::Same)
+                self.hold_back(held_back, &said);
+                Outcome::Same
             }
-            Render::Rejected(reason) => {
-                self.problem(Stage::Render.as_str(), &format!("rejected: {reason}"), &Said::default());
-                let stage = Stage::Render.as_str();
-                let quarantine = status::Quarantine { digest, stage, reason, at: Timestamp::now() };
-                with(&self.shared, |status| status.quarantine = Some(quarantine));
-                (Ending::Rejected, Outcome::Rejected)
+            Err(Problem { stage, rejected: true, reason, output }) => {
+                self.problem(stage.as_str(), &format!("rejected: {reason}"), &output);
+                Outcome::Rejected(rejection(stage, reason))
             }
-            Render::Failed(reason) => {
-                self.problem(Stage::Render.as_str(), &reason, &Said::default());
-                (Ending::Failed, Outcome::Failed)
+            Err(Problem { stage, reason, output, .. }) => {
+                self.problem(stage.as_str(), &reason, &output);
+                Outcome::Failed
             }
         };
-        if ending == Ending::Success {
-            self.solved(Stage::Render.as_str());
-        }
-        self.shared.metrics.stage(Stage::Render, ending, took);
         self.on(Event::Rendered { step, outcome });
     }
 
-    fn hold_back(&mut self, held_back: Vec<HeldBack>) {
+    /// Says what `--syntax warn` found; what it found the last time is not said again.
+    fn warn_of(&mut self, warnings: Vec<String>) {
+        for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
+            warn!(stage = Stage::Validate.as_str(), "{warning}");
+        }
+        self.warned = warnings;
+    }
+
+    fn hold_back(&mut self, held_back: Vec<HeldBack>, said: &[(ObjectRef, Said)]) {
         // What is held back was not taken: its last published version stays in its place.
         for HeldBack { source, .. } in &held_back {
-            match self.published.get(source) {
-                Some(previous) => self.staged.insert(source.clone(), previous.clone()),
-                None => self.staged.remove(source),
+            match self.published.objects.get(source) {
+                Some(previous) => self.staged.objects.insert(source.clone(), previous.clone()),
+                None => self.staged.objects.remove(source),
             };
         }
         let listed = held_back
@@ -661,11 +764,16 @@ impl App {
             .map(|HeldBack { source, reason }| status::HeldBack { source: source.to_string(), reason })
             .collect();
         let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, listed));
-        with(&self.shared, |status| {
-            for held in status.held_back.iter().filter(|held| !known.contains(held)) {
-                warn!(source = held.source, "held back: {}", held.reason);
+        let listed = with(&self.shared, |status| status.held_back.clone());
+        for held in listed.iter().filter(|held| !known.contains(held)) {
+            warn!(source = held.source, "held back: {}", held.reason);
+            let said = said.iter().find(|(source, said)| source.to_string() == held.source && !said.is_empty());
+            match (said, self.mask()) {
+                (Some((_, said)), Some(mask)) => warn!(source = held.source, "it said: {}", mask.apply(said)),
+                (Some(_), None) => warn!(source = held.source, "{NOT_SHOWN}"),
+                (None, _) => {}
             }
-        });
+        }
     }
 
     fn written(&mut self, step: Step, took: Duration, done: usize, at: Option<Moment>, error: Option<String>) {
@@ -674,21 +782,28 @@ impl App {
             Some(error) => self.problem(Stage::Publish.as_str(), &error, &Said::default()),
             None => self.solved(Stage::Publish.as_str()),
         }
-        let before = self.machine.journal().current.clone();
+        let committed = self.machine.journal().next_sequence;
+        let astray = self.machine.is_astray();
         self.on(Event::Written { step, done, at });
-        let current = self.machine.journal().current.clone();
-        if let Some(current) = current.filter(|current| Some(current) != before.as_ref()) {
+        let turned_back = astray && !self.machine.is_astray();
+        let Some(current) = self.machine.journal().current.clone() else { return };
+        if turned_back {
+            info!(sequence = current.sequence, "generation {} is current again", current.directory);
+            self.shared.metrics.rolled_back();
+            self.shared.metrics.stage(Stage::Rollback, Ending::Success, took);
+        } else if self.machine.journal().next_sequence != committed && !self.machine.is_astray() {
             info!(sequence = current.sequence, "published generation {}", current.directory);
-            self.published = std::mem::take(&mut self.staged);
-            self.secrets.swap(0, 1);
-            self.secrets[1] = Some(std::mem::take(&mut self.staged_secrets));
-            self.shared.metrics.published(current.sequence, &current.digest.to_string());
+            self.before = std::mem::replace(&mut self.published, Arc::new(std::mem::take(&mut self.staged)));
             self.shared.metrics.stage(Stage::Publish, Ending::Success, took);
-            let published = status::Published::new(&current, Some(Timestamp::now()));
-            with(&self.shared, |status| status.published = Some(published));
-        } else if failed {
-            self.shared.metrics.stage(Stage::Publish, Ending::Failed, took);
+        } else {
+            if failed {
+                self.shared.metrics.stage(Stage::Publish, Ending::Failed, took);
+            }
+            return;
         }
+        self.shared.metrics.published(current.sequence, &current.digest.to_string());
+        let published = status::Published::new(&current, Some(Timestamp::now()));
+        with(&self.shared, |status| status.published = Some(published));
     }
 
     fn reloaded(&mut self, step: Step, took: Duration, verdict: Verdict) {
@@ -711,7 +826,7 @@ impl App {
             }
             Verdict::Refused { message, output } => {
                 self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
-                (Ending::Rejected, machine::Verdict::Refused)
+                (Ending::Rejected, machine::Verdict::Refused(rejection(Stage::Reload, message)))
             }
             Verdict::Unreachable { message, output, .. } => {
                 self.problem(Stage::Reload.as_str(), &message, &output);
@@ -729,6 +844,76 @@ impl App {
             with(&self.shared, |status| status.reloaded = reloaded);
         }
         self.on(Event::Reloaded { step, verdict: answer });
+    }
+
+    fn confirm(&mut self, step: Step, digest: Digest, baseline: Option<Baseline>) {
+        let (answer, reloader, key) = (self.done.0.clone(), self.reloader.clone(), self.key.clone());
+        let (config, hurry) = (self.config.confirm.clone(), watch::Sender::new(false));
+        let hurried = hurry.subscribe();
+        self.confirming = Some((step, hurry));
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let told = reloader.lock().await.told();
+            let verdict = confirm::confirm(&config, told, baseline.as_ref(), digest, &key, hurried).await;
+            let _ = answer.send(Done::Confirmed { step, took: began.elapsed(), verdict }).await;
+        });
+    }
+
+    /// Checks the last good generation before it is made current again.
+    fn verify(&mut self, step: Step, generation: Generation) {
+        let (answer, output, key) = (self.done.0.clone(), self.output.clone(), self.key.clone());
+        let config = self.config.confirm.clone();
+        self.tasks.spawn(async move {
+            let baseline = confirm::baseline(&config, &key).await;
+            let content = generation.content;
+            let read = tokio::task::spawn_blocking(move || output.content(&generation, &key)).await;
+            let wrong = match read {
+                Ok(Ok(found)) if found == content || content == Digest::UNKNOWN => None,
+                Ok(Ok(_)) => Some("the last good generation was changed since it was published".to_owned()),
+                Ok(Err(error)) => Some(error.to_string()),
+                // A panic, in a build that survives it.
+                Err(_) => Some("a fault of Trimtab's own ended its check; please report it".to_owned()),
+            };
+            let _ = answer.send(Done::Verified { step, wrong, baseline }).await;
+        });
+    }
+
+    fn confirmed(&mut self, step: Step, took: Duration, verdict: confirm::Verdict) {
+        self.confirming = None;
+        let stage = Stage::Confirm;
+        let (ending, answer) = match verdict {
+            confirm::Verdict::Took => {
+                self.solved(stage.as_str());
+                (Ending::Success, machine::Verdict::Took)
+            }
+            confirm::Verdict::Rejected { message, output } => {
+                self.problem(stage.as_str(), &format!("rejected: {message}"), &output);
+                (Ending::Rejected, machine::Verdict::Refused(rejection(stage, message)))
+            }
+            confirm::Verdict::Absent { message } => {
+                self.problem(stage.as_str(), &message, &Said::default());
+                (Ending::Failed, machine::Verdict::Unreachable)
+            }
+        };
+        self.shared.metrics.stage(stage, ending, took);
+        self.on(Event::Confirmed { step, verdict: answer });
+    }
+
+    fn verified(&mut self, step: Step, wrong: Option<String>, baseline: Option<Baseline>) {
+        let stage = Stage::Rollback;
+        let rejected = self.machine.journal().current.as_ref().map(|current| current.sequence);
+        let good = self.machine.journal().last_good.as_ref().map(|good| good.sequence);
+        if let Some(wrong) = &wrong {
+            let message = format!(
+                "the rejected generation stays published, as there is no way back: {wrong}; publish good inputs, or                  restart the main process once they are there"
+            );
+            self.problem(stage.as_str(), &message, &Said::default());
+            self.shared.metrics.stage(stage, Ending::Failed, Duration::ZERO);
+        } else {
+            warn!(sequence = rejected, "rolling back to generation {}", good.unwrap_or_default());
+            self.before = std::mem::replace(&mut self.published, self.good.clone());
+        }
+        self.on(Event::Verified { step, sound: wrong.is_none(), baseline });
     }
 
     /// Checks whether the target can read what it was just told to read. Said and not refused: a process need not read
@@ -750,20 +935,30 @@ impl App {
     }
 
     /// The newest inputs are published, and the main process has them.
-    fn settled(&mut self) {
-        self.solved(Stage::Render.as_str());
-        let Some(current) = self.machine.journal().current.clone() else { return };
-        let confirmed = with(&self.shared, |status| {
-            let before = status.confirmed.as_ref().map(|confirmed| confirmed.sequence);
-            if before != Some(current.sequence) {
-                // What was found at start was confirmed by an earlier life, nobody knows when.
-                let at = status.published.as_ref().and_then(|published| published.at).map(|_| Timestamp::now());
-                status.confirmed = Some(status::Published::new(&current, at));
-            }
-            status.confirmed.as_ref().filter(|_| before != Some(current.sequence)).and_then(|confirmed| confirmed.at)
-        });
+    fn settled(&mut self, newly_confirmed: bool) {
+        for stage in [Stage::Render, Stage::Validate, Stage::Confirm, Stage::Rollback] {
+            self.solved(stage.as_str());
+        }
         let since = self.observed.map(|(.., since)| since.elapsed());
-        self.shared.metrics.settled(since.filter(|_| confirmed.is_some()));
+        self.shared.metrics.settled(since.filter(|_| newly_confirmed));
+    }
+
+    /// Notes that the current generation is the last good one; whether that became so in this life.
+    fn note_confirmed(&mut self) -> bool {
+        let Journal { current: Some(current), debt: None, .. } = self.machine.journal() else { return false };
+        let newly = with(&self.shared, |status| {
+            if status.confirmed.as_ref().is_some_and(|confirmed| confirmed.sequence == current.sequence) {
+                return None;
+            }
+            // What was found at start was confirmed by an earlier life, nobody knows when.
+            let at = status.published.as_ref().and_then(|published| published.at).map(|_| Timestamp::now());
+            status.confirmed = Some(status::Published::new(current, at));
+            Some(at.is_some())
+        });
+        if newly.is_some() {
+            self.good = self.published.clone();
+        }
+        newly == Some(true)
     }
 
     /// Says what is wrong at a stage, and what others said of it, in the log alone; the same again is not said again.
@@ -785,20 +980,19 @@ impl App {
         if let Some(mask) = mask {
             warn!(stage, "it said: {}", mask.apply(said));
         } else if self.unsaid {
-            warn!(
-                stage,
-                "what it said is not shown: it may hold secrets of a generation from before this start, which are not \
-                 known any more"
-            );
+            warn!(stage, "{NOT_SHOWN}");
         }
     }
 
     /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
     /// are not known.
     fn mask(&self) -> Option<Mask> {
-        let [before, published] = &self.secrets;
-        let told = before.as_ref()?.iter().chain(published.as_ref()?).cloned();
-        Some(Mask::new(self.inputs.iter().flat_map(Inputs::secrets).chain(told)))
+        let mut secrets: Vec<_> = self.inputs.iter().flat_map(Inputs::secrets).collect();
+        secrets.extend(self.staged.secrets.iter().flatten().cloned());
+        for made_of in [&self.before, &self.published, &self.good] {
+            secrets.extend(made_of.secrets.as_ref()?.iter().cloned());
+        }
+        Some(Mask::new(secrets))
     }
 
     fn solved(&mut self, stage: &'static str) {
@@ -807,12 +1001,25 @@ impl App {
 
     /// Brings the status and the metrics up to date with the machine and the sources.
     fn report(&mut self) {
+        let newly_confirmed = self.note_confirmed();
         let settled = self.machine.is_settled();
-        if settled && !std::mem::replace(&mut self.was_settled, settled) {
-            self.settled();
+        if settled && !self.was_settled {
+            self.settled(newly_confirmed);
         }
         self.was_settled = settled;
+        let held = self.machine.is_held();
+        if held && !self.was_held {
+            let sequence = self.machine.journal().current.as_ref().map(|current| current.sequence);
+            error!(
+                sequence,
+                "held: the main process does not take what is published, and there is nothing to go back to; it is told \
+                 again every {:?} (--retry-max); publish good inputs, or mend the main process",
+                self.config.retry.1
+            );
+        }
+        self.was_held = held;
         self.shared.metrics.debt(self.machine.journal().debt.is_some());
+        self.shared.metrics.quarantined(self.machine.journal().quarantine.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
         let found = |generation: &Option<Generation>| {
@@ -826,10 +1033,8 @@ impl App {
                 status.published = found(&journal.current);
             }
             status.last_good = found(&journal.last_good);
-            status.debt = journal.debt.as_ref().map(|_| "publish");
-            if !self.machine.is_rejected() {
-                status.quarantine = None;
-            }
+            status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
+            status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
             if target.is_some() {
                 status.target = target;
             }
@@ -849,30 +1054,8 @@ impl App {
     }
 }
 
-/// Renders, and writes the candidate into its directory.
-fn stage(
-    inputs: &Inputs,
-    digest: Digest,
-    published: &BTreeMap<ObjectRef, Arc<Object>>,
-    sequence: u64,
-    unless: Option<Digest>,
-    output: &Output,
-    key: &DigestKey,
-) -> Render {
-    let rendered = match inputs.render(digest, published) {
-        Ok(rendered) => rendered,
-        Err(rejection) => return Render::Rejected(rejection.to_string()),
-    };
-    let tree = rendered.tree.digest(key);
-    if unless == Some(tree) {
-        return Render::Same { held_back: rendered.held_back };
-    }
-    let generation = Generation::new(sequence, digest, tree, rendered.tree.content(key));
-    match output.stage(&generation, &rendered.tree) {
-        Ok(()) => Render::Staged { generation, files: rendered.tree.len(), held_back: rendered.held_back },
-        Err(error) if error.rejected() => Render::Rejected(error.to_string()),
-        Err(error) => Render::Failed(error.to_string()),
-    }
+fn rejection(stage: Stage, reason: String) -> Rejection {
+    Rejection { stage, reason, at: Timestamp::now() }
 }
 
 fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {

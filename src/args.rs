@@ -11,9 +11,13 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::validate::Syntax;
+
 const SOURCES: &str = "Sources (at least one)";
 const OUTPUT: &str = "Output";
+const VALIDATE: &str = "Validate (before anything is visible)";
 const RELOAD: &str = "Reload (none: publish only)";
+const CONFIRM: &str = "Confirm and roll back (none: a reload that succeeds confirms)";
 const PACE: &str = "Pace and life";
 
 /// Carries a configuration change into a running process.
@@ -94,9 +98,15 @@ pub struct RunArgs {
     /// Where it goes.
     #[command(flatten)]
     pub output: OutputArgs,
+    /// What a candidate must pass.
+    #[command(flatten)]
+    pub validate: ValidateArgs,
     /// How the main process is told.
     #[command(flatten)]
     pub reload: ReloadArgs,
+    /// How it is seen that the main process took it.
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
     /// When, and how Trimtab itself lives.
     #[command(flatten)]
     pub life: LifeArgs,
@@ -120,6 +130,15 @@ pub enum OnDelete {
     Keep,
     /// Its keys are gone.
     Apply,
+}
+
+/// What is done with a published generation that is rejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnReject {
+    /// The last good one is current again, and reloaded.
+    Rollback,
+    /// It stays, and is reported.
+    Hold,
 }
 
 /// How logs are written.
@@ -282,6 +301,28 @@ pub struct OutputArgs {
     pub digest_key_file: Option<PathBuf>,
 }
 
+/// Validate.
+#[derive(Debug, Args)]
+#[command(next_help_heading = VALIDATE)]
+pub struct ValidateArgs {
+    /// Parse files by their ending (json, yaml, yml, toml): reject what is malformed, only tell it, or do not look
+    #[arg(long, value_name = "HOW", env = "TRIMTAB_SYNTAX", hide_env_values = true, default_value = "warn")]
+    pub syntax: Syntax,
+    /// Run this program on the candidate, whose directory is {dir}: any exit code but 0 rejects. Split as a shell
+    /// would, run without one. May be repeated, in the order given
+    #[arg(
+        long = "validate",
+        value_name = "CMD",
+        env = "TRIMTAB_VALIDATE",
+        hide_env_values = true,
+        value_delimiter = '\n'
+    )]
+    pub validate: Vec<String>,
+    /// How long one program may take; then its process group is killed, and the candidate is rejected
+    #[arg(long, value_name = "D", env = "TRIMTAB_VALIDATE_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration)]
+    pub validate_timeout: Duration,
+}
+
 /// Reload.
 #[derive(Debug, Args)]
 #[command(next_help_heading = RELOAD)]
@@ -332,16 +373,16 @@ pub struct ReloadArgs {
     /// A file with a bearer token, read on each call
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_TOKEN_FILE", hide_env_values = true)]
     pub reload_token_file: Option<PathBuf>,
-    /// A file with the certificates that the server's must be signed by
+    /// A file with the certificates that the server's must be signed by; for --confirm-url as well
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_CA_FILE", hide_env_values = true)]
     pub reload_ca_file: Option<PathBuf>,
-    /// A file with a client certificate
+    /// A file with a client certificate; for --confirm-url as well
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_CERT_FILE", hide_env_values = true)]
     pub reload_cert_file: Option<PathBuf>,
     /// A file with the client certificate's key
     #[arg(long, value_name = "PATH", env = "TRIMTAB_RELOAD_KEY_FILE", hide_env_values = true)]
     pub reload_key_file: Option<PathBuf>,
-    /// Do not verify the server's certificate
+    /// Do not verify the server's certificate; for --confirm-url as well
     #[arg(long, env = "TRIMTAB_RELOAD_INSECURE", hide_env_values = true)]
     pub reload_insecure: bool,
     /// Run this program of the sidecar's own image; split as a shell would, run without one
@@ -365,6 +406,37 @@ pub struct ReloadArgs {
     /// Wait a random part of this before a publish, so that a fleet does not reload at one instant
     #[arg(long, value_name = "D", env = "TRIMTAB_RELOAD_SPLAY", hide_env_values = true, default_value = "0s", value_parser = duration)]
     pub reload_splay: Duration,
+}
+
+/// Confirm and roll back.
+#[derive(Debug, Args)]
+#[command(next_help_heading = CONFIRM)]
+pub struct ConfirmArgs {
+    /// The target must live this long after the reload; after TERM, INT or QUIT, the one that takes its place, after its
+    /// start; 0: not looked at [default: 2s with a target]
+    #[arg(long, value_name = "D", env = "TRIMTAB_CONFIRM_ALIVE", hide_env_values = true, value_parser = duration)]
+    pub confirm_alive: Option<Duration>,
+    /// A child of the target that is newer than the reload must live for --confirm-alive
+    #[arg(long, env = "TRIMTAB_CONFIRM_WORKERS", hide_env_values = true)]
+    pub confirm_workers: bool,
+    /// Ask this URL until it answers as expected: http, https, or unix:///path.sock:/uri
+    #[arg(long, value_name = "URL", env = "TRIMTAB_CONFIRM_URL", hide_env_values = true)]
+    pub confirm_url: Option<String>,
+    /// Its answers that confirm [default: 2xx]
+    #[arg(long, value_name = "CODES", env = "TRIMTAB_CONFIRM_STATUS", hide_env_values = true)]
+    pub confirm_status: Option<String>,
+    /// Its body matches this; {digest} stands for the generation's
+    #[arg(long, value_name = "REGEX", env = "TRIMTAB_CONFIRM_MATCH", hide_env_values = true)]
+    pub confirm_match: Option<String>,
+    /// What this captures of its body (the first group, or all) differs from before the reload
+    #[arg(long, value_name = "REGEX", env = "TRIMTAB_CONFIRM_CHANGED", hide_env_values = true)]
+    pub confirm_changed: Option<String>,
+    /// How long all this may take; runs only while the target exists or the URL accepts connections
+    #[arg(long, value_name = "D", env = "TRIMTAB_CONFIRM_TIMEOUT", hide_env_values = true, default_value = "30s", value_parser = duration)]
+    pub confirm_timeout: Duration,
+    /// Go back to the last good generation, or hold the rejected one and report it
+    #[arg(long, value_name = "WHAT", env = "TRIMTAB_ON_REJECT", hide_env_values = true, default_value = "rollback")]
+    pub on_reject: OnReject,
 }
 
 /// Pace and life.

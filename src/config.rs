@@ -7,7 +7,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::args::{LifeArgs, ObjectName, OnDelete, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs};
+use crate::args::{
+    ConfirmArgs, LifeArgs, ObjectName, OnDelete, OnReject, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs,
+    ValidateArgs,
+};
+use crate::confirm::{self, Probe};
+use crate::digest::{Digest, Hasher};
 use crate::exec::Command;
 use crate::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::process::Selector;
@@ -16,7 +21,7 @@ use crate::render::{EnvVar, PathPattern, Pod};
 use crate::snapshot::Kind;
 use crate::source::kube::{ClientConfig, Scope, Watch};
 use crate::source::{Role, Spec, files};
-use crate::{machine, publish};
+use crate::{machine, publish, validate};
 
 /// Wrong usage: exit code 64. The message names the flags.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,8 +51,12 @@ pub struct Config {
     pub digest_key_file: Option<PathBuf>,
     /// What rendering depends on beside the sources.
     pub render: Render,
+    /// What a candidate must pass.
+    pub validate: validate::Config,
     /// How the main process is told.
     pub reload: reload::Config,
+    /// How it is seen that the main process took it. With `--once`, nothing is to be seen.
+    pub confirm: confirm::Config,
     /// What the machine needs to know.
     pub machine: machine::Options,
     /// `--retry-min` and `--retry-max`.
@@ -92,7 +101,7 @@ impl Config {
         env: Env<'_>,
         own_namespace: &dyn Fn(&ClientConfig) -> Result<String, String>,
     ) -> Checked<Self> {
-        let RunArgs { sources, output, reload, life } = args;
+        let RunArgs { sources, output, validate, reload, confirm, life } = args;
         let Some(directory) = output.output.clone() else { return usage("--output is required") };
         let (specs, client, watches, files) = sources_of(&sources, &output, own_namespace)?;
         check_life(&life)?;
@@ -100,9 +109,16 @@ impl Config {
             check_apart(&directory, &root.path)?;
         }
         let render = render_of(&sources, &output, env)?;
+        let gate = gate_of(&validate, &reload, &confirm);
+        let validate = validate_of(&validate, &directory)?;
         let retry = (reload.retry_min, reload.retry_max);
-        let reload_config = reload_of(&reload)?;
+        let reload_config = reload_of(&reload, &confirm)?;
+        let mut confirm_config = confirm_of(&confirm, &reload, reload_config.selector().is_some())?;
         let once = life.once.then_some(life.once_timeout);
+        if once.is_some() {
+            confirm_config = confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
+        }
+        let told = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
         Ok(Self {
             specs,
             client,
@@ -111,15 +127,20 @@ impl Config {
             output: publish::Config { output: directory, file_mode: output.file_mode, secret_mode: output.secret_mode },
             digest_key_file: output.digest_key_file,
             render,
+            validate,
             machine: machine::Options {
+                confirm: confirm_config.is_needed(),
+                rollback: confirm.on_reject == OnReject::Rollback,
+                gate,
                 debounce: life.debounce,
                 debounce_max: life.debounce_max,
                 min_interval: reload.reload_min_interval,
                 splay: reload.reload_splay,
                 attempts: reload.reload_attempts,
-                reload: once.is_none() && !matches!(reload_config.driver, Driver::None),
+                reload: once.is_none() && told,
             },
             reload: reload_config,
+            confirm: confirm_config,
             retry,
             once,
             listen: life.listen.0,
@@ -407,7 +428,38 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
     })
 }
 
-fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
+/// The identity of the flags that inputs can be rejected by.
+fn gate_of(validate: &ValidateArgs, reload: &ReloadArgs, confirm: &ConfirmArgs) -> Digest {
+    let mut hasher = Hasher::plain();
+    hasher.field(format!("{validate:?} {reload:?} {confirm:?}").as_bytes());
+    hasher.finish()
+}
+
+fn validate_of(args: &ValidateArgs, output: &Path) -> Checked<validate::Config> {
+    if args.validate_timeout.is_zero() {
+        return usage("--validate-timeout must not be 0");
+    }
+    let mut commands = Vec::new();
+    for (index, text) in args.validate.iter().enumerate() {
+        // The text is not quoted: a command line may hold a credential.
+        let number = index + 1;
+        let command: Command =
+            text.parse().map_err(|error| UsageError(format!("--validate (number {number}): {error}")))?;
+        if command.replace(validate::PLACEHOLDER, "") == command {
+            return usage(format!(
+                "--validate {command} (number {number}) has no {{dir}}, and would not look at the candidate: give it \
+                 the path there, as in --validate 'nginx -t -p {{dir}} -c {{dir}}/nginx.conf'"
+            ));
+        }
+        commands.push(command);
+    }
+    if !commands.is_empty() && output.to_str().is_none() {
+        return usage("--validate tells programs the path of --output, which is not UTF-8: give another");
+    }
+    Ok(validate::Config { syntax: args.syntax, commands, timeout: args.validate_timeout })
+}
+
+fn reload_of(args: &ReloadArgs, confirm: &ConfirmArgs) -> Checked<reload::Config> {
     if args.retry_min > args.retry_max {
         return usage("--retry-min is longer than --retry-max");
     }
@@ -427,15 +479,6 @@ fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
         return usage(format!("{first} and {second} both tell the main process to reload: give one of them"));
     }
     check_goes_with(
-        "--signal",
-        args.signal.is_some(),
-        &[
-            ("--process", args.process.is_some()),
-            ("--process-args", args.process_args.is_some()),
-            ("--pid-file", args.pid_file.is_some()),
-        ],
-    )?;
-    check_goes_with(
         "--reload-url",
         !args.reload_urls.is_empty(),
         &[
@@ -445,14 +488,22 @@ fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
             ("--reload-header", !args.reload_headers.is_empty()),
             ("--reload-auth-file", args.reload_auth_file.is_some()),
             ("--reload-token-file", args.reload_token_file.is_some()),
+        ],
+    )?;
+    check_goes_with(
+        "--reload-url or --confirm-url",
+        !args.reload_urls.is_empty() || confirm.confirm_url.is_some(),
+        &[
             ("--reload-ca-file", args.reload_ca_file.is_some()),
             ("--reload-cert-file", args.reload_cert_file.is_some()),
             ("--reload-key-file", args.reload_key_file.is_some()),
             ("--reload-insecure", args.reload_insecure),
         ],
     )?;
+    let trust = trust_of(args)?;
+    let selector = selector_of(args)?;
     let driver = if let Some(signal) = &args.signal {
-        signal_of(args, signal)?
+        signal_of(signal, selector.clone())?
     } else if let Some(command) = &args.reload_exec {
         // The text is not quoted: a command line may hold a credential.
         let command: Command = command.parse().map_err(|error| UsageError(format!("--reload-exec: {error}")))?;
@@ -460,9 +511,97 @@ fn reload_of(args: &ReloadArgs) -> Checked<reload::Config> {
     } else if args.reload_urls.is_empty() {
         Driver::None
     } else {
-        http_of(args)?
+        http_of(args, trust)?
     };
-    Ok(reload::Config { driver, timeout: args.reload_timeout })
+    let target = if matches!(driver, Driver::Signal { .. }) { None } else { selector };
+    Ok(reload::Config { driver, target, timeout: args.reload_timeout })
+}
+
+/// The flags that say which process is meant.
+const TARGET: &str = "--process, --process-args or --pid-file";
+
+fn selector_of(args: &ReloadArgs) -> Checked<Option<Selector>> {
+    let regex = args.process_args.as_deref().map(regex_lite::Regex::new).transpose();
+    let regex = regex.map_err(|error| UsageError(format!("--process-args: {error}")))?;
+    if args.process.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
+        return usage("--process is the base name of an executable, without a path");
+    }
+    let selector = Selector { name: args.process.clone(), args: regex, pid_file: args.pid_file.clone() };
+    Ok(Some(selector).filter(Selector::is_given))
+}
+
+/// Who is believed, and the certificate that Trimtab shows.
+fn trust_of(args: &ReloadArgs) -> Checked<HttpConfig> {
+    match (&args.reload_cert_file, &args.reload_key_file) {
+        (Some(_), None) => return usage("--reload-cert-file needs --reload-key-file"),
+        (None, Some(_)) => return usage("--reload-key-file needs --reload-cert-file"),
+        _ => {}
+    }
+    if args.reload_insecure && args.reload_ca_file.is_some() {
+        return usage("--reload-insecure and --reload-ca-file contradict each other: give one of them");
+    }
+    Ok(HttpConfig {
+        ca_file: args.reload_ca_file.clone(),
+        cert_file: args.reload_cert_file.clone(),
+        key_file: args.reload_key_file.clone(),
+        insecure: args.reload_insecure,
+        ..HttpConfig::default()
+    })
+}
+
+fn confirm_of(args: &ConfirmArgs, reload: &ReloadArgs, has_target: bool) -> Checked<confirm::Config> {
+    check_goes_with(
+        "--confirm-url",
+        args.confirm_url.is_some(),
+        &[
+            ("--confirm-status", args.confirm_status.is_some()),
+            ("--confirm-match", args.confirm_match.is_some()),
+            ("--confirm-changed", args.confirm_changed.is_some()),
+        ],
+    )?;
+    let alive = args.confirm_alive.or_else(|| has_target.then_some(confirm::DEFAULT_ALIVE)).filter(|d| !d.is_zero());
+    for (flag, given) in [("--confirm-alive", alive.is_some()), ("--confirm-workers", args.confirm_workers)] {
+        if given && !has_target {
+            return usage(format!("{flag} needs a target: give {TARGET}"));
+        }
+    }
+    if args.confirm_timeout.is_zero() {
+        return usage("--confirm-timeout must not be 0");
+    }
+    let config = confirm::Config {
+        alive,
+        workers: args.confirm_workers,
+        url: args.confirm_url.as_deref().map(|url| probe_of(args, url, reload)).transpose()?,
+        timeout: args.confirm_timeout,
+    };
+    let life = if config.workers { Some(config.worker_life()) } else { alive };
+    if let Some(life) = life.filter(|life| *life >= config.timeout) {
+        let timeout = config.timeout;
+        return usage(format!("--confirm-alive ({life:?}) is not shorter than --confirm-timeout ({timeout:?})"));
+    }
+    if has_target && reload.signal.is_none() && !config.needs_target() {
+        return usage(format!(
+            "--confirm-alive 0 leaves nothing to do with {TARGET}: it is for --signal, --confirm-alive and \
+             --confirm-workers"
+        ));
+    }
+    Ok(config)
+}
+
+fn probe_of(args: &ConfirmArgs, url: &str, reload: &ReloadArgs) -> Checked<Probe> {
+    // Neither URL nor pattern is quoted: each may hold what is secret.
+    let endpoint = url.parse().map_err(|error| UsageError(format!("--confirm-url: {error}")))?;
+    let status = args.confirm_status.as_deref().unwrap_or("2xx");
+    let accept = status.parse().map_err(|error| UsageError(format!("--confirm-status {status}: {error}")))?;
+    let matches = args.confirm_match.as_deref().map(str::parse).transpose();
+    let changed = args.confirm_changed.as_deref().map(regex_lite::Regex::new).transpose();
+    Ok(Probe {
+        endpoint,
+        http: trust_of(reload)?,
+        accept,
+        matches: matches.map_err(|error: regex_lite::Error| UsageError(format!("--confirm-match: {error}")))?,
+        changed: changed.map_err(|error| UsageError(format!("--confirm-changed: {error}")))?,
+    })
 }
 
 /// Refuses flags that do nothing without another one.
@@ -473,21 +612,13 @@ fn check_goes_with(flag: &str, given: bool, others: &[(&str, bool)]) -> Checked<
     }
 }
 
-fn signal_of(args: &ReloadArgs, signal: &str) -> Checked<Driver> {
+fn signal_of(signal: &str, selector: Option<Selector>) -> Checked<Driver> {
     let signal = signal.parse().map_err(|error| UsageError(format!("--signal {signal}: {error}")))?;
-    if args.process.is_none() && args.process_args.is_none() && args.pid_file.is_none() {
-        return usage("--signal needs a target: give --process, --process-args or --pid-file");
-    }
-    let regex = args.process_args.as_deref().map(regex_lite::Regex::new).transpose();
-    let regex = regex.map_err(|error| UsageError(format!("--process-args: {error}")))?;
-    if args.process.as_deref().is_some_and(|name| name.is_empty() || name.contains('/')) {
-        return usage("--process is the base name of an executable, without a path");
-    }
-    let selector = Selector { name: args.process.clone(), args: regex, pid_file: args.pid_file.clone() };
+    let Some(selector) = selector else { return usage(format!("--signal needs a target: give {TARGET}")) };
     Ok(Driver::Signal { signal, selector })
 }
 
-fn http_of(args: &ReloadArgs) -> Checked<Driver> {
+fn http_of(args: &ReloadArgs, trust: HttpConfig) -> Checked<Driver> {
     // Neither a URL nor a header is quoted: each may hold a credential. Their place in the order tells which is meant.
     let mut endpoints = Vec::new();
     for (index, url) in args.reload_urls.iter().enumerate() {
@@ -510,14 +641,6 @@ fn http_of(args: &ReloadArgs) -> Checked<Driver> {
             "--reload-header Authorization contradicts --reload-auth-file and --reload-token-file: give one of them",
         );
     }
-    match (&args.reload_cert_file, &args.reload_key_file) {
-        (Some(_), None) => return usage("--reload-cert-file needs --reload-key-file"),
-        (None, Some(_)) => return usage("--reload-key-file needs --reload-cert-file"),
-        _ => {}
-    }
-    if args.reload_insecure && args.reload_ca_file.is_some() {
-        return usage("--reload-insecure and --reload-ca-file contradict each other: give one of them");
-    }
     let method = args.reload_method.as_deref().unwrap_or("POST");
     let status = args.reload_status.as_deref().unwrap_or("2xx");
     let accept: StatusCodes =
@@ -530,10 +653,7 @@ fn http_of(args: &ReloadArgs) -> Checked<Driver> {
         headers,
         auth_file: args.reload_auth_file.clone(),
         token_file: args.reload_token_file.clone(),
-        ca_file: args.reload_ca_file.clone(),
-        cert_file: args.reload_cert_file.clone(),
-        key_file: args.reload_key_file.clone(),
-        insecure: args.reload_insecure,
+        ..trust
     };
     Ok(Driver::Http { endpoints, http, accept })
 }

@@ -135,11 +135,17 @@ impl Hasher {
 
     /// Adds one field.
     pub fn field(&mut self, bytes: &[u8]) {
-        self.update(&(bytes.len() as u64).to_be_bytes());
-        self.update(bytes);
+        self.begin(bytes.len() as u64);
+        self.more(bytes);
     }
 
-    fn update(&mut self, bytes: &[u8]) {
+    /// Begins a field of so many bytes, which [`Hasher::more`] adds.
+    pub fn begin(&mut self, length: u64) {
+        self.more(&length.to_be_bytes());
+    }
+
+    /// Adds bytes of the field that was begun.
+    pub fn more(&mut self, bytes: &[u8]) {
         match &mut self.0 {
             Inner::Plain(hasher) => hasher.update(bytes),
             Inner::Keyed(hasher) => hasher.update(bytes),

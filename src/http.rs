@@ -36,7 +36,7 @@ use crate::process::read_regular;
 /// How much of an answer's body is kept, in bytes.
 pub const BODY_KEPT: usize = 64 * 1024;
 /// How much of an answer's body is read, in bytes; then the connection is closed and the answer taken as it is.
-const BODY_READ: usize = 1024 * 1024;
+pub const BODY_READ: usize = 1024 * 1024;
 /// The longest status line and header section, in bytes.
 const HEAD: usize = 64 * 1024;
 /// The largest credential or header value in a file, in bytes.
@@ -244,7 +244,7 @@ impl fmt::Debug for HttpConfig {
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// The first 64 KiB of the body, credentials that were sent with the request masked.
+    /// The start of the body: its first 64 KiB with credentials that were sent masked, if by [`request`].
     pub body: Vec<u8>,
 }
 
@@ -282,6 +282,8 @@ pub enum HttpError {
         endpoint: String,
         /// The errno's text, or what TLS says.
         reason: String,
+        /// Whether there was a connection, and the handshake failed.
+        accepted: bool,
     },
     /// The connection broke, or what came is not HTTP.
     #[error("{endpoint}: {reason}{}", if *sent { " after the request was sent" } else { "" })]
@@ -300,6 +302,8 @@ pub enum HttpError {
         endpoint: String,
         /// How long it was.
         timeout: Duration,
+        /// Whether there was a connection.
+        accepted: bool,
         /// Whether the request had been written completely.
         sent: bool,
     },
@@ -311,22 +315,53 @@ impl HttpError {
     pub fn sent(&self) -> bool {
         matches!(self, Self::Broken { sent: true, .. } | Self::Timeout { sent: true, .. })
     }
+
+    /// Whether the server accepted the connection, so that somebody is there.
+    #[must_use]
+    pub fn accepted(&self) -> bool {
+        match self {
+            Self::File { .. } | Self::NoRoots { .. } => false,
+            Self::Broken { .. } => true,
+            Self::Connect { accepted, .. } | Self::Timeout { accepted, .. } => *accepted,
+        }
+    }
+}
+
+/// How far a request came; kept outside of it, as it may be dropped.
+#[derive(Default)]
+struct Progress {
+    /// There is a connection.
+    accepted: AtomicBool,
+    /// The request has been written completely.
+    sent: AtomicBool,
 }
 
 /// Sends one request over a connection of its own. `timeout`: from the connect to the last byte of the answer.
 /// Dropped, it closes the connection.
 pub async fn request(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<Response, HttpError> {
-    let sent = Arc::new(AtomicBool::new(false));
+    let (mut response, mask) = request_unmasked(endpoint, config, BODY_KEPT, timeout).await?;
+    response.body = mask.redact(&response.body);
+    Ok(response)
+}
+
+/// As [`request`], for an answer that is to be looked into: the first `kept` bytes of its body (at most [`BODY_READ`])
+/// as they came, and what masks the credentials that were sent, the values of the URL's query among them.
+pub async fn request_unmasked(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    kept: usize,
+    timeout: Duration,
+) -> Result<(Response, Mask), HttpError> {
+    let progress = Arc::new(Progress::default());
     let answer = async {
         let (request, credentials) = prepare(endpoint, config)?;
-        let socket = connect(endpoint, config).await?;
-        let mut response = exchange(endpoint, socket, request, &sent).await?;
-        response.body = Mask::new(credentials).redact(&response.body);
-        Ok(response)
+        let socket = connect(endpoint, config, &progress).await?;
+        let response = exchange(endpoint, socket, request, kept, &progress).await?;
+        Ok((response, Mask::new(credentials)))
     };
     tokio::time::timeout(timeout, answer).await.unwrap_or_else(|_| {
-        let sent = sent.load(Ordering::Relaxed);
-        Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent })
+        let [accepted, sent] = [&progress.accepted, &progress.sent].map(|flag| flag.load(Ordering::Relaxed));
+        Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, accepted, sent })
     })
 }
 
@@ -335,9 +370,9 @@ pub async fn request(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration
 pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
     let connected = async {
         prepare(endpoint, config)?;
-        connect(endpoint, config).await.map(drop)
+        connect(endpoint, config, &Progress::default()).await.map(drop)
     };
-    let silent = |_| Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent: false });
+    let silent = |_| Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent: false, accepted: false });
     tokio::time::timeout(timeout, connected).await.unwrap_or_else(silent)
 }
 
@@ -417,8 +452,11 @@ fn read(flag: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, HttpErro
 async fn tls_config(endpoint: &Endpoint, config: &HttpConfig) -> Result<ClientConfig, HttpError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let builder =
-        builder.map_err(|error| HttpError::Connect { endpoint: endpoint.to_string(), reason: error.to_string() })?;
+    let builder = builder.map_err(|error| HttpError::Connect {
+        endpoint: endpoint.to_string(),
+        reason: error.to_string(),
+        accepted: false,
+    })?;
     let builder = if config.insecure {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAny(provider)))
     } else {
@@ -520,8 +558,11 @@ impl ServerCertVerifier for BelieveAny {
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
-async fn connect(endpoint: &Endpoint, config: &HttpConfig) -> Result<Box<dyn Socket>, HttpError> {
-    let fail = |reason: String| HttpError::Connect { endpoint: endpoint.to_string(), reason };
+async fn connect(endpoint: &Endpoint, config: &HttpConfig, progress: &Progress) -> Result<Box<dyn Socket>, HttpError> {
+    let fail = |reason: String| {
+        let accepted = progress.accepted.load(Ordering::Relaxed);
+        HttpError::Connect { endpoint: endpoint.to_string(), reason, accepted }
+    };
     let (tls, host, port) = match &endpoint.route {
         Route::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
@@ -535,12 +576,14 @@ async fn connect(endpoint: &Endpoint, config: &HttpConfig) -> Result<Box<dyn Soc
                 }
                 _ => fail(error.to_string()),
             })?;
+            progress.accepted.store(true, Ordering::Relaxed);
             return Ok(Box::new(stream));
         }
         Route::Tcp { tls, host, port, .. } => (*tls, host.as_str(), *port),
     };
     let connector = if tls { Some(TlsConnector::from(Arc::new(tls_config(endpoint, config).await?))) } else { None };
     let stream = TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
+    progress.accepted.store(true, Ordering::Relaxed);
     let Some(connector) = connector else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| fail("TLS needs a DNS name or an address".into()))?;
     let checked = "the server is checked by --reload-ca-file, or by the CAs in this image without it";
@@ -552,14 +595,15 @@ async fn exchange(
     endpoint: &Endpoint,
     socket: Box<dyn Socket>,
     request: Request<Full<Bytes>>,
-    sent: &Arc<AtomicBool>,
+    kept: usize,
+    progress: &Arc<Progress>,
 ) -> Result<Response, HttpError> {
     let broken = |error: hyper::Error| HttpError::Broken {
         endpoint: endpoint.to_string(),
         reason: reason(&error),
-        sent: sent.load(Ordering::Relaxed),
+        sent: progress.sent.load(Ordering::Relaxed),
     };
-    let watched = TokioIo::new(Watched { socket, written: false, sent: sent.clone() });
+    let watched = TokioIo::new(Watched { socket, written: false, progress: progress.clone() });
     let builder = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(watched).await;
     let (mut sender, connection) = builder.map_err(broken)?;
     let answer = async {
@@ -571,7 +615,7 @@ async fn exchange(
         while let Some(frame) = rest.frame().await {
             let frame = frame.map_err(broken)?;
             let data = frame.data_ref().map_or(&[][..], |data| data);
-            body.extend_from_slice(&data[..data.len().min(BODY_KEPT - body.len())]);
+            body.extend_from_slice(&data[..data.len().min(kept.saturating_sub(body.len()))]);
             read += data.len();
             if read > BODY_READ {
                 break;
@@ -613,7 +657,7 @@ fn reason(error: &hyper::Error) -> String {
 struct Watched {
     socket: Box<dyn Socket>,
     written: bool,
-    sent: Arc<AtomicBool>,
+    progress: Arc<Progress>,
 }
 
 impl AsyncRead for Watched {
@@ -630,7 +674,7 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
-        self.sent.fetch_or(self.written, Ordering::Relaxed);
+        self.progress.sent.fetch_or(self.written, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
 

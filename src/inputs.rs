@@ -61,8 +61,14 @@ impl Inputs {
             || self.settings.env.values().any(|variable| variable.secret)
     }
 
-    /// Renders them. `published` holds the version of each selected object that was published last.
-    pub fn render(&self, digest: Digest, published: &BTreeMap<ObjectRef, Arc<Object>>) -> Result<Rendered, Rejection> {
+    /// Renders them. `published` holds the version of each selected object that was published last; `refused`, those
+    /// that validation holds back, and why.
+    pub fn render(
+        &self,
+        digest: Digest,
+        published: &BTreeMap<ObjectRef, Arc<Object>>,
+        refused: &BTreeMap<ObjectRef, String>,
+    ) -> Result<Rendered, Rejection> {
         let objects: Vec<_> = self
             .snapshot
             .objects
@@ -96,6 +102,7 @@ impl Inputs {
             digest,
             max_size: self.settings.max_size,
             allow_empty: self.settings.allow_empty,
+            refused,
         })
     }
 

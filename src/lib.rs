@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! ```text
-//! source → snapshot → render → publish → reload
+//! source → snapshot → render → validate → publish → reload
 //! ```
 //!
 //! Each [`source`] tells what it sees: ConfigMaps and Secrets from the API server, or directories and files that a
@@ -11,8 +11,8 @@
 //! [`inputs`] are the snapshot and all else that rendering depends on; their [`digest`] is the identity of a change.
 //!
 //! [`render`] is pure: the same inputs give the same [`tree`] of files, or a rejection that names template and line.
-//! [`publish`] writes the tree into a fresh directory of the output, syncs it, and makes it the current generation by
-//! one rename, as the kubelet does for a mounted volume. The [`journal`] beside it says, before the rename, that a
+//! A [`candidate`] is that tree in a fresh directory of the output, where no reader sees it, once it has passed what
+//! [`validate`] asks of it. [`publish`] wrote and synced it, and makes it the current generation by one rename, as the kubelet does for a mounted volume. The [`journal`] beside it says, before the rename, that a
 //! reload will be owed. [`reload`] then tells the main process (a signal by pidfd, HTTP, a program), and when it took
 //! it, the journal is told so.
 //!
@@ -27,6 +27,8 @@ pub mod cmd;
 pub mod config;
 
 // The way of a change.
+pub mod candidate;
+pub mod confirm;
 pub mod digest;
 pub mod inputs;
 pub mod journal;
@@ -36,9 +38,11 @@ pub mod render;
 pub mod snapshot;
 pub mod source;
 pub mod tree;
+pub mod validate;
 
 // What decides, and what carries out.
 pub mod app;
+pub mod fault;
 pub mod machine;
 
 // What several of them need.

@@ -6,17 +6,19 @@
 //! Two things go on side by side:
 //!
 //! - the [`Intake`]: newer inputs were seen, and wait for quiet, for their pace, for their turn;
-//! - the [`Work`]: one step at a time on what was taken in (render, commit, reload), or a wait between two attempts.
+//! - the [`Work`]: one step at a time on what was taken in (render, commit, reload, confirm, and the way back), or a
+//!   wait between two attempts.
 //!
 //! What must outlive a crash is in the [`Journal`]; [`recover`] makes a machine of it and of what lies on the disk.
 
 use std::time::Duration;
 
 use crate::digest::Digest;
-use crate::journal::{Debt, Generation, Journal, Moment, sequence_of};
+use crate::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection, sequence_of};
 
 /// A reload attempt that newer inputs wait behind is let run for this long before it is abandoned, so that edits which
-/// come faster than a reload takes do not keep every reload from ending.
+/// come faster than a reload takes do not keep every reload from ending. A confirmation as well, where there is nobody
+/// to ask.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the machine needs to know of the flags.
@@ -32,8 +34,14 @@ pub struct Options {
     pub splay: Duration,
     /// `--reload-attempts`.
     pub attempts: u32,
-    /// Whether there is anybody to tell: without a reload flag, and with `--once`, a publish leaves no debt.
+    /// Whether there is anybody to tell or to ask: if not, and with `--once`, a publish leaves no debt.
     pub reload: bool,
+    /// Whether there is more to ask than whether the reload was taken.
+    pub confirm: bool,
+    /// `--on-reject rollback`.
+    pub rollback: bool,
+    /// Of the flags by which inputs are rejected: a quarantine by others is forgotten at start.
+    pub gate: Digest,
 }
 
 /// The identity of one step; answers carry it.
@@ -70,6 +78,22 @@ pub enum Event {
         /// How it went.
         verdict: Verdict,
     },
+    /// The answer to [`Effect::Confirm`].
+    Confirmed {
+        /// The step of the effect.
+        step: Step,
+        /// What is to be seen of the main process. One refusal is final here.
+        verdict: Verdict,
+    },
+    /// The answer to [`Effect::Verify`].
+    Verified {
+        /// The step of the effect.
+        step: Step,
+        /// Whether the generation lies on the disk as it was published.
+        sound: bool,
+        /// What `--confirm-url` says now.
+        baseline: Option<Baseline>,
+    },
     /// Somebody asks: forget the rejection, and try at once what waits.
     Retry,
     /// Finish the step in flight, then exit.
@@ -79,23 +103,28 @@ pub enum Event {
 /// What came of a render.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The candidate lies complete and synced in its directory, which nothing names yet.
-    Staged(Generation),
+    /// The candidate lies complete, synced and validated in its directory, which nothing names yet.
+    Staged {
+        /// The candidate.
+        candidate: Generation,
+        /// What `--confirm-url` says now.
+        baseline: Option<Baseline>,
+    },
     /// It rendered to the very tree that is published.
     Same,
-    /// The inputs are bad. Nothing was written.
-    Rejected,
+    /// The inputs are bad. Nothing of them is left.
+    Rejected(Rejection),
     /// The candidate could not be written; worth trying again.
     Failed,
 }
 
-/// What the main process said to a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What the main process said to a reload, or what is to be seen of it afterwards.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It took the generation, or had started after the publish.
     Took,
-    /// It answered, and refused.
-    Refused,
+    /// It refused, died, or did not confirm in time.
+    Refused(Rejection),
     /// It was not there to answer, or the attempt was abandoned.
     Unreachable,
 }
@@ -162,7 +191,24 @@ pub enum Effect {
         /// A moment after it was published, if known.
         published: Option<Moment>,
     },
-    /// Give the reload attempt up if it can be given up; it is answered all the same.
+    /// See whether the main process took what the last attempt told it.
+    Confirm {
+        /// To be answered with.
+        step: Step,
+        /// Of the current generation.
+        digest: Digest,
+        /// What `--confirm-url` said before it was published, if known.
+        baseline: Option<Baseline>,
+    },
+    /// Check whether a generation lies on the disk as it was published.
+    Verify {
+        /// To be answered with.
+        step: Step,
+        /// The generation.
+        generation: Generation,
+    },
+    /// Give the reload attempt up if it can be given up, or the confirmation if there is nobody to ask; it is answered
+    /// all the same.
     Abandon(Step),
     /// Leave.
     Exit,
@@ -181,6 +227,20 @@ pub enum Write {
     Unlink(Generation),
     /// Remove all generation directories but these, and what a crash left.
     Prune(Vec<String>),
+}
+
+impl Write {
+    /// In a word.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Journal(_) => "journal",
+            Self::Link(_) => "link",
+            Self::Swap(_) => "swap",
+            Self::Unlink(_) => "unlink",
+            Self::Prune(_) => "prune",
+        }
+    }
 }
 
 /// What lies in the output directory at start.
@@ -214,16 +274,20 @@ enum Intake {
 enum Work {
     /// Nothing to do.
     Waiting,
-    /// Links are redone and left-overs removed, after a start or a failed commit.
+    /// Links are redone and left-overs removed, after a start or a failed commit; `..data` is turned back if need be.
     Tidying(Step, usize),
     /// These inputs are rendered and staged.
     Rendering(Step, Digest),
-    /// The candidate of these inputs is published; the journal that announces it.
+    /// The candidate of these inputs is published, and this journal announces it.
     Committing(Step, Digest, Box<Journal>),
     /// The main process is told.
     Reloading { step: Step, impatient: bool },
-    /// The moment of the publish is written down, since the debt will last.
-    Noting(Step, Box<Journal>),
+    /// It is looked whether the main process took it.
+    Confirming { step: Step, impatient: bool },
+    /// The last good generation is checked, as the current one was rejected.
+    Verifying(Step, Rejection),
+    /// A quarantine is written down, or the moment of a publish whose debt will last.
+    Noting(Step),
     /// The debt is written off.
     Clearing(Step, Box<Journal>),
     /// Until the next try.
@@ -258,9 +322,11 @@ pub enum Phase {
     Committing,
     /// The main process is told.
     Reloading,
+    /// It is looked whether the main process took it.
+    Confirming,
     /// The main process could not be reached or refused; the next attempt waits.
     Backoff,
-    /// The main process refused `--reload-attempts` times; attempts go on, at the slowest pace.
+    /// What is published was rejected, and there is no way back; attempts go on, at the slowest pace.
     Held,
 }
 
@@ -275,6 +341,7 @@ impl Phase {
             Self::Rendering => "rendering",
             Self::Committing => "committing",
             Self::Reloading => "reloading",
+            Self::Confirming => "confirming",
             Self::Backoff => "backoff",
             Self::Held => "held",
         }
@@ -292,8 +359,6 @@ pub struct Machine {
     want: Option<Digest>,
     /// The inputs that led to what is published.
     have: Option<Digest>,
-    /// The inputs that were rejected last, until they differ.
-    rejected: Option<Digest>,
     intake: Intake,
     work: Work,
     /// A moment after the current generation was published.
@@ -308,8 +373,11 @@ pub struct Machine {
     interval_open: bool,
     /// Whether the output directory could not be put in order: nothing is staged before it is, or junk would pile up.
     dirty: bool,
-    /// Whether `..data` may name a generation whose commit failed: it is turned back to the current one.
-    doubtful: bool,
+    /// Whether `..data` may name another generation than the current one, which was rejected or whose commit failed: it
+    /// is turned back.
+    astray: bool,
+    /// Whether the current generation was rejected, and there is no way back.
+    held: bool,
     stopping: bool,
     last_step: u64,
 }
@@ -325,32 +393,40 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
         disk.link.is_some() && generation.as_ref().map(|g| &g.directory) == disk.link.as_ref()
     };
     let is_there = |generation: &Generation| disk.directories.contains(&generation.directory);
+    let mut astray = false;
     if !is_linked(&journal.current) {
-        let announced = journal.current.take();
-        if is_linked(&journal.from) {
-            journal.current = journal.from.take();
-            journal.debt = journal.prev_debt.take();
+        let rolled_back = journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Rollback);
+        if rolled_back && journal.current.as_ref().is_some_and(is_there) {
+            astray = true;
         } else {
-            journal.current = disk.link.as_deref().and_then(Generation::found);
-            journal.debt = journal.current.as_ref().map(|_| Debt::default());
-        }
-        if journal.last_good == announced {
-            journal.last_good.clone_from(&journal.current);
+            let announced = journal.current.take();
+            let from = if is_linked(&journal.from) { journal.from.take() } else { None };
+            journal.debt = match &from {
+                Some(_) if !rolled_back => journal.prev_debt.take(),
+                _ => disk.link.as_ref().map(|_| Debt::default()),
+            };
+            journal.current = from.or_else(|| disk.link.as_deref().and_then(Generation::found));
+            if announced.is_some() && journal.last_good == announced && !rolled_back {
+                journal.last_good.clone_from(&journal.current);
+            }
         }
     }
     journal.prev_debt = None;
     journal.from = journal.from.filter(is_there);
     journal.last_good = journal.last_good.filter(is_there);
+    journal.quarantine = journal.quarantine.filter(|quarantine| quarantine.gate == options.gate);
     let highest = disk.directories.iter().filter_map(|name| sequence_of(name)).max();
     journal.next_sequence = journal.next_sequence.max(highest.map_or(1, |sequence| sequence.saturating_add(1)));
 
     let mut machine = Machine {
         have: journal.current.as_ref().map(|current| current.digest),
         published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
+        held: journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish)
+            && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)
+                == journal.current.as_ref().map(|current| current.digest),
         options,
         journal,
         want: None,
-        rejected: None,
         intake: Intake::Calm,
         work: Work::Waiting,
         attempts: 0,
@@ -358,7 +434,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
         failures: 0,
         interval_open: true,
         dirty: false,
-        doubtful: false,
+        astray,
         stopping: false,
         last_step: 0,
     };
@@ -377,6 +453,8 @@ impl Machine {
             Event::Rendered { step, outcome } => self.rendered(step, outcome, &mut effects),
             Event::Written { step, done, at } => self.written(step, done, at, &mut effects),
             Event::Reloaded { step, verdict } => self.reloaded(step, verdict, &mut effects),
+            Event::Confirmed { step, verdict } => self.confirmed(step, verdict, &mut effects),
+            Event::Verified { step, sound, baseline } => self.verified(step, sound, baseline, &mut effects),
             Event::Retry => self.retry(&mut effects),
             Event::Shutdown => self.shutdown(&mut effects),
         }
@@ -388,9 +466,10 @@ impl Machine {
     pub fn phase(&self) -> Phase {
         match &self.work {
             Work::Rendering(..) => Phase::Rendering,
-            Work::Tidying(..) | Work::Committing(..) | Work::Noting(..) | Work::Clearing(..) => Phase::Committing,
+            Work::Tidying(..) | Work::Committing(..) | Work::Noting(_) | Work::Clearing(..) => Phase::Committing,
             Work::Reloading { .. } => Phase::Reloading,
-            Work::Backoff(_) if self.refusals >= self.options.attempts => Phase::Held,
+            Work::Confirming { .. } | Work::Verifying(..) => Phase::Confirming,
+            Work::Backoff(_) if self.held => Phase::Held,
             Work::Backoff(_) => Phase::Backoff,
             Work::Waiting | Work::Exited if self.want.is_none() => Phase::Syncing,
             Work::Waiting | Work::Exited if self.intake != Intake::Calm => Phase::Settling,
@@ -413,7 +492,19 @@ impl Machine {
     /// Whether the newest inputs were rejected.
     #[must_use]
     pub fn is_rejected(&self) -> bool {
-        self.rejected.is_some() && self.want == self.rejected
+        self.journal.quarantine.as_ref().is_some_and(|quarantine| self.want == Some(quarantine.digest))
+    }
+
+    /// Whether `..data` may name another generation than the current one.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
+    /// Whether the current generation was rejected, and there is no way back.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.held
     }
 
     fn step(&mut self) -> Step {
@@ -431,10 +522,10 @@ impl Machine {
 
     fn observed(&mut self, digest: Digest, effects: &mut Vec<Effect>) {
         let first = self.want.replace(digest).is_none();
-        if self.rejected != Some(digest) {
-            self.rejected = None;
+        if !self.is_rejected() {
+            self.journal.quarantine = None;
         }
-        if self.settled_on() == Some(digest) || self.rejected.is_some() {
+        if self.settled_on() == Some(digest) || self.is_rejected() {
             self.calm(effects);
             return;
         }
@@ -464,7 +555,7 @@ impl Machine {
             (Timer::Backoff, _, Work::Backoff(Next::Reload)) => self.reload(effects),
             (Timer::Backoff, _, Work::Backoff(Next::Clear)) => self.clear(effects),
             (Timer::Backoff, _, Work::Backoff(Next::Tidy)) => self.tidy(effects),
-            (Timer::Patience, _, Work::Reloading { impatient, .. }) => {
+            (Timer::Patience, _, Work::Reloading { impatient, .. } | Work::Confirming { impatient, .. }) => {
                 *impatient = true;
                 self.go(effects);
             }
@@ -511,7 +602,9 @@ impl Machine {
         }
         match self.work {
             Work::Waiting | Work::Backoff(Next::Reload) => self.render(effects),
-            Work::Reloading { step, impatient: true } => effects.push(Effect::Abandon(step)),
+            Work::Reloading { step, impatient: true } | Work::Confirming { step, impatient: true } => {
+                effects.push(Effect::Abandon(step));
+            }
             _ => {}
         }
     }
@@ -538,27 +631,27 @@ impl Machine {
             return;
         }
         match outcome {
-            Outcome::Staged(candidate) if !self.stopping => self.commit(digest, candidate, effects),
+            Outcome::Staged { candidate, baseline } if !self.stopping => {
+                self.commit(digest, candidate, baseline, effects);
+            }
             // What was staged is junk now: the next start removes it.
-            Outcome::Staged(_) => self.resume(effects),
+            Outcome::Staged { .. } => self.resume(effects),
             Outcome::Same => {
                 self.have = Some(digest);
                 self.failures = 0;
                 self.resume(effects);
             }
-            Outcome::Rejected => {
+            Outcome::Rejected(rejection) => {
                 self.failures = 0;
-                if self.want == Some(digest) {
-                    self.rejected = Some(digest);
-                }
-                self.resume(effects);
+                self.quarantine(digest, rejection);
+                self.note(effects);
             }
             Outcome::Failed => self.again(effects),
         }
     }
 
-    fn commit(&mut self, digest: Digest, candidate: Generation, effects: &mut Vec<Effect>) {
-        let debt = self.options.reload.then(Debt::default);
+    fn commit(&mut self, digest: Digest, candidate: Generation, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
+        let debt = self.options.reload.then(|| Debt { baseline, ..Debt::default() });
         let journal = Journal {
             next_sequence: candidate.sequence.saturating_add(1),
             from: self.journal.current.clone(),
@@ -566,7 +659,8 @@ impl Machine {
             prev_debt: self.journal.debt.clone(),
             current: Some(candidate.clone()),
             debt,
-            ..self.journal.clone()
+            quarantine: None,
+            ..self.journal
         };
         let keep = keep(&journal);
         let step = self.step();
@@ -586,11 +680,13 @@ impl Machine {
     fn written(&mut self, step: Step, done: usize, at: Option<Moment>, effects: &mut Vec<Effect>) {
         // The number of writes of a commit up to and including the swap: what comes after is redone by the next one.
         const SWAPPED: usize = 4;
+        // The same for a tidy that turns `..data` back.
+        const TURNED: usize = 3;
         match std::mem::replace(&mut self.work, Work::Waiting) {
             Work::Tidying(awaited, writes) if awaited == step => {
+                let turned = self.astray && done >= TURNED;
                 self.dirty = done < writes;
-                self.doubtful &= self.dirty;
-                if self.doubtful {
+                if self.astray && !turned {
                     self.failures = self.failures.saturating_add(1);
                     self.work = Work::Backoff(Next::Tidy);
                     effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.failures)));
@@ -600,13 +696,18 @@ impl Machine {
                 if self.dirty && self.intake == Intake::Ready {
                     self.postpone(effects);
                 }
-                self.resume(effects);
+                if turned {
+                    self.astray = false;
+                    self.published = at;
+                }
+                // As after a commit.
+                if turned && self.owes() { self.reload(effects) } else { self.resume(effects) }
             }
             Work::Committing(awaited, digest, journal) if awaited == step && done >= SWAPPED => {
                 self.journal = *journal;
                 self.have = Some(digest);
                 self.published = at;
-                (self.attempts, self.refusals, self.failures) = (0, 0, 0);
+                self.start_afresh();
                 if !self.options.min_interval.is_zero() {
                     self.interval_open = false;
                     effects.push(Effect::Arm(Timer::Interval, Wait::Exactly(self.options.min_interval)));
@@ -617,29 +718,29 @@ impl Machine {
                     }
                 }
                 // The reload of what was published comes before newer inputs, or endless edits would starve it.
-                if self.journal.debt.is_some() && !self.stopping { self.reload(effects) } else { self.resume(effects) }
+                if self.owes() { self.reload(effects) } else { self.resume(effects) }
             }
             Work::Committing(awaited, _, journal) if awaited == step => {
                 // The journal may have been written: it announces what the link does not name, which recovery undoes.
                 // But a rename whose fsync failed may have happened, and somebody may have read what it made visible.
                 if done + 1 == SWAPPED {
                     self.journal.next_sequence = journal.next_sequence;
-                    self.doubtful = self.journal.current.is_some();
-                    self.journal.debt = self.journal.current.as_ref().and(self.options.reload.then(Debt::default));
+                    self.astray = self.journal.current.is_some();
                     self.published = None;
+                    if self.options.reload && self.astray {
+                        let debt = self.journal.debt.take();
+                        let kind = debt.map_or(DebtKind::Rollback, |debt| debt.kind);
+                        self.journal.debt = Some(Debt { kind, ..Debt::default() });
+                    }
                 }
                 self.again(effects);
             }
-            Work::Noting(awaited, journal) if awaited == step => {
-                if done > 0 {
-                    self.journal = *journal;
-                }
-                self.resume(effects);
-            }
+            // Where it was not written, a crash costs one signal, or one rejection, too many.
+            Work::Noting(awaited) if awaited == step => self.resume(effects),
             Work::Clearing(awaited, journal) if awaited == step => {
                 if done > 0 {
                     self.journal = *journal;
-                    (self.attempts, self.refusals) = (0, 0);
+                    self.start_afresh();
                     self.resume(effects);
                 } else {
                     self.attempts = self.attempts.saturating_add(1);
@@ -666,10 +767,20 @@ impl Machine {
                 self.reload(effects);
             } else {
                 self.work = Work::Backoff(Next::Reload);
-                effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.attempts)));
+                let attempts = if self.held { u32::MAX } else { self.attempts };
+                effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(attempts)));
             }
         }
         self.exit_if_stopping(effects);
+    }
+
+    fn owes(&self) -> bool {
+        self.journal.debt.is_some() && self.options.reload && !self.stopping
+    }
+
+    /// Nothing was tried yet of what is current now.
+    fn start_afresh(&mut self) {
+        (self.attempts, self.refusals, self.failures, self.held) = (0, 0, 0, false);
     }
 
     /// After a failed write: the output is put in order, the debt paid, and then the newest inputs are tried again.
@@ -703,24 +814,138 @@ impl Machine {
             return;
         }
         effects.push(Effect::Disarm(Timer::Patience));
-        if verdict == Verdict::Took {
-            self.clear(effects);
+        match verdict {
+            Verdict::Took if self.options.confirm => self.confirm(effects),
+            Verdict::Took => self.clear(effects),
+            Verdict::Unreachable => self.note_debt(effects),
+            Verdict::Refused(rejection) => {
+                self.refusals = self.refusals.saturating_add(1);
+                if self.refusals < self.options.attempts {
+                    self.note_debt(effects);
+                } else {
+                    self.reject(rejection, effects);
+                }
+            }
+        }
+    }
+
+    fn confirm(&mut self, effects: &mut Vec<Effect>) {
+        let Some(current) = &self.journal.current else { return };
+        let digest = current.digest;
+        let baseline = self.journal.debt.as_ref().and_then(|debt| debt.baseline.clone());
+        let step = self.step();
+        self.work = Work::Confirming { step, impatient: false };
+        effects.push(Effect::Confirm { step, digest, baseline });
+        effects.push(Effect::Arm(Timer::Patience, Wait::Exactly(PATIENCE)));
+    }
+
+    fn confirmed(&mut self, step: Step, verdict: Verdict, effects: &mut Vec<Effect>) {
+        if !matches!(self.work, Work::Confirming { step: awaited, .. } if awaited == step) {
             return;
         }
-        if verdict == Verdict::Refused {
-            self.refusals = self.refusals.saturating_add(1);
+        effects.push(Effect::Disarm(Timer::Patience));
+        match verdict {
+            Verdict::Took => self.clear(effects),
+            Verdict::Unreachable => self.note_debt(effects),
+            Verdict::Refused(rejection) => self.reject(rejection, effects),
         }
-        // Only a debt that lasts is worth a write: until then a crash costs one reload too many, and no more.
-        let noted = self.journal.debt.as_ref().is_none_or(|debt| debt.published == self.published);
-        if noted || self.intake == Intake::Ready {
+    }
+
+    /// The main process will not have the current generation: back to the last good one, if there is a way back.
+    fn reject(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
+        // A Pod that ends takes its main process along, which then looks as if it had died of its configuration. The
+        // debt stays, and the next start tells it again.
+        if self.stopping {
             self.resume(effects);
-        } else {
-            let debt = self.journal.debt.clone().map(|debt| Debt { published: self.published.clone(), ..debt });
-            let journal = Box::new(Journal { debt, ..self.journal.clone() });
-            let step = self.step();
-            effects.push(Effect::Write { step, writes: vec![Write::Journal(journal.clone())] });
-            self.work = Work::Noting(step, journal);
+            return;
         }
+        let published = self.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish);
+        let good = self.journal.last_good.clone().filter(|good| Some(good) != self.journal.current.as_ref());
+        match good {
+            Some(generation) if published && self.options.rollback => {
+                let step = self.step();
+                self.work = Work::Verifying(step, rejection);
+                effects.push(Effect::Verify { step, generation });
+            }
+            _ => self.hold(rejection, effects),
+        }
+    }
+
+    fn verified(&mut self, step: Step, sound: bool, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
+        let rejection = match std::mem::replace(&mut self.work, Work::Waiting) {
+            Work::Verifying(awaited, rejection) if awaited == step => rejection,
+            other => {
+                self.work = other;
+                return;
+            }
+        };
+        if self.stopping {
+            self.resume(effects);
+        } else if sound {
+            self.roll_back(rejection, baseline, effects);
+        } else {
+            self.hold(rejection, effects);
+        }
+    }
+
+    fn roll_back(&mut self, rejection: Rejection, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
+        let Some(good) = self.journal.last_good.clone() else { return };
+        if let Some(rejected) = self.have {
+            self.quarantine(rejected, rejection);
+        }
+        self.have = Some(good.digest);
+        self.journal.from = self.journal.current.replace(good);
+        self.journal.debt = Some(Debt { kind: DebtKind::Rollback, published: None, baseline });
+        self.journal.prev_debt = None;
+        self.published = None;
+        self.start_afresh();
+        self.astray = true;
+        self.tidy(effects);
+    }
+
+    /// There is no way back: it stays, is reported, and told again at the slowest pace. So does a rollback that failed.
+    fn hold(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
+        let known = std::mem::replace(&mut self.held, true);
+        let published = self.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish);
+        if let Some(rejected) = self.have.filter(|_| published && !known) {
+            self.quarantine(rejected, rejection);
+            self.set_moment();
+            self.note(effects);
+        } else {
+            self.note_debt(effects);
+        }
+    }
+
+    /// Only the newest inputs are worth it: others are not tried again anyway.
+    fn quarantine(&mut self, digest: Digest, rejection: Rejection) {
+        if self.want.is_none_or(|want| want == digest) {
+            self.journal.quarantine = Some(Quarantine { digest, gate: self.options.gate, rejection });
+        }
+    }
+
+    /// Writes down when the current generation was published, if that is not known yet: only a debt that lasts is worth
+    /// a write, and until then a crash costs one reload too many, and no more.
+    fn note_debt(&mut self, effects: &mut Vec<Effect>) {
+        if self.set_moment() { self.note(effects) } else { self.resume(effects) }
+    }
+
+    fn set_moment(&mut self) -> bool {
+        let published = self.published.clone();
+        self.journal
+            .debt
+            .as_mut()
+            .is_some_and(|debt| std::mem::replace(&mut debt.published, published.clone()) != published)
+    }
+
+    /// Writes the journal, unless newer inputs are about to.
+    fn note(&mut self, effects: &mut Vec<Effect>) {
+        if self.intake == Intake::Ready {
+            self.resume(effects);
+            return;
+        }
+        let step = self.step();
+        effects.push(Effect::Write { step, writes: vec![Write::Journal(Box::new(self.journal.clone()))] });
+        self.work = Work::Noting(step);
     }
 
     /// Writes the debt off: the current generation is confirmed.
@@ -729,6 +954,8 @@ impl Machine {
             last_good: self.journal.current.clone(),
             debt: None,
             prev_debt: None,
+            // What was held, and is taken after all.
+            quarantine: self.journal.quarantine.clone().filter(|quarantine| Some(quarantine.digest) != self.have),
             ..self.journal.clone()
         });
         let step = self.step();
@@ -738,8 +965,8 @@ impl Machine {
     }
 
     fn retry(&mut self, effects: &mut Vec<Effect>) {
-        self.rejected = None;
-        (self.attempts, self.refusals, self.failures) = (0, 0, 0);
+        self.journal.quarantine = None;
+        self.start_afresh();
         if self.want.is_some() && self.want != self.settled_on() {
             self.ready(effects);
         }
@@ -751,6 +978,9 @@ impl Machine {
 
     fn shutdown(&mut self, effects: &mut Vec<Effect>) {
         self.stopping = true;
+        if let Work::Confirming { step, .. } = self.work {
+            effects.push(Effect::Abandon(step));
+        }
         self.exit_if_stopping(effects);
     }
 
@@ -766,11 +996,14 @@ impl Machine {
     fn tidy(&mut self, effects: &mut Vec<Effect>) {
         let mut writes = Vec::new();
         if let Some(current) = &self.journal.current {
-            if self.doubtful {
+            if self.astray {
                 writes.push(Write::Journal(Box::new(self.journal.clone())));
+            }
+            writes.push(Write::Link(current.clone()));
+            if self.astray {
                 writes.push(Write::Swap(current.clone()));
             }
-            writes.extend([Write::Link(current.clone()), Write::Unlink(current.clone())]);
+            writes.push(Write::Unlink(current.clone()));
         }
         writes.push(Write::Prune(keep(&self.journal)));
         let step = self.step();

@@ -4,11 +4,11 @@
 //! `/proc`, open a pidfd, read the identity (start time, name) again. If it is unchanged, the pidfd is of the process
 //! that was chosen, and whatever happens to the number later, the signal reaches that process or nobody.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,8 @@ use rustix::process::{
     Pid, PidfdFlags, Signal as Raw, geteuid, getpid, pidfd_open, pidfd_send_signal, test_kill_process,
 };
 use rustix::time::{ClockId, clock_gettime};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::journal::Moment;
 
@@ -82,7 +84,13 @@ impl Signal {
     /// Whether a process that does not handle it is spared: TERM, INT and QUIT are sent to end a process, and do so
     /// with or without a handler. Any other signal that nobody handles kills, stops, or is lost.
     fn needs_handler(self) -> bool {
-        ![Raw::TERM, Raw::INT, Raw::QUIT].contains(&self.raw)
+        !self.ends()
+    }
+
+    /// Whether it is sent to end a process: TERM, INT or QUIT. Another one is expected in its place.
+    #[must_use]
+    pub fn ends(self) -> bool {
+        [Raw::TERM, Raw::INT, Raw::QUIT].contains(&self.raw)
     }
 }
 
@@ -126,6 +134,14 @@ pub struct Selector {
     pub args: Option<Regex>,
     /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
+}
+
+impl Selector {
+    /// Whether any part is given.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        self.name.is_some() || self.args.is_some() || self.pid_file.is_some()
+    }
 }
 
 impl fmt::Display for Selector {
@@ -330,6 +346,67 @@ impl Target {
             }
         }
     }
+}
+
+impl Target {
+    /// Completes when it has exited, whether or not its parent has noticed. May be dropped at any time.
+    pub async fn exited(&self) {
+        while self.is_alive() {
+            // Where no pidfd can be waited for, it is asked again.
+            if self.readable().await.is_err() || self.is_alive() {
+                tokio::time::sleep(ASKED_AGAIN).await;
+            }
+        }
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        #[expect(deprecated, reason = "its successor is unsafe; the borrowed pidfd outlives it, which is all it asks")]
+        let pidfd = AsyncFd::with_interest(self.pidfd.as_fd(), Interest::READABLE)?;
+        pidfd.readable().await.map(drop)
+    }
+
+    /// How long ago it started, at least: start times have a grain of 10 ms.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        age(self.start_ticks)
+    }
+
+    /// Its children now, without those that have exited.
+    pub fn children(&self) -> Result<BTreeSet<Child>, FindError> {
+        let children = scan()?.into_values().filter(|process| process.parent == self.pid && process.is_alive());
+        let children = children.map(|Process { pid, start_ticks, .. }| Child { pid, start_ticks }).collect();
+        // Should the number mean another process by now, they are not its children.
+        if self.is_alive() { Ok(children) } else { Ok(BTreeSet::new()) }
+    }
+}
+
+/// Where a pidfd cannot be waited for.
+const ASKED_AGAIN: Duration = Duration::from_millis(50);
+
+/// A child of a [`Target`]: its pid, and when it started, which together are not given out again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Child {
+    /// Its pid.
+    pub pid: i32,
+    /// When it started, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+impl Child {
+    /// How long ago it started, at least: start times have a grain of 10 ms.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        age(self.start_ticks)
+    }
+}
+
+fn age(start_ticks: u64) -> Duration {
+    // The start time was rounded down, so the process may be younger by one tick.
+    since_boot().saturating_sub(since_boot_at(start_ticks.saturating_add(1)))
+}
+
+fn since_boot_at(ticks: u64) -> Duration {
+    Duration::from_millis(ticks.saturating_mul(1000) / rustix::param::clock_ticks_per_second())
 }
 
 /// kill(2): the sender's real or effective user must be the target's real or saved one, or it needs `CAP_KILL`.
@@ -676,9 +753,7 @@ impl Claim {
     /// clock is corrected now and then: hence the second of tolerance. In that second a freshly given out pid can pass;
     /// `--process` beside `--pid-file` rules that out.
     fn check_age(&self, process: &Process) -> Result<(), FindError> {
-        let hertz = rustix::param::clock_ticks_per_second();
-        let started = Duration::from_millis(process.start_ticks.saturating_mul(1000) / hertz);
-        let age = since_boot().saturating_sub(started);
+        let age = since_boot().saturating_sub(since_boot_at(process.start_ticks));
         let limit = self.written + Duration::from_secs(1);
         if SystemTime::now().checked_sub(age).is_some_and(|started| started > limit) {
             let reason = format!(

@@ -1,16 +1,18 @@
 //! Telling the main process to reload: by a signal, by HTTP requests, or by a program. One attempt at a time; when to
 //! try again is the caller's to decide, from the [`Verdict`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::exec::{self, Command};
 use crate::http::{self, Endpoint, HttpConfig, Response, StatusCodes};
 use crate::journal::Moment;
 use crate::mask::Output;
-use crate::process::{self, FindError, Selector, Signal, SignalError, Target};
+use crate::process::{self, Child, FindError, Selector, Signal, SignalError, Target};
 
 /// How the main process is told.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ impl fmt::Display for Driver {
 pub struct Config {
     /// How.
     pub driver: Driver,
+    /// `--process`, `--process-args`, `--pid-file` where it is not a signal that tells: the process to confirm by.
+    pub target: Option<Selector>,
     /// `--reload-timeout`: for each request, from connect to last byte, and for a program.
     pub timeout: Duration,
 }
@@ -122,20 +126,85 @@ pub struct TargetStatus {
     pub message: Option<String>,
 }
 
+impl Config {
+    /// Which process is told, or is to be confirmed by, where one was named.
+    #[must_use]
+    pub fn selector(&self) -> Option<&Selector> {
+        match &self.driver {
+            Driver::Signal { selector, .. } => Some(selector),
+            _ => self.target.as_ref(),
+        }
+    }
+
+    /// The signal, if it ends the process instead of making it reload.
+    fn ended_by(&self) -> Option<Signal> {
+        match self.driver {
+            Driver::Signal { signal, .. } if signal.ends() => Some(signal),
+            _ => None,
+        }
+    }
+}
+
+/// What an attempt that took leaves to confirm it by: who was told, and what was there just before.
+#[derive(Debug)]
+pub struct Told {
+    /// How the process is found again; `None` where none was named.
+    pub selector: Option<Selector>,
+    /// The process, held since before it was told; `None` if it could not be found then.
+    pub target: Option<Target>,
+    /// Whether it started after the publish: then all that it is and does is newer.
+    pub started_after: bool,
+    /// The children that it had just before.
+    pub children: BTreeSet<Child>,
+    /// The moment just before, in clock ticks since boot; `None` if not known. What started earlier is not its doing.
+    pub ticks: Option<u64>,
+    /// The signal, if it ends the process, so that another one will take its place.
+    pub ended_by: Option<Signal>,
+    /// When the attempt took.
+    pub at: Instant,
+}
+
+/// What was there before an attempt.
+#[derive(Debug)]
+struct Held {
+    generation: u64,
+    target: Target,
+    started_after: bool,
+    children: BTreeSet<Child>,
+    ticks: Option<u64>,
+    /// Whether an attempt since may have reached it.
+    delivered: bool,
+}
+
+impl Held {
+    fn new(generation: u64, target: Target, published: Option<&Moment>) -> Self {
+        // Without the clock, it is taken to be owed.
+        let started_after = published.is_some_and(|published| started_after(&target, published).unwrap_or(false));
+        // Before the children, so that one that starts in between is among them and not newer.
+        let ticks = process::now().ok().map(|now| now.ticks);
+        // Where they cannot be listed, the moment alone tells old from new.
+        let children = if started_after { BTreeSet::new() } else { target.children().unwrap_or_default() };
+        Self { generation, target, started_after, children, ticks, delivered: false }
+    }
+}
+
 /// Tells the main process to reload.
 #[derive(Debug)]
 pub struct Reloader {
     config: Config,
     /// The generation last tried and not yet taken by all endpoints, and how many of them took it.
-    told: (u64, usize),
+    progress: (u64, usize),
     target: Option<TargetStatus>,
+    held: Option<Held>,
+    /// When the last attempt ended.
+    at: Instant,
 }
 
 impl Reloader {
     /// One that has told nobody yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, told: (0, 0), target: None }
+        Self { config, progress: (0, 0), target: None, held: None, at: Instant::now() }
     }
 
     /// The signal's target as the last attempt saw it; `None` before the first, and for the other drivers.
@@ -144,30 +213,76 @@ impl Reloader {
         self.target.as_ref()
     }
 
+    /// What the last attempt, which took, left to confirm it by. It is given away: ask once.
+    #[must_use]
+    pub fn told(&mut self) -> Told {
+        let selector = self.config.selector().cloned();
+        let Some(held) = self.held.take() else {
+            return Told {
+                selector,
+                target: None,
+                started_after: false,
+                children: BTreeSet::new(),
+                ticks: None,
+                ended_by: None,
+                at: self.at,
+            };
+        };
+        let Held { target, started_after, children, ticks, .. } = held;
+        let ended_by = self.config.ended_by().filter(|_| !started_after);
+        Told { selector, target: Some(target), started_after, children, ticks, ended_by, at: self.at }
+    }
+
     /// Tries once. `generation`: the sequence number of what is published; a retry with the same number does not repeat
     /// the requests that succeeded. `published`: a moment after it was, if known. It may be dropped at any time: a
     /// request is cut off, a program's group is killed.
     pub async fn attempt(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
-        let Config { driver, timeout } = &self.config;
+        if !matches!(self.config.driver, Driver::Signal { .. }) {
+            self.hold(generation, published);
+        }
+        let verdict = self.tell(generation, published).await;
+        // Or one of several endpoints took it.
+        let reached = matches!(verdict, Verdict::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
+        if let Some(held) = &mut self.held {
+            held.delivered |= reached;
+        }
+        self.at = Instant::now();
+        verdict
+    }
+
+    /// Holds the process to confirm by. After an attempt that may have reached it, what is newer than that one counts.
+    fn hold(&mut self, generation: u64, published: Option<&Moment>) {
+        let Some(selector) = &self.config.target else { return };
+        let reached = |held: &Held| held.delivered && held.generation == generation && held.target.is_alive();
+        if !self.held.as_ref().is_some_and(reached) {
+            // One that is not there is waited for when it is time to confirm, and said then.
+            let target = process::find(selector).ok();
+            self.held = target.map(|target| Held::new(generation, target, published));
+        }
+    }
+
+    async fn tell(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
+        let Config { driver, timeout, .. } = &self.config;
         match driver {
             Driver::None => Verdict::Took,
             Driver::Signal { signal, selector } => {
-                let (verdict, status) = send(*signal, selector, published);
+                let (verdict, status, held) = send(*signal, selector, generation, published);
                 self.target = Some(status);
+                self.held = held;
                 verdict
             }
             Driver::Http { endpoints, http, accept } => {
-                if self.told.0 != generation {
-                    self.told = (generation, 0);
+                if self.progress.0 != generation {
+                    self.progress = (generation, 0);
                 }
-                while let Some(endpoint) = endpoints.get(self.told.1) {
+                while let Some(endpoint) = endpoints.get(self.progress.1) {
                     if let Err(verdict) = call(endpoint, http, accept, *timeout).await {
                         return verdict;
                     }
-                    self.told.1 += 1;
+                    self.progress.1 += 1;
                 }
                 // Whoever asks again for the same generation wants all of them told again.
-                self.told.1 = 0;
+                self.progress.1 = 0;
                 Verdict::Took
             }
             Driver::Exec(command) => execute(command, *timeout).await,
@@ -175,34 +290,38 @@ impl Reloader {
     }
 }
 
-fn send(signal: Signal, selector: &Selector, published: Option<&Moment>) -> (Verdict, TargetStatus) {
+fn send(
+    signal: Signal,
+    selector: &Selector,
+    generation: u64,
+    published: Option<&Moment>,
+) -> (Verdict, TargetStatus, Option<Held>) {
     let blocked = |state, target: Option<&Target>, message: String| {
         let (pid, name) = target.map(|target| (target.pid, target.name.clone())).unzip();
         let status = TargetStatus { state, pid, name, message: Some(message.clone()) };
-        (Verdict::Unreachable { message, output: Output::default(), delivered: false }, status)
+        (Verdict::Unreachable { message, output: Output::default(), delivered: false }, status, None)
     };
     let target = match process::find(selector) {
         Ok(target) => target,
         Err(error @ FindError::Ambiguous { .. }) => return blocked(TargetState::Ambiguous, None, error.to_string()),
         Err(error) => return blocked(TargetState::Missing, None, error.to_string()),
     };
-    let verdict = match published.map(|published| started_after(&target, published)).transpose() {
-        Ok(Some(true)) => Verdict::NotOwed,
-        // Without the clock, it is taken to be owed.
-        Ok(_) | Err(_) => match target.signal(signal) {
-            Ok(()) => Verdict::Took,
-            Err(error) => {
-                let state = match error {
-                    SignalError::NotHandling { .. } => TargetState::NotHandling,
-                    SignalError::Forbidden { .. } => TargetState::Forbidden,
-                    SignalError::Gone { .. } | SignalError::Io { .. } => TargetState::Missing,
-                };
-                return blocked(state, Some(&target), error.to_string());
-            }
-        },
+    let held = Held::new(generation, target, published);
+    let target = &held.target;
+    let verdict = if held.started_after {
+        Verdict::NotOwed
+    } else if let Err(error) = target.signal(signal) {
+        let state = match error {
+            SignalError::NotHandling { .. } => TargetState::NotHandling,
+            SignalError::Forbidden { .. } => TargetState::Forbidden,
+            SignalError::Gone { .. } | SignalError::Io { .. } => TargetState::Missing,
+        };
+        return blocked(state, Some(target), error.to_string());
+    } else {
+        Verdict::Took
     };
-    let Target { pid, name, .. } = target;
-    (verdict, TargetStatus { state: TargetState::Found, pid: Some(pid), name: Some(name), message: None })
+    let (pid, name) = (Some(target.pid), Some(target.name.clone()));
+    (verdict, TargetStatus { state: TargetState::Found, pid, name, message: None }, Some(held))
 }
 
 /// Start times have a grain of 10 ms, so a tie is no proof. Under another boot id, every process started later.
@@ -339,7 +458,7 @@ mod tests {
     }
 
     fn reloader(driver: Driver) -> Reloader {
-        Reloader::new(Config { driver, timeout: LONG })
+        Reloader::new(Config { driver, target: None, timeout: LONG })
     }
 
     fn exec(command: &str) -> Reloader {

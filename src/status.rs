@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::digest::Digest;
-use crate::journal::Generation;
+use crate::journal::{self, Generation};
+use crate::metrics::Stage;
 use crate::reload::TargetStatus;
 
 /// The status. Shared by the app, which writes it, and the servers, which read it.
@@ -27,7 +28,7 @@ pub struct Status {
     pub confirmed: Option<Published>,
     /// What a rollback would go back to.
     pub last_good: Option<Published>,
-    /// `publish`: the published generation is owed to the main process.
+    /// `publish` or `rollback`: the published generation is owed to the main process.
     pub debt: Option<&'static str>,
     /// The inputs that were rejected.
     pub quarantine: Option<Quarantine>,
@@ -75,11 +76,18 @@ pub struct Quarantine {
     /// Of the inputs.
     pub digest: Digest,
     /// Where they were rejected.
-    pub stage: &'static str,
+    pub stage: Stage,
     /// Why.
     pub reason: String,
     /// When.
     pub at: Timestamp,
+}
+
+impl From<&journal::Quarantine> for Quarantine {
+    fn from(quarantine: &journal::Quarantine) -> Self {
+        let journal::Rejection { stage, reason, at } = quarantine.rejection.clone();
+        Self { digest: quarantine.digest, stage, reason, at }
+    }
 }
 
 /// An object that is left out.

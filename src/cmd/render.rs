@@ -21,6 +21,7 @@ use tracing::{error, warn};
 use super::{configure, runtime};
 use crate::app::{self, Exit};
 use crate::args::{DryRunArgs, Format};
+use crate::candidate;
 use crate::config::Config;
 use crate::digest::DigestKey;
 use crate::inputs::Inputs;
@@ -84,10 +85,13 @@ async fn report(config: Config) -> Result<Report, Failure> {
     };
     let snapshot = read(&config).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
-    // The versions that a running sidecar published last are not known, as they are not after its restart.
-    let rendered = inputs.render(inputs.digest(&key), &BTreeMap::new()).map_err(|error| rejected(error.to_string()))?;
-    // Here `--syntax` belongs, as `Err(rejected(…))`. Programs of `--validate` are not run: they need the candidate on a
-    // disk, and a dry run writes nothing.
+    // The versions that a running sidecar published last are not known, as they are not after its restart. Programs of
+    // `--validate` need the candidate on a disk, and a dry run writes nothing.
+    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), config.validate.syntax);
+    let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
     let published = match &output {
         Some(output) => {
             output.has_room_for(&rendered.tree).map_err(|error| {

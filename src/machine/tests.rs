@@ -1,10 +1,16 @@
-//! The machine in a world of random edits, failures and kills, and the single cases worth a name.
+//! The machine in a world of random edits, verdicts, failures and kills, the same world with a mutated machine, and the
+//! single cases worth a name.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use jiff::Timestamp;
 use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use super::*;
+use crate::metrics::Stage;
 
 fn options() -> Options {
     Options {
@@ -14,6 +20,9 @@ fn options() -> Options {
         splay: Duration::ZERO,
         attempts: 3,
         reload: true,
+        confirm: true,
+        rollback: true,
+        gate: inputs(0),
     }
 }
 
@@ -31,6 +40,28 @@ fn is_bad(digest: Digest) -> bool {
     number(digest) % 5 == 4
 }
 
+/// What the main process makes of a tree.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Poison {
+    None,
+    /// It says no.
+    Refused,
+    /// It says yes, and is seen to have died or not to have taken it.
+    Deadly,
+}
+
+fn poison(options: &Options, digest: Digest) -> Poison {
+    match number(digest) % 10 {
+        7 => Poison::Refused,
+        8 if options.confirm => Poison::Deadly,
+        _ => Poison::None,
+    }
+}
+
+fn rejection(stage: Stage) -> Rejection {
+    Rejection { stage, reason: String::new(), at: Timestamp::UNIX_EPOCH }
+}
+
 /// Several inputs render to one tree: 10 and 20 to the tree of 0.
 fn tree_of(digest: Digest) -> Digest {
     inputs(number(digest) % 10)
@@ -41,7 +72,83 @@ enum Op {
     Render { step: Step, sequence: u64, unless: Option<Digest>, digest: Digest },
     Write { step: Step, writes: Vec<Write>, done: usize },
     Reload { step: Step, published: Option<Moment>, abandoned: bool },
+    Confirm { step: Step, abandoned: bool },
+    Verify { step: Step, generation: Generation },
 }
+
+/// A way to break the machine, done to what goes in and out of it: the world must notice each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutation {
+    /// The journal announces nothing: it is written after the rename.
+    JournalAfterSwap,
+    /// The journal is never written before a rename.
+    JournalLost,
+    /// A publish leaves no debt.
+    DebtForgotten,
+    /// A rollback leaves no debt.
+    RollbackDebtForgotten,
+    /// The older debt is not kept beside the newer one.
+    PrevDebtForgotten,
+    /// A rollback is journalled as if it were a publish.
+    RollbackTakenForPublish,
+    /// The rollback journals the debt, and never renames back.
+    NotTurnedBack,
+    /// The old generation is made current again, and nobody is told.
+    OldOneNotReloaded,
+    /// A refusal counts as success.
+    RefusalIgnored,
+    /// A death counts as a confirmation.
+    DeathIgnored,
+    /// What is not confirmed is taken for the last good one.
+    LastGoodTooEarly,
+    /// The last good generation is not kept.
+    LastGoodPruned,
+    /// The current generation is not kept.
+    CurrentPruned,
+    /// The quarantine is not written down.
+    QuarantineForgotten,
+    /// Left-overs are never removed.
+    NothingPruned,
+    /// Inputs that do not render are published.
+    BadInputsStaged,
+    /// The next sequence number is not written down.
+    SequenceReused,
+    /// A failed write counts as done.
+    FailureIgnored,
+    /// A timer is never armed.
+    TimerLost(Timer),
+    /// `--reload-min-interval` is not kept.
+    IntervalIgnored,
+    /// The newest inputs are forgotten at times.
+    InputsForgotten,
+}
+
+const MUTATIONS: &[Mutation] = &[
+    Mutation::JournalAfterSwap,
+    Mutation::JournalLost,
+    Mutation::DebtForgotten,
+    Mutation::RollbackDebtForgotten,
+    Mutation::PrevDebtForgotten,
+    Mutation::RollbackTakenForPublish,
+    Mutation::NotTurnedBack,
+    Mutation::OldOneNotReloaded,
+    Mutation::RefusalIgnored,
+    Mutation::DeathIgnored,
+    Mutation::LastGoodTooEarly,
+    Mutation::LastGoodPruned,
+    Mutation::CurrentPruned,
+    Mutation::QuarantineForgotten,
+    Mutation::NothingPruned,
+    Mutation::BadInputsStaged,
+    Mutation::SequenceReused,
+    Mutation::FailureIgnored,
+    Mutation::TimerLost(Timer::Backoff),
+    Mutation::TimerLost(Timer::Again),
+    Mutation::TimerLost(Timer::Interval),
+    Mutation::TimerLost(Timer::Splay),
+    Mutation::IntervalIgnored,
+    Mutation::InputsForgotten,
+];
 
 /// Everything around the machine: the disk, the main process, the sources.
 struct World {
@@ -61,10 +168,27 @@ struct World {
     started: u64,
     ticks: u64,
     reloads: u32,
+    /// How often the main process was handed a tree that it does not take, since the last edit, kill or request.
+    poisoned: u32,
+    /// The main process died of what it was handed.
+    dead: bool,
+    /// It has started with what lay there, and there was no confirmation that could see what it makes of it.
+    blind: bool,
+    /// Every generation that was visible.
+    visible: BTreeMap<u64, String>,
+    /// A journal was lost.
+    forgetful: bool,
+    /// The last journal that was to be written alone could not be.
+    unwritten: bool,
+    mutation: Option<Mutation>,
 }
 
 impl World {
     fn new(options: Options) -> Self {
+        Self::mutated(options, None)
+    }
+
+    fn mutated(options: Options, mutation: Option<Mutation>) -> Self {
         let (machine, effects) = recover(options.clone(), None, &Disk::default());
         let mut world = Self {
             options,
@@ -81,6 +205,13 @@ impl World {
             started: 0,
             ticks: 1,
             reloads: 0,
+            poisoned: 0,
+            dead: false,
+            blind: false,
+            visible: BTreeMap::new(),
+            forgetful: false,
+            unwritten: false,
+            mutation,
         };
         world.carry_out(effects);
         world
@@ -96,7 +227,23 @@ impl World {
     }
 
     fn on(&mut self, event: Event) {
-        self.asked |= event == Event::Retry;
+        let event = match event {
+            Event::Retry => {
+                (self.asked, self.poisoned) = (true, 0);
+                event
+            }
+            Event::Written { step, at, .. } if self.is(Mutation::FailureIgnored) => {
+                Event::Written { step, done: usize::MAX, at }
+            }
+            Event::Observed(digest) if self.is(Mutation::InputsForgotten) && number(digest) % 3 == 1 => return,
+            Event::Reloaded { step, verdict: Verdict::Refused(_) } if self.is(Mutation::RefusalIgnored) => {
+                Event::Reloaded { step, verdict: Verdict::Took }
+            }
+            Event::Confirmed { step, verdict: Verdict::Refused(_) } if self.is(Mutation::DeathIgnored) => {
+                Event::Confirmed { step, verdict: Verdict::Took }
+            }
+            event => event,
+        };
         if let Event::Fired(timer) = &event {
             self.timers.remove(timer);
         }
@@ -109,8 +256,10 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Arm(timer, _) if self.is(Mutation::TimerLost(timer)) => {}
                 Effect::Arm(timer, _) => {
                     self.timers.insert(timer);
+                    self.machine.interval_open |= self.is(Mutation::IntervalIgnored);
                 }
                 Effect::Disarm(timer) => {
                     self.timers.remove(&timer);
@@ -118,15 +267,75 @@ impl World {
                 Effect::Render { step, sequence, unless } => {
                     self.start(Op::Render { step, sequence, unless, digest: self.machine.want.unwrap() });
                 }
-                Effect::Write { step, writes } => self.start(Op::Write { step, writes, done: 0 }),
+                Effect::Write { step, writes } => {
+                    let writes = self.mutate(writes);
+                    self.start(Op::Write { step, writes, done: 0 });
+                }
+                Effect::Confirm { step, .. } => self.start(Op::Confirm { step, abandoned: false }),
+                Effect::Verify { step, generation } => self.start(Op::Verify { step, generation }),
                 Effect::Reload { step, published, .. } => self.start(Op::Reload { step, published, abandoned: false }),
                 Effect::Abandon(_) => match &mut self.op {
-                    Some(Op::Reload { abandoned, .. }) => *abandoned = true,
+                    Some(Op::Reload { abandoned, .. } | Op::Confirm { abandoned, .. }) => *abandoned = true,
                     other => panic!("abandoned {other:?}"),
                 },
                 Effect::Exit => self.exited = true,
             }
         }
+    }
+
+    fn is(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
+    }
+
+    /// Breaks the writes as the mutation says. Each stays in its place, so that the machine counts them right.
+    fn mutate(&self, mut writes: Vec<Write>) -> Vec<Write> {
+        let Some(mutation) = self.mutation else { return writes };
+        let swap = writes.iter().position(|write| matches!(write, Write::Swap(_)));
+        for (at, write) in writes.iter_mut().enumerate() {
+            match write {
+                Write::Journal(journal) => match mutation {
+                    Mutation::JournalLost if swap.is_some_and(|swap| at < swap) => {
+                        let old = self.journal.clone().unwrap_or_default();
+                        *write = Write::Journal(Box::new(old));
+                    }
+                    Mutation::DebtForgotten if swap.is_some() => journal.debt = None,
+                    Mutation::RollbackDebtForgotten => {
+                        journal.debt = journal.debt.take().filter(|debt| debt.kind != DebtKind::Rollback);
+                    }
+                    Mutation::PrevDebtForgotten => journal.prev_debt = None,
+                    Mutation::RollbackTakenForPublish => {
+                        if let Some(debt) = &mut journal.debt {
+                            debt.kind = DebtKind::Publish;
+                        }
+                    }
+                    Mutation::LastGoodTooEarly => journal.last_good.clone_from(&journal.current),
+                    Mutation::QuarantineForgotten => journal.quarantine = None,
+                    Mutation::SequenceReused => journal.next_sequence = 1,
+                    _ => {}
+                },
+                Write::Swap(generation) if mutation == Mutation::NotTurnedBack => {
+                    if Some(generation.sequence) < self.link.as_deref().and_then(sequence_of) {
+                        *write = Write::Unlink(generation.clone());
+                    }
+                }
+                Write::Prune(keep) => match mutation {
+                    Mutation::LastGoodPruned => {
+                        let good = self.journal.as_ref().and_then(|journal| journal.last_good.as_ref());
+                        keep.retain(|name| Some(name) != good.map(|good| &good.directory));
+                    }
+                    Mutation::CurrentPruned => keep.clear(),
+                    Mutation::NothingPruned => keep.extend(self.directories.keys().cloned()),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+        if let Some(swap) = swap.filter(|_| mutation == Mutation::JournalAfterSwap)
+            && let Some(journal) = writes.iter().position(|write| matches!(write, Write::Journal(_)))
+        {
+            writes.swap(journal, swap);
+        }
+        writes
     }
 
     fn start(&mut self, op: Op) {
@@ -143,6 +352,9 @@ impl World {
                 let early = newer && self.timers.contains(&Timer::Interval);
                 assert!(!early || self.asked, "published sooner than --reload-min-interval allows");
                 self.asked &= !newer;
+                let known = self.visible.insert(generation.sequence, generation.directory.clone());
+                let same = known.is_none_or(|known| known == generation.directory);
+                assert!(same || self.forgetful, "two generations that were visible share a sequence number");
                 self.link = Some(generation.directory.clone());
             }
             Write::Prune(keep) => {
@@ -159,8 +371,8 @@ impl World {
         match self.op.take() {
             None => {}
             Some(Op::Render { step, sequence, unless, digest }) => {
-                let outcome = if is_bad(digest) {
-                    Outcome::Rejected
+                let outcome = if is_bad(digest) && !self.is(Mutation::BadInputsStaged) {
+                    Outcome::Rejected(rejection(Stage::Render))
                 } else if unless == Some(tree_of(digest)) {
                     Outcome::Same
                 } else if fail {
@@ -169,7 +381,7 @@ impl World {
                     let generation = Generation::new(sequence, digest, tree_of(digest), tree_of(digest));
                     assert_ne!(self.link.as_ref(), Some(&generation.directory), "staged over the current one");
                     self.directories.insert(generation.directory.clone(), digest);
-                    Outcome::Staged(generation)
+                    Outcome::Staged { candidate: generation, baseline: None }
                 };
                 self.on(Event::Rendered { step, outcome });
             }
@@ -180,6 +392,7 @@ impl World {
                     // The worst failure: it happened, and was reported not to have (a failed fsync after a rename).
                     self.write(&writes[done]);
                 }
+                self.unwritten = fail && matches!(writes[..], [Write::Journal(_)]);
                 let done = done + usize::from(!fail);
                 if fail || done == writes.len() {
                     let at = Some(self.now());
@@ -189,22 +402,52 @@ impl World {
                 }
             }
             Some(Op::Reload { step, published, abandoned }) => {
-                let verdict = if published.is_some_and(|published| self.started > published.ticks) {
+                let digest = self.link.as_ref().map(|link| self.directories[link]);
+                let poison = digest.map_or(Poison::None, |digest| poison(&self.options, digest));
+                let verdict = if self.is(Mutation::OldOneNotReloaded) && self.owes_rollback() {
+                    Verdict::Took
+                } else if published.is_some_and(|published| self.started > published.ticks) {
                     Verdict::Took
                 } else if fail {
-                    if refuse && !abandoned { Verdict::Refused } else { Verdict::Unreachable }
+                    let refused = refuse && !abandoned;
+                    if refused { Verdict::Refused(rejection(Stage::Reload)) } else { Verdict::Unreachable }
+                } else if poison == Poison::Refused {
+                    self.poisoned += u32::from(!self.machine.held);
+                    Verdict::Refused(rejection(Stage::Reload))
                 } else {
                     self.loaded = self.link.clone();
+                    self.dead = poison == Poison::Deadly;
+                    self.poisoned += u32::from(self.dead && !self.machine.held);
                     self.reloads += 1;
                     Verdict::Took
                 };
                 self.on(Event::Reloaded { step, verdict });
             }
+            Some(Op::Confirm { step, abandoned }) => {
+                let verdict = if self.dead {
+                    Verdict::Refused(rejection(Stage::Confirm))
+                } else if fail {
+                    let refused = refuse && !abandoned;
+                    if refused { Verdict::Refused(rejection(Stage::Confirm)) } else { Verdict::Unreachable }
+                } else {
+                    Verdict::Took
+                };
+                self.on(Event::Confirmed { step, verdict });
+            }
+            Some(Op::Verify { step, generation }) => {
+                let sound = !fail && self.directories.contains_key(&generation.directory);
+                self.on(Event::Verified { step, sound, baseline: None });
+            }
         }
+    }
+
+    fn owes_rollback(&self) -> bool {
+        self.machine.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Rollback)
     }
 
     fn edit(&mut self, to: Digest) {
         self.inputs = to;
+        self.poisoned = 0;
         self.on(Event::Observed(to));
     }
 
@@ -218,9 +461,11 @@ impl World {
     fn kill(&mut self, journal_lost: bool) {
         if journal_lost {
             self.journal = None;
+            self.forgetful = true;
         }
         self.op = None;
         self.exited = false;
+        self.poisoned = 0;
         self.timers.clear();
         let (machine, effects) = recover(self.options.clone(), self.journal.clone(), &self.disk());
         self.machine = machine;
@@ -231,6 +476,9 @@ impl World {
     fn restart_target(&mut self) {
         self.started = self.now().ticks;
         self.loaded = self.link.clone();
+        let digest = self.link.as_ref().map(|link| self.directories[link]);
+        self.dead = digest.is_some_and(|digest| poison(&self.options, digest) != Poison::None) && self.options.confirm;
+        self.blind |= !self.options.confirm;
     }
 
     fn check(&self) {
@@ -242,11 +490,27 @@ impl World {
             let (machine, _) = recover(self.options.clone(), self.journal.clone(), &self.disk());
             assert!(machine.journal.debt.is_some(), "guarantee 3: a kill now would lose the reload");
         }
+        if let Some(good) = &self.machine.journal.last_good {
+            assert!(self.directories.contains_key(&good.directory), "guarantee 4: there is no way back");
+            let poison = poison(&self.options, self.directories[&good.directory]);
+            assert!(
+                !self.options.reload || self.blind || poison == Poison::None,
+                "guarantee 4: {good:?} was never good"
+            );
+        }
+        assert!(
+            self.poisoned <= 2 * self.options.attempts + 1,
+            "guarantee 4: what was rejected is tried again and again"
+        );
         assert!(self.directories.len() <= 5, "guarantee 9: {:?}", self.directories);
         let idle = matches!(self.machine.work, Work::Waiting | Work::Backoff(Next::Reload));
         assert!(!(idle && self.machine.intake == Intake::Ready), "guarantee 10: newer inputs wait for nothing");
         let waits = self.op.is_some() || !self.timers.is_empty() || self.exited;
-        assert!(waits || self.machine.want.is_none() || !self.is_behind(), "nothing will ever happen again");
+        assert!(
+            waits || self.machine.want.is_none() || !self.is_behind(),
+            "nothing will ever happen again: {:?}",
+            self.machine
+        );
     }
 
     fn is_behind(&self) -> bool {
@@ -255,28 +519,63 @@ impl World {
         debt || newer
     }
 
-    /// From here on all goes well: the newest good inputs must be published, loaded and confirmed.
-    fn settle(&mut self) {
-        self.on(Event::Observed(self.inputs));
+    /// Nothing fails any more, until nothing happens any more; what is held is tried on without an end.
+    fn run(&mut self) {
         for _ in 0..200 {
             self.check();
             if self.op.is_some() {
                 self.progress(false, false);
-            } else if self.timers.is_empty() {
+            } else if self.timers.is_empty() || self.is_held_for_good() {
                 break;
             } else {
                 self.fire(0);
             }
         }
         self.check();
+    }
+
+    /// Nothing that could happen by itself would change anything.
+    fn is_held_for_good(&self) -> bool {
+        let poisoned = |link| poison(&self.options, self.directories[link]) != Poison::None;
+        let Journal { current, last_good, .. } = &self.machine.journal;
+        let way_back = self.options.rollback && last_good.is_some() && last_good != current;
+        let held = self.machine.held && self.machine.intake == Intake::Calm;
+        held && !way_back && self.link.as_ref().is_some_and(poisoned)
+    }
+
+    /// From here on all goes well: the newest inputs are published, loaded and confirmed, or rejected and taken back.
+    fn settle(&mut self) {
+        self.on(Event::Observed(self.inputs));
+        self.run();
+        let poison = poison(&self.options, self.inputs);
+        if self.machine.is_rejected() && !is_bad(self.inputs) && (poison == Poison::None || !self.options.reload) {
+            // The main process refused it by chance: somebody asks.
+            self.on(Event::Retry);
+            self.run();
+        }
+        let journal = self.machine.journal().clone();
         let published = self.link.as_ref().map(|link| tree_of(self.directories[link]));
         if is_bad(self.inputs) {
-            assert!(self.machine.is_rejected());
+            assert!(self.machine.is_rejected(), "guarantee 2: {:?}", self.machine);
+        } else if poison != Poison::None && self.options.reload {
+            assert!(self.machine.is_rejected() || self.machine.held || self.blind, "guarantee 4: {:?}", self.machine);
         } else {
             assert_eq!(published, Some(tree_of(self.inputs)), "guarantee 10: the newest is published");
             assert!(self.machine.is_settled(), "{:?}", self.machine);
+            assert_eq!(journal.quarantine, None);
         }
-        let journal = self.machine.journal();
+        if self.machine.is_rejected() && !self.unwritten {
+            let (restarted, _) = recover(self.options.clone(), self.journal.clone(), &self.disk());
+            let quarantined = |journal: &Journal| journal.quarantine.as_ref().map(|quarantine| quarantine.digest);
+            assert_eq!(quarantined(&restarted.journal), Some(self.inputs), "guarantee 4: rejected for a while alone");
+        }
+        if self.machine.held {
+            // Only what has no way back is left with the main process that does not take it.
+            assert!(journal.debt.is_some());
+            let good = journal.last_good.filter(|good| Some(good) != journal.current.as_ref());
+            assert!(good.is_none() || !self.options.rollback, "guarantee 4: {:?}", self.machine);
+            return;
+        }
         assert_eq!(journal.debt, None);
         // A first generation whose rename failed may be linked all the same: there is nothing to turn back to.
         if journal.current.is_some() {
@@ -286,6 +585,7 @@ impl World {
             assert_eq!(journal.current, journal.last_good);
             if self.options.reload {
                 assert_eq!(self.loaded, self.link, "guarantee 3: the main process has it");
+                assert!(!self.dead, "guarantee 4: the main process is dead of it");
             }
         }
     }
@@ -319,43 +619,90 @@ fn action() -> impl Strategy<Value = Action> {
 
 fn any_options() -> impl Strategy<Value = Options> {
     let duration = || prop_oneof![Just(Duration::ZERO), Just(Duration::from_secs(1))];
-    (duration(), duration(), duration(), prop::bool::weighted(0.8)).prop_map(
-        |(debounce, min_interval, splay, reload)| Options { debounce, min_interval, splay, reload, ..options() },
+    let often = || prop::bool::weighted(0.8);
+    (duration(), duration(), duration(), often(), often(), often()).prop_map(
+        |(debounce, min_interval, splay, reload, confirm, rollback)| Options {
+            debounce,
+            min_interval,
+            splay,
+            reload,
+            confirm: confirm && reload,
+            rollback,
+            ..options()
+        },
     )
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1500, ..ProptestConfig::default() })]
-
-    #[test]
-    fn no_order_of_events_and_kills_loses_a_reload(
-        options in any_options(),
-        actions in prop::collection::vec(action(), 0..400),
-    ) {
-        let mut world = World::new(options);
-        for action in actions {
-            match action {
-                Action::Edit(number) => world.edit(inputs(number)),
-                Action::Fire(index) => world.fire(index),
-                Action::Progress => world.progress(false, false),
-                Action::Fail => world.progress(true, false),
-                Action::Refuse => world.progress(true, true),
-                Action::Kill { journal_lost, heard } => {
-                    world.kill(journal_lost);
-                    if heard {
-                        world.on(Event::Observed(world.inputs));
-                    }
+/// Lives through the actions, and then through better times; says how many steps that took.
+fn live(options: Options, actions: &[Action], mutation: Option<Mutation>) {
+    let mut world = World::mutated(options, mutation);
+    for action in actions {
+        match *action {
+            Action::Edit(number) => world.edit(inputs(number)),
+            Action::Fire(index) => world.fire(index),
+            Action::Progress => world.progress(false, false),
+            Action::Fail => world.progress(true, false),
+            Action::Refuse => world.progress(true, true),
+            Action::Kill { journal_lost, heard } => {
+                world.kill(journal_lost);
+                if heard {
+                    world.on(Event::Observed(world.inputs));
                 }
-                Action::RestartTarget => world.restart_target(),
-                Action::Retry => world.on(Event::Retry),
             }
-            world.check();
+            Action::RestartTarget => world.restart_target(),
+            Action::Retry => world.on(Event::Retry),
         }
-        world.settle();
-        world.edit(inputs(if world.inputs == inputs(1) { 2 } else { 1 }));
-        world.settle();
-        prop_assert!(world.directories.len() <= 3, "guarantee 9: {:?}", world.directories);
+        world.check();
     }
+    world.settle();
+    world.edit(inputs(if world.inputs == inputs(1) { 2 } else { 1 }));
+    world.settle();
+    assert!(world.directories.len() <= 3, "guarantee 9: {:?}", world.directories);
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    prop::collection::vec(action(), 0..400)
+}
+
+#[test]
+fn no_order_of_events_verdicts_and_kills_breaks_a_guarantee() {
+    let steps = Cell::new(0);
+    let mut runner = TestRunner::new(Config { cases: 6000, failure_persistence: None, ..Config::default() });
+    let result = runner.run(&(any_options(), actions()), |(options, actions)| {
+        steps.set(steps.get() + actions.len());
+        live(options, &actions, None);
+        Ok(())
+    });
+    result.unwrap_or_else(|error| panic!("{error}"));
+    println!("machine: {} random steps, and as many again until all is settled", steps.get());
+    assert!(steps.get() >= 1_000_000);
+}
+
+#[test]
+fn every_mutation_of_the_machine_is_noticed() {
+    // What the mutants panic with is of no interest.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survivors = Vec::new();
+    for &mutation in MUTATIONS {
+        let config = Config { cases: 2000, failure_persistence: None, max_shrink_iters: 0, ..Config::default() };
+        let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+        let lived = runner.run(&(any_options(), actions()), |(options, actions)| {
+            catch_unwind(AssertUnwindSafe(|| live(options, &actions, Some(mutation))))
+                .map_err(|_| TestCaseError::fail("noticed"))
+        });
+        match lived {
+            Err(TestError::Fail(..)) => {}
+            _ => survivors.push(mutation),
+        }
+    }
+    std::panic::set_hook(hook);
+    assert!(survivors.is_empty(), "nobody noticed {survivors:?}");
+    println!("machine: {} mutations, each noticed", MUTATIONS.len());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn shutdown_always_ends_and_starts_no_new_step(actions in prop::collection::vec(action(), 0..60)) {
@@ -374,7 +721,7 @@ proptest! {
             prop_assert!(world.op.is_some(), "neither exited nor under way: {:?}", world.machine);
             world.progress(false, false);
             steps += 1;
-            prop_assert!(steps < 12);
+            prop_assert!(steps < 16);
         }
     }
 }
@@ -512,15 +859,21 @@ fn failed_write_leaves_the_room_to_the_next_try() {
     world.settle();
 }
 
+/// Goes on until the machine waits for a reload attempt.
+fn until_reload(world: &mut World) {
+    while !matches!(world.op, Some(Op::Reload { .. })) {
+        assert!(world.op.is_some(), "{:?}", world.machine);
+        world.progress(false, false);
+    }
+}
+
 #[test]
-fn refusals_are_reported_as_held_and_tried_on() {
-    let mut world = settled_on(0, options());
+fn refusals_of_a_first_generation_are_reported_as_held_and_tried_on() {
+    let mut world = World::new(options());
+    finish(&mut world);
     world.edit(inputs(1));
-    world.fire(0);
     for _ in 0..3 {
-        while !matches!(world.op, Some(Op::Reload { .. })) {
-            world.progress(false, false);
-        }
+        until_reload(&mut world);
         assert_ne!(world.machine.phase(), Phase::Held);
         world.progress(true, true);
         finish(&mut world);
@@ -529,8 +882,132 @@ fn refusals_are_reported_as_held_and_tried_on() {
         }
     }
     assert_eq!(world.machine.phase(), Phase::Held);
-    assert!(world.machine.journal().debt.is_some());
+    assert_eq!(world.machine.journal().debt.as_ref().map(|debt| debt.kind), Some(DebtKind::Publish));
+    assert_eq!(world.journal.as_ref().unwrap().quarantine.as_ref().unwrap().digest, inputs(1));
+    let first = world.link.clone();
+    world.kill(false);
+    world.on(Event::Observed(inputs(1)));
+    assert_eq!((world.machine.held, &world.link), (true, &first));
+    // It is taken after all.
+    finish(&mut world);
     world.settle();
+    assert_eq!(world.machine.phase(), Phase::Idle);
+    assert_eq!(world.journal.unwrap().quarantine, None);
+}
+
+#[test]
+fn rejected_generation_is_taken_back_and_the_old_one_reloaded_and_confirmed() {
+    let mut world = settled_on(0, options());
+    let good = world.link.clone();
+    for poisoned in [7, 8] {
+        let reloads = world.reloads;
+        world.edit(inputs(poisoned));
+        world.settle();
+        assert_eq!((&world.link, &world.loaded), (&good, &good));
+        assert!(world.reloads > reloads);
+        assert!(world.machine.is_rejected());
+        assert_eq!(world.machine.phase(), Phase::Idle);
+        let poisoned_before = world.poisoned;
+        world.on(Event::Observed(inputs(poisoned)));
+        world.kill(false);
+        world.settle();
+        assert_eq!(world.poisoned, 0, "the quarantine survives a restart; {poisoned_before} before");
+    }
+}
+
+#[test]
+fn quarantine_by_other_flags_is_forgotten_at_start() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(7));
+    world.settle();
+    world.options.gate = inputs(1);
+    world.kill(false);
+    assert!(world.machine.journal().quarantine.is_none());
+}
+
+#[test]
+fn on_reject_hold_leaves_the_rejected_generation_published() {
+    let mut world = settled_on(0, Options { rollback: false, ..options() });
+    world.edit(inputs(8));
+    world.settle();
+    assert_eq!(world.machine.phase(), Phase::Held);
+    assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(8));
+    assert!(world.machine.is_rejected());
+    world.edit(inputs(1));
+    world.settle();
+    assert_eq!(world.machine.phase(), Phase::Idle);
+}
+
+#[test]
+fn damaged_last_good_generation_is_not_gone_back_to() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(8));
+    world.fire(0);
+    while !matches!(world.op, Some(Op::Verify { .. })) {
+        world.progress(false, false);
+    }
+    world.progress(true, false);
+    finish(&mut world);
+    assert_eq!(world.machine.phase(), Phase::Held);
+    assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(8));
+}
+
+#[test]
+fn rollback_that_is_refused_is_held_and_tried_on() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(8));
+    world.fire(0);
+    while !world.owes_rollback() {
+        world.progress(false, false);
+    }
+    for _ in 0..3 {
+        until_reload(&mut world);
+        world.progress(true, true);
+        finish(&mut world);
+        if world.machine.phase() == Phase::Backoff {
+            world.fire(0);
+        }
+    }
+    assert_eq!(world.machine.phase(), Phase::Held);
+    assert_eq!(world.machine.journal().debt.as_ref().map(|debt| debt.kind), Some(DebtKind::Rollback));
+    assert_eq!(world.machine.journal().quarantine.as_ref().unwrap().digest, inputs(8));
+    let effects = world.machine.on(Event::Fired(Timer::Backoff));
+    assert!(matches!(effects[..], [Effect::Reload { .. }, _]), "{effects:?}");
+}
+
+#[test]
+fn death_while_told_to_end_is_not_the_configurations_fault() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.fire(0);
+    while !matches!(world.op, Some(Op::Confirm { .. })) {
+        world.progress(false, false);
+    }
+    world.on(Event::Shutdown);
+    assert!(matches!(world.op, Some(Op::Confirm { abandoned: true, .. })));
+    world.progress(true, true);
+    finish(&mut world);
+    assert!(world.exited);
+    world.kill(false);
+    world.settle();
+    assert!(world.machine.is_settled());
+}
+
+#[test]
+fn newer_inputs_end_a_confirmation_that_nobody_answers() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.fire(0);
+    while !matches!(world.op, Some(Op::Confirm { .. })) {
+        world.progress(false, false);
+    }
+    world.edit(inputs(2));
+    world.on(Event::Fired(Timer::Quiet));
+    assert!(matches!(world.op, Some(Op::Confirm { abandoned: false, .. })));
+    world.on(Event::Fired(Timer::Patience));
+    assert!(matches!(world.op, Some(Op::Confirm { abandoned: true, .. })));
+    world.progress(true, false);
+    assert_eq!(world.machine.phase(), Phase::Rendering);
 }
 
 #[test]

@@ -4,16 +4,20 @@
 //! output directory is decided by form alone: names that start with `..trimtab`, `..data` naming a directory of our
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, AtFlags, FileType, Stat, fadvise, fstat, fsync, statat, symlinkat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, Stat, fadvise, fstat, fsync, statat, symlinkat};
 use rustix::io::Errno;
 
-use super::dirfd::{Dir, Entry, look};
+use super::dirfd::{Dir, Entry, look, read_to_end};
 use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
+use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::{Generation, sequence_of};
 use crate::machine::Disk;
 use crate::process::Reader;
-use crate::tree::Tree;
+use crate::tree::{File, Tree};
 
 pub(super) const DATA: &str = "..data";
 const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
@@ -23,6 +27,13 @@ const TEMPORARIES: [&str; 3] = [DATA_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY
 
 /// How many files are held open until they are on the disk.
 const BATCH: usize = 128;
+
+/// How much is read back of one generation, names and bytes: far more than `--max-size` is in any use, and an end to
+/// what somebody else has put there.
+const READ_LIMIT: u64 = 1 << 30;
+
+/// The longest path in a generation, as `TreePath` has it. It bounds how deep is read.
+const PATH_LIMIT: usize = 1024;
 
 impl Output {
     /// What lies in the output directory.
@@ -60,6 +71,16 @@ impl Output {
         Ok(None)
     }
 
+    /// The digest of the generation as it lies on the disk: [`Tree::content`] of the tree that was published, if nobody
+    /// has changed it. Modes and owners are not looked at, and neither are directories without files.
+    pub fn content(&self, generation: &Generation, key: &DigestKey) -> Result<Digest, PublishError> {
+        let name = directory(generation, "read")?;
+        let dir = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
+        let mut content = Content { output: self, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
+        content.add(&dir, &[])?;
+        Ok(content.hasher.finish())
+    }
+
     /// Writes a candidate to its directory, where no reader sees it, and to the disk.
     ///
     /// Refuses a tree one of whose top-level names is taken by something that is not ours. What a crash left under the
@@ -78,6 +99,61 @@ impl Output {
             let _ = self.dir.remove(name);
         }
         written
+    }
+
+    /// Where the candidate lies, as an absolute path: for programs that look at it.
+    #[must_use]
+    pub fn candidate(&self, generation: &Generation) -> PathBuf {
+        let path = self.path.join(&generation.directory);
+        std::path::absolute(&path).unwrap_or(path)
+    }
+
+    /// Whether the candidate is as it was staged. Programs that look at one write into it: nginx makes its temporary
+    /// directories below its prefix, also when it only tests.
+    pub fn is_intact(&self, generation: &Generation, tree: &Tree) -> Result<bool, PublishError> {
+        let name = directory(generation, "read")?;
+        let files: BTreeMap<&str, &File> = tree.iter().map(|(path, file)| (path.as_str(), file)).collect();
+        let mut missing = files.len();
+        let opened = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
+        let mut open = vec![(String::new(), opened)];
+        while let Some((below, dir)) = open.pop() {
+            let failed = |errno| self.io("read", &format!("{name}/{below}"), errno);
+            for entry in dir.names().map_err(failed)? {
+                let Ok(entry) = entry.to_str() else { return Ok(false) };
+                let path = format!("{below}{entry}");
+                if let Some(file) = files.get(path.as_str()) {
+                    let mode = if file.secret { self.secret_mode } else { self.file_mode };
+                    let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
+                    let same = read.filter(|(bytes, _)| *bytes == file.bytes);
+                    let Some((_, fd)) = same else { return Ok(false) };
+                    if Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode & 0o777) != mode {
+                        return Ok(false);
+                    }
+                    missing -= 1;
+                } else {
+                    let inside = format!("{path}/");
+                    if !files.range(inside.as_str()..).next().is_some_and(|(path, _)| path.starts_with(&inside)) {
+                        return Ok(false);
+                    }
+                    match Dir::open(&dir, entry) {
+                        Ok(dir) => open.push((inside, dir)),
+                        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+                        Err(errno) => return Err(failed(errno)),
+                    }
+                }
+            }
+        }
+        Ok(missing == 0)
+    }
+
+    /// Removes a candidate that is not to be published.
+    pub fn discard(&self, generation: &Generation) -> Result<(), PublishError> {
+        let name = directory(generation, "discarded")?;
+        if self.data()?.as_deref() == Some(name) {
+            let reason = "..data names its directory";
+            return Err(PublishError::Generation { name: name.to_owned(), doing: "discarded", reason });
+        }
+        self.dir.remove(name).map_err(|errno| self.io("remove", name, errno))
     }
 
     /// Makes the links that the generation needs at the top and that are missing. Before [`Output::swap`], so that no
@@ -250,6 +326,81 @@ impl Output {
             fsync(&fd).map_err(|errno| self.io("sync", &path, errno))?;
         }
         Ok(())
+    }
+}
+
+/// A generation being read back.
+struct Content<'a> {
+    output: &'a Output,
+    top: &'a str,
+    hasher: Hasher,
+    /// What may still be read.
+    left: u64,
+}
+
+impl Content<'_> {
+    /// Adds what lies in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
+    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
+        let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
+        let mut entries = Vec::new();
+        for name in dir.names().map_err(|errno| failed(self, errno))? {
+            let stat = statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(self, errno))?;
+            let kind = FileType::from_raw_mode(stat.st_mode);
+            let mut path = [above, name.as_bytes()].concat();
+            if path.len() > PATH_LIMIT {
+                return Err(self.spoilt(above, "a directory with names that are too long".into()));
+            }
+            if kind == FileType::Directory {
+                path.push(b'/');
+            }
+            entries.push((path, name, kind));
+        }
+        // With the slash, names are in the order of the whole paths: "a-b" comes before "a/b".
+        entries.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
+        for (path, name, kind) in entries {
+            let failed = |at: &Self, errno| at.output.io("read", &at.place(&path), errno);
+            self.take(&path, path.len() as u64)?;
+            if kind == FileType::Directory {
+                let below = Dir::open(dir, name).map_err(|errno| failed(self, errno))?;
+                self.add(&below, &path)?;
+                continue;
+            }
+            if kind != FileType::RegularFile {
+                let what = look(dir, &*name).map_err(|errno| failed(self, errno))?.describe();
+                return Err(self.spoilt(&path, what));
+            }
+            let Some((file, size)) = dir.open_file(name).map_err(|errno| failed(self, errno))? else {
+                return Err(self.spoilt(&path, "not the file that it was just now".into()));
+            };
+            self.take(&path, size)?;
+            self.hasher.field(&path);
+            self.hasher.begin(size);
+            let mut left = Some(size);
+            let read = read_to_end(file, |chunk| {
+                left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
+                self.hasher.more(chunk);
+                left.is_some()
+            });
+            read.map_err(|errno| failed(self, errno))?;
+            if left != Some(0) {
+                return Err(self.spoilt(&path, "a file that is being changed".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, path: &[u8], size: u64) -> Result<(), PublishError> {
+        let left = self.left.checked_sub(size);
+        self.left = left.ok_or_else(|| self.spoilt(path, "more than a generation can hold".into()))?;
+        Ok(())
+    }
+
+    fn place(&self, path: &[u8]) -> String {
+        format!("{}/{}", self.top, String::from_utf8_lossy(path))
+    }
+
+    fn spoilt(&self, path: &[u8], what: String) -> PublishError {
+        PublishError::Spoilt { path: self.output.path.join(self.place(path)), what }
     }
 }
 

@@ -117,27 +117,26 @@ impl Dir {
     /// The bytes of the regular file at `name`, and the file; `None` if something else lies there, or if it holds more
     /// than `limit` bytes.
     pub(super) fn read(&self, name: &str, limit: usize) -> Result<Option<(Vec<u8>, OwnedFd)>> {
+        let Some((file, _)) = self.open_file(name)? else { return Ok(None) };
+        let mut bytes = Vec::new();
+        let fits = read_to_end(&file, |chunk| {
+            bytes.extend_from_slice(chunk);
+            bytes.len() <= limit
+        });
+        Ok(fits?.then_some((bytes, file)))
+    }
+
+    /// The regular file at `name` with its size, to be read; `None` if something else lies there.
+    pub(super) fn open_file(&self, name: impl Arg) -> Result<Option<(OwnedFd, u64)>> {
         // O_NONBLOCK: a pipe that somebody put there must not hold us up.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match openat(self, name, flags, Mode::empty()) {
             Err(Errno::LOOP | Errno::NXIO) => return Ok(None),
             other => other?,
         };
-        if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
-            return Ok(None);
-        }
-        let mut bytes = Vec::new();
-        let mut buffer = [0; 8192];
-        loop {
-            let count = retry_on_intr(|| rustix::io::read(&file, &mut buffer))?;
-            bytes.extend_from_slice(buffer.get(..count).unwrap_or_default());
-            if bytes.len() > limit {
-                return Ok(None);
-            }
-            if count == 0 {
-                return Ok(Some((bytes, file)));
-            }
-        }
+        let stat = fstat(&file)?;
+        let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(is_file.then(|| (file, u64::try_from(stat.st_size).unwrap_or_default())))
     }
 
     /// All names but `.` and `..`.
@@ -176,6 +175,20 @@ impl Dir {
     /// Waits until the names in it are on the disk.
     pub(super) fn sync(&self) -> Result<()> {
         fsync(self)
+    }
+}
+
+/// Gives the file's bytes to `take` as they come, and whether it wanted all of them: it says when it has enough.
+pub(super) fn read_to_end(file: impl AsFd, mut take: impl FnMut(&[u8]) -> bool) -> Result<bool> {
+    let mut buffer = [0; 8192];
+    loop {
+        let count = retry_on_intr(|| rustix::io::read(&file, &mut buffer))?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if !take(buffer.get(..count).unwrap_or_default()) {
+            return Ok(false);
+        }
     }
 }
 

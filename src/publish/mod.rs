@@ -131,6 +131,14 @@ pub enum PublishError {
         /// How many more there are.
         more: usize,
     },
+    /// Something in a generation's directory cannot have been published. The generation is not to be trusted.
+    #[error("{} is {what}, which Trimtab did not publish", path.display())]
+    Spoilt {
+        /// Its path.
+        path: PathBuf,
+        /// What it is.
+        what: String,
+    },
     /// A generation cannot be what the caller takes it for: a fault of this program. Retried.
     #[error("the generation {name:?} cannot be {doing}: {reason}")]
     Generation {

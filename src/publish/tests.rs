@@ -670,6 +670,113 @@ fn read_only_and_forbidden_outputs_say_what_to_do() {
     });
 }
 
+// Reading back.
+
+const DIGEST_KEY: DigestKey = DigestKey::new([7; 32]);
+
+/// Trees whose names sort otherwise by directory than by path.
+fn any_tree() -> impl Strategy<Value = Tree> {
+    let files = proptest::collection::btree_map("[-ab./é]{1,6}", "[xy]{0,3}", 0..8);
+    files.prop_map(|files| {
+        let mut tree = Tree::default();
+        for (path, bytes) in files {
+            // What is no path, or in the way of another one, is left out.
+            let _ = TreePath::parse(&path).map(|path| tree.insert(path, file(&bytes, bytes.len() == 1)));
+        }
+        tree
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn content_is_read_back_as_it_was_staged(tree in any_tree(), other in any_tree(), at in any::<prop::sample::Index>()) {
+        let dir = scratch();
+        let output = open(dir.path());
+        output.stage(&generation(1), &tree).unwrap();
+        let content = || output.content(&generation(1), &DIGEST_KEY).unwrap();
+        prop_assert_eq!(content(), tree.content(&DIGEST_KEY));
+        output.stage(&generation(2), &other).unwrap();
+        let bytes = |tree: &Tree| tree.iter().map(|(path, file)| (path.clone(), file.bytes.clone())).collect::<Vec<_>>();
+        prop_assert_eq!(
+            output.content(&generation(2), &DIGEST_KEY).unwrap() == content(),
+            bytes(&tree) == bytes(&other)
+        );
+        if tree.is_empty() {
+            return Ok(());
+        }
+        // One file is changed, renamed, missing; and then there is one more.
+        let (path, file) = tree.iter().nth(at.index(tree.len())).unwrap();
+        let path = path_of(&output, &generation(1)).join(path.as_str());
+        let mut flipped = file.bytes.to_vec();
+        match flipped.first_mut() {
+            Some(byte) => *byte ^= 1,
+            None => flipped.push(0),
+        }
+        fs::write(&path, flipped).unwrap();
+        prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
+        fs::write(&path, &file.bytes).unwrap();
+        let elsewhere = path.with_file_name("renamed");
+        fs::rename(&path, &elsewhere).unwrap();
+        prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
+        fs::remove_file(&elsewhere).unwrap();
+        prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
+        fs::write(&path, &file.bytes).unwrap();
+        prop_assert_eq!(content(), tree.content(&DIGEST_KEY));
+        fs::write(elsewhere, "").unwrap();
+        prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
+    }
+}
+
+#[test]
+fn content_follows_nothing_and_ends_whatever_was_put_there() {
+    let outside = scratch();
+    fs::write(outside.path().join("a"), "1").unwrap();
+    let dir = scratch();
+    let output = open(dir.path());
+    let refused = |what: &dyn Fn(&Path)| {
+        output.stage(&generation(1), &tree([("a", "1"), ("d/b", "2")])).unwrap();
+        what(&path_of(&output, &generation(1)));
+        output.content(&generation(1), &DIGEST_KEY).unwrap_err().to_string()
+    };
+    let link = |at: &Path| {
+        fs::remove_file(at.join("a")).unwrap();
+        symlink(outside.path().join("a"), at.join("a")).unwrap();
+    };
+    let text = refused(&link);
+    assert!(text.contains("/a is a symlink to") && text.contains("did not publish"), "{text}");
+    let linked_directory = |at: &Path| {
+        fs::rename(at.join("d"), outside.path().join("d")).unwrap();
+        symlink(outside.path().join("d"), at.join("d")).unwrap();
+    };
+    let text = refused(&linked_directory);
+    assert!(text.contains("/d/ is a symlink to") || text.contains("/d is a symlink to"), "{text}");
+    let pipe = |at: &Path| {
+        rustix::fs::mknodat(CWD, at.join("c"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    };
+    let text = refused(&pipe);
+    assert!(text.contains("/c is a device, pipe or socket"), "{text}");
+    let endless = |at: &Path| fs::File::create(at.join("c")).unwrap().set_len(1 << 60).unwrap();
+    let text = refused(&endless);
+    assert!(text.contains("/c is more than a generation can hold"), "{text}");
+    let deep = |at: &Path| {
+        let mut at = Dir::open(CWD, at).unwrap();
+        for _ in 0..600 {
+            at = at.make("dd", None, Mode::from_raw_mode(0o755)).unwrap();
+        }
+    };
+    let text = refused(&deep);
+    assert!(text.contains("names that are too long"), "{text}");
+    let gone = |at: &Path| {
+        fs::remove_dir_all(at).unwrap();
+        symlink(outside.path(), at).unwrap();
+    };
+    let text = refused(&gone);
+    assert!(text.contains("cannot open") && text.contains(&generation(1).directory), "{text}");
+    let theirs = Generation { directory: "../x".into(), ..generation(1) };
+    assert!(output.content(&theirs, &DIGEST_KEY).is_err());
+}
+
 // Link, swap, unlink, prune.
 
 #[test]

@@ -77,6 +77,8 @@ pub struct Inputs<'a> {
     pub max_size: u64,
     /// `--allow-empty`.
     pub allow_empty: bool,
+    /// Selected objects that validation holds back, and why; without templates alone.
+    pub refused: &'a BTreeMap<ObjectRef, String>,
 }
 
 /// What the inputs rendered to.

@@ -87,6 +87,11 @@ impl FromStr for PathPattern {
 }
 
 impl PathPattern {
+    /// Where a key goes, if that can be a path.
+    pub(crate) fn place(&self, id: &ObjectRef, key: &str) -> Option<TreePath> {
+        TreePath::parse(&self.expand(id, key)).ok()
+    }
+
     fn expand(&self, id: &ObjectRef, key: &str) -> String {
         self.0.iter().fold(String::new(), |mut path, part| {
             path.push_str(match part {
@@ -120,12 +125,19 @@ pub(super) fn render(inputs: &Inputs<'_>) -> Result<Rendered, Rejection> {
         if !seen.insert(&input.object.id) {
             continue;
         }
-        let Err(rejection) = files.add(&input.object) else { continue };
-        let mut reason = rejection.to_string();
+        let refused = inputs.refused.get(&input.object.id);
+        let rejection = match refused {
+            Some(_) => None,
+            None => match files.add(&input.object) {
+                Ok(()) => continue,
+                Err(rejection) => Some(rejection),
+            },
+        };
+        let mut reason = rejection.as_ref().map(ToString::to_string).or_else(|| refused.cloned()).unwrap_or_default();
         if let Some(previous) = &input.previous {
             match files.add(previous) {
                 Ok(()) => reason.push_str("; its last published version stays"),
-                Err(again) if again == rejection => {}
+                Err(again) if Some(&again) == rejection.as_ref() => {}
                 Err(again) => {
                     let _ = write!(reason, "; nor can its last published version stay: {again}");
                 }

@@ -87,6 +87,7 @@ impl Case {
             digest: Digest::from_bytes([7; 32]),
             max_size: self.max_size,
             allow_empty: self.allow_empty,
+            refused: &BTreeMap::new(),
         })
     }
 

@@ -274,6 +274,19 @@ fn render_rejects_with_the_reason_and_exit_code_65() {
 }
 
 #[test]
+fn render_parses_as_the_sidecar_does() {
+    let (_scene, _volume, flags) = scene(&[("a.json", "{hunter22")]);
+    let strict = dry("render", &with(&flags, &["--syntax", "strict"]));
+    assert_eq!((strict.code, &*strict.out), (Some(65), ""));
+    assert!(strict.err.contains("rejected: a.json, line 1, column 2: not JSON"), "{}", strict.err);
+    assert!(!strict.err.contains("hunter22"));
+    let warned = dry("render", &flags);
+    assert_eq!(warned.code, Some(0));
+    assert!(warned.err.contains("WARN a.json, line 1, column 2: not JSON"), "{}", warned.err);
+    assert_eq!(dry("render", &with(&flags, &["--syntax", "off"])).err, "");
+}
+
+#[test]
 fn render_waits_for_sources_as_once_does() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let missing = scene.text("missing");
@@ -473,6 +486,8 @@ fn check_advises_on_a_signal_that_nothing_confirms() {
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(ended.out.starts_with("advice: --signal SIGHUP\n  nothing tells whether"), "{}", ended.out);
     assert!(ended.out.ends_with("\nnothing found that would not work\n"), "{}", ended.out);
+    let confirmed = with(&flags, &[&main.flags()[..], &["--confirm-workers"]].concat());
+    assert_eq!(dry("check", &confirmed).out, "nothing found that would not work\n");
     main.was_not_told();
 }
 
@@ -770,6 +785,10 @@ fn check_tells_of_a_url_that_nobody_serves() {
     let socket = format!("unix://{}:/reload", scene.text("no.sock"));
     let finding = only(&check(&flags, &["--reload-url", &socket]));
     says(&finding, "problem", &format!("--reload-url {socket}"), &["the server may be starting"], &["unix socket"]);
+    // The one that confirms.
+    let hook = Hook::start(None);
+    let finding = only(&check(&flags, &["--reload-url", &hook.url(), "--confirm-url", &url]));
+    assert_eq!(finding["place"], place.replace("--reload", "--confirm"));
     // What it would have sent is looked at, too.
     let hook = Hook::start(None);
     let token = ["--reload-url", &hook.url(), "--reload-token-file", &scene.text("token")];

@@ -52,7 +52,7 @@ fn has(call: &Call, name: &str, value: &str) -> bool {
 
 // --- nginx -----------------------------------------------------------------------------------------------------------
 
-fn nginx_binary() -> PathBuf {
+pub(super) fn nginx_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRIMTAB_TEST_NGINX") {
         return path.into();
     }

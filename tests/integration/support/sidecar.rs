@@ -144,6 +144,11 @@ impl Sidecar {
         }
     }
 
+    /// Whether it has ended, by itself or by a signal.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().is_none_or(|child| child.try_wait().unwrap().is_some())
+    }
+
     /// Waits for its end; the exit code.
     #[track_caller]
     pub fn exit_code(&mut self) -> Option<i32> {
