@@ -1058,7 +1058,7 @@ fn rejection(stage: Stage, reason: String) -> Rejection {
     Rejection { stage, reason, at: Timestamp::now() }
 }
 
-fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
+pub(crate) fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
     match write {
         Write::Journal(journal) => output.write_journal(journal),
         Write::Link(generation) => output.link(generation),

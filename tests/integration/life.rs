@@ -1033,6 +1033,12 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
     (FILES, &["--max-size", "1MB"], &["--max-size", "64Ki"]),
     (FILES, &["--max-size", "0"], &["--max-size", "zero"]),
     (FILES, &["--max-size", "99999999999Gi"], &["--max-size", "too large"]),
+    // Validate.
+    (FILES, &["--syntax", "loose"], &["--syntax", "strict, warn, off"]),
+    (FILES, &["--validate", "check '{dir}"], &["--validate (number 1)", "quote"]),
+    (FILES, &["--validate", "a {dir}", "--validate", ""], &["--validate (number 2)", "no program"]),
+    (FILES, &["--validate", "nginx -t"], &["--validate nginx", "{dir}"]),
+    (FILES, &["--validate-timeout", "0"], &["--validate-timeout"]),
     // Reload.
     (URL, &["--signal", "HUP", "--process", "x"], &["--signal", "--reload-url"]),
     (URL, &["--reload-exec", "x"], &["--reload-url", "--reload-exec"]),
