@@ -374,20 +374,21 @@ fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> 
     }
     scene.assert_whole();
     let died = faulty::is_dead();
-    if died || then == Then::Restart {
+    let calls = if died || then == Then::Restart {
         drop(sidecar);
         if !died {
             // Under the fault that lasts; it may refuse to start, and the kubelet tries again.
             drop(Sidecar::start(&scene));
         }
-    }
-    let calls = faulty::disarm();
-    if died || then == Then::Restart {
+        let calls = faulty::disarm();
         sidecar = Sidecar::start(&scene).expect("nothing is wrong any more");
         if let Some(edit) = script.edits.last() {
             sidecar.observe(edit);
         }
-    }
+        calls
+    } else {
+        faulty::disarm()
+    };
     for error in scene.errors.borrow().iter() {
         assert!(error.contains(dir.path().to_str().unwrap()), "it names no path: {error}");
     }
