@@ -49,21 +49,20 @@ pub(super) struct Script {
     pub(super) reload: bool,
 }
 
-pub(super) fn scripts() -> Vec<Script> {
-    let script = |name, before: &[Edit], edits: &[Edit]| Script {
-        name,
-        before: before.to_vec(),
-        edits: edits.to_vec(),
-        reload: true,
+/// The paths that the machine takes.
+pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
+    let script = |name, before: &[Edit], edits: &[Edit]| {
+        (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true })
     };
-    vec![
+    let (name, publish) = script("publish with nobody to tell", &[edit(1)], &[edit(2)]);
+    [
         script("first generation", &[], &[edit(1)]),
-        script("publish", &[edit(1)], &[edit(2)]),
-        script("publish over two", &[edit(1), edit(2)], &[edit(3)]),
-        script("rolled back", &[edit(1)], &[refused(2)]),
-        script("rolled back, then mended", &[edit(1), edit(2)], &[refused(3), edit(4)]),
-        Script { reload: false, ..script("nobody to tell", &[edit(1)], &[edit(2)]) },
+        script("publish", &[edit(1), edit(2)], &[edit(3)]),
+        script("roll back", &[edit(1)], &[refused(2)]),
+        script("roll back, then publish", &[edit(1)], &[refused(2), edit(3)]),
+        (name, Script { reload: false, ..publish }),
     ]
+    .into()
 }
 
 impl Script {
@@ -129,11 +128,16 @@ impl Scene {
     pub(super) fn assert_whole(&self) {
         let linked = self.linked();
         assert!(linked.is_some() || self.script.before.is_empty(), "..data is gone");
-        if let Some(linked) = linked {
-            assert_eq!(current(&self.at), Some(files(&self.edit_of(&linked).tree)), "current: {linked}");
+        if let Some(linked) = &linked {
+            assert_eq!(current(&self.at), Some(files(&self.edit_of(linked).tree)), "current: {linked}");
         }
         let journal = fs::read(self.at.join(JOURNAL)).ok().map(|bytes| Journal::parse(&bytes).unwrap());
-        if let Some(good) = journal.and_then(|journal| journal.last_good) {
+        // With nobody to tell, what is announced is good, if it comes to be published.
+        let good = journal.and_then(|journal| {
+            let announced = journal.current.as_ref().filter(|current| Some(&current.directory) != linked.as_ref());
+            journal.last_good.filter(|good| Some(good) != announced)
+        });
+        if let Some(good) = good {
             let mut found = listing(&self.at.join(&good.directory));
             found.retain(|_, what| what != "a directory");
             let edit = self.edit_of(&good.directory);
@@ -356,8 +360,8 @@ enum Then {
     Restart,
 }
 
-/// Runs a script with a fault; the number of calls.
-fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> usize {
+/// Runs a script with a fault; its calls until the fault ended, and whether each would change something.
+fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> {
     let dir = scratch();
     let (scene, mut sidecar) = prepared(dir.path(), script);
     assert_eq!(*scene.errors.borrow(), Vec::<String>::new());
@@ -369,22 +373,28 @@ fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> usize {
         sidecar.settle(ROUNDS);
     }
     scene.assert_whole();
-    let (died, mut calls) = (faulty::is_dead(), 0);
-    if died || then == Then::Restart {
+    let died = faulty::is_dead();
+    let calls = if died || then == Then::Restart {
         drop(sidecar);
         if !died {
             // Under the fault that lasts; it may refuse to start, and the kubelet tries again.
             drop(Sidecar::start(&scene));
         }
-        calls = faulty::disarm();
+        let calls = faulty::disarm();
         sidecar = Sidecar::start(&scene).expect("nothing is wrong any more");
         if let Some(edit) = script.edits.last() {
             sidecar.observe(edit);
         }
-    }
-    calls = calls.max(faulty::disarm());
+        calls
+    } else {
+        faulty::disarm()
+    };
     for error in scene.errors.borrow().iter() {
         assert!(error.contains(dir.path().to_str().unwrap()), "it names no path: {error}");
+    }
+    if let Some((_, Fault::Lasts(errno))) = fault {
+        let errors = scene.errors.borrow();
+        assert!(errors.iter().any(|error| error.contains(&errno.to_string())), "it does not say why: {errors:?}");
     }
     let quiet = sidecar.settle(4 * ROUNDS);
     faulty::watch(None);
@@ -402,29 +412,58 @@ fn named(script: &Script, fault: (usize, Fault), then: Then) {
     }
 }
 
-#[test]
-fn each_call_fails_in_each_way_and_the_newest_comes_out_whole() {
+/// Each call fails; each that changes something does so by each error, for once and for long.
+fn fails_everywhere(script: &Script) {
     const ERRORS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS];
-    for script in scripts() {
-        let calls = run(&script, None, Then::Ends);
-        let mut runs = 0;
-        for call in 0..calls {
-            let lasting = ERRORS[call % ERRORS.len()];
-            let mut faults: Vec<_> = ERRORS.into_iter().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
+    let calls = run(script, None, Then::Ends);
+    let mut runs = 0;
+    for (call, changes) in calls.iter().enumerate() {
+        let errno = ERRORS[call % ERRORS.len()];
+        let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
+        let mut faults = vec![(Fault::Fails(Errno::IO), then)];
+        if *changes {
+            faults = ERRORS.into_iter().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
             faults.extend([
-                (Fault::Fails(lasting), Then::Restart),
+                (Fault::Fails(errno), Then::Restart),
                 (Fault::Lies(Errno::IO), Then::Ends),
                 (Fault::Lies(Errno::IO), Then::Restart),
-                (Fault::Lasts(lasting), Then::Ends),
-                (Fault::Lasts(lasting), Then::Restart),
+                (Fault::Lasts(errno), Then::Ends),
+                (Fault::Lasts(errno), Then::Restart),
                 (Fault::Dies, Then::Ends),
             ]);
-            for (fault, then) in faults {
-                named(&script, (call, fault), then);
-                runs += 1;
-            }
         }
-        eprintln!("{}: {calls} calls, {runs} runs with a fault", script.name);
+        for (fault, then) in faults {
+            named(script, (call, fault), then);
+            runs += 1;
+        }
     }
-    eprintln!("calls: {:?}", faulty::seen());
+    let changes = calls.iter().filter(|changes| **changes).count();
+    eprintln!("{}: {} calls, {changes} of which change something; {runs} runs with a fault", script.name, calls.len());
+}
+
+// A test for each path, so that they run side by side.
+
+#[test]
+fn first_generation_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["first generation"]);
+}
+
+#[test]
+fn publish_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish"]);
+}
+
+#[test]
+fn publish_with_nobody_to_tell_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish with nobody to tell"]);
+}
+
+#[test]
+fn rollback_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back"]);
+}
+
+#[test]
+fn rollback_and_what_mends_it_come_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back, then publish"]);
 }

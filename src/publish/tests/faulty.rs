@@ -64,6 +64,8 @@ pub(in crate::publish) enum Node {
 #[derive(Default)]
 struct Layer {
     calls: usize,
+    /// Which of the calls would change something.
+    changes: Vec<bool>,
     fault: Option<(usize, Fault)>,
     dead: bool,
     /// Called before each change.
@@ -82,14 +84,17 @@ fn with<T>(work: impl FnOnce(&mut Layer) -> T) -> T {
 
 /// Begins to count from 0, with a fault at one of the calls.
 pub(in crate::publish) fn arm(fault: Option<(usize, Fault)>) {
-    with(|layer| (layer.calls, layer.dead, layer.fault) = (0, false, fault));
+    with(|layer| {
+        (layer.calls, layer.dead, layer.fault) = (0, false, fault);
+        layer.changes.clear();
+    });
 }
 
-/// Ends all faults, and brings the dead to life; how many calls there were.
-pub(in crate::publish) fn disarm() -> usize {
+/// Ends all faults, and brings the dead to life; the calls since the beginning, and whether each would change something.
+pub(in crate::publish) fn disarm() -> Vec<bool> {
     with(|layer| {
         (layer.dead, layer.fault) = (false, None);
-        layer.calls
+        std::mem::take(&mut layer.changes)
     })
 }
 
@@ -102,7 +107,7 @@ pub(in crate::publish) fn seen() -> BTreeSet<&'static str> {
     with(|layer| layer.seen.clone())
 }
 
-/// Has `watch` called before each change.
+/// Has `watch` called before each change, once there was a fault, or if there will be none.
 pub(in crate::publish) fn watch(watch: Option<Rc<dyn Fn()>>) {
     with(|layer| layer.watch = watch);
 }
@@ -130,8 +135,12 @@ fn log(change: impl FnOnce() -> Change) {
 }
 
 fn call<T>(name: &'static str, changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let watch = with(|layer| layer.watch.clone());
-    if let Some(watch) = watch.filter(|_| changes && !is_dead()) {
+    let watch = with(|layer| {
+        // Until the fault, all is as it is without one.
+        let now = changes && !layer.dead && layer.fault.is_none_or(|(at, _)| layer.calls > at);
+        layer.watch.clone().filter(|_| now)
+    });
+    if let Some(watch) = watch {
         watch();
     }
     let fault = with(|layer| {
@@ -141,6 +150,7 @@ fn call<T>(name: &'static str, changes: bool, work: impl FnOnce() -> Result<T>) 
         }
         let call = layer.calls;
         layer.calls += 1;
+        layer.changes.push(changes);
         let fault = layer.fault.filter(|(at, fault)| match fault {
             Fault::Lasts(_) => call >= *at && (changes || call == *at),
             Fault::Lies(_) => call == *at && changes,
