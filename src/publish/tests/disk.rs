@@ -229,6 +229,7 @@ impl Sidecar {
 
     pub(super) fn observe(&mut self, edit: &Edit) {
         self.scene.newest.set(Some(edit.digest));
+        faulty::note(format!("observed {}", edit.digest.short()));
         self.on(Event::Observed(edit.digest));
     }
 
@@ -276,7 +277,9 @@ impl Sidecar {
             }
             Effect::Reload { step, .. } => {
                 let verdict = self.scene.told();
-                faulty::note("told");
+                if verdict == Verdict::Took {
+                    faulty::note(format!("told {}", self.scene.linked().unwrap()));
+                }
                 Some(Event::Reloaded { step, verdict })
             }
             Effect::Verify { step, generation } => {
@@ -310,12 +313,17 @@ impl Sidecar {
 
     fn write(&self, write: &Write) -> Result<(), PublishError> {
         let written = crate::app::carry_out(&self.output, write);
-        if written.is_ok()
-            && let Write::Journal(journal) = write
-            && let Some(good) = &journal.last_good
-            && journal.debt.is_none()
-        {
-            faulty::note(format!("confirmed {}", good.directory));
+        let linked = self.scene.linked();
+        match write {
+            Write::Journal(journal) if written.is_ok() && journal.debt.is_none() => {
+                // With nobody to tell, it becomes so by the rename that follows.
+                let good = journal.last_good.as_ref().filter(|good| Some(&good.directory) == linked.as_ref());
+                good.into_iter().for_each(|good| faulty::note(format!("confirmed {}", good.directory)));
+            }
+            Write::Swap(generation) if written.is_ok() && !self.scene.script.reload => {
+                faulty::note(format!("confirmed {}", generation.directory));
+            }
+            _ => {}
         }
         written
     }
