@@ -173,7 +173,10 @@ impl Scene {
         assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
         assert_eq!(journal.last_good, journal.current);
         let read = Journal::parse(&fs::read(self.at.join(JOURNAL)).unwrap()).unwrap();
-        assert_eq!(read.debt, None::<Debt>, "the debt is paid, and not written off");
+        let disk = Disk { link: Some(linked), directories: own_names(&self.at).into_iter().collect() };
+        let (next, _) = machine::recover(self.script.options(), Some(read), &disk);
+        assert_eq!(next.journal().debt, None::<Debt>, "the next start will pay again");
+        assert_eq!((&next.journal().current, &next.journal().last_good), (&journal.current, &journal.last_good));
         // No junk: our names, the tree's, and no generation but those that the journal keeps.
         let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
         assert_eq!(top_names(&self.at), tops, "links");

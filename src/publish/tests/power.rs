@@ -214,7 +214,7 @@ impl Known {
 }
 
 /// Starts Trimtab on what a power loss left, and sees to it that all comes out right. What it did meanwhile.
-fn comes_back(script: &Script, known: &Known, at: &Path, restarted: bool) -> Option<(Model, Vec<Change>)> {
+fn comes_back(script: &Script, known: &Known, at: &Path, random: &mut Random) -> Option<(Model, Vec<Change>)> {
     let before = known.confirmed.iter().map(|directory| {
         let short = directory.rsplit('-').next().unwrap();
         script.all().find(|edit| edit.digest.short() == short).unwrap().clone()
@@ -226,10 +226,15 @@ fn comes_back(script: &Script, known: &Known, at: &Path, restarted: bool) -> Opt
     let sequence = |directory: &Option<String>| directory.as_deref().and_then(sequence_of);
     assert!(sequence(&linked) >= sequence(&known.confirmed), "an older one than {:?}: {linked:?}", known.confirmed);
     assert!(linked.is_none() || fs::read(at.join(KEY)).unwrap().len() == 32, "the key is gone");
-    let newest = known.observed.last()?;
-    scene.newest.set(Some(newest.digest));
+    known.observed.last()?;
+    // An edit may have been taken back meanwhile, so that what is linked is the newest again.
+    let found = linked.as_ref().map(|linked| scene.edit_of(linked).clone()).filter(|edit| !edit.refused);
+    let taken_back = found.filter(|_| random.below(3) == 0);
+    let now = Script { edits: known.observed.iter().cloned().chain(taken_back).collect(), ..now };
+    let scene = Scene::new(at, &now);
+    scene.newest.set(now.edits.last().map(|edit| edit.digest));
     // The main process has died as well and reads what it finds, or has lived on elsewhere.
-    let finds = linked.filter(|linked| restarted && !scene.edit_of(linked).refused);
+    let finds = linked.filter(|linked| random.below(2) == 0 && !scene.edit_of(linked).refused);
     *scene.loaded.borrow_mut() = finds.or_else(|| known.loaded.clone());
     let model = Model::of(at);
     let watched = scene.clone();
@@ -263,7 +268,7 @@ fn survives(script: &Script) {
             let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 let left = scratch();
                 model.survive(left.path(), state, &mut random);
-                let back = comes_back(script, &known, left.path(), random.below(2) == 0);
+                let back = comes_back(script, &known, left.path(), &mut random);
                 states += 1;
                 let Some((mut model, log)) = back.filter(|_| state % 2 == 0) else { return };
                 let mut known = known.clone();
@@ -273,7 +278,7 @@ fn survives(script: &Script) {
                 }
                 let left = scratch();
                 model.survive(left.path(), 3 + state % 4, &mut random);
-                comes_back(script, &known, left.path(), random.below(2) == 0);
+                comes_back(script, &known, left.path(), &mut random);
                 states += 1;
             }));
             if let Err(panic) = tried {
