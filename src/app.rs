@@ -698,7 +698,7 @@ impl App {
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
             Done::Confirmed { step, took, verdict } => self.confirmed(step, took, verdict),
-            Done::Verified { step, wrong, baseline } => self.verified(step, wrong, baseline),
+            Done::Verified { step, wrong, baseline } => self.verified(step, wrong.as_deref(), baseline),
             Done::Abandoned { step } => {
                 info!("newer inputs are ready: the reload attempt for older ones is abandoned");
                 self.on(Event::Reloaded { step, verdict: machine::Verdict::Unreachable });
@@ -908,13 +908,14 @@ impl App {
         self.on(Event::Confirmed { step, verdict: answer });
     }
 
-    fn verified(&mut self, step: Step, wrong: Option<String>, baseline: Option<Baseline>) {
+    fn verified(&mut self, step: Step, wrong: Option<&str>, baseline: Option<Baseline>) {
         let stage = Stage::Rollback;
-        let rejected = self.machine.journal().current.as_ref().map(|current| current.sequence);
-        let good = self.machine.journal().last_good.as_ref().map(|good| good.sequence);
-        if let Some(wrong) = &wrong {
+        let Journal { current, last_good, .. } = self.machine.journal();
+        let [rejected, good] = [current, last_good].map(|generation| generation.as_ref().map(|found| found.sequence));
+        if let Some(wrong) = wrong {
             let message = format!(
-                "the rejected generation stays published, as there is no way back: {wrong}; publish good inputs, or                  restart the main process once they are there"
+                "the rejected generation stays published, as there is no way back: {wrong}; publish good inputs, or \
+                 mend the main process"
             );
             self.problem(stage.as_str(), &message, &Said::default());
             self.shared.metrics.stage(stage, Ending::Failed, Duration::ZERO);
@@ -1068,7 +1069,7 @@ fn rejection(stage: Stage, reason: String) -> Rejection {
     Rejection { stage, reason, at: Timestamp::now() }
 }
 
-fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
+pub(crate) fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
     match write {
         Write::Journal(journal) => output.write_journal(journal),
         Write::Link(generation) => output.link(generation),

@@ -19,7 +19,7 @@ use crate::journal::Generation;
 use crate::mask::Output as Said;
 use crate::metrics::Stage;
 use crate::publish::{Output, PublishError};
-use crate::render::HeldBack;
+use crate::render::{HeldBack, Rendered};
 use crate::snapshot::{Object, ObjectRef};
 use crate::tree::Tree;
 use crate::validate::{self, Failure, Syntax};
@@ -130,6 +130,16 @@ pub async fn make(order: Order) -> Made {
     let mut maker = Maker { order: Arc::new(order), made };
     let result = maker.make().await;
     Made { result, ..maker.made }
+}
+
+/// Renders and parses as [`make`] does, as if nothing were published; writes nothing and runs no program. The strings are
+/// what `--syntax warn` found.
+pub fn rehearse(inputs: &Inputs, digest: Digest, syntax: Syntax) -> Result<(Rendered, Vec<String>), Problem> {
+    let rendered = inputs.render(digest, &BTreeMap::new(), &malformed(inputs, syntax));
+    let rendered = rendered.map_err(|rejection| Problem::new(Stage::Render, true, &rejection))?;
+    let mut warnings = Vec::new();
+    check(&rendered.tree, syntax, &mut warnings)?;
+    Ok((rendered, warnings))
 }
 
 struct Maker {
@@ -355,7 +365,7 @@ fn render_and_write(
 }
 
 /// Parses all files: the first that is malformed is a problem, or each is a warning.
-pub(crate) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
+fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), Problem> {
     if syntax == Syntax::Off {
         return Ok(());
     }
@@ -371,7 +381,7 @@ pub(crate) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> 
 }
 
 /// The selected objects with a malformed key, and where; none where they are not held back for that.
-pub(crate) fn malformed(inputs: &Inputs, syntax: Syntax) -> BTreeMap<ObjectRef, String> {
+fn malformed(inputs: &Inputs, syntax: Syntax) -> Refused {
     let mut found = Refused::new();
     if syntax != Syntax::Strict || inputs.settings.templated {
         return found;

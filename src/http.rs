@@ -365,20 +365,17 @@ pub async fn request_unmasked(
     })
 }
 
+/// The request, and what in it may be a credential.
 /// Connects as [`request`] does, TLS handshake and files included, and closes the connection without a request.
 pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
     let connected = async {
         prepare(endpoint, config)?;
         connect(endpoint, config, &Progress::default()).await.map(drop)
     };
-    let silent = |_| {
-        let endpoint = endpoint.to_string();
-        Err(HttpError::Timeout { endpoint, timeout, accepted: false, sent: false })
-    };
+    let silent = |_| Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent: false, accepted: false });
     tokio::time::timeout(timeout, connected).await.unwrap_or_else(silent)
 }
 
-/// The request, and what in it may be a credential.
 fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), HttpError> {
     let mut request = Request::new(Full::new(config.body.clone()));
     *request.method_mut() = config.method.clone();

@@ -303,7 +303,7 @@ enum Next {
     Reload,
     /// The next try to write the debt off.
     Clear,
-    /// The next try to turn `..data` back: before it names the current generation, nobody is told to read it.
+    /// The next try to put the output in order. Before `..data` names the current generation, nobody is told to read it.
     Tidy,
 }
 
@@ -486,7 +486,12 @@ impl Machine {
     /// Whether the newest inputs are the published ones, and the main process has them.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.work == Work::Waiting && self.intake == Intake::Calm && self.want.is_some() && self.want == self.have
+        let is_done = match self.work {
+            Work::Waiting => true,
+            Work::Backoff(Next::Tidy) => !self.astray,
+            _ => false,
+        };
+        is_done && self.intake == Intake::Calm && self.want.is_some() && self.want == self.have
     }
 
     /// Whether the newest inputs were rejected.
@@ -602,6 +607,7 @@ impl Machine {
         }
         match self.work {
             Work::Waiting | Work::Backoff(Next::Reload) => self.render(effects),
+            Work::Backoff(Next::Tidy) if !self.astray => self.render(effects),
             Work::Reloading { step, impatient: true } | Work::Confirming { step, impatient: true } => {
                 effects.push(Effect::Abandon(step));
             }
@@ -680,6 +686,10 @@ impl Machine {
     fn written(&mut self, step: Step, done: usize, at: Option<Moment>, effects: &mut Vec<Effect>) {
         // The number of writes of a commit up to and including the swap: what comes after is redone by the next one.
         const SWAPPED: usize = 4;
+        /// All writes that clear a debt.
+        const CLEARED: usize = 2;
+        /// All writes of a commit.
+        const COMMITTED: usize = 5;
         // The same for a tidy that turns `..data` back.
         const TURNED: usize = 3;
         match std::mem::replace(&mut self.work, Work::Waiting) {
@@ -708,6 +718,7 @@ impl Machine {
                 self.have = Some(digest);
                 self.published = at;
                 self.start_afresh();
+                self.dirty = done < COMMITTED;
                 if !self.options.min_interval.is_zero() {
                     self.interval_open = false;
                     effects.push(Effect::Arm(Timer::Interval, Wait::Exactly(self.options.min_interval)));
@@ -741,6 +752,7 @@ impl Machine {
                 if done > 0 {
                     self.journal = *journal;
                     self.start_afresh();
+                    self.dirty |= done < CLEARED;
                     self.resume(effects);
                 } else {
                     self.attempts = self.attempts.saturating_add(1);
@@ -770,6 +782,12 @@ impl Machine {
                 let attempts = if self.held { u32::MAX } else { self.attempts };
                 effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(attempts)));
             }
+        }
+        // What a failed write left is not left until newer inputs come.
+        if self.work == Work::Waiting && self.intake == Intake::Calm && self.dirty && !self.stopping {
+            self.failures = self.failures.saturating_add(1);
+            self.work = Work::Backoff(Next::Tidy);
+            effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.failures)));
         }
         self.exit_if_stopping(effects);
     }

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::http;
 use crate::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
 use crate::publish::{Output, PublishError};
-use crate::reload::{self, Driver};
+use crate::reload::Driver;
 use crate::snapshot::{Seen, Update};
 use crate::source::files::{self, Frozen};
 use crate::source::kube::{self, Access};
@@ -76,7 +76,7 @@ pub fn check(args: DryRunArgs) -> ExitCode {
     let mut findings = runtime.block_on(of_api(&config));
     findings.extend(of_files(&config));
     findings.extend(of_output(&config));
-    findings.extend(runtime.block_on(of_reload(&config.reload)));
+    findings.extend(runtime.block_on(of_urls(&config)));
     findings.extend(of_target(&config));
     findings.extend(of_confirmation(&config));
     runtime.shutdown_background();
@@ -253,17 +253,20 @@ fn of_publish_error(place: &str, error: &PublishError) -> Finding {
 
 // --- reload ----------------------------------------------------------------------------------------------------------
 
-async fn of_reload(config: &reload::Config) -> Vec<Finding> {
+async fn of_urls(config: &Config) -> Vec<Finding> {
+    let mut urls = Vec::new();
+    if let Driver::Http { endpoints, http, .. } = &config.reload.driver {
+        urls.extend(endpoints.iter().map(|endpoint| ("--reload-url", endpoint, http)));
+    }
+    urls.extend(config.confirm.url.iter().map(|probe| ("--confirm-url", &probe.endpoint, &probe.http)));
     let mut findings = Vec::new();
-    let Driver::Http { endpoints, http, .. } = &config.driver else { return findings };
-    for endpoint in endpoints {
-        if let Err(error) = http::reach(endpoint, http, config.timeout).await {
-            let place = format!("--reload-url {endpoint}");
+    for (flag, endpoint, http) in urls {
+        if let Err(error) = http::reach(endpoint, http, config.reload.timeout).await {
             let message = error.to_string();
             let message = message.strip_prefix(&format!("{endpoint}: ")).unwrap_or(&message);
             let remedy = "the main process must listen there; containers of one Pod reach one another at 127.0.0.1, \
                           or by a unix socket on a volume that both mount";
-            findings.push(Finding::new(Severity::Problem, place, message, remedy));
+            findings.push(Finding::new(Severity::Problem, format!("{flag} {endpoint}"), message, remedy));
         }
     }
     findings
@@ -339,14 +342,14 @@ fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Findin
     Some(Finding::new(Severity::Permission, place, message, remedy))
 }
 
-/// A signal is answered by nobody. With a flag that looks further than 'it lives on', this is to say nothing.
+/// A signal is answered by nobody: without a flag that looks further, the main process is only seen to live on.
 fn of_confirmation(config: &Config) -> Option<Finding> {
     let Driver::Signal { signal, .. } = &config.reload.driver else { return None };
     if config.confirm.workers || config.confirm.url.is_some() {
         return None;
     }
-    let message = "nothing tells whether the main process took what it was told to read: it is only seen to live on";
-    let remedy = "--confirm-workers, if it starts new workers for a new configuration; --confirm-url, if it tells what it \
-                  runs; or --reload-url or --reload-exec, if it answers to one of them";
+    let message = "nothing tells whether the main process took what it was told to read: it is at most seen to live on";
+    let remedy = "--confirm-workers, if it starts new workers at a reload as nginx does; --confirm-url, if it tells by \
+                  HTTP what it runs";
     Some(Finding::new(Severity::Advice, format!("--signal {signal}"), message, remedy))
 }

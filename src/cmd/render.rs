@@ -86,13 +86,9 @@ async fn report(config: Config) -> Result<Report, Failure> {
     let snapshot = read(&config).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
     // The versions that a running sidecar published last are not known, as they are not after its restart. Programs of
-    // --validate are not run: they need the candidate on a disk, and a dry run writes nothing.
-    let syntax = config.validate.syntax;
-    let refused = candidate::malformed(&inputs, syntax);
-    let rendered =
-        inputs.render(inputs.digest(&key), &BTreeMap::new(), &refused).map_err(|error| rejected(error.to_string()))?;
-    let mut warnings = Vec::new();
-    candidate::check(&rendered.tree, syntax, &mut warnings).map_err(|problem| rejected(problem.reason))?;
+    // `--validate` need the candidate on a disk, and a dry run writes nothing.
+    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), config.validate.syntax);
+    let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
         warn!("{warning}");
     }
@@ -147,15 +143,15 @@ fn tell(config: &Config, update: &Update) {
     }
 }
 
-/// What would change.
-#[derive(Debug, Serialize)]
+/// What would change. Without `Debug`, as it holds what files hold.
+#[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     files: Vec<Difference>,
     held_back: Vec<HeldBack>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct HeldBack {
     source: String,
     reason: String,
@@ -171,7 +167,7 @@ enum Change {
 }
 
 /// One file.
-#[derive(Debug, Serialize)]
+#[derive(Serialize)]
 struct Difference {
     path: String,
     change: Change,

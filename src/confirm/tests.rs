@@ -254,10 +254,12 @@ fn nobody() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as an argument")]
 fn reachable() -> Option<Baseline> {
     Some(Baseline { reachable: true, captured: None })
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "as an argument")]
 fn unreachable() -> Option<Baseline> {
     Some(Baseline { reachable: false, captured: None })
 }

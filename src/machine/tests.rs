@@ -151,6 +151,7 @@ const MUTATIONS: &[Mutation] = &[
 ];
 
 /// Everything around the machine: the disk, the main process, the sources.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct World {
     options: Options,
     machine: Machine,
@@ -313,10 +314,11 @@ impl World {
                     Mutation::SequenceReused => journal.next_sequence = 1,
                     _ => {}
                 },
-                Write::Swap(generation) if mutation == Mutation::NotTurnedBack => {
-                    if Some(generation.sequence) < self.link.as_deref().and_then(sequence_of) {
-                        *write = Write::Unlink(generation.clone());
-                    }
+                Write::Swap(generation)
+                    if mutation == Mutation::NotTurnedBack
+                        && Some(generation.sequence) < self.link.as_deref().and_then(sequence_of) =>
+                {
+                    *write = Write::Unlink(generation.clone());
                 }
                 Write::Prune(keep) => match mutation {
                     Mutation::LastGoodPruned => {
@@ -404,9 +406,8 @@ impl World {
             Some(Op::Reload { step, published, abandoned }) => {
                 let digest = self.link.as_ref().map(|link| self.directories[link]);
                 let poison = digest.map_or(Poison::None, |digest| poison(&self.options, digest));
-                let verdict = if self.is(Mutation::OldOneNotReloaded) && self.owes_rollback() {
-                    Verdict::Took
-                } else if published.is_some_and(|published| self.started > published.ticks) {
+                let spared = self.is(Mutation::OldOneNotReloaded) && self.owes_rollback();
+                let verdict = if spared || published.is_some_and(|published| self.started > published.ticks) {
                     Verdict::Took
                 } else if fail {
                     let refused = refuse && !abandoned;

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, AtFlags, FileType, Mode, Stat, fadvise, fstat, fsync, statat, symlinkat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, Stat, fadvise};
 use rustix::io::Errno;
 
 use super::dirfd::{Dir, Entry, look, read_to_end};
+use super::sys::{fstat, fsync, statat, symlinkat};
 use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::{Generation, sequence_of};

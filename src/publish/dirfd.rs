@@ -3,12 +3,13 @@
 use std::ffi::{CStr, CString};
 
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat,
-    symlinkat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags};
 use rustix::io::{Errno, Result, retry_on_intr};
 use rustix::path::Arg;
+
+use super::sys::{
+    fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, statat, symlinkat, unlinkat, write,
+};
 
 /// How deep a directory may nest that is to be removed: twice what the longest `TreePath` needs. It bounds open files
 /// and stack, whatever somebody else has put there.
@@ -82,7 +83,7 @@ impl Dir {
         let file = openat(self, name, flags, mode & Mode::from_raw_mode(0o600))?;
         let mut rest = bytes;
         while !rest.is_empty() {
-            let written = retry_on_intr(|| rustix::io::write(&file, rest))?;
+            let written = retry_on_intr(|| write(&file, rest))?;
             rest = rest.get(written..).filter(|_| written > 0).ok_or(Errno::IO)?;
         }
         settle(&file, group, mode)?;
@@ -182,7 +183,7 @@ impl Dir {
 pub(super) fn read_to_end(file: impl AsFd, mut take: impl FnMut(&[u8]) -> bool) -> Result<bool> {
     let mut buffer = [0; 8192];
     loop {
-        let count = retry_on_intr(|| rustix::io::read(&file, &mut buffer))?;
+        let count = retry_on_intr(|| read(&file, &mut buffer))?;
         if count == 0 {
             return Ok(true);
         }

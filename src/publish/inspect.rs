@@ -23,8 +23,8 @@ pub struct Published {
     pub bytes: Option<Vec<u8>>,
     /// Its size in bytes.
     pub size: u64,
-    /// Whether a secret went into it, as its mode tells; `None` where `--file-mode` and `--secret-mode` let it tell
-    /// nothing.
+    /// Whether a secret went into it, as its mode tells; `None` where `--secret-mode` keeps no more from others than
+    /// `--file-mode` does, so that it tells nothing.
     pub secret: Option<bool>,
 }
 
@@ -128,11 +128,12 @@ impl Output {
         Ok(())
     }
 
-    /// Whether a file of this mode is one that a secret went into: it lacks a bit that other files have. That also
-    /// holds where the kubelet has given the group of a persistent volume's files more.
+    /// Whether a file of this mode is one that a secret went into: others may do less with it than with other files.
+    /// What the group may do tells nothing: on a persistent volume with an fsGroup, the kubelet gives it to the group at
+    /// each mount (`pkg/volume/volume_linux.go`).
     fn was_secret(&self, mode: u32) -> Option<bool> {
-        let (file, secret) = (self.file_mode.as_raw_mode(), self.secret_mode.as_raw_mode());
-        (file & !secret != 0).then_some(file & !mode != 0)
+        let others = self.file_mode.as_raw_mode() & 0o007;
+        (others & !self.secret_mode.as_raw_mode() != 0).then_some(others & !mode != 0)
     }
 
     /// What a process could not read of the output as it is: the directory itself, or what is below the current

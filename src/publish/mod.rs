@@ -10,6 +10,7 @@
 pub mod atomic;
 mod dirfd;
 mod inspect;
+mod sys;
 #[cfg(test)]
 mod tests;
 
@@ -17,10 +18,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{
-    AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, fchmod, fchown, flock, fstat,
-    fsync, mkdirat, openat, renameat, statat, statx,
-};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, flock, statx};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -28,6 +26,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use self::dirfd::{Dir, Entry, look};
 pub use self::inspect::Published;
+use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
 

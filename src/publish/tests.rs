@@ -1,5 +1,8 @@
 //! Tests of the output directory: real directories, readers and crashes.
 
+mod disk;
+pub(in crate::publish) mod faulty;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, PostParams};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use super::support::apiserver::{ADMIN, APP, ApiServer, kubeconfig};
+use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY as NOBODY_AT_THE_API, kubeconfig};
 use super::support::hook::Hook;
 use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
@@ -212,13 +213,18 @@ fn render_shows_no_byte_of_a_secret() {
         assert_eq!(ended.code, Some(0), "{}", ended.err);
         assert!(!ended.out.contains("hunter") && !ended.err.contains("hunter"), "{}{}", ended.out, ended.err);
     };
-    let modes: [&[&str]; 2] = [&[], &["--file-mode", "0640"]];
+    let modes: [&[&str]; 3] = [&[], &["--file-mode", "0640"], &["--file-mode", "0640", "--secret-mode", "0600"]];
     for more in modes {
         // With equal modes nobody can tell what was secret: all of it is taken to be.
         let secret: Vec<_> = secret.iter().chain(more).copied().collect();
         let public: Vec<_> = public.iter().chain(more).copied().collect();
         volume.swap(&[("key", "hunter-old\n"), ("gone", "hunter-gone\n"), ("same", "hunter-s")]);
         publish(&secret);
+        // As the kubelet does with an fsGroup, at the next mount of a persistent volume.
+        for name in ["key", "gone", "same"] {
+            let mode = fs::metadata(scene.output.join(name)).unwrap().mode() | 0o660;
+            fs::set_permissions(scene.output.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        }
         volume.swap(&[("key", "hunter-new-one\nhunter\n"), ("more", "hunter-more"), ("same", "hunter-s")]);
         for flags in [&secret, &public] {
             let ended = dry("render", flags);
@@ -265,6 +271,19 @@ fn render_rejects_with_the_reason_and_exit_code_65() {
     let ended = dry("render", &flags);
     assert_eq!(ended.code, Some(65));
     assert!(ended.err.contains("which Trimtab did not make"), "{}", ended.err);
+}
+
+#[test]
+fn render_parses_as_the_sidecar_does() {
+    let (_scene, _volume, flags) = scene(&[("a.json", "{hunter22")]);
+    let strict = dry("render", &with(&flags, &["--syntax", "strict"]));
+    assert_eq!((strict.code, &*strict.out), (Some(65), ""));
+    assert!(strict.err.contains("rejected: a.json, line 1, column 2: not JSON"), "{}", strict.err);
+    assert!(!strict.err.contains("hunter22"));
+    let warned = dry("render", &flags);
+    assert_eq!(warned.code, Some(0));
+    assert!(warned.err.contains("WARN a.json, line 1, column 2: not JSON"), "{}", warned.err);
+    assert_eq!(dry("render", &with(&flags, &["--syntax", "off"])).err, "");
 }
 
 #[test]
@@ -320,6 +339,39 @@ fn render_on_a_terminal_is_coloured_and_cannot_steer_it() {
     assert!(plain.contains("\r\n-old\r\n+new\\u{1b}[2J\r\n"), "{plain:?}");
     // Elsewhere it is what it is, so that the patch is one.
     assert!(dry("render", &flags).out.contains("+new\x1b[2J\n"));
+}
+
+/// Two objects that want one place, from a real API server.
+#[tokio::test]
+async fn render_reads_the_api_and_lists_what_is_held_back() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let api: Api<ConfigMap> = Api::namespaced(server.client(ADMIN).await, &namespace);
+    // Of one second, the name decides.
+    for name in ["a", "b"] {
+        let object = json!({"metadata": {"name": name, "labels": {"app": "web"}}, "data": {"app.conf": name}});
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+    let scene = Scene::new();
+    let kubeconfig = server.kubeconfig(ADMIN);
+    let flags = ["--kubeconfig", kubeconfig.to_str().unwrap(), "--namespace", &namespace, "--selector", "app=web"];
+    let flags = scene.flags(&flags);
+    let report = dry("render", &with(&flags, &["--format", "json"])).json();
+    assert!(change(&report, "app.conf")["diff"].as_str().unwrap().contains("\n+a\n"), "{report}");
+    let held = &report["heldBack"][0];
+    assert_eq!(held["source"], format!("configmap/{namespace}/b"));
+    let ended = dry("render", &flags);
+    assert_eq!(ended.code, Some(0));
+    let line = format!("\nheld back: configmap/{namespace}/b: {}", held["reason"].as_str().unwrap());
+    assert!(ended.out.contains(&line), "{}", ended.out);
+    assert!(!scene.output.exists());
+    // Who may not read it waits, and is told so.
+    let kubeconfig = server.kubeconfig(NOBODY_AT_THE_API);
+    let mut flags = flags;
+    flags[1] = kubeconfig.to_str().unwrap().to_owned();
+    let ended = dry("render", &with(&flags, &["--once-timeout", "1s"]));
+    assert_eq!(ended.code, Some(77), "{}", ended.err);
+    assert!(ended.err.contains("forbidden (403): nobody may not list configmaps"), "{}", ended.err);
 }
 
 // --- check -----------------------------------------------------------------------------------------------------------
@@ -434,6 +486,8 @@ fn check_advises_on_a_signal_that_nothing_confirms() {
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
     assert!(ended.out.starts_with("advice: --signal SIGHUP\n  nothing tells whether"), "{}", ended.out);
     assert!(ended.out.ends_with("\nnothing found that would not work\n"), "{}", ended.out);
+    let confirmed = with(&flags, &[&main.flags()[..], &["--confirm-workers"]].concat());
+    assert_eq!(dry("check", &confirmed).out, "nothing found that would not work\n");
     main.was_not_told();
 }
 
@@ -731,6 +785,10 @@ fn check_tells_of_a_url_that_nobody_serves() {
     let socket = format!("unix://{}:/reload", scene.text("no.sock"));
     let finding = only(&check(&flags, &["--reload-url", &socket]));
     says(&finding, "problem", &format!("--reload-url {socket}"), &["the server may be starting"], &["unix socket"]);
+    // The one that confirms.
+    let hook = Hook::start(None);
+    let finding = only(&check(&flags, &["--reload-url", &hook.url(), "--confirm-url", &url]));
+    assert_eq!(finding["place"], place.replace("--reload", "--confirm"));
     // What it would have sent is looked at, too.
     let hook = Hook::start(None);
     let token = ["--reload-url", &hook.url(), "--reload-token-file", &scene.text("token")];

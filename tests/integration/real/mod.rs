@@ -388,13 +388,13 @@ fn refused(status: &Value, before: &Value) -> bool {
 /// A program, its sidecar and its client, and what became of the edits so far.
 struct Play {
     what: String,
-    program: Arc<dyn Program>,
     gated: bool,
     volume: Volume,
-    // Dropped in this order: whoever asks, who tells, who is told.
+    // Dropped in this order: who asks, who tells, who is told, and the ground with the logs.
     client: Client,
     sidecar: Sidecar,
     main: Main,
+    program: Arc<dyn Program>,
     good: BTreeSet<usize>,
     newest: usize,
     /// Refused before anything was visible.
@@ -430,7 +430,7 @@ impl Play {
         sidecar.until_idle();
         let client = Client::start(Arc::clone(&program));
         let good = BTreeSet::from([0]);
-        Self { what, program, gated, volume, client, sidecar, main, good, newest: 0, early: 0, rolled_back: 0 }
+        Self { what, gated, volume, client, sidecar, main, program, good, newest: 0, early: 0, rolled_back: 0 }
     }
 
     fn edit(&mut self, edit: usize, fault: Option<Fault>) {

@@ -1,0 +1,469 @@
+//! The machine on a disk that fails: at each system call, by each error, for once and for long.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use jiff::Timestamp;
+use rustix::io::Errno;
+
+use super::faulty::{self, Fault};
+use super::*;
+use crate::journal::{Debt, Rejection};
+use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
+use crate::metrics::Stage;
+
+/// How often timers fire before what does not come to rest is left alone.
+const ROUNDS: usize = 24;
+
+/// Inputs and the tree they render to, by number.
+#[derive(Clone, Debug)]
+pub(super) struct Edit {
+    pub(super) digest: Digest,
+    pub(super) tree: Tree,
+    /// The main process will not have it.
+    pub(super) refused: bool,
+}
+
+/// Names come, stay and go from edit to edit.
+pub(super) fn edit(number: u8) -> Edit {
+    let text = format!("{number}\n").repeat(40);
+    let own = format!("only-{number}/deep/file");
+    let tree = tree([("a", text.as_str()), ("d/b", &text), ("d/e/c", &text), (&own, &text)]);
+    Edit { digest: Digest::from_bytes([number; 32]), tree, refused: false }
+}
+
+pub(super) fn refused(number: u8) -> Edit {
+    Edit { refused: true, ..edit(number) }
+}
+
+/// What is done, and to whom.
+#[derive(Clone, Debug)]
+pub(super) struct Script {
+    pub(super) name: &'static str,
+    /// Edits before anything fails.
+    pub(super) before: Vec<Edit>,
+    /// Edits while it may fail; each comes when the one before is done with.
+    pub(super) edits: Vec<Edit>,
+    /// Whether there is a main process to tell.
+    pub(super) reload: bool,
+}
+
+/// The paths that the machine takes.
+pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
+    let script = |name, before: &[Edit], edits: &[Edit]| {
+        (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true })
+    };
+    let (name, publish) = script("publish with nobody to tell", &[edit(1)], &[edit(2)]);
+    [
+        script("first generation", &[], &[edit(1)]),
+        script("publish", &[edit(1), edit(2)], &[edit(3)]),
+        script("roll back", &[edit(1)], &[refused(2)]),
+        script("roll back, then publish", &[edit(1)], &[refused(2), edit(3)]),
+        (name, Script { reload: false, ..publish }),
+    ]
+    .into()
+}
+
+impl Script {
+    pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Edit> {
+        self.before.iter().chain(&self.edits)
+    }
+
+    /// What is to be current when all is done.
+    pub(super) fn end(&self) -> &Edit {
+        self.all().rfind(|edit| !edit.refused).unwrap()
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            debounce: Duration::ZERO,
+            debounce_max: Duration::ZERO,
+            min_interval: Duration::ZERO,
+            splay: Duration::ZERO,
+            attempts: 1,
+            reload: self.reload,
+            confirm: false,
+            rollback: true,
+            gate: Digest::from_bytes([1; 32]),
+        }
+    }
+}
+
+/// An output, and a main process that reads it.
+pub(super) struct Scene {
+    pub(super) at: PathBuf,
+    pub(super) script: Script,
+    /// By the short digest in a generation's name.
+    edits: BTreeMap<String, Edit>,
+    pub(super) loaded: RefCell<Option<String>>,
+    pub(super) newest: Cell<Option<Digest>>,
+    /// All that was said.
+    pub(super) errors: RefCell<Vec<String>>,
+}
+
+impl Scene {
+    pub(super) fn new(at: &Path, script: &Script) -> Rc<Self> {
+        let edits = script.all().map(|edit| (edit.digest.short(), edit.clone())).collect();
+        Rc::new(Self {
+            at: at.to_owned(),
+            script: script.clone(),
+            edits,
+            loaded: RefCell::default(),
+            newest: Cell::default(),
+            errors: RefCell::default(),
+        })
+    }
+
+    pub(super) fn edit_of(&self, directory: &str) -> &Edit {
+        &self.edits[directory.rsplit('-').next().unwrap()]
+    }
+
+    /// The generation that `..data` names.
+    pub(super) fn linked(&self) -> Option<String> {
+        fs::read_link(self.at.join("..data")).ok().map(|target| target.into_os_string().into_string().unwrap())
+    }
+
+    /// At each moment: what is current is whole, and so is the last good generation.
+    pub(super) fn assert_whole(&self) {
+        let linked = self.linked();
+        assert!(linked.is_some() || self.script.before.is_empty(), "..data is gone");
+        if let Some(linked) = &linked {
+            assert_eq!(current(&self.at), Some(files(&self.edit_of(linked).tree)), "current: {linked}");
+        }
+        let journal = fs::read(self.at.join(JOURNAL)).ok().map(|bytes| Journal::parse(&bytes).unwrap());
+        // With nobody to tell, what is announced is good, if it comes to be published.
+        let good = journal.and_then(|journal| {
+            let announced = journal.current.as_ref().filter(|current| Some(&current.directory) != linked.as_ref());
+            journal.last_good.filter(|good| Some(good) != announced)
+        });
+        if let Some(good) = good {
+            let mut found = listing(&self.at.join(&good.directory));
+            found.retain(|_, what| what != "a directory");
+            let edit = self.edit_of(&good.directory);
+            assert_eq!(found, files(&edit.tree), "last good: {}", good.directory);
+            assert!(!edit.refused || !self.script.reload, "the last good one is a refused one");
+        }
+    }
+
+    /// The main process is told: it reads by the names that it knows.
+    fn told(&self) -> Verdict {
+        let linked = self.linked().unwrap();
+        let edit = self.edit_of(&linked);
+        assert_reads(&self.at, &edit.tree);
+        if edit.refused {
+            let rejection = Rejection { stage: Stage::Reload, reason: "it is bad".into(), at: Timestamp::UNIX_EPOCH };
+            return Verdict::Refused(rejection);
+        }
+        *self.loaded.borrow_mut() = Some(linked);
+        Verdict::Took
+    }
+
+    /// Everything came out as it must.
+    pub(super) fn assert_done(&self, machine: &Machine) {
+        let end = self.script.end();
+        let linked = self.linked().expect("nothing is published");
+        assert_eq!(self.edit_of(&linked).digest, end.digest, "not the newest is current: {machine:?}");
+        assert_eq!(current(&self.at), Some(files(&end.tree)));
+        assert_reads(&self.at, &end.tree);
+        if self.script.reload {
+            assert_eq!(self.loaded.borrow().as_ref(), Some(&linked), "the main process was not told");
+        }
+        let journal = machine.journal();
+        assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
+        assert_eq!(journal.last_good, journal.current);
+        let read = Journal::parse(&fs::read(self.at.join(JOURNAL)).unwrap()).unwrap();
+        assert_eq!(read.debt, None::<Debt>, "the debt is paid, and not written off");
+        // No junk: our names, the tree's, and no generation but those that the journal keeps.
+        let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
+        assert_eq!(top_names(&self.at), tops, "links");
+        let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
+        let mut own: BTreeSet<_> = kept.map(|generation| generation.directory.clone()).collect();
+        own.extend(["..data", JOURNAL, KEY, LOCK].map(str::to_owned));
+        let found = own_names(&self.at);
+        assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());
+    }
+}
+
+/// Trimtab, as the app runs it, without the app.
+pub(super) struct Sidecar {
+    scene: Rc<Scene>,
+    output: Output,
+    _lock: Lock,
+    key: DigestKey,
+    pub(super) machine: Machine,
+    timers: BTreeMap<Timer, usize>,
+}
+
+impl Sidecar {
+    /// `None`: it did not come up, and said why.
+    pub(super) fn start(scene: &Rc<Scene>) -> Option<Self> {
+        let started = Self::try_start(scene);
+        started.map_err(|error| scene.errors.borrow_mut().push(error.to_string())).ok()
+    }
+
+    fn try_start(scene: &Rc<Scene>) -> Result<Self, PublishError> {
+        let (output, _) = Output::open(&config(&scene.at))?;
+        // A child that another test is starting may hold it.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let lock = loop {
+            if let Some(lock) = output.try_lock()? {
+                break lock;
+            }
+            assert!(Instant::now() < deadline, "the lock is not released");
+        };
+        let key = output.digest_key()?;
+        let journal = match output.read_journal()? {
+            Found::Nothing => None,
+            Found::Journal(journal) => Some(journal),
+            Found::SetAside { reason, .. } => panic!("a journal of our own was set aside: {reason}"),
+        };
+        let (machine, effects) = machine::recover(scene.script.options(), journal, &output.disk()?);
+        let mut sidecar = Self { scene: scene.clone(), output, _lock: lock, key, machine, timers: BTreeMap::new() };
+        sidecar.carry_out(effects);
+        if let Some(newest) = scene.newest.get() {
+            sidecar.on(Event::Observed(newest));
+        }
+        Ok(sidecar)
+    }
+
+    pub(super) fn observe(&mut self, edit: &Edit) {
+        self.scene.newest.set(Some(edit.digest));
+        self.on(Event::Observed(edit.digest));
+    }
+
+    fn on(&mut self, event: Event) {
+        let effects = self.machine.on(event);
+        self.carry_out(effects);
+    }
+
+    fn carry_out(&mut self, effects: Vec<Effect>) {
+        let (mut effects, mut answers) = (VecDeque::from(effects), VecDeque::new());
+        while !faulty::is_dead() {
+            if let Some(effect) = effects.pop_front() {
+                answers.extend(self.effect(effect));
+            } else if let Some(answer) = answers.pop_front() {
+                effects.extend(self.machine.on(answer));
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Arm(timer, _) => {
+                self.timers.entry(timer).or_default();
+                None
+            }
+            Effect::Disarm(timer) => {
+                self.timers.remove(&timer);
+                None
+            }
+            Effect::Render { step, sequence, unless } => {
+                Some(Event::Rendered { step, outcome: self.render(sequence, unless) })
+            }
+            Effect::Write { step, writes } => {
+                let mut done = 0;
+                for write in writes {
+                    if let Err(error) = self.write(&write) {
+                        self.scene.errors.borrow_mut().push(error.to_string());
+                        break;
+                    }
+                    done += 1;
+                }
+                Some(Event::Written { step, done, at: None })
+            }
+            Effect::Reload { step, .. } => {
+                let verdict = self.scene.told();
+                faulty::note("told");
+                Some(Event::Reloaded { step, verdict })
+            }
+            Effect::Verify { step, generation } => {
+                let found = self.output.content(&generation, &self.key);
+                if let Err(error) = &found {
+                    self.scene.errors.borrow_mut().push(error.to_string());
+                }
+                let sound = found.is_ok_and(|found| found == generation.content);
+                Some(Event::Verified { step, sound, baseline: None })
+            }
+            Effect::Confirm { .. } | Effect::Abandon(_) | Effect::Exit => unreachable!("not asked for: {effect:?}"),
+        }
+    }
+
+    fn render(&self, sequence: u64, unless: Option<Digest>) -> Outcome {
+        let edit = &self.scene.edits[&self.scene.newest.get().unwrap().short()];
+        let tree = edit.tree.digest(&self.key);
+        if unless == Some(tree) {
+            return Outcome::Same;
+        }
+        let candidate = Generation::new(sequence, edit.digest, tree, edit.tree.content(&self.key));
+        match self.output.stage(&candidate, &edit.tree) {
+            Ok(()) => Outcome::Staged { candidate, baseline: None },
+            Err(error) => {
+                assert!(!error.rejected(), "the inputs are not at fault: {error}");
+                self.scene.errors.borrow_mut().push(error.to_string());
+                Outcome::Failed
+            }
+        }
+    }
+
+    fn write(&self, write: &Write) -> Result<(), PublishError> {
+        let written = crate::app::carry_out(&self.output, write);
+        if written.is_ok()
+            && let Write::Journal(journal) = write
+            && let Some(good) = &journal.last_good
+            && journal.debt.is_none()
+        {
+            faulty::note(format!("confirmed {}", good.directory));
+        }
+        written
+    }
+
+    /// Fires timers until there is none; whether it came to that.
+    pub(super) fn settle(&mut self, rounds: usize) -> bool {
+        for _ in 0..rounds {
+            if faulty::is_dead() {
+                return false;
+            }
+            // Each in its turn, or one that is always armed again would keep the others from firing.
+            let Some((timer, _)) = self.timers.iter().min_by_key(|(_, fired)| **fired).map(|(t, f)| (*t, *f)) else {
+                return true;
+            };
+            let fired = self.timers.remove(&timer).unwrap_or_default();
+            self.on(Event::Fired(timer));
+            if let Some(count) = self.timers.get_mut(&timer) {
+                *count = fired + 1;
+            }
+        }
+        self.timers.is_empty()
+    }
+}
+
+/// A scene after the edits that come before.
+pub(super) fn prepared(at: &Path, script: &Script) -> (Rc<Scene>, Sidecar) {
+    let scene = Scene::new(at, script);
+    let mut sidecar = Sidecar::start(&scene).unwrap();
+    for edit in &script.before {
+        sidecar.observe(edit);
+        assert!(sidecar.settle(ROUNDS));
+    }
+    (scene, sidecar)
+}
+
+/// What follows a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    /// It goes away.
+    Ends,
+    /// Trimtab is started again before it goes away, and once more afterwards.
+    Restart,
+}
+
+/// Runs a script with a fault; its calls until the fault ended, and whether each would change something.
+fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> {
+    let dir = scratch();
+    let (scene, mut sidecar) = prepared(dir.path(), script);
+    assert_eq!(*scene.errors.borrow(), Vec::<String>::new());
+    let watched = scene.clone();
+    faulty::watch(Some(Rc::new(move || watched.assert_whole())));
+    faulty::arm(fault);
+    for edit in &script.edits {
+        sidecar.observe(edit);
+        sidecar.settle(ROUNDS);
+    }
+    scene.assert_whole();
+    let died = faulty::is_dead();
+    let calls = if died || then == Then::Restart {
+        drop(sidecar);
+        if !died {
+            // Under the fault that lasts; it may refuse to start, and the kubelet tries again.
+            drop(Sidecar::start(&scene));
+        }
+        let calls = faulty::disarm();
+        sidecar = Sidecar::start(&scene).expect("nothing is wrong any more");
+        if let Some(edit) = script.edits.last() {
+            sidecar.observe(edit);
+        }
+        calls
+    } else {
+        faulty::disarm()
+    };
+    for error in scene.errors.borrow().iter() {
+        assert!(error.contains(dir.path().to_str().unwrap()), "it names no path: {error}");
+    }
+    if let Some((_, Fault::Lasts(errno))) = fault {
+        let errors = scene.errors.borrow();
+        assert!(errors.iter().any(|error| error.contains(&errno.to_string())), "it does not say why: {errors:?}");
+    }
+    let quiet = sidecar.settle(4 * ROUNDS);
+    faulty::watch(None);
+    assert!(quiet, "it does not come to rest: {:?}", sidecar.machine);
+    scene.assert_done(&sidecar.machine);
+    calls
+}
+
+/// The same, and what was tried if it fails.
+fn named(script: &Script, fault: (usize, Fault), then: Then) {
+    let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(script, Some(fault), then)));
+    if let Err(panic) = ran {
+        eprintln!("{}: {fault:?}, {then:?}", script.name);
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Each call fails; each that changes something does so by each error, for once and for long.
+fn fails_everywhere(script: &Script) {
+    const ERRORS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS];
+    let calls = run(script, None, Then::Ends);
+    let mut runs = 0;
+    for (call, changes) in calls.iter().enumerate() {
+        let errno = ERRORS[call % ERRORS.len()];
+        let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
+        let mut faults = vec![(Fault::Fails(Errno::IO), then)];
+        if *changes {
+            faults = ERRORS.into_iter().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
+            faults.extend([
+                (Fault::Fails(errno), Then::Restart),
+                (Fault::Lies(Errno::IO), Then::Ends),
+                (Fault::Lies(Errno::IO), Then::Restart),
+                (Fault::Lasts(errno), Then::Ends),
+                (Fault::Lasts(errno), Then::Restart),
+                (Fault::Dies, Then::Ends),
+            ]);
+        }
+        for (fault, then) in faults {
+            named(script, (call, fault), then);
+            runs += 1;
+        }
+    }
+    let changes = calls.iter().filter(|changes| **changes).count();
+    eprintln!("{}: {} calls, {changes} of which change something; {runs} runs with a fault", script.name, calls.len());
+}
+
+// A test for each path, so that they run side by side.
+
+#[test]
+fn first_generation_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["first generation"]);
+}
+
+#[test]
+fn publish_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish"]);
+}
+
+#[test]
+fn publish_with_nobody_to_tell_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish with nobody to tell"]);
+}
+
+#[test]
+fn rollback_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back"]);
+}
+
+#[test]
+fn rollback_and_what_mends_it_come_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back, then publish"]);
+}
