@@ -127,7 +127,8 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written as JSON\n"),
         },
         (Server::Admin, "/") if reads => {
-            let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page::page(&shared.status()).into());
+            let mut response =
+                response(StatusCode::OK, "text/html; charset=utf-8", page::page(&shared.status()).into());
             response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
             response
         }

@@ -950,7 +950,8 @@ impl App {
             self.solved(stage.as_str());
         }
         let since = self.observed.map(|(.., since)| since.elapsed());
-        self.shared.metrics.settled(since.filter(|_| newly_confirmed));
+        let whole = with(&self.shared, |status| status.held_back.is_empty());
+        self.shared.metrics.settled(whole, since.filter(|_| newly_confirmed));
     }
 
     /// Notes that the current generation is the last good one; whether that became so in this life.

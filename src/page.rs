@@ -183,7 +183,10 @@ mod tests {
         let escaped = "&lt;/td&gt;&lt;/table&gt;&lt;script&gt;alert(1)&lt;/script&gt;&lt;img src=x onerror=&#39;a&#39;&gt;\
                        &quot;&amp;\u{fffd} [0m";
         assert_eq!(page.matches(escaped).count(), 9, "each of them: {page}");
-        assert!(!page.contains("<script") && !page.contains("<img") && !page.contains(['\u{202e}', '\u{1b}']), "{page}");
+        assert!(
+            !page.contains("<script") && !page.contains("<img") && !page.contains(['\u{202e}', '\u{1b}']),
+            "{page}"
+        );
         assert_eq!(page.matches("</table>").count(), 4, "{page}");
     }
 

@@ -112,7 +112,9 @@ impl PodEvent {
                 format!("Configuration rejected at {stage}: {reason} (trimtab status says more)")
             }
             Self::RolledBack { from: Some(from), to } => {
-                format!("Configuration generation {from} is taken back: generation {to}, the last good one, replaces it")
+                format!(
+                    "Configuration generation {from} is taken back: generation {to}, the last good one, replaces it"
+                )
             }
             Self::RolledBack { from: None, to } => {
                 format!("Configuration generation {to}, the last good one, is made current again")

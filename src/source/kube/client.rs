@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::client::{AuthError, Body, ClientBuilder, ConfigExt as _, RustlsTlsError};
 use ::kube::api::PostParams;
+use ::kube::client::{AuthError, Body, ClientBuilder, ConfigExt as _, RustlsTlsError};
 use ::kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
