@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::metrics::Metrics;
+use crate::page;
 use crate::status::Status;
 
 /// Connections that one server serves at a time; more wait in the backlog.
@@ -58,7 +59,7 @@ impl Shared {
 pub enum Server {
     /// `/livez`, `/readyz`, `/metrics`.
     Listen,
-    /// `/status`, `POST /retry`.
+    /// `/status`, `POST /retry`, and `/`, a page for people.
     Admin,
 }
 
@@ -125,10 +126,16 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
             Ok(json) => response(StatusCode::OK, "application/json", json.into()),
             Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written as JSON\n"),
         },
+        (Server::Admin, "/") if reads => {
+            let mut response =
+                response(StatusCode::OK, "text/html; charset=utf-8", page::page(&shared.status()).into());
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+            response
+        }
         (Server::Admin, "/retry") if *request.method() == Method::POST => retry(shared).await,
         (Server::Admin, "/retry") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
         (Server::Listen, _) => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n"),
-        (Server::Admin, _) => text(StatusCode::NOT_FOUND, "here are /status and POST /retry\n"),
+        (Server::Admin, _) => text(StatusCode::NOT_FOUND, "here are /, /status and POST /retry\n"),
     }
 }
 
@@ -164,7 +171,7 @@ fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
 fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
-    response.headers_mut().insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -29,6 +29,7 @@ use crate::journal::{Baseline, Generation, Journal, Moment, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
+use crate::pod_events::PodEvents;
 use crate::process;
 use crate::publish::{Found, Lock, Output};
 use crate::reload::{Reloader, Verdict};
@@ -288,6 +289,9 @@ struct App {
     good: Arc<Ingredients>,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
+    /// Why the newest inputs do not render, without content.
+    brief: Option<String>,
+    events: PodEvents,
     /// What `--syntax warn` found in the newest candidate.
     warned: Vec<String>,
     waited_for: Vec<String>,
@@ -326,6 +330,8 @@ impl App {
         for spec in &config.specs {
             shared.metrics.source_added(&spec.name);
         }
+        let to_tell = clients.clone().or_else(kube::Clients::of_this_pod);
+        let events = PodEvents::start(to_tell, &config.render.pod, &mut tasks);
         let api = clients.map(|clients| (clients, &config.watches[..]));
         source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
         let found = machine.journal();
@@ -355,6 +361,8 @@ impl App {
             before,
             good,
             unsaid: false,
+            brief: None,
+            events,
             warned: Vec::new(),
             waited_for: Vec::new(),
             was_up: vec![None; config.specs.len()],
@@ -731,7 +739,8 @@ impl App {
                 self.hold_back(held_back, &said);
                 Outcome::Same
             }
-            Err(Problem { stage, rejected: true, reason, output }) => {
+            Err(Problem { stage, rejected: true, reason, brief, output }) => {
+                self.brief = brief;
                 self.problem(stage.as_str(), &format!("rejected: {reason}"), &output);
                 Outcome::Rejected(rejection(stage, reason))
             }
@@ -941,7 +950,8 @@ impl App {
             self.solved(stage.as_str());
         }
         let since = self.observed.map(|(.., since)| since.elapsed());
-        self.shared.metrics.settled(since.filter(|_| newly_confirmed));
+        let whole = with(&self.shared, |status| status.held_back.is_empty());
+        self.shared.metrics.settled(whole, since.filter(|_| newly_confirmed));
     }
 
     /// Notes that the current generation is the last good one; whether that became so in this life.
@@ -1023,6 +1033,7 @@ impl App {
         self.shared.metrics.quarantined(self.machine.journal().quarantine.is_some());
         let journal = self.machine.journal();
         let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
+        self.events.report(journal, target.as_ref(), self.brief.as_deref());
         let found = |generation: &Option<Generation>| {
             generation.as_ref().map(|generation| status::Published::new(generation, None))
         };

@@ -95,13 +95,15 @@ pub struct Problem {
     pub rejected: bool,
     /// What failed, on what, why, and what to do.
     pub reason: String,
+    /// The reason without any content, where it has some.
+    pub brief: Option<String>,
     /// What a program said, for the log.
     pub output: Said,
 }
 
 impl Problem {
     fn new(stage: Stage, rejected: bool, reason: &impl ToString) -> Self {
-        Self { stage, rejected, reason: reason.to_string(), output: Said::default() }
+        Self { stage, rejected, reason: reason.to_string(), brief: None, output: Said::default() }
     }
 }
 
@@ -109,7 +111,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         let rejected = matches!(failure, Failure::Rejected { .. });
         let (Failure::Rejected { message: reason, output } | Failure::Failed { message: reason, output }) = failure;
-        Self { stage: Stage::Validate, rejected, reason, output }
+        Self { stage: Stage::Validate, rejected, reason, brief: None, output }
     }
 }
 
@@ -346,7 +348,10 @@ fn render_and_write(
     check: impl FnOnce(&Tree) -> Result<(), Problem>,
 ) -> Result<(Candidate, Tree), Problem> {
     let rendered = order.inputs.render(order.digest, &order.published, refused);
-    let rendered = rendered.map_err(|rejection| Problem::new(Stage::Render, true, &rejection))?;
+    let rendered = rendered.map_err(|rejection| {
+        let brief = Some(rejection.brief());
+        Problem { brief, ..Problem::new(Stage::Render, true, &rejection) }
+    })?;
     check(&rendered.tree)?;
     let tree = rendered.tree.digest(&order.key);
     let held_back = rendered.held_back;

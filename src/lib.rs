@@ -55,5 +55,7 @@ pub mod process;
 pub mod admin;
 pub mod log;
 pub mod metrics;
+pub mod page;
+pub mod pod_events;
 pub mod shutdown;
 pub mod status;

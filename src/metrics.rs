@@ -251,9 +251,10 @@ impl Metrics {
         self.generation.get_or_create(&DigestLabel { digest: digest.to_owned() }).set(1);
     }
 
-    /// The newest inputs are published and taken; `propagation` since they were observed, if that was seen.
-    pub fn settled(&self, propagation: Option<std::time::Duration>) {
-        self.successful.set(1);
+    /// The newest inputs are published and taken, as a `whole` or but for what is held back; `propagation` since they
+    /// were observed, if that was seen.
+    pub fn settled(&self, whole: bool, propagation: Option<std::time::Duration>) {
+        self.successful.set(i64::from(whole));
         if let Some(propagation) = propagation {
             self.success_timestamp.set(now());
             self.propagation.observe(propagation.as_secs_f64());

@@ -113,6 +113,20 @@ pub enum TargetState {
     NotHandling,
 }
 
+impl TargetState {
+    /// The name in `/status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Found => "found",
+            Self::Missing => "missing",
+            Self::Ambiguous => "ambiguous",
+            Self::Forbidden => "forbidden",
+            Self::NotHandling => "notHandling",
+        }
+    }
+}
+
 /// The target at the last attempt, in the form of `/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct TargetStatus {

@@ -187,6 +187,18 @@ pub enum Rejection {
     },
 }
 
+impl Rejection {
+    /// The same without any piece of a template or of what went into it, for readers that may not see these.
+    #[must_use]
+    pub fn brief(&self) -> String {
+        match self {
+            Self::Syntax { place, .. } => format!("{place}: it is no valid template"),
+            Self::Template { place, .. } => format!("{place}: it cannot be rendered"),
+            other => other.to_string(),
+        }
+    }
+}
+
 /// Where in the templates something went wrong. Prints as `template NAME (SOURCE), line N`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {

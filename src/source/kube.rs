@@ -30,6 +30,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::access::{Access, access};
 pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, default_namespace};
+pub use self::trouble::CreateError;
 use self::trouble::{Failure, resource};
 use self::wire::{Event, Page};
 use crate::snapshot::{Kind, Object, ObjectRef, Seen, Update};

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
-use super::support::sidecar::{Sidecar, Volume, output_of, trimtab};
+use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
+use super::support::stage::metric;
 
 /// What lies outside, and must never come in.
 const CANARY: &str = "canary-from-outside";
@@ -781,6 +782,7 @@ async fn of_two_selected_objects_on_one_path_the_younger_is_held_back_until_the_
     let status = sidecar.until_idle();
     let younger = format!("configmap/{namespace}/aa-younger");
     assert_eq!(status["heldBack"][0]["source"], json!(younger));
+    assert_eq!(metric(&sidecar, "reloader_last_reload_successful"), Some(0.0));
     let reason = status["heldBack"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("zz-older") && reason.contains("app.conf"), "{reason}");
     let files = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
@@ -801,6 +803,7 @@ async fn of_two_selected_objects_on_one_path_the_younger_is_held_back_until_the_
     sidecar.until("it flows", |status| status["confirmed"]["sequence"] == 3);
     assert_eq!(place.published(), files(&[("app.conf", "younger"), ("other", "2"), ("own", "1")]));
     assert_eq!(sidecar.status()["heldBack"], json!([]));
+    eventually("all is well", || (metric(&sidecar, "reloader_last_reload_successful")? > 0.0).then_some(()));
     // An update that does not fit keeps the last version, while others go on.
     edit("other", json!({"other": "3", "own": "of another"})).await;
     let status = sidecar.until("held back", |status| status["heldBack"][0]["reason"].is_string());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::kube::api::PostParams;
 use ::kube::client::{AuthError, Body, ClientBuilder, ConfigExt as _, RustlsTlsError};
 use ::kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tower::{BoxError, ServiceExt as _};
 
-use super::trouble::Failure;
+use super::trouble::{CreateError, Failure};
 use super::wire::Status;
 
 /// Where the kubelet mounts a service account's token, CA and namespace
@@ -169,6 +170,23 @@ impl Clients {
     /// Builds the client, without a word to the server: whether the flags and files make sense, for a start-up error.
     pub async fn check(&self) -> Result<(), KubeError> {
         self.connection().await.map(drop)
+    }
+
+    /// Clients for the cluster of this very Pod; `None` outside of one, and in a Pod without a service account's token.
+    #[must_use]
+    pub fn of_this_pod() -> Option<Self> {
+        let config = ClientConfig::default();
+        let pod = &config.in_cluster;
+        let present = pod.host.is_some() && pod.port.is_some() && pod.directory.join("token").exists();
+        present.then(|| Self::new(config))
+    }
+
+    /// Creates an object, by one request. `path`: of the collection. `object`: JSON.
+    pub async fn create(&self, path: &str, object: Vec<u8>) -> Result<(), CreateError> {
+        let request = ::kube::core::Request::new(path).create(&PostParams::default(), object);
+        let request = request.map_err(|_| Failure::Malformed("it does not fit into a URL".to_owned()))?;
+        self.send(request).await.map(drop)?;
+        Ok(())
     }
 
     /// How long a silent server is waited for.

@@ -147,6 +147,47 @@ impl Failure {
     }
 }
 
+/// Why an object was not created. None holds a word of the server's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CreateError {
+    /// 403: worth trying again once somebody has granted it.
+    #[error("{} may not create it (403)", user.as_deref().unwrap_or("this user"))]
+    Forbidden {
+        /// Whom the server took us for.
+        user: Option<String>,
+    },
+    /// Another answer, which the same object would be given again.
+    #[error("the API server refused it (HTTP {0}); are POD_NAME and POD_NAMESPACE those of this Pod?")]
+    Refused(u16),
+    /// No answer, or not now: worth trying again.
+    #[error("{0}; trying again later")]
+    Later(String),
+}
+
+impl From<Failure> for CreateError {
+    fn from(failure: Failure) -> Self {
+        let at = |server: Option<String>| server.map(|server| format!(" at {server}")).unwrap_or_default();
+        Self::Later(match failure {
+            Failure::Forbidden { user } => return Self::Forbidden { user },
+            Failure::Refused { code, .. } if code != 429 && code < 500 => return Self::Refused(code),
+            Failure::Refused { code, .. } => format!("the API server answered {code}"),
+            Failure::Setup(error) => error.to_string(),
+            Failure::Unreachable { server, why } => format!("cannot reach the API server{}: {why}", at(server)),
+            Failure::Untrusted { server, why } => {
+                format!("no trusted connection to the API server{}: {why}", at(server))
+            }
+            Failure::Silent(patience) => format!("the API server has not answered for {} s", patience.as_secs_f64()),
+            Failure::Unauthorized => "the API server does not accept our credentials (401)".to_owned(),
+            Failure::Expired
+            | Failure::Malformed(_)
+            | Failure::PageTooLarge
+            | Failure::TooLarge(_)
+            | Failure::Ended
+            | Failure::Broken(_) => "the API server gave no proper answer".to_owned(),
+        })
+    }
+}
+
 /// A failure in words.
 struct Told<'a> {
     failure: &'a Failure,

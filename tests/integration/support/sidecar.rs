@@ -183,14 +183,24 @@ impl Sidecar {
 
     /// A request to one of its servers: status code and body. `None` when nobody answers.
     pub fn request(&self, flag: &str, method: &str, path: &str) -> Option<(u16, String)> {
+        let (head, body) = self.ask(flag, method, path)?;
+        let code = head.split(' ').nth(1)?.parse().ok()?;
+        Some((code, body))
+    }
+
+    /// The head of what it answers to a GET; empty when nobody answers.
+    pub fn head(&self, flag: &str, path: &str) -> String {
+        self.ask(flag, "GET", path).unwrap_or_default().0
+    }
+
+    fn ask(&self, flag: &str, method: &str, path: &str) -> Option<(String, String)> {
         let mut stream = TcpStream::connect_timeout(&self.address(flag), Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
-        let code = head.split(' ').nth(1)?.parse().ok()?;
-        Some((code, body.to_owned()))
+        Some((head.to_owned(), body.to_owned()))
     }
 
     /// `/status`; null when nobody answers.
