@@ -1,6 +1,7 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
 mod api;
+mod clock;
 mod containment;
 mod crash;
 mod disk;
