@@ -3,6 +3,7 @@
 mod api;
 mod containment;
 mod crash;
+mod disk;
 mod dryrun;
 mod events;
 mod kills;
