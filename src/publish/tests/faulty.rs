@@ -170,7 +170,7 @@ fn inode_at(at: impl AsFd, name: &str) -> u64 {
 
 #[expect(clippy::needless_pass_by_value, reason = "as rustix takes them")]
 fn text(name: impl Arg) -> String {
-    name.to_string_lossy().into_owned()
+    name.into_c_str().unwrap().to_string_lossy().into_owned()
 }
 
 pub(in crate::publish) fn openat<Fd: AsFd>(at: Fd, name: impl Arg, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
