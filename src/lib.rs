@@ -3,7 +3,7 @@
 //! # Theory of operation
 //!
 //! ```text
-//! source → snapshot → render → validate → publish → reload
+//! source → snapshot → render → validate → publish → reload → confirm
 //! ```
 //!
 //! Each [`source`] tells what it sees: ConfigMaps and Secrets from the API server, or directories and files that a
@@ -12,9 +12,11 @@
 //!
 //! [`render`] is pure: the same inputs give the same [`tree`] of files, or a rejection that names template and line.
 //! A [`candidate`] is that tree in a fresh directory of the output, where no reader sees it, once it has passed what
-//! [`validate`] asks of it. [`publish`] wrote and synced it, and makes it the current generation by one rename, as the kubelet does for a mounted volume. The [`journal`] beside it says, before the rename, that a
-//! reload will be owed. [`reload`] then tells the main process (a signal by pidfd, HTTP, a program), and when it took
-//! it, the journal is told so.
+//! [`validate`] asks of it. [`publish`] wrote and synced it, and makes it the current generation by one rename, as the
+//! kubelet does for a mounted volume. The [`journal`] beside it says, before the rename, that a reload will be owed.
+//! [`reload`] then tells the main process (a signal by pidfd, HTTP, a program), [`confirm`] looks whether it took it,
+//! and the journal is told so. What it does not take is rolled back: the last good generation is journalled as owed, made
+//! current by the same rename, and told and confirmed like any other.
 //!
 //! What to do when is decided by the [`machine`], a pure function from events to effects, which also says what a
 //! journal found after a crash means. [`app`] carries the effects out, and is the only module that knows all others.

@@ -2,6 +2,7 @@
 
 mod disk;
 pub(in crate::publish) mod faulty;
+mod power;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -100,7 +100,7 @@ impl Place {
 async fn denied(server: &ApiServer) -> Option<usize> {
     let request = hyper::Request::get("/metrics").body(Vec::new()).unwrap();
     let text = server.client(ADMIN).await.request_text(request).await.unwrap();
-    let name = "apiserver_authorization_attempts_total{result=\"denied\"} ";
+    let name = "authorization_attempts_total{result=\"no-opinion\"} ";
     text.lines().find_map(|line| line.strip_prefix(name)?.parse().ok())
 }
 

@@ -707,6 +707,7 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
             ("RELOAD_TOKEN_FILE", &stage.write("token", "t0ken")),
             ("RELOAD_TIMEOUT", "250ms"),
             ("RELOAD_ATTEMPTS", "2"),
+            ("ON_REJECT", "hold"),
             ("RETRY_MIN", "20ms"),
             ("RETRY_MAX", "40ms"),
         ],

@@ -282,7 +282,8 @@ fn resets_are_retried() {
 fn third_refusal_holds_the_generation_and_attempts_go_on_until_it_is_taken() {
     let mut stage = Stage::new("1");
     let hook = Hook::start(Some(stage.file()));
-    let sidecar = stage.start(&["--reload-url", &hook.url(), "--retry-min", "1s", "--retry-max", "1s"]);
+    let hold = ["--on-reject", "hold", "--retry-min", "1s", "--retry-max", "1s"];
+    let sidecar = stage.start(&[&["--reload-url", &hook.url()], &hold[..]].concat());
     sidecar.until_idle();
     hook.answer(Answer::Code(500));
     stage.edit("2");
@@ -694,7 +695,7 @@ fn program_is_run_for_each_generation_and_its_output_is_masked_when_it_refuses()
     );
     let (command, db) = (format!("sh {script}"), format!("db={}", stage.text("db")));
     let flags = ["--reload-exec", &command, "--watch-dir", &db, "--secret-dir", "db", "--retry-max", "250ms"];
-    let sidecar = stage.start(&flags);
+    let sidecar = stage.start(&[&flags[..], &["--on-reject", "hold"]].concat());
     sidecar.until_idle();
     assert_eq!(fs::read_to_string(&noted).unwrap(), "1\n");
     stage.write("fail", "");

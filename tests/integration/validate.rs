@@ -64,8 +64,10 @@ fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
         let before = names(&stage.at("conf"));
         let published = sidecar.status()["published"].clone();
         stage.volume.swap(&[("nginx.conf", bad)]);
-        let status =
-            sidecar.until("it is rejected", |status| status["quarantine"]["digest"] == status["observed"]["digest"]);
+        // When the journal is written as well.
+        let status = sidecar.until("it is rejected", |status| {
+            status["phase"] == "idle" && status["quarantine"]["digest"] == status["observed"]["digest"]
+        });
         assert_eq!(status["quarantine"]["stage"], "validate", "{status}");
         let reason = problem(&status, "validate");
         assert!(reason.contains("nginx") && reason.contains("exit code 1"), "{bad}: {reason}");

@@ -173,7 +173,10 @@ impl Scene {
         assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
         assert_eq!(journal.last_good, journal.current);
         let read = Journal::parse(&fs::read(self.at.join(JOURNAL)).unwrap()).unwrap();
-        assert_eq!(read.debt, None::<Debt>, "the debt is paid, and not written off");
+        let disk = Disk { link: Some(linked), directories: own_names(&self.at).into_iter().collect() };
+        let (next, _) = machine::recover(self.script.options(), Some(read), &disk);
+        assert_eq!(next.journal().debt, None::<Debt>, "the next start will pay again");
+        assert_eq!((&next.journal().current, &next.journal().last_good), (&journal.current, &journal.last_good));
         // No junk: our names, the tree's, and no generation but those that the journal keeps.
         let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
         assert_eq!(top_names(&self.at), tops, "links");
@@ -229,6 +232,7 @@ impl Sidecar {
 
     pub(super) fn observe(&mut self, edit: &Edit) {
         self.scene.newest.set(Some(edit.digest));
+        faulty::note(format!("observed {}", edit.digest.short()));
         self.on(Event::Observed(edit.digest));
     }
 
@@ -276,7 +280,9 @@ impl Sidecar {
             }
             Effect::Reload { step, .. } => {
                 let verdict = self.scene.told();
-                faulty::note("told");
+                if verdict == Verdict::Took {
+                    faulty::note(format!("told {}", self.scene.linked().unwrap()));
+                }
                 Some(Event::Reloaded { step, verdict })
             }
             Effect::Verify { step, generation } => {
@@ -310,12 +316,17 @@ impl Sidecar {
 
     fn write(&self, write: &Write) -> Result<(), PublishError> {
         let written = crate::app::carry_out(&self.output, write);
-        if written.is_ok()
-            && let Write::Journal(journal) = write
-            && let Some(good) = &journal.last_good
-            && journal.debt.is_none()
-        {
-            faulty::note(format!("confirmed {}", good.directory));
+        let linked = self.scene.linked();
+        match write {
+            Write::Journal(journal) if written.is_ok() && journal.debt.is_none() => {
+                // With nobody to tell, it becomes so by the rename that follows.
+                let good = journal.last_good.as_ref().filter(|good| Some(&good.directory) == linked.as_ref());
+                good.into_iter().for_each(|good| faulty::note(format!("confirmed {}", good.directory)));
+            }
+            Write::Swap(generation) if written.is_ok() && !self.scene.script.reload => {
+                faulty::note(format!("confirmed {}", generation.directory));
+            }
+            _ => {}
         }
         written
     }

@@ -1,0 +1,306 @@
+//! Power loss: a file system that forgets what was not synced, made of what was written down.
+//!
+//! A file's content is sure once it was synced, and otherwise whole, cut short, empty or zeros. A name in a directory is
+//! sure once that directory was synced, and otherwise each change of it has come to the disk or has not: all up to one,
+//! as on a file system with a journal, or any. A rename is one change.
+
+use super::disk::{Edit, Scene, Script, Sidecar, scripts};
+use super::faulty::{self, Change, Node};
+use super::*;
+
+/// How many states of the disk are tried for each moment of a power loss.
+const STATES: u64 = 7;
+
+/// Marsaglia's xorshift64: the same states in each run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap() % end.max(1)
+    }
+}
+
+/// A change of the names in a directory.
+#[derive(Clone, Debug)]
+enum Entry {
+    Set(String, usize),
+    Unset(String),
+    Moved(String, String, usize),
+}
+
+fn apply(entries: &mut BTreeMap<String, usize>, change: &Entry) {
+    match change {
+        Entry::Set(name, node) => {
+            entries.insert(name.clone(), *node);
+        }
+        Entry::Unset(name) => {
+            entries.remove(name);
+        }
+        Entry::Moved(from, to, node) => {
+            if entries.get(from) == Some(node) {
+                entries.remove(from);
+            }
+            entries.insert(to.clone(), *node);
+        }
+    }
+}
+
+/// A file, directory or link.
+#[derive(Clone, Debug)]
+struct Inode {
+    node: Node,
+    /// As programs see it.
+    bytes: Vec<u8>,
+    names: BTreeMap<String, usize>,
+    /// As the disk has it for sure.
+    synced: Option<Vec<u8>>,
+    synced_names: BTreeMap<String, usize>,
+    /// What came since then, and when.
+    pending: Vec<(usize, Entry)>,
+}
+
+/// The output directory in memory, as programs see it and as the disk has it.
+#[derive(Clone, Debug)]
+struct Model {
+    inodes: Vec<Inode>,
+    /// By the number that they have at present.
+    numbers: BTreeMap<u64, usize>,
+    clock: usize,
+}
+
+impl Model {
+    /// All that lies in the directory, on the disk.
+    fn of(root: &Path) -> Self {
+        let mut model = Self { inodes: Vec::new(), numbers: BTreeMap::new(), clock: 0 };
+        model.scan(root);
+        model
+    }
+
+    fn scan(&mut self, path: &Path) -> usize {
+        let found = fs::symlink_metadata(path).unwrap();
+        let node = if found.is_dir() {
+            Node::Directory
+        } else if found.is_symlink() {
+            Node::Link(fs::read_link(path).unwrap().to_string_lossy().into_owned())
+        } else {
+            Node::File
+        };
+        let is_directory = node == Node::Directory;
+        let bytes = if node == Node::File { fs::read(path).unwrap() } else { Vec::new() };
+        let id = self.add(found.ino(), node);
+        self.inodes[id].synced = Some(bytes.clone());
+        self.inodes[id].bytes = bytes;
+        for entry in is_directory.then(|| fs::read_dir(path).unwrap()).into_iter().flatten() {
+            let entry = entry.unwrap();
+            let below = self.scan(&entry.path());
+            self.inodes[id].names.insert(entry.file_name().into_string().unwrap(), below);
+        }
+        self.inodes[id].synced_names = self.inodes[id].names.clone();
+        id
+    }
+
+    fn add(&mut self, number: u64, node: Node) -> usize {
+        let id = self.inodes.len();
+        let names = BTreeMap::new();
+        let (synced, synced_names) = (None, names.clone());
+        self.inodes.push(Inode { node, bytes: Vec::new(), names, synced, synced_names, pending: Vec::new() });
+        self.numbers.insert(number, id);
+        id
+    }
+
+    fn enter(&mut self, at: u64, entry: Entry) {
+        let clock = self.clock;
+        let directory = &mut self.inodes[self.numbers[&at]];
+        apply(&mut directory.names, &entry);
+        directory.pending.push((clock, entry));
+    }
+
+    fn take(&mut self, change: &Change) {
+        self.clock += 1;
+        match change {
+            Change::Made { at, name, inode, node } => {
+                let id = self.add(*inode, node.clone());
+                self.enter(*at, Entry::Set(name.clone(), id));
+            }
+            Change::Wrote { inode, bytes } => self.inodes[self.numbers[inode]].bytes.extend(bytes),
+            Change::Renamed { at, from, to } => {
+                let id = self.inodes[self.numbers[at]].names[from];
+                self.enter(*at, Entry::Moved(from.clone(), to.clone(), id));
+            }
+            Change::Removed { at, name } => self.enter(*at, Entry::Unset(name.clone())),
+            Change::Synced { inode } => {
+                let inode = &mut self.inodes[self.numbers[inode]];
+                inode.synced = Some(inode.bytes.clone());
+                inode.synced_names = inode.names.clone();
+                inode.pending.clear();
+            }
+            Change::Noted(_) => {}
+        }
+    }
+
+    /// Makes what the disk may hold after a power loss.
+    fn survive(&self, into: &Path, state: u64, random: &mut Random) {
+        let until = random.below(self.clock + 1);
+        self.write_out(0, into, state, until, random);
+    }
+
+    fn write_out(&self, id: usize, path: &Path, state: u64, until: usize, random: &mut Random) {
+        let inode = &self.inodes[id];
+        match &inode.node {
+            Node::Link(target) => symlink(target, path).unwrap(),
+            Node::File => {
+                let whole = &inode.bytes;
+                let bytes = match &inode.synced {
+                    Some(synced) if synced == whole => whole.clone(),
+                    _ if state == 0 => whole.clone(),
+                    _ if state <= 2 => Vec::new(),
+                    _ => match random.below(4) {
+                        0 => whole.clone(),
+                        1 => Vec::new(),
+                        2 => vec![0; whole.len()],
+                        _ => whole[..random.below(whole.len())].to_vec(),
+                    },
+                };
+                fs::write(path, bytes).unwrap();
+            }
+            Node::Directory => {
+                if !path.exists() {
+                    fs::create_dir(path).unwrap();
+                }
+                let mut names = inode.synced_names.clone();
+                for (clock, entry) in &inode.pending {
+                    let kept = match state {
+                        // Everything; nothing; names without content; a journal's prefix; any.
+                        0 | 2 => true,
+                        1 => false,
+                        3 => *clock <= until,
+                        _ => random.below(2) == 0,
+                    };
+                    if kept {
+                        apply(&mut names, entry);
+                    }
+                }
+                for (name, id) in names {
+                    self.write_out(id, &path.join(name), state, until, random);
+                }
+            }
+        }
+    }
+}
+
+/// What was known at a moment.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    observed: Vec<Edit>,
+    loaded: Option<String>,
+    confirmed: Option<String>,
+}
+
+impl Known {
+    fn take(&mut self, script: &Script, change: &Change) {
+        let Change::Noted(note) = change else { return };
+        match note.split_once(' ').unwrap() {
+            ("observed", digest) => {
+                self.observed.extend(script.all().find(|edit| edit.digest.short() == digest).cloned());
+            }
+            ("told", directory) => self.loaded = Some(directory.to_owned()),
+            ("confirmed", directory) => self.confirmed = Some(directory.to_owned()),
+            other => unreachable!("{other:?}"),
+        }
+    }
+}
+
+/// Starts Trimtab on what a power loss left, and sees to it that all comes out right. What it did meanwhile.
+fn comes_back(script: &Script, known: &Known, at: &Path, random: &mut Random) -> Option<(Model, Vec<Change>)> {
+    let before = known.confirmed.iter().map(|directory| {
+        let short = directory.rsplit('-').next().unwrap();
+        script.all().find(|edit| edit.digest.short() == short).unwrap().clone()
+    });
+    let now = Script { before: before.collect(), edits: known.observed.clone(), ..script.clone() };
+    let scene = Scene::new(at, &now);
+    scene.assert_whole();
+    let linked = scene.linked();
+    let sequence = |directory: &Option<String>| directory.as_deref().and_then(sequence_of);
+    assert!(sequence(&linked) >= sequence(&known.confirmed), "an older one than {:?}: {linked:?}", known.confirmed);
+    assert!(linked.is_none() || fs::read(at.join(KEY)).unwrap().len() == 32, "the key is gone");
+    known.observed.last()?;
+    // An edit may have been taken back meanwhile, so that what is linked is the newest again.
+    let found = linked.as_ref().map(|linked| scene.edit_of(linked).clone()).filter(|edit| !edit.refused);
+    let taken_back = found.filter(|_| random.below(3) == 0);
+    let now = Script { edits: known.observed.iter().cloned().chain(taken_back).collect(), ..now };
+    let scene = Scene::new(at, &now);
+    scene.newest.set(now.edits.last().map(|edit| edit.digest));
+    // The main process has died as well and reads what it finds, or has lived on elsewhere.
+    let finds = linked.filter(|linked| random.below(2) == 0 && !scene.edit_of(linked).refused);
+    *scene.loaded.borrow_mut() = finds.or_else(|| known.loaded.clone());
+    let model = Model::of(at);
+    let watched = scene.clone();
+    faulty::watch(Some(std::rc::Rc::new(move || watched.assert_whole())));
+    faulty::record();
+    let mut sidecar = Sidecar::start(&scene).expect("it starts");
+    assert!(sidecar.settle(100), "it does not come to rest: {:?}", sidecar.machine);
+    faulty::watch(None);
+    scene.assert_done(&sidecar.machine);
+    Some((model, faulty::recorded()))
+}
+
+/// Cuts the power after each change, and once more while it comes back.
+fn survives(script: &Script) {
+    let dir = scratch();
+    let scene = Scene::new(dir.path(), script);
+    let mut model = Model::of(dir.path());
+    faulty::record();
+    let mut sidecar = Sidecar::start(&scene).unwrap();
+    for edit in script.all() {
+        sidecar.observe(edit);
+        assert!(sidecar.settle(100));
+    }
+    let log = faulty::recorded();
+    let (mut known, mut states) = (Known::default(), 0);
+    let mut random = Random(0x9E37_79B9_7F4A_7C15);
+    for (moment, change) in log.iter().enumerate() {
+        model.take(change);
+        known.take(script, change);
+        for state in 0..STATES {
+            let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                let left = scratch();
+                model.survive(left.path(), state, &mut random);
+                let back = comes_back(script, &known, left.path(), &mut random);
+                states += 1;
+                let Some((mut model, log)) = back.filter(|_| state % 2 == 0) else { return };
+                let mut known = known.clone();
+                for change in log.iter().take(random.below(log.len()) + 1) {
+                    model.take(change);
+                    known.take(script, change);
+                }
+                let left = scratch();
+                model.survive(left.path(), 3 + state % 4, &mut random);
+                comes_back(script, &known, left.path(), &mut random);
+                states += 1;
+            }));
+            if let Err(panic) = tried {
+                eprintln!("{}: moment {moment}, state {state}, after {:#?}", script.name, &log[..=moment]);
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    eprintln!("{}: {} moments, {states} states of the disk", script.name, log.len());
+}
+
+#[test]
+fn publish_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish"]);
+}
+
+#[test]
+fn publish_with_nobody_to_tell_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish with nobody to tell"]);
+}
+
+#[test]
+fn rollback_and_what_mends_it_survive_a_power_loss_at_any_moment() {
+    survives(&scripts()["roll back, then publish"]);
+}
