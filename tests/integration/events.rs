@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use super::support::apiserver::{ADMIN, APP, ApiServer};
-use super::support::sidecar::{PATIENCE, Sidecar, eventually};
+use super::support::apiserver::{ADMIN, APP, ApiServer, token};
+use super::support::sidecar::{PATIENCE, Sidecar, eventually, needs_root};
 
 const CANARY: &str = "canary-of-content";
 
@@ -173,7 +173,18 @@ async fn target_that_is_ambiguous_is_told_once() {
     let place = Place::on(&server).await;
     let sleeping = || Command::new("sleep").arg("31.4190").stdin(Stdio::null()).spawn().unwrap();
     let _twins = Twins([sleeping(), sleeping()]);
-    let flags = ["--signal", "HUP", "--process", "sleep", "--process-args", "31\\.4190", "--retry-min", "20ms", "--retry-max", "50ms"];
+    let flags = [
+        "--signal",
+        "HUP",
+        "--process",
+        "sleep",
+        "--process-args",
+        "31\\.4190",
+        "--retry-min",
+        "20ms",
+        "--retry-max",
+        "50ms",
+    ];
     let sidecar = place.start(&server.kubeconfig(ADMIN), &flags);
     let event = place.told("ReloadTargetMissing", "No process to reload: ").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
@@ -224,4 +235,29 @@ async fn server_that_hangs_holds_nothing_up() {
     }
     assert_eq!(sidecar.request("--listen", "GET", "/livez").unwrap().0, 200);
     server.resume();
+}
+
+#[tokio::test]
+async fn pod_that_reads_files_alone_tells_by_its_service_account() {
+    // Becomes the sidecar, in a mount namespace where the token lies in its place, as in a container.
+    const MOUNT: &str = r#"mount -t tmpfs none "$(readlink -f /var/run)" &&
+        mkdir -p /var/run/secrets/kubernetes.io && cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount &&
+        exec "$@""#;
+    needs_root("have a mount namespace of its own");
+    let server = ApiServer::shared().await;
+    let place = Place::on(&server).await;
+    let (account, volume, output) = (place.text("account"), place.text("volume"), place.text("conf"));
+    for dir in [&account, &volume] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(format!("{volume}/app.conf"), "1").unwrap();
+    fs::write(format!("{account}/token"), token(ADMIN)).unwrap();
+    fs::copy(server.ca(), format!("{account}/ca.crt")).unwrap();
+    let port = format!("KUBERNETES_SERVICE_PORT={}", server.port());
+    let namespace = format!("POD_NAMESPACE={}", place.namespace);
+    let pod = ["env", "KUBERNETES_SERVICE_HOST=127.0.0.1", &port, "POD_NAME=web-0", &namespace, "POD_UID=0000-1111"];
+    let mount = ["unshare", "--mount", "sh", "-c", MOUNT, &account];
+    let flags = ["--watch-dir", &volume, "--output", &output];
+    let _sidecar = Sidecar::start_by(&[&pod[..], &mount].concat(), &place.dir.path().join("log"), flags);
+    place.told("ConfigReloaded", "generation 1 is published and confirmed").await;
 }
