@@ -458,7 +458,7 @@ pub struct LifeArgs {
     /// Serve /livez, /readyz and /metrics here, IPv6 and IPv4; off: nowhere
     #[arg(long, value_name = "ADDR", env = "TRIMTAB_LISTEN", hide_env_values = true, default_value = ":9533")]
     pub listen: Listen,
-    /// Serve /status and POST /retry here; off: nowhere
+    /// Serve /status, POST /retry and a page for people here; off: nowhere
     #[arg(long, value_name = "ADDR", env = "TRIMTAB_ADMIN", hide_env_values = true, default_value = "127.0.0.1:9534")]
     pub admin: Listen,
     /// How logs are written

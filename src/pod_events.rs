@@ -388,7 +388,7 @@ fn event(pod: &Pod, told: &Told) -> Event {
         action: Some(event.action().to_owned()),
         event_time: Some(MicroTime(*at)),
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}.", pod.name)),
+            generate_name: Some(format!("{}-", pod.name)),
             namespace: Some(pod.namespace.clone()),
             ..ObjectMeta::default()
         },

@@ -61,7 +61,8 @@ struct Kind {
     says: (&'static str, Option<&'static str>, Option<&'static str>, u64),
     /// The stage of the error, if one stays.
     error: Option<&'static str>,
-    rollbacks: f64,
+    /// How many there were then, and in the end.
+    rollbacks: [f64; 2],
     /// Done before the good edit.
     mend: fn(&mut Scene),
 }
@@ -82,19 +83,19 @@ const KINDS: &[Kind] = &[
         spoil: nothing,
         says: ("idle", None, Some("render"), 1),
         error: Some("render"),
-        rollbacks: 0.0,
+        rollbacks: [0.0, 0.0],
         mend: nothing,
     },
     Kind {
         name: "a file that does not parse",
         flags: |scene| {
-            let text = "{% if 'bad' in data['app.conf'] %}{{ '{' }}{% endif %}{}";
+            let text = r#"{% if 'bad' in data['app.conf'] %}{{ '{' }}{% endif %}["{{ data['app.conf'] }}"]"#.to_owned();
             own(&["--template", &scene.stage.write("app.json.j2", text), "--syntax", "strict"])
         },
         spoil: nothing,
         says: ("idle", None, Some("validate"), 1),
         error: Some("validate"),
-        rollbacks: 0.0,
+        rollbacks: [0.0, 0.0],
         mend: nothing,
     },
     Kind {
@@ -103,23 +104,23 @@ const KINDS: &[Kind] = &[
         spoil: nothing,
         says: ("idle", None, Some("validate"), 1),
         error: Some("validate"),
-        rollbacks: 0.0,
+        rollbacks: [0.0, 0.0],
         mend: nothing,
     },
     Kind {
         name: "an output that cannot be written",
         flags: |_| Vec::new(),
-        // A directory is in the journal's way.
+        // A directory is in the way of the rename.
         spoil: |scene| {
-            let journal = scene.stage.at("conf/..trimtab.json");
-            fs::remove_file(&journal).unwrap();
-            fs::create_dir(&journal).unwrap();
-            fs::write(journal.join("x"), "").unwrap();
+            let data = scene.stage.at("conf/..data");
+            fs::remove_file(&data).unwrap();
+            fs::create_dir(&data).unwrap();
+            fs::write(data.join("x"), "").unwrap();
         },
         says: ("settling", None, None, 1),
         error: Some("publish"),
-        rollbacks: 0.0,
-        mend: |scene| fs::remove_dir_all(scene.stage.at("conf/..trimtab.json")).unwrap(),
+        rollbacks: [0.0, 0.0],
+        mend: |scene| fs::remove_dir_all(scene.stage.at("conf/..data")).unwrap(),
     },
     Kind {
         name: "a refusal, held",
@@ -127,7 +128,7 @@ const KINDS: &[Kind] = &[
         spoil: |scene| scene.hook.answer(Answer::Code(500)),
         says: ("held", Some("publish"), Some("reload"), 2),
         error: Some("reload"),
-        rollbacks: 0.0,
+        rollbacks: [0.0, 0.0],
         mend: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
@@ -136,7 +137,7 @@ const KINDS: &[Kind] = &[
         spoil: |scene| scene.hook.answer(Answer::Code(503)),
         says: ("backoff", Some("publish"), None, 2),
         error: Some("reload"),
-        rollbacks: 0.0,
+        rollbacks: [0.0, 0.0],
         mend: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
@@ -145,7 +146,7 @@ const KINDS: &[Kind] = &[
         spoil: nothing,
         says: ("idle", None, Some("reload"), 1),
         error: None,
-        rollbacks: 1.0,
+        rollbacks: [1.0, 1.0],
         mend: nothing,
     },
     Kind {
@@ -154,7 +155,7 @@ const KINDS: &[Kind] = &[
         spoil: |scene| scene.hook.answer(Answer::Code(500)),
         says: ("held", Some("rollback"), Some("reload"), 1),
         error: Some("reload"),
-        rollbacks: 1.0,
+        rollbacks: [1.0, 1.0],
         mend: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
@@ -167,7 +168,7 @@ const KINDS: &[Kind] = &[
         spoil: nothing,
         says: ("idle", None, Some("confirm"), 1),
         error: None,
-        rollbacks: 1.0,
+        rollbacks: [1.0, 1.0],
         mend: nothing,
     },
     Kind {
@@ -176,7 +177,7 @@ const KINDS: &[Kind] = &[
         spoil: nothing,
         says: ("backoff", Some("rollback"), Some("confirm"), 1),
         error: Some("reload"),
-        rollbacks: 1.0,
+        rollbacks: [1.0, 1.0],
         mend: Scene::start_target,
     },
 ];
@@ -210,14 +211,14 @@ fn each_kind_of_failure_is_told_and_its_end_as_well() {
         let page = sidecar.request("--admin", "GET", "/").unwrap().1;
         assert!(page.contains("class=\"bad\""), "{}: {page}", kind.name);
         assert_eq!(metrics(&sidecar)[..3], told(0.0, quarantine, debt), "{}", kind.name);
-        assert_eq!(metrics(&sidecar)[3..], [kind.rollbacks], "{}", kind.name);
+        assert_eq!(metrics(&sidecar)[3..], kind.rollbacks[..1], "{}", kind.name);
         let status = sidecar.status();
         assert_eq!(status["lastGood"]["sequence"], 1, "{}: {status}", kind.name);
         assert_eq!(status["confirmed"]["sequence"], 1, "{}: {status}", kind.name);
 
         (kind.mend)(&mut scene);
         scene.stage.edit("good 2");
-        well(&sidecar, kind, kind.rollbacks);
+        well(&sidecar, kind, kind.rollbacks[1]);
     }
 }
 
