@@ -168,7 +168,6 @@ fn inode_at(at: impl AsFd, name: &str) -> u64 {
     rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap().st_ino
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "as rustix takes them")]
 fn text(name: impl Arg) -> String {
     name.into_c_str().unwrap().to_string_lossy().into_owned()
 }
