@@ -14,6 +14,7 @@ mod readme;
 mod real;
 mod reload;
 mod reporting;
+mod rollback;
 mod secrets;
 mod support;
 mod validate;
