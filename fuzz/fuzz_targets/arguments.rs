@@ -4,30 +4,34 @@
 //! flags which are new are found without a dictionary.
 #![no_main]
 
+use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::sync::LazyLock;
 
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use libfuzzer_sys::fuzz_target;
 use trimtab::args::{Cli, Command, RunArgs};
 use trimtab::config::Config;
 
 const CANARY: &str = "hunter2-canary";
 
-static FLAGS: LazyLock<Vec<String>> = LazyLock::new(|| {
-    let command = Cli::command();
-    let names = command.get_arguments().filter_map(|argument| argument.get_long());
-    names.map(|name| format!("--{name}")).collect()
-});
+thread_local! {
+    // Made once, as that takes longer than to parse.
+    static PARSER: RefCell<clap::Command> = RefCell::new(Cli::command());
+    static FLAGS: Vec<String> = {
+        let command = Cli::command();
+        let names = command.get_arguments().filter_map(|argument| argument.get_long());
+        names.map(|name| format!("--{name}")).collect()
+    };
+}
 
 fn word(bytes: &[u8]) -> OsString {
     match bytes {
-        [1, number, rest @ ..] => {
-            let mut word = OsString::from(&FLAGS[usize::from(*number) % FLAGS.len()]);
+        [1, number, rest @ ..] => FLAGS.with(|flags| {
+            let mut word = OsString::from(&flags[usize::from(*number) % flags.len()]);
             word.push(OsStr::from_bytes(rest));
             word
-        }
+        }),
         _ => OsStr::from_bytes(bytes).to_owned(),
     }
 }
@@ -50,8 +54,9 @@ fn hide(args: &mut RunArgs) {
 }
 
 fuzz_target!(|data: &[u8]| {
-    let words = data.split(|&byte| byte == 0).map(word);
-    let Ok(cli) = Cli::try_parse_from(std::iter::once(OsString::from("trimtab")).chain(words)) else { return };
+    let words = std::iter::once(OsString::from("trimtab")).chain(data.split(|&byte| byte == 0).map(word));
+    let Ok(matches) = PARSER.with_borrow_mut(|parser| parser.try_get_matches_from_mut(words)) else { return };
+    let Ok(cli) = Cli::from_arg_matches(&matches) else { return };
     let mut args = match cli.command {
         None => cli.run,
         Some(Command::Render(dry) | Command::Check(dry)) => dry.run,
