@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny build
+.PHONY: all demo test figures fuzz lint deny build
 all: build
 
 build:
@@ -28,6 +28,10 @@ test:
 figures:
 	$(CARGO) build --release
 	$(CARGO) bench --bench figures
+
+# Each fuzz target for FUZZ_SECONDS (60); installs a nightly toolchain and cargo-fuzz where they are missing.
+fuzz:
+	fuzz/run
 
 lint:
 	$(CARGO) fmt --check
