@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny build
+.PHONY: all demo test figures lint deny fuzz build
 all: build
 
 build:
@@ -34,3 +34,7 @@ deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 	-$(CARGO) deny check advisories
+
+# Each fuzz target for FUZZ_SECONDS (60), two at a time; the toolchain and cargo-fuzz are installed once.
+fuzz:
+	fuzz/run $(FUZZ_TARGETS)
