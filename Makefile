@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures fuzz lint deny build
+.PHONY: all demo test figures lint deny fuzz build
 all: build
 
 build:
@@ -29,10 +29,6 @@ figures:
 	$(CARGO) build --release
 	$(CARGO) bench --bench figures
 
-# Each fuzz target for FUZZ_SECONDS (60); installs a nightly toolchain and cargo-fuzz where they are missing.
-fuzz:
-	fuzz/run
-
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
@@ -42,3 +38,7 @@ deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 	-$(CARGO) deny check advisories
+
+# Each fuzz target for FUZZ_SECONDS (60), two at a time; the toolchain and cargo-fuzz are installed once.
+fuzz:
+	fuzz/run $(FUZZ_TARGETS)

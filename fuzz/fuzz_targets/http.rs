@@ -29,10 +29,7 @@ fuzz_target!(|data: &[u8]| {
     let Some((&piece, answer)) = data.split_first() else { return };
     let piece = if piece == 0 { answer.len().max(1) } else { piece.into() };
     let endpoint: Endpoint = format!("http://server/-/reload?token={CANARY}").parse().unwrap();
-    let config = HttpConfig {
-        headers: vec![format!("X-Token: {CANARY}").parse().unwrap()],
-        ..HttpConfig::default()
-    };
+    let config = HttpConfig { headers: vec![format!("X-Token: {CANARY}").parse().unwrap()], ..HttpConfig::default() };
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let (answered, ()) =

@@ -128,15 +128,8 @@ fn answer(u: &mut Bytes<'_>, effect: &Effect) -> Result<Option<Event>> {
 
 /// Of the effects so far, the newest is answered most often; an older one stands for an answer that comes too late.
 fn event(u: &mut Bytes<'_>, effects: &[Effect]) -> Result<Option<Event>> {
-    const TIMERS: [Timer; 7] = [
-        Timer::Quiet,
-        Timer::Ceiling,
-        Timer::Interval,
-        Timer::Splay,
-        Timer::Again,
-        Timer::Backoff,
-        Timer::Patience,
-    ];
+    const TIMERS: [Timer; 7] =
+        [Timer::Quiet, Timer::Ceiling, Timer::Interval, Timer::Splay, Timer::Again, Timer::Backoff, Timer::Patience];
     Ok(match u.int_in_range(0..=15)? {
         0..=8 => match effects.last() {
             Some(effect) => answer(u, effect)?,
@@ -155,7 +148,8 @@ fn event(u: &mut Bytes<'_>, effects: &[Effect]) -> Result<Option<Event>> {
 
 /// What the machine would write must be what it can read, and it must never remove what is current.
 fn check(machine: &Machine, effects: &[Effect]) {
-    let writes = effects.iter().filter_map(|effect| if let Effect::Write { writes, .. } = effect { Some(writes) } else { None });
+    let writes =
+        effects.iter().filter_map(|effect| if let Effect::Write { writes, .. } = effect { Some(writes) } else { None });
     for write in writes.flatten() {
         match write {
             Write::Journal(journal) => assert_eq!(Journal::parse(&journal.to_bytes()).as_ref(), Ok(&**journal)),
@@ -183,7 +177,10 @@ fn run(text: &[u8], rest: &[u8]) -> Result<()> {
         let new = machine.on(event);
         check(&machine, &new);
         let _ = (machine.phase(), machine.is_settled(), machine.is_rejected());
-        effects.extend(new.into_iter().filter(|effect| !matches!(effect, Effect::Arm(..) | Effect::Disarm(_) | Effect::Abandon(_))));
+        effects.extend(
+            new.into_iter()
+                .filter(|effect| !matches!(effect, Effect::Arm(..) | Effect::Disarm(_) | Effect::Abandon(_))),
+        );
     }
     Ok(())
 }
