@@ -235,6 +235,10 @@ fn once_tells_a_rejection_by_its_exit_code() {
         let log = sidecar.log();
         assert!(!log.contains(CANARY), "{log}");
         assert_eq!(log.contains("a.json, line 2, column"), more != ["--syntax", "off"], "{more:?}: {log}");
+        // An init container that is started again tries again, and says why not.
+        sidecar.start_again();
+        assert_eq!(sidecar.exit_code(), Some(code), "{more:?}");
+        assert_eq!(sidecar.log_of_this_life().contains("rejected: "), code == 65, "{more:?}");
     }
 }
 
