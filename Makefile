@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny build
+.PHONY: all demo test figures lint deny fuzz build
 all: build
 
 build:
@@ -20,6 +20,7 @@ test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
+	faketime=$$(tests/tools/faketime) && TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
@@ -37,3 +38,7 @@ deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources
 	-$(CARGO) deny check advisories
+
+# Each fuzz target for FUZZ_SECONDS (60), two at a time; the toolchain and cargo-fuzz are installed once.
+fuzz:
+	fuzz/run $(FUZZ_TARGETS)

@@ -25,7 +25,7 @@ use crate::confirm;
 use crate::digest::{Digest, DigestKey};
 use crate::fault::Faults;
 use crate::inputs::Inputs;
-use crate::journal::{Baseline, Generation, Journal, Moment, Rejection};
+use crate::journal::{Baseline, Generation, Journal, Moment, Quarantine, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
@@ -324,7 +324,17 @@ impl App {
                 None
             }
         };
+        // An init container that is started again is to try again.
+        let journal = journal.map(|journal| match config.once {
+            Some(_) => Journal { quarantine: None, ..journal },
+            None => journal,
+        });
         let (machine, effects) = machine::recover(config.machine.clone(), journal, &output.disk()?);
+        if let Some(Quarantine { digest, rejection: Rejection { stage, reason, at }, .. }) =
+            &machine.journal().quarantine
+        {
+            warn!(%stage, "inputs {} are in quarantine since {at}, and not tried until somebody asks: {reason}", digest.short());
+        }
         let (told, updates) = mpsc::channel(64);
         let refresh = watch::Sender::new(0);
         for spec in &config.specs {

@@ -365,7 +365,19 @@ pub async fn request_unmasked(
     })
 }
 
-/// The request, and what in it may be a credential.
+/// What fuzzing reaches: [`request`] over a connection whose other end is at hand.
+#[cfg(fuzzing)]
+pub async fn request_over(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Result<Response, HttpError> {
+    let (request, credentials) = prepare(endpoint, config)?;
+    let mut response = exchange(endpoint, Box::new(socket), request, BODY_KEPT, &Arc::default()).await?;
+    response.body = Mask::new(credentials).redact(&response.body);
+    Ok(response)
+}
+
 /// Connects as [`request`] does, TLS handshake and files included, and closes the connection without a request.
 pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
     let connected = async {
@@ -376,6 +388,7 @@ pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) 
     tokio::time::timeout(timeout, connected).await.unwrap_or_else(silent)
 }
 
+/// The request, and what in it may be a credential.
 fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), HttpError> {
     let mut request = Request::new(Full::new(config.body.clone()));
     *request.method_mut() = config.method.clone();

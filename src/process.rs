@@ -633,16 +633,36 @@ impl Process {
 
     /// Empty for a zombie. Never printed.
     fn command_line(&self) -> Vec<String> {
-        let bytes = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
-        let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-        bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+        words(&fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default())
     }
 
-    /// For messages: short, and without control characters.
+    /// For messages.
     fn name(&self) -> String {
-        let name = self.executable().unwrap_or_else(|| self.comm.clone());
-        String::from_utf8_lossy(&name).chars().take(64).flat_map(char::escape_debug).collect()
+        printable(&self.executable().unwrap_or_else(|| self.comm.clone()))
     }
+}
+
+/// The arguments of a `proc_pid_cmdline(5)`.
+fn words(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Short, and without control characters.
+fn printable(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// What fuzzing reaches: each parser of a text of `/proc` or of a pid file, on the same bytes. Returns the name that
+/// messages would show.
+#[cfg(fuzzing)]
+#[must_use]
+pub fn parse_all(bytes: &[u8]) -> Option<String> {
+    let handled = |status: Status| SIGNALS.iter().filter(|&&(name, raw)| status.handles(Signal { name, raw })).count();
+    let _ = Status::parse(bytes).map(handled);
+    let _ = str::from_utf8(bytes).ok().and_then(Reader::parse).map(|reader| reader.may(4, 0, 0, 0o640));
+    let _ = (words(bytes), decimal(bytes));
+    Process::parse(bytes).map(|process| printable(&process.comm))
 }
 
 /// Who a process is, as far as reading files goes (credentials(7), path_resolution(7)).
@@ -720,6 +740,12 @@ struct Claim {
     written: SystemTime,
 }
 
+/// A pid in digits alone.
+fn decimal(text: &[u8]) -> Option<i32> {
+    let digits = text.iter().all(u8::is_ascii_digit);
+    str::from_utf8(text).ok().filter(|_| digits)?.parse().ok().filter(|&pid| pid > 0)
+}
+
 fn read_pid_file(path: &Path) -> Result<Claim, FindError> {
     let fail = |reason: String| FindError::PidFile { path: path.to_owned(), reason };
     let (text, metadata) = read_regular(path, 64).map_err(|error| match error.kind() {
@@ -733,9 +759,7 @@ fn read_pid_file(path: &Path) -> Result<Claim, FindError> {
     if text.is_empty() {
         return Err(fail("it is empty (yet)".into()));
     }
-    let digits = text.iter().all(u8::is_ascii_digit);
-    let pid = str::from_utf8(text).ok().filter(|_| digits).and_then(|text| text.parse().ok()).filter(|&pid| pid > 0);
-    let pid = pid.ok_or_else(|| fail("it does not hold one decimal number, and nothing else".into()))?;
+    let pid = decimal(text).ok_or_else(|| fail("it does not hold one decimal number, and nothing else".into()))?;
     if pid == 1 {
         return Err(fail(
             "it names PID 1, which is the Pod's pause process: it was written before shareProcessNamespace: true, or is \

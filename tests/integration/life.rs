@@ -657,6 +657,7 @@ fn every_flag_works_by_its_variable() {
     by_variables_files_templates_and_http(&mut variables);
     by_variables_copies_programs_and_pace(&mut variables);
     by_variables_targets_tls_and_once(&mut variables);
+    by_variables_checks(&mut variables);
     by_variables_objects(&mut variables);
     by_variables_servers_and_logs(&mut variables);
     let command = trimtab::args::Cli::command();
@@ -794,6 +795,63 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
         std::thread::sleep(Duration::from_millis(300));
         assert_eq!(sidecar.status()["phase"], "settling", "{name}");
     }
+}
+
+fn by_variables_checks(variables: &mut Variables) {
+    let mut stage = Stage::new("state good 1");
+    let (output, volume) = (stage.text("conf"), stage.text("volume"));
+    let own = [("OUTPUT", output.as_str()), ("WATCH_DIR", volume.as_str()), ("DEBOUNCE", "10ms")];
+    let hook = Hook::start(Some(stage.file()));
+    hook.answer(Answer::Echo(418));
+    let url = hook.url();
+    let programs = "sh -c '! grep -q bad $0/app.conf' {dir}\nsh -c 'grep -q slow $0/app.conf && sleep 60; true' {dir}";
+    let checks = [
+        ("SYNTAX", "strict"),
+        ("VALIDATE", programs),
+        ("VALIDATE_TIMEOUT", "300ms"),
+        ("CONFIRM_URL", &url),
+        ("CONFIRM_STATUS", "418"),
+        ("CONFIRM_MATCH", "state good"),
+        ("CONFIRM_CHANGED", r"state \S+ (\S+)"),
+        ("CONFIRM_TIMEOUT", "300ms"),
+    ];
+    let sidecar = variables.start(&stage, "log", &[&own[..], &checks].concat(), &[]);
+    sidecar.until_idle();
+    for (content, told) in [
+        ("state good bad", "exit code 1"),
+        ("state good slow", "--validate-timeout"),
+        ("state poor 2", "--confirm-match"),
+        ("state good 1 still", "--confirm-changed"),
+    ] {
+        stage.edit(content);
+        let status = sidecar.until(content, |status| status["quarantine"]["reason"].to_string().contains(told));
+        assert!(told.starts_with("--confirm") == (status["quarantine"]["stage"] == "confirm"), "{status}");
+        // What was the same before the last of them is the same after its rollback.
+        if told != "--confirm-changed" {
+            sidecar.until_idle();
+        }
+    }
+    stage.volume.swap(&[("app.conf", "state good 3"), ("app.json", "{")]);
+    sidecar.until("it is malformed", |status| status["quarantine"]["reason"].to_string().contains("app.json"));
+
+    let mut target = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid_file = stage.write("pid", target.id().to_string());
+    let hook = Hook::start(None);
+    let url = hook.url();
+    let alive = [
+        ("RELOAD_URL", url.as_str()),
+        ("PID_FILE", &pid_file),
+        ("CONFIRM_ALIVE", "70ms"),
+        ("CONFIRM_WORKERS", "true"),
+        ("CONFIRM_TIMEOUT", "300ms"),
+    ];
+    let other = stage.text("other");
+    let own = [("OUTPUT", other.as_str()), ("WATCH_DIR", volume.as_str())];
+    let sidecar = variables.start(&stage, "log-alive", &[&own[..], &alive].concat(), &[]);
+    let told = |status: &Value| problem(status, "confirm").contains("lived for 70ms (--confirm-workers)");
+    sidecar.until("it has no workers", told);
+    target.kill().unwrap();
+    target.wait().unwrap();
 }
 
 fn by_variables_targets_tls_and_once(variables: &mut Variables) {

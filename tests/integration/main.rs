@@ -1,8 +1,10 @@
 //! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
 
 mod api;
+mod clock;
 mod containment;
 mod crash;
+mod disk;
 mod dryrun;
 mod events;
 mod kills;
@@ -12,6 +14,7 @@ mod readme;
 mod real;
 mod reload;
 mod reporting;
+mod rollback;
 mod secrets;
 mod support;
 mod validate;

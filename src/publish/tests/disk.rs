@@ -321,7 +321,9 @@ impl Sidecar {
             Write::Journal(journal) if written.is_ok() && journal.debt.is_none() => {
                 // With nobody to tell, it becomes so by the rename that follows.
                 let good = journal.last_good.as_ref().filter(|good| Some(&good.directory) == linked.as_ref());
-                good.into_iter().for_each(|good| faulty::note(format!("confirmed {}", good.directory)));
+                if let Some(good) = good {
+                    faulty::note(format!("confirmed {}", good.directory));
+                }
             }
             Write::Swap(generation) if written.is_ok() && !self.scene.script.reload => {
                 faulty::note(format!("confirmed {}", generation.directory));

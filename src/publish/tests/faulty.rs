@@ -3,7 +3,6 @@
 //! All of it is per thread, and a thread that asks for nothing gets the calls themselves.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use rustix::fd::{AsFd, OwnedFd};
@@ -71,7 +70,6 @@ struct Layer {
     /// Called before each change.
     watch: Option<Rc<dyn Fn()>>,
     log: Option<Vec<Change>>,
-    seen: BTreeSet<&'static str>,
 }
 
 thread_local! {
@@ -102,11 +100,6 @@ pub(in crate::publish) fn is_dead() -> bool {
     with(|layer| layer.dead)
 }
 
-/// The names of all calls that came by.
-pub(in crate::publish) fn seen() -> BTreeSet<&'static str> {
-    with(|layer| layer.seen.clone())
-}
-
 /// Has `watch` called before each change, once there was a fault, or if there will be none.
 pub(in crate::publish) fn watch(watch: Option<Rc<dyn Fn()>>) {
     with(|layer| layer.watch = watch);
@@ -134,7 +127,7 @@ fn log(change: impl FnOnce() -> Change) {
     });
 }
 
-fn call<T>(name: &'static str, changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
+fn call<T>(changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let watch = with(|layer| {
         // Until the fault, all is as it is without one.
         let now = changes && !layer.dead && layer.fault.is_none_or(|(at, _)| layer.calls > at);
@@ -144,7 +137,6 @@ fn call<T>(name: &'static str, changes: bool, work: impl FnOnce() -> Result<T>) 
         watch();
     }
     let fault = with(|layer| {
-        layer.seen.insert(name);
         if layer.dead {
             return Some(Fault::Dies);
         }
@@ -177,13 +169,13 @@ fn inode_at(at: impl AsFd, name: &str) -> u64 {
 }
 
 fn text(name: impl Arg) -> String {
-    name.to_string_lossy().into_owned()
+    name.into_c_str().unwrap().to_string_lossy().into_owned()
 }
 
 pub(in crate::publish) fn openat<Fd: AsFd>(at: Fd, name: impl Arg, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
     let creates = flags.contains(OFlags::CREATE);
     let name = text(name);
-    call(if creates { "create" } else { "open" }, creates, || {
+    call(creates, || {
         let is_new = creates && rustix::fs::statat(&at, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_err();
         let fd = rustix::fs::openat(&at, name.as_str(), flags, mode)?;
         if is_new {
@@ -195,7 +187,7 @@ pub(in crate::publish) fn openat<Fd: AsFd>(at: Fd, name: impl Arg, flags: OFlags
 
 pub(in crate::publish) fn mkdirat<Fd: AsFd>(at: Fd, name: impl Arg, mode: Mode) -> Result<()> {
     let name = text(name);
-    call("mkdir", true, || {
+    call(true, || {
         rustix::fs::mkdirat(&at, name.as_str(), mode)?;
         let inode_of = inode_at(&at, &name);
         log(|| Change::Made { at: inode(&at), name, inode: inode_of, node: Node::Directory });
@@ -205,7 +197,7 @@ pub(in crate::publish) fn mkdirat<Fd: AsFd>(at: Fd, name: impl Arg, mode: Mode) 
 
 pub(in crate::publish) fn symlinkat<Fd: AsFd>(target: impl Arg, at: Fd, name: impl Arg) -> Result<()> {
     let (target, name) = (text(target), text(name));
-    call("symlink", true, || {
+    call(true, || {
         rustix::fs::symlinkat(target.as_str(), &at, name.as_str())?;
         let inode_of = inode_at(&at, &name);
         log(|| Change::Made { at: inode(&at), name, inode: inode_of, node: Node::Link(target) });
@@ -215,7 +207,7 @@ pub(in crate::publish) fn symlinkat<Fd: AsFd>(target: impl Arg, at: Fd, name: im
 
 pub(in crate::publish) fn renameat<Fd: AsFd, To: AsFd>(at: Fd, from: impl Arg, into: To, to: impl Arg) -> Result<()> {
     let (from, to) = (text(from), text(to));
-    call("rename", true, || {
+    call(true, || {
         rustix::fs::renameat(&at, from.as_str(), &into, to.as_str())?;
         assert_eq!(inode(&at), inode(&into), "the model knows renames within one directory");
         log(|| Change::Renamed { at: inode(&at), from, to });
@@ -225,7 +217,7 @@ pub(in crate::publish) fn renameat<Fd: AsFd, To: AsFd>(at: Fd, from: impl Arg, i
 
 pub(in crate::publish) fn unlinkat<Fd: AsFd>(at: Fd, name: impl Arg, flags: AtFlags) -> Result<()> {
     let name = text(name);
-    call("unlink", true, || {
+    call(true, || {
         rustix::fs::unlinkat(&at, name.as_str(), flags)?;
         log(|| Change::Removed { at: inode(&at), name });
         Ok(())
@@ -233,7 +225,7 @@ pub(in crate::publish) fn unlinkat<Fd: AsFd>(at: Fd, name: impl Arg, flags: AtFl
 }
 
 pub(in crate::publish) fn write<Fd: AsFd>(fd: Fd, bytes: &[u8]) -> Result<usize> {
-    call("write", true, || {
+    call(true, || {
         let written = rustix::io::write(&fd, bytes)?;
         log(|| Change::Wrote { inode: inode(&fd), bytes: bytes[..written].to_vec() });
         Ok(written)
@@ -241,7 +233,7 @@ pub(in crate::publish) fn write<Fd: AsFd>(fd: Fd, bytes: &[u8]) -> Result<usize>
 }
 
 pub(in crate::publish) fn fsync<Fd: AsFd>(fd: Fd) -> Result<()> {
-    call("fsync", true, || {
+    call(true, || {
         rustix::fs::fsync(&fd)?;
         log(|| Change::Synced { inode: inode(&fd) });
         Ok(())
@@ -249,25 +241,25 @@ pub(in crate::publish) fn fsync<Fd: AsFd>(fd: Fd) -> Result<()> {
 }
 
 pub(in crate::publish) fn fchmod<Fd: AsFd>(fd: Fd, mode: Mode) -> Result<()> {
-    call("chmod", true, || rustix::fs::fchmod(fd, mode))
+    call(true, || rustix::fs::fchmod(fd, mode))
 }
 
 pub(in crate::publish) fn fchown<Fd: AsFd>(fd: Fd, owner: Option<Uid>, group: Option<Gid>) -> Result<()> {
-    call("chown", true, || rustix::fs::fchown(fd, owner, group))
+    call(true, || rustix::fs::fchown(fd, owner, group))
 }
 
 pub(in crate::publish) fn fstat<Fd: AsFd>(fd: Fd) -> Result<Stat> {
-    call("fstat", false, || rustix::fs::fstat(fd))
+    call(false, || rustix::fs::fstat(fd))
 }
 
 pub(in crate::publish) fn statat<Fd: AsFd>(at: Fd, name: impl Arg, flags: AtFlags) -> Result<Stat> {
-    call("stat", false, || rustix::fs::statat(at, name, flags))
+    call(false, || rustix::fs::statat(at, name, flags))
 }
 
 pub(in crate::publish) fn readlinkat<Fd: AsFd>(at: Fd, name: impl Arg, buffer: Vec<u8>) -> Result<std::ffi::CString> {
-    call("readlink", false, || rustix::fs::readlinkat(at, name, buffer))
+    call(false, || rustix::fs::readlinkat(at, name, buffer))
 }
 
 pub(in crate::publish) fn read<Fd: AsFd>(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
-    call("read", false, || rustix::io::read(fd, buffer))
+    call(false, || rustix::io::read(fd, buffer))
 }

@@ -1,0 +1,104 @@
+//! Any templates with any values are rendered or refused, in bounded time, the same way each time; what was made of a
+//! secret value is secret, and no error text holds a byte of it.
+//!
+//! The input is, with a NUL between two: a template, a partial `_p` for it to include, a secret template, a public
+//! value (`data.value`), and a value from a variable (`env("OPEN")`).
+#![no_main]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
+
+use bytes::Bytes;
+use libfuzzer_sys::{Corpus, fuzz_target};
+use trimtab::digest::Digest;
+use trimtab::render::{EnvVar, Input, Inputs, Origin, Pod, Template, render};
+use trimtab::snapshot::{Kind, Object, ObjectRef};
+use trimtab::tree::TreePath;
+
+/// Neither a number nor valid JSON, base64, YAML or TOML, so that each filter that reads such a text fails on it.
+const SECRET: &str = "CaNaRy: [{\"";
+/// What of it no message may hold.
+const CANARY: &str = "CaNaRy";
+
+fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Input {
+    let namespace = if kind == Kind::Dir { String::new() } else { "ns".into() };
+    let id = ObjectRef { kind, namespace, name: name.into() };
+    let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value))).collect();
+    let object = Object::new(id, "1".into(), 0, kind == Kind::Secret, data);
+    Input { object: Arc::new(object), origin: Origin::Named, previous: None }
+}
+
+static FIXED: LazyLock<[Input; 3]> = LazyLock::new(|| {
+    [
+        object(
+            Kind::ConfigMap,
+            "web",
+            &[
+                ("workers", b"4"),
+                ("json", br#"{"b":[1,2.5,null,true],"a":"x"}"#),
+                ("yaml", b"a: 1\nb: [x, y]\n"),
+                ("toml", b"a = 1\n[b]\nc = [1979-05-27]\n"),
+                ("bin", b"\xff\x00\xfe"),
+                ("b64", b"aGVsbG8="),
+            ],
+        ),
+        object(Kind::Dir, "etc", &[("sub/file", b"text"), ("many", b"a\nb\nc\n")]),
+        object(Kind::Secret, "tls", &[("key", SECRET.as_bytes()), ("pin", b"\xff\xee")]),
+    ]
+});
+
+fn template(name: &str, dest: Option<&str>, source: &[u8], secret: bool) -> Template {
+    let dest = dest.map(|dest| TreePath::parse(dest).unwrap());
+    Template { name: name.into(), from: "dir/tpl".into(), dest, source: Bytes::copy_from_slice(source), secret }
+}
+
+fn contains(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fuzz_target!(|data: &[u8]| -> Corpus {
+    let mut parts = data.splitn(5, |&byte| byte == 0);
+    let mut part = || parts.next().unwrap_or_default();
+    let (main, partial, hidden, value, variable) = (part(), part(), part(), part(), part());
+    // Else the canary would not tell where it came from.
+    if contains(data, CANARY) {
+        return Corpus::Reject;
+    }
+    let templates = [
+        template("t", Some("t"), main, false),
+        template("_p", None, partial, false),
+        template("h", Some("h"), hidden, true),
+    ];
+    let mut objects = FIXED.to_vec();
+    objects.push(object(Kind::ConfigMap, "more", &[("value", value)]));
+    let variable = String::from_utf8_lossy(variable).into_owned();
+    let env = [("OPEN", variable, false), ("TOKEN", SECRET.to_owned(), true)];
+    let env: BTreeMap<_, _> = env.map(|(name, value, secret)| (name.to_owned(), EnvVar { value, secret })).into();
+    let path = "{key}".parse().unwrap();
+    let pod = Pod { name: "pod".into(), namespace: "ns".into(), ..Pod::default() };
+    let inputs = Inputs {
+        objects: &objects,
+        templates: Some(&templates),
+        path: &path,
+        env: &env,
+        pod: &pod,
+        digest: Digest::from_bytes([7; 32]),
+        max_size: 64 * 1024,
+        allow_empty: true,
+        refused: &BTreeMap::new(),
+    };
+    match render(&inputs) {
+        Ok(rendered) => {
+            for (path, file) in rendered.tree.iter() {
+                assert!(file.secret || !contains(&file.bytes, CANARY), "{path} is not secret");
+            }
+            assert_eq!(render(&inputs).as_ref(), Ok(&rendered));
+        }
+        Err(rejection) => {
+            let said = format!("{rejection} {rejection:?}");
+            assert!(!said.contains(CANARY), "{said}");
+            assert!(said.len() < 10_000, "{} bytes", said.len());
+        }
+    }
+    Corpus::Keep
+});

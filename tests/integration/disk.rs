@@ -1,0 +1,159 @@
+//! A disk that will not be written to: read-only, forbidden, out of inodes. (A full one is in `crash`; each error at each
+//! system call, and a disk that forgets, in the unit tests of `publish`.)
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::PathBuf;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use serde_json::{Value, json};
+
+use super::support::hook::Hook;
+use super::support::scene::Scene;
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
+
+const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
+
+const NOBODY: u32 = 65534;
+
+/// A tmpfs with a `conf` for the output. Unmounted when dropped.
+struct Disk {
+    scene: Scene,
+    volume: Volume,
+    mounted: PathBuf,
+    hook: Hook,
+}
+
+impl Disk {
+    fn new(options: &str) -> Self {
+        needs_root("mount a tmpfs");
+        let mut scene = Scene::new();
+        let mounted = scene.at("shared");
+        fs::create_dir(&mounted).unwrap();
+        let options = std::ffi::CString::new(options).unwrap();
+        mount("tmpfs", &mounted, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
+        scene.output = mounted.join("conf");
+        let volume = Volume::new(scene.at("volume"), &[]);
+        let hook = Hook::start(Some(scene.output.join("n")));
+        let mut disk = Self { scene, volume, mounted, hook };
+        disk.edit(0, 1);
+        disk
+    }
+
+    /// So many files, that all say the same.
+    fn edit(&mut self, number: u64, files: usize) {
+        let text = number.to_string();
+        let names: Vec<_> = (0..files).map(|file| format!("f{file}")).collect();
+        let mut all = vec![("n", text.as_str())];
+        all.extend(names.iter().map(|name| (name.as_str(), text.as_str())));
+        self.volume.swap(&all);
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let flags = ["--watch-dir", self.volume.path.to_str().unwrap(), "--reload-url", &self.hook.url()];
+        self.scene.flags(&[&QUICK[..], &flags].concat())
+    }
+
+    fn log(&self) -> PathBuf {
+        self.scene.at("log")
+    }
+
+    fn holds(&self, number: u64) -> bool {
+        let number = Some(number.to_string());
+        self.scene.published("n") == number && self.scene.published("f0") == number
+    }
+
+    /// It is published and told, all is well, and nothing else lies there.
+    #[track_caller]
+    fn settled(&self, sidecar: &Sidecar, number: u64) {
+        eventually(&format!("{number} is published and told"), || {
+            (self.holds(number) && self.hook.last_saw() == Some(number.to_string())).then_some(())
+        });
+        assert_eq!(sidecar.until_idle()["errors"], json!({}));
+        assert_eq!(self.scene.left_behind(), Vec::<String>::new());
+    }
+
+    /// It says what is wrong, where and what to do; the last good generation stays, and there is no junk.
+    #[track_caller]
+    fn stays(&self, sidecar: &Sidecar, number: u64, says: &[&str]) {
+        let status = sidecar.until(&format!("it says {says:?}"), |status| {
+            let errors = status["errors"].as_object().into_iter().flatten();
+            let mut messages = errors.filter_map(|(_, error)| error["message"].as_str());
+            let output = self.scene.output.to_str().unwrap();
+            messages.any(|message| message.contains(output) && says.iter().all(|part| message.contains(part)))
+        });
+        assert_eq!((&status["ready"], &status["debt"]), (&true.into(), &Value::Null));
+        assert_eq!(status["quarantine"], Value::Null, "the inputs are not at fault");
+        eventually("it cleans up", || self.scene.left_behind().is_empty().then_some(()));
+        assert!(self.holds(number), "the last good one stays");
+        assert_eq!(self.hook.last_saw(), Some(number.to_string()));
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = unmount(&self.mounted, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn output_that_is_forbidden_for_a_while_keeps_the_last_good_generation() {
+    let mut disk = Disk::new("mode=0755");
+    fs::set_permissions(disk.scene.at("."), Permissions::from_mode(0o755)).unwrap();
+    chown(&disk.mounted, Some(NOBODY), Some(NOBODY)).unwrap();
+    let sidecar = Sidecar::start_as(NOBODY, &disk.log(), disk.flags());
+    disk.settled(&sidecar, 0);
+    let allow = |disk: &Disk, mode| fs::set_permissions(&disk.scene.output, Permissions::from_mode(mode)).unwrap();
+    for number in 1..4 {
+        allow(&disk, 0o2555);
+        disk.edit(number, 1);
+        disk.stays(&sidecar, number - 1, &["Permission denied", "fsGroup", "runAsUser"]);
+        allow(&disk, 0o2755);
+        disk.settled(&sidecar, number);
+    }
+}
+
+#[test]
+fn output_without_inodes_keeps_the_last_good_generation() {
+    let mut disk = Disk::new("nr_inodes=40,mode=0755");
+    let sidecar = Sidecar::start(&disk.log(), disk.flags());
+    disk.settled(&sidecar, 0);
+    // Each needs more for its files, and then for its links.
+    let mut number = 0;
+    for files in [60, 45, 20, 15] {
+        let last = number;
+        number += 1;
+        disk.edit(number, files);
+        disk.stays(&sidecar, last, &["No space left on device", "the volume is full"]);
+        mount_remount(&disk.mounted, MountFlags::empty(), "nr_inodes=400").unwrap();
+        disk.settled(&sidecar, number);
+        number += 1;
+        disk.edit(number, 1);
+        disk.settled(&sidecar, number);
+        // One more, or the large one would stay as what was current before.
+        number += 1;
+        disk.edit(number, 1);
+        disk.settled(&sidecar, number);
+        mount_remount(&disk.mounted, MountFlags::empty(), "nr_inodes=40").unwrap();
+    }
+}
+
+/// While Trimtab runs, its lock keeps the kernel from making the volume read-only: it is found so after a restart.
+#[test]
+fn output_that_is_read_only_at_a_restart_keeps_the_last_good_generation() {
+    let mut disk = Disk::new("mode=0755");
+    let mut sidecar = Sidecar::start(&disk.log(), disk.flags());
+    disk.settled(&sidecar, 0);
+    sidecar.kill();
+    disk.edit(1, 1);
+    mount_remount(&disk.mounted, MountFlags::RDONLY, c"").unwrap();
+    sidecar.start_again();
+    assert_eq!(sidecar.exit_code(), Some(73));
+    let said = sidecar.log_of_this_life();
+    let parts = ["Read-only file system", "remove readOnly", disk.scene.output.to_str().unwrap()];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    assert!(disk.holds(0));
+    mount_remount(&disk.mounted, MountFlags::empty(), c"").unwrap();
+    sidecar.start_again();
+    disk.settled(&sidecar, 1);
+}
