@@ -18,7 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::digest::Digest;
 use crate::journal::{DebtKind, Journal};
@@ -318,7 +318,7 @@ impl Outbox {
 async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
     let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
     let mut outbox = Outbox::default();
-    let (mut forbidden_said, mut failure_said) = (false, false);
+    let mut complaints = Complaints::default();
     loop {
         while let Ok(told) = queue.try_recv() {
             outbox.put(told);
@@ -346,28 +346,45 @@ async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
         let Ok(body) = serde_json::to_vec(&event(&pod, &told)) else { continue };
         let answer = timeout(DEADLINE, clients.create(&path, body)).await;
         let answer = answer.unwrap_or_else(|_| Err(CreateError::Later(format!("no answer within {DEADLINE:?}"))));
-        let (message, pause, again) = match answer {
-            Ok(()) => {
-                failure_said = false;
-                continue;
-            }
-            Err(CreateError::Forbidden { user }) => {
-                if !std::mem::replace(&mut forbidden_said, true) {
-                    info!("{}", permission(user.as_deref(), &pod.namespace));
-                }
-                (None, WINDOW, true)
-            }
-            Err(error @ CreateError::Refused(_)) => (Some(error), PAUSE, false),
-            Err(error @ CreateError::Later(_)) => (Some(error), PAUSE, true),
-        };
-        if let Some(message) = message
-            && !std::mem::replace(&mut failure_said, true)
-        {
-            warn!("an Event on the Pod could not be created: {message}");
+        if let Some(complaint) = complaints.about(&answer, &pod.namespace) {
+            info!("{complaint}");
         }
+        let (pause, again) = match answer {
+            Ok(()) => continue,
+            Err(CreateError::Forbidden { .. }) => (WINDOW, true),
+            Err(CreateError::Refused(_)) => (PAUSE, false),
+            Err(CreateError::Later(_)) => (PAUSE, true),
+        };
         outbox.pause(Instant::now() + pause);
         if again {
             outbox.put_back(told);
+        }
+    }
+}
+
+/// What was complained of already.
+#[derive(Debug, Default)]
+struct Complaints {
+    forbidden: bool,
+    failure: bool,
+}
+
+impl Complaints {
+    /// A line for the log: of a missing permission once in a life, of other failures once until one has succeeded.
+    fn about(&mut self, answer: &Result<(), CreateError>, namespace: &str) -> Option<String> {
+        match answer {
+            Ok(()) => {
+                self.failure = false;
+                None
+            }
+            Err(CreateError::Forbidden { user }) => {
+                let known = std::mem::replace(&mut self.forbidden, true);
+                (!known).then(|| permission(user.as_deref(), namespace))
+            }
+            Err(error) => {
+                let known = std::mem::replace(&mut self.failure, true);
+                (!known).then(|| format!("an Event on the Pod could not be created: {error}"))
+            }
         }
     }
 }
@@ -549,6 +566,18 @@ mod tests {
             events.tell(PodEvent::RolledBack { from: None, to: 1 });
         }
         assert!(events.overflowed);
+    }
+
+    #[test]
+    fn a_missing_permission_is_complained_of_once_and_a_failure_once_until_it_is_over() {
+        let mut complaints = Complaints::default();
+        let forbidden = Err(CreateError::Forbidden { user: Some("app".to_owned()) });
+        let failed = Err(CreateError::Later("no answer".to_owned()));
+        let mut lines = |answer| complaints.about(&answer, "web").is_some();
+        assert!(lines(forbidden.clone()));
+        assert!(lines(failed.clone()) && !lines(failed.clone()));
+        assert!(!lines(Ok(())) && !lines(forbidden.clone()) && lines(failed));
+        assert!(!lines(forbidden));
     }
 
     #[test]
