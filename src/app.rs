@@ -808,8 +808,11 @@ impl App {
         let Some(current) = self.machine.journal().current.clone() else { return };
         if turned_back {
             info!(sequence = current.sequence, "generation {} is current again", current.directory);
-            self.shared.metrics.rolled_back();
-            self.shared.metrics.stage(Stage::Rollback, Ending::Success, took);
+            // What a rename that failed may have made current was not rejected: nothing is kept of it.
+            if self.machine.journal().from.is_some() {
+                self.shared.metrics.rolled_back();
+                self.shared.metrics.stage(Stage::Rollback, Ending::Success, took);
+            }
         } else if self.machine.journal().next_sequence != committed && !self.machine.is_astray() {
             info!(sequence = current.sequence, "published generation {}", current.directory);
             self.before = std::mem::replace(&mut self.published, Arc::new(std::mem::take(&mut self.staged)));
