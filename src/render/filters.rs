@@ -24,6 +24,7 @@ pub(super) fn add(env: &mut Environment<'_>, notes: &Arc<Notes>) {
     env.add_filter("b64decode", move |state: &State<'_, '_>, value: &Value| b64decode(state, value, &notes));
     env.add_filter("sha256", sha256);
     env.add_filter("to_json", to_json);
+    env.add_filter("tojson", tojson);
     env.add_filter("from_json", from_json);
     env.add_filter("to_yaml", to_yaml);
     env.add_filter("from_yaml", from_yaml);
@@ -84,6 +85,9 @@ fn sha256(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
     }))
 }
 
+/// The widest indent of JSON.
+const INDENT: usize = 16;
+
 /// On one line, or with `indent=N` on many.
 #[expect(clippy::needless_pass_by_value, reason = "the engine passes it so")]
 fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
@@ -94,7 +98,7 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let done = match indent {
         None => serde_json::to_writer(&mut json, value),
         Some(indent) => {
-            let indent = " ".repeat(indent.min(16));
+            let indent = " ".repeat(indent.min(INDENT));
             let formatter = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut json, formatter))
         }
@@ -102,6 +106,17 @@ fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
     let unfit = || fault("to_json: the value has something that JSON has not, such as a key that is no text", None);
     done.map_err(|_| unfit())?;
     String::from_utf8(json).map_err(|_| unfit())
+}
+
+/// The engine's own, which would indent by gigabytes.
+fn tojson(state: &State<'_, '_>, value: &Value, indent: Option<Value>, options: Kwargs) -> Result<Value, Error> {
+    let indent = if indent.is_some() { indent } else { options.get("indent")? };
+    let number = indent.as_ref().filter(|indent| indent.is_number());
+    let bounded =
+        number.and_then(|indent| usize::try_from(indent.clone()).ok()).map(|indent| indent.min(INDENT).into());
+    let json = minijinja::filters::tojson(value, bounded.or(indent), options)?;
+    state.consume_fuel(json.as_str().map_or(0, str::len) as u64 / 64)?;
+    Ok(json)
 }
 
 fn from_json(value: &Value) -> Result<Value, Error> {

@@ -469,6 +469,17 @@ fn a_template_that_would_not_end_is_stopped() {
 }
 
 #[test]
+fn json_is_not_indented_by_gigabytes() {
+    let wide = format!("[\n{}1\n]", " ".repeat(16));
+    for template in ["{{ [1]|to_json(indent=99999) }}", "{{ [1]|tojson(indent=99999) }}", "{{ [1]|tojson(99999) }}"] {
+        assert_eq!(text(template), wide, "{template}");
+    }
+    assert_eq!(text("{{ [1]|tojson(true) }}{{ [1]|tojson(1) }}{{ ['<']|tojson }}"), "[\n  1\n][\n 1\n][\"\\u003c\"]");
+    assert!(refusal("{{ [1]|tojson('a') }}").contains("tojson"));
+    assert!(refusal("{{ [1]|tojson(x=1) }}").contains("tojson"));
+}
+
+#[test]
 fn nesting_and_chains_end_before_the_stack_does() {
     let deep = "nested deeper than 80";
     for template in [
