@@ -98,6 +98,8 @@ enum Done {
         made: Box<Made>,
         /// What `--confirm-url` said when the candidate was staged.
         baseline: Option<Baseline>,
+        /// What was published of the selected objects before this start, where that was not known.
+        found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
     },
     Written {
         step: Step,
@@ -287,6 +289,8 @@ struct App {
     published: Arc<Ingredients>,
     before: Arc<Ingredients>,
     good: Arc<Ingredients>,
+    /// Whether the published generation was found at start, and what it holds of the selected objects is not known yet.
+    unknown: bool,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
     /// Why the newest inputs do not render, without content.
@@ -345,6 +349,7 @@ impl App {
         let api = clients.map(|clients| (clients, &config.watches[..]));
         source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
         let found = machine.journal();
+        let unknown = found.current.is_some();
         // The one before matters only while the main process has not taken the newer one.
         let before = Ingredients::found(found.debt.is_none() || found.from.is_none());
         let published = Ingredients::found(found.current.is_none());
@@ -370,6 +375,7 @@ impl App {
             published,
             before,
             good,
+            unknown,
             unsaid: false,
             brief: None,
             events,
@@ -623,13 +629,23 @@ impl App {
             validate: self.validate.clone(),
         };
         let (answer, key, config) = (self.done.0.clone(), self.key.clone(), self.config.confirm.clone());
+        let (unknown, max_size) = (self.unknown, self.settings.max_size);
         self.tasks.spawn(async move {
+            let mut order = order;
+            let mut found = None;
+            if unknown {
+                let (inputs, output) = (order.inputs.clone(), order.output.clone());
+                let read = move || Some(inputs.found(&output.published(max_size).ok()?));
+                // What cannot be read now is read with the next candidate.
+                found = tokio::task::spawn_blocking(read).await.ok().flatten();
+                order.published = found.clone().unwrap_or_default();
+            }
             let made = Box::new(candidate::make(order).await);
             let baseline = match made.result {
                 Ok(Candidate::Staged { .. }) => confirm::baseline(&config, &key).await,
                 _ => None,
             };
-            let _ = answer.send(Done::Rendered { step, made, baseline }).await;
+            let _ = answer.send(Done::Rendered { step, made, baseline, found }).await;
         });
     }
 
@@ -704,7 +720,10 @@ impl App {
             Done::Written { .. } | Done::Abandoned { .. } | Done::Checked { .. } => {}
         }
         match done {
-            Done::Rendered { step, made, baseline } => self.rendered(step, *made, baseline),
+            Done::Rendered { step, made, baseline, found } => {
+                self.found(found);
+                self.rendered(step, *made, baseline);
+            }
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
             Done::Confirmed { step, took, verdict } => self.confirmed(step, took, verdict),
@@ -760,6 +779,15 @@ impl App {
             }
         };
         self.on(Event::Rendered { step, outcome });
+    }
+
+    /// An object that is held back stays as it was published, also before this start.
+    fn found(&mut self, found: Option<BTreeMap<ObjectRef, Arc<Object>>>) {
+        let Some(found) = found else { return };
+        let secret = found.values().filter(|object| object.secret).flat_map(|object| object.data.values());
+        self.staged.secrets.get_or_insert_default().extend(secret.cloned());
+        Arc::make_mut(&mut self.published).objects = found;
+        self.unknown = false;
     }
 
     /// Says what `--syntax warn` found; what it found the last time is not said again.
@@ -935,6 +963,7 @@ impl App {
         } else {
             warn!(sequence = rejected, "rolling back to generation {}", good.unwrap_or_default());
             self.before = std::mem::replace(&mut self.published, self.good.clone());
+            self.unknown = self.good.objects.is_empty();
         }
         self.on(Event::Verified { step, sound: wrong.is_none(), baseline });
     }

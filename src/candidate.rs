@@ -132,10 +132,14 @@ pub async fn make(order: Order) -> Made {
     Made { result, ..maker.made }
 }
 
-/// Renders and parses as [`make`] does, as if nothing were published; writes nothing and runs no program. The strings are
-/// what `--syntax warn` found.
-pub fn rehearse(inputs: &Inputs, digest: Digest, syntax: Syntax) -> Result<(Rendered, Vec<String>), Problem> {
-    let rendered = inputs.render(digest, &BTreeMap::new(), &malformed(inputs, syntax));
+/// Renders and parses as [`make`] does; writes nothing and runs no program. The strings are what `--syntax warn` found.
+pub fn rehearse(
+    inputs: &Inputs,
+    digest: Digest,
+    published: &BTreeMap<ObjectRef, Arc<Object>>,
+    syntax: Syntax,
+) -> Result<(Rendered, Vec<String>), Problem> {
+    let rendered = inputs.render(digest, published, &malformed(inputs, syntax));
     let rendered = rendered.map_err(|rejection| Problem::new(Stage::Render, true, &rejection))?;
     let mut warnings = Vec::new();
     check(&rendered.tree, syntax, &mut warnings)?;

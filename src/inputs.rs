@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::config;
 use crate::digest::{Digest, DigestKey, Hasher};
+use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
 use crate::source::Snapshot;
@@ -104,6 +105,38 @@ impl Inputs {
             allow_empty: self.settings.allow_empty,
             refused,
         })
+    }
+
+    /// The selected objects as they lie in a generation's files, by the keys that they have now: what was published of
+    /// them before this start. A place that two of them name is neither's, and with templates there is none.
+    #[must_use]
+    pub fn found(&self, files: &BTreeMap<String, Published>) -> BTreeMap<ObjectRef, Arc<Object>> {
+        if self.settings.templated {
+            return BTreeMap::new();
+        }
+        let selected = || self.snapshot.objects.iter().filter(|taken| taken.selected).map(|taken| &taken.object);
+        let places = |object: &Object| {
+            let path = |key: &String| Some((key.clone(), self.settings.path.place(&object.id, key)?.to_string()));
+            object.data.keys().filter_map(path).collect::<Vec<_>>()
+        };
+        let mut claims = BTreeMap::new();
+        for (_, place) in selected().flat_map(|object| places(object)) {
+            *claims.entry(place).or_insert(0) += 1;
+        }
+        let mut found = BTreeMap::new();
+        for object in selected() {
+            let own = |(key, place): (String, String)| {
+                let bytes = files.get(&place).filter(|_| claims.get(&place) == Some(&1))?.bytes.clone()?;
+                Some((key, Bytes::from(bytes)))
+            };
+            let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
+            if !data.is_empty() {
+                let Object { id, created, secret, .. } = &**object;
+                let object = Object::new(id.clone(), String::new(), *created, *secret, data);
+                found.insert(id.clone(), Arc::new(object));
+            }
+        }
+        found
     }
 
     fn templates(&self) -> Result<Vec<Template>, Rejection> {

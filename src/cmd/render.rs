@@ -85,22 +85,22 @@ async fn report(config: Config) -> Result<Report, Failure> {
     };
     let snapshot = read(&config).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
-    // The versions that a running sidecar published last are not known, as they are not after its restart. Programs of
-    // `--validate` need the candidate on a disk, and a dry run writes nothing.
-    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), config.validate.syntax);
+    let published = match &output {
+        Some(output) => output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?,
+        None => BTreeMap::new(),
+    };
+    // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
+    let found = inputs.found(&published);
+    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
         warn!("{warning}");
     }
-    let published = match &output {
-        Some(output) => {
-            output.has_room_for(&rendered.tree).map_err(|error| {
-                if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) }
-            })?;
-            output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?
-        }
-        None => BTreeMap::new(),
-    };
+    if let Some(output) = &output {
+        output
+            .has_room_for(&rendered.tree)
+            .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
+    }
     Ok(Report::new(&rendered, &published))
 }
 

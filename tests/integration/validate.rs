@@ -286,7 +286,7 @@ async fn one_bad_object_holds_back_itself_alone(flags: &[&str], reason: &[&str])
     for name in ["a", "b", "c"] {
         maps.put(name, &format!("{name}.json"), "[1]").await;
     }
-    let sidecar = maps.start(&stage, flags);
+    let mut sidecar = maps.start(&stage, flags);
     sidecar.until_idle();
     maps.put("b", "b.json", &format!("[{CANARY}")).await;
     let status = sidecar.until("it is held back", |status| status["heldBack"][0].is_object());
@@ -302,6 +302,16 @@ async fn one_bad_object_holds_back_itself_alone(flags: &[&str], reason: &[&str])
     assert_eq!((read(&stage, "b.json").as_deref(), &status["quarantine"]), (Some("[1]"), &Value::Null));
     assert_eq!(status["heldBack"][0]["source"], format!("configmap/{}/b", maps.namespace));
     assert!(!status.to_string().contains(CANARY), "{status}");
+
+    // It does so across a restart.
+    sidecar.kill();
+    sidecar.start_again();
+    maps.put("c", "c.json", "[4]").await;
+    eventually("the others flow", || (read(&stage, "c.json")? == "[4]").then_some(()));
+    assert_eq!(read(&stage, "b.json").as_deref(), Some("[1]"));
+    let status = sidecar.until_idle();
+    let reason = status["heldBack"][0]["reason"].as_str().unwrap();
+    assert!(reason.contains("its last published version stays") && !reason.contains(CANARY), "{status}");
 
     maps.put("b", "b.json", "[3]").await;
     eventually("it is mended", || (read(&stage, "b.json")? == "[3]").then_some(()));
