@@ -263,6 +263,7 @@ impl Ingredients {
     }
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 struct App {
     config: Config,
     settings: Arc<crate::config::Render>,
