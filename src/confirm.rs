@@ -29,8 +29,10 @@ use crate::reload::Told;
 const CUT: &str = " (only the first MiB of the body was looked at)";
 /// `--confirm-alive` without the flag, where there is a target; and how long a worker must live when it is off.
 pub const DEFAULT_ALIVE: Duration = Duration::from_secs(2);
-/// How often a process that is not there is looked for, and workers are counted.
+/// How often a process that is not there is looked for, and workers are counted: one that ends at once is to be seen.
 const LOOK: Duration = Duration::from_millis(20);
+/// But a pause is at least this many times as long as the look before it took, however many processes there are.
+const LOOK_SHARE: u32 = 10;
 /// The longest that one request of the probe takes; also that before a reload.
 const ASK: Duration = Duration::from_secs(5);
 /// The pauses between requests: they grow from the first to the second.
@@ -133,7 +135,7 @@ pub enum Verdict {
 pub async fn baseline(config: &Config, key: &DigestKey) -> Option<Baseline> {
     let probe = config.url.as_ref()?;
     let looking = Arc::new(Looking { matches: None, changed: probe.changed.clone(), key: key.clone() });
-    let heard = ask(probe.clone(), looking, ASK).await;
+    let heard = ask(Arc::new(probe.clone()), looking, ASK).await;
     Some(Baseline { reachable: heard.accepted, captured: heard.captured })
 }
 
@@ -272,20 +274,22 @@ struct Subject<'a> {
     config: &'a Config,
     selector: Option<Selector>,
     held: Option<Held>,
-    /// Whether somebody was held and has been told to end.
+    /// Whether who was told to end has not been replaced yet.
     was_ended: bool,
-    /// Who is there before there is a replacement: children of the old one are none.
+    /// Who was there before the reload: no replacement, and no new worker.
     children: BTreeSet<Child>,
-    /// What started earlier is no replacement, and no new worker.
+    /// Nor is what started before this tick.
     floor: Option<u64>,
     /// The signal that ends it, for messages.
     signal: String,
     /// Whether a new worker of the held one lived long enough.
     has_worker: bool,
-    /// How many new workers were seen.
+    /// The new workers that were seen.
     workers: BTreeSet<Child>,
     /// Since when it is as expected.
     settled: Option<Instant>,
+    /// How long until the next look.
+    pause: Duration,
     /// Who was held before, if nobody is.
     left: String,
     /// Why nobody is held.
@@ -295,7 +299,11 @@ struct Subject<'a> {
 impl<'a> Subject<'a> {
     fn new(config: &'a Config, told: Told) -> Self {
         let Told { selector, target, started_after, children, ticks, ended_by, at } = told;
-        let role = if ended_by.is_some() { Role::Leaving } else { Role::Told };
+        let role = match ended_by {
+            Some(_) => Role::Leaving,
+            None if started_after => Role::Replacement,
+            None => Role::Told,
+        };
         // Whoever was not found then may have been there all the same.
         let floor = ticks.filter(|_| target.is_some() && !started_after);
         let held = target.map(|target| {
@@ -313,6 +321,7 @@ impl<'a> Subject<'a> {
             has_worker: false,
             workers: BTreeSet::new(),
             settled: None,
+            pause: LOOK,
             left: String::new(),
             missing: String::new(),
         }
@@ -342,6 +351,19 @@ impl<'a> Subject<'a> {
 
     /// Sees who is there; an error is a rejection.
     fn look(&mut self) -> Result<(), String> {
+        self.see_exit()?;
+        let began = Instant::now();
+        if self.held.is_none() {
+            self.find();
+        }
+        if self.config.workers && !self.has_worker {
+            self.count_workers();
+        }
+        self.pause = LOOK.max(began.elapsed() * LOOK_SHARE);
+        Ok(())
+    }
+
+    fn see_exit(&mut self) -> Result<(), String> {
         if let Some(Held { target, role, .. }) = self.held.take_if(|held| !held.target.is_alive()) {
             let who = format!("PID {} ({})", target.pid, target.name);
             (self.has_worker, self.settled) = (false, None);
@@ -365,35 +387,31 @@ impl<'a> Subject<'a> {
                 (_, None) => format!("{who} has exited, and no other process has taken its place yet; "),
             };
         }
-        if self.held.is_none()
-            && let Some(selector) = &self.selector
-        {
-            match process::find(selector) {
-                Ok(target) if self.is_newer(&target) => {
-                    let since = started(&target);
-                    self.held = Some(Held { target, role: Role::Replacement, since });
-                    self.was_ended = false;
-                }
-                Ok(older) => {
-                    self.missing = format!("PID {} ({}) was there before the reload", older.pid, older.name);
-                }
-                Err(error) => self.missing = error.to_string(),
-            }
-        }
-        if self.config.workers
-            && !self.has_worker
-            && let Some(Held { target, role: Role::Told | Role::Replacement, .. }) = &self.held
-            // Where they cannot be listed now, they are listed again.
-            && let Ok(children) = target.children()
-        {
-            let new = |child: &Child| {
-                !self.children.contains(child) && self.floor.is_none_or(|floor| child.start_ticks >= floor)
-            };
-            let new: BTreeSet<Child> = children.into_iter().filter(new).collect();
-            self.has_worker = new.iter().any(|child| child.age() >= self.config.worker_life());
-            self.workers.extend(new);
-        }
         Ok(())
+    }
+
+    fn find(&mut self) {
+        let Some(selector) = &self.selector else { return };
+        match process::find(selector) {
+            Ok(target) if self.is_newer(&target) => {
+                let since = started(&target);
+                self.held = Some(Held { target, role: Role::Replacement, since });
+                self.was_ended = false;
+            }
+            Ok(older) => self.missing = format!("PID {} ({}) was there before the reload", older.pid, older.name),
+            Err(error) => self.missing = error.to_string(),
+        }
+    }
+
+    fn count_workers(&mut self) {
+        let Some(Held { target, role: Role::Told | Role::Replacement, .. }) = &self.held else { return };
+        // Where they cannot be listed now, they are listed again.
+        let Ok(mut children) = target.children() else { return };
+        children.retain(|child| {
+            !self.children.contains(child) && self.floor.is_none_or(|floor| child.start_ticks >= floor)
+        });
+        self.has_worker = children.iter().any(|child| child.age() >= self.config.worker_life());
+        self.workers.extend(children);
     }
 
     fn is_newer(&self, target: &Target) -> bool {
@@ -439,12 +457,12 @@ impl<'a> Subject<'a> {
 
     /// When to look again, beside the held one's exit.
     fn wake(&self, now: Instant) -> Option<Instant> {
-        let Some(held) = &self.held else { return self.selector.is_some().then(|| now + LOOK) };
+        let Some(held) = &self.held else { return self.selector.is_some().then(|| now + self.pause) };
         if held.role == Role::Leaving {
             return None;
         }
         let lives = self.config.alive.map(|alive| held.since + alive).filter(|at| *at > now);
-        let works = (self.config.workers && !self.has_worker).then(|| now + LOOK);
+        let works = (self.config.workers && !self.has_worker).then(|| now + self.pause);
         [lives, works].into_iter().flatten().min()
     }
 
@@ -483,10 +501,10 @@ struct Heard {
 }
 
 /// Asks once.
-async fn ask(probe: Probe, looking: Arc<Looking>, timeout: Duration) -> Heard {
-    let Probe { endpoint, http, accept, .. } = probe;
+async fn ask(probe: Arc<Probe>, looking: Arc<Looking>, timeout: Duration) -> Heard {
+    let Probe { endpoint, http, accept, .. } = &*probe;
     let mut heard = Heard { accepted: true, captured: None, problem: None, cut: false, output: Output::default() };
-    let (response, mask) = match http::request_unmasked(&endpoint, &http, BODY_READ, timeout).await {
+    let (response, mask) = match http::request_unmasked(endpoint, http, BODY_READ, timeout).await {
         Ok(answer) => answer,
         Err(error) => return Heard { accepted: error.accepted(), problem: Some(error.to_string()), ..heard },
     };
@@ -532,7 +550,7 @@ async fn ask(probe: Probe, looking: Arc<Looking>, timeout: Duration) -> Heard {
 
 /// Asks `--confirm-url` again and again.
 struct Asker {
-    probe: Probe,
+    probe: Arc<Probe>,
     looking: Arc<Looking>,
     timeout: Duration,
     /// What `--confirm-changed` must differ from.
@@ -565,7 +583,7 @@ impl Asker {
         Self {
             looking: Arc::new(Looking { matches, changed: probe.changed.clone(), key: key.clone() }),
             problem: format!("{} was not asked yet", probe.endpoint),
-            probe: probe.clone(),
+            probe: Arc::new(probe.clone()),
             timeout,
             before: baseline.and_then(|baseline| baseline.captured),
             asking: None,

@@ -28,22 +28,23 @@ const IDLE: &str = "while :; do read -r line <&9; done";
 /// A main process that is no child of the tests', as it is none of Trimtab's: a copy of the shell that leads a process
 /// group, with a script of its own; killed when dropped.
 struct Main {
-    name: &'static str,
+    name: String,
     group: Pid,
     dir: TempDir,
 }
 
 impl Main {
-    fn start(name: &'static str, script: &str) -> Self {
+    fn start(name: &str, script: &str) -> Self {
         Self::launch(name, script, "setsid \"$DIR/$NAME\" -c \"$SCRIPT\"")
     }
 
-    fn launch(name: &'static str, script: &str, launch: &str) -> Self {
+    fn launch(name: &str, script: &str, launch: &str) -> Self {
+        let name = unique(name);
         let dir = tempfile::tempdir().unwrap();
         let script = format!("exec 9<> $DIR/fifo; {script}");
         let shell = format!("cp /bin/sh \"$DIR/$NAME\" && mkfifo \"$DIR/fifo\" && {launch} > /dev/null 2>&1 &");
         let mut command = Command::new("sh");
-        command.args(["-c", &shell]).env("DIR", dir.path()).env("NAME", name).env("SCRIPT", script);
+        command.args(["-c", &shell]).env("DIR", dir.path()).env("NAME", &name).env("SCRIPT", script);
         assert!(command.status().unwrap().success());
         let path = dir.path().join("ready");
         let pid = || fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok().and_then(Pid::from_raw);
@@ -52,12 +53,17 @@ impl Main {
     }
 
     /// One that does this on HUP, and is told so once it is ready.
-    fn on_hup(name: &'static str, action: &str) -> Self {
+    fn on_hup(name: &str, action: &str) -> Self {
         Self::start(name, &format!("trap '{action}' HUP; echo $$ > $DIR/ready; {IDLE}"))
     }
 
     fn selector(&self) -> Selector {
-        named(self.name)
+        named(&self.name)
+    }
+
+    /// As messages call it.
+    fn who(&self) -> String {
+        format!("PID {} ({})", self.pid(), self.name)
     }
 
     fn pid(&self) -> i32 {
@@ -93,6 +99,11 @@ fn until(what: &str, condition: impl Fn() -> bool) {
         assert!(start.elapsed() < LONG, "still not so after {LONG:?}: {what}");
         thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A name that no other run of these tests uses at the same time.
+fn unique(name: &str) -> String {
+    format!("{name}-{}", std::process::id())
 }
 
 fn named(name: &str) -> Selector {
@@ -254,15 +265,8 @@ fn nobody() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "as an argument")]
-fn reachable() -> Option<Baseline> {
-    Some(Baseline { reachable: true, captured: None })
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "as an argument")]
-fn unreachable() -> Option<Baseline> {
-    Some(Baseline { reachable: false, captured: None })
-}
+const REACHABLE: Option<Baseline> = Some(Baseline { reachable: true, captured: None });
+const UNREACHABLE: Option<Baseline> = Some(Baseline { reachable: false, captured: None });
 
 #[tokio::test]
 async fn one_that_lives_on_took_it() {
@@ -278,7 +282,7 @@ async fn one_that_exits_is_rejected_at_once_or_later() {
     for action in ["exit 1", "sleep 0.1; exit 1"] {
         let main = Main::on_hup("tt-cf-exits", action);
         let message = Running::start(&alive(), main.told("HUP").await, None).rejection().await;
-        assert_has(&message, &[&format!("PID {} (tt-cf-exits)", main.pid()), "exited", "--confirm-alive 200ms"]);
+        assert_has(&message, &[&main.who(), "exited", "--confirm-alive 200ms"]);
     }
 }
 
@@ -287,8 +291,8 @@ async fn one_that_exits_while_the_url_is_still_asked_is_rejected() {
     let server = Server::start(|_| Some((500, String::new())));
     let main = Main::on_hup("tt-cf-exits-later", "sleep 0.5; exit 1");
     let config = Config { alive: Some(ALIVE), ..url(&server.url) };
-    let message = Running::start(&config, main.told("HUP").await, reachable()).rejection().await;
-    assert_has(&message, &["(tt-cf-exits-later) exited"]);
+    let message = Running::start(&config, main.told("HUP").await, REACHABLE).rejection().await;
+    assert_has(&message, &[&main.who(), "exited"]);
 }
 
 #[tokio::test]
@@ -298,7 +302,7 @@ async fn a_zombie_is_dead() {
     let script = format!("trap 'exit 1' HUP; ps -o pgid= -p $$ | tr -d ' ' > $DIR/ready; {IDLE}");
     let main = Main::launch("tt-cf-zombie", &script, launch);
     let message = Running::start(&alive(), main.told("HUP").await, None).rejection().await;
-    assert_has(&message, &["(tt-cf-zombie) exited"]);
+    assert_has(&message, &["tt-cf-zombie", "exited"]);
 }
 
 #[tokio::test]
@@ -319,7 +323,7 @@ async fn a_replacement_that_exits_is_rejected() {
     until("it has ended", || main.is_gone());
     let next = Main::start("tt-cf-crash", "echo $$ > $DIR/ready; sleep 0.1; exit 1");
     let message = running.rejection().await;
-    assert_has(&message, &[&format!("PID {} (tt-cf-crash), which started after", next.pid()), "--confirm-alive"]);
+    assert_has(&message, &[&format!("{}, which started after", next.who()), "--confirm-alive"]);
 }
 
 #[tokio::test]
@@ -331,7 +335,7 @@ async fn without_a_replacement_it_waits_until_there_is_no_time() {
     running.goes_on().await;
     running.impatient.send(true).unwrap();
     let message = running.absence().await;
-    assert_has(&message, &[&format!("PID {} (tt-cf-never) has ended on SIGTERM", main.pid()), "--process tt-cf-never"]);
+    assert_has(&message, &[&format!("{} has ended on SIGTERM", main.who()), "--process tt-cf-never"]);
 }
 
 #[tokio::test]
@@ -364,7 +368,7 @@ async fn haste_does_not_cut_short_who_is_there() {
 
 #[tokio::test]
 async fn one_that_was_not_there_is_waited_for() {
-    let target = named("tt-cf-missing");
+    let target = named(&unique("tt-cf-missing"));
     let running = Running::start(&alive(), told(Driver::None, Some(target.clone())).await, None);
     sleep(ALIVE).await;
     let _main = Main::on_hup("tt-cf-missing", ":");
@@ -379,7 +383,7 @@ async fn a_target_is_held_before_another_driver_tells() {
     let main = Main::on_hup("tt-cf-exec", "exit 1");
     let command = format!("sh -c 'kill -HUP {0}; while kill -0 {0}; do sleep 0.01; done'", main.pid());
     let told = told(Driver::Exec(command.parse().unwrap()), Some(main.selector())).await;
-    assert_has(&Running::start(&alive(), told, None).rejection().await, &["(tt-cf-exec) exited"]);
+    assert_has(&Running::start(&alive(), told, None).rejection().await, &[&main.who(), "exited"]);
 }
 
 #[tokio::test]
@@ -420,6 +424,29 @@ async fn all_workers_of_a_process_that_is_newer_than_the_publish_are_new() {
     assert_eq!(reloader.attempt(1, Some(&before)).await, reload::Verdict::NotOwed);
     let running = Running::start(&workers(), reloader.told(), None);
     assert_eq!(running.verdict().await, Verdict::Took);
+}
+
+/// The children that the reload in the second of two attempts leaves as old, where one came between them.
+async fn old_children_after(name: &str, first: Option<u16>) -> usize {
+    let server =
+        Server::start(move |count| if count == 0 { Some((first?, String::new())) } else { Some((200, String::new())) });
+    let main = Main::on_hup(name, &format!("( {IDLE} ) &"));
+    let http = HttpConfig::default();
+    let driver = Driver::Http { endpoints: vec![server.url.parse().unwrap()], http, accept: "2xx".parse().unwrap() };
+    let target = Some(main.selector());
+    let mut reloader = Reloader::new(reload::Config { driver, target, timeout: SHORT });
+    assert_ne!(reloader.attempt(1, None).await, reload::Verdict::Took);
+    let target = process::find(&main.selector()).unwrap();
+    target.signal("HUP".parse().unwrap()).unwrap();
+    until("it has a child", || target.children().unwrap().len() == 1);
+    assert_eq!(reloader.attempt(1, None).await, reload::Verdict::Took);
+    reloader.told().children.len()
+}
+
+#[tokio::test]
+async fn a_worker_after_an_attempt_that_may_have_arrived_is_new() {
+    assert_eq!(old_children_after("tt-cf-delivered", None).await, 0);
+    assert_eq!(old_children_after("tt-cf-refused", Some(500)).await, 1);
 }
 
 #[tokio::test]
@@ -525,17 +552,17 @@ async fn what_is_captured_must_differ_from_before() {
 #[tokio::test]
 async fn a_baseline_is_bounded_and_says_who_is_there() {
     assert_eq!(baseline(&alive(), &key()).await, None);
-    assert_eq!(baseline(&url(&format!("http://{}/", nobody())), &key()).await, unreachable());
+    assert_eq!(baseline(&url(&format!("http://{}/", nobody())), &key()).await, UNREACHABLE);
     let server = Server::start(|_| Some((500, "loaded 1".into())));
     let config = changing(url(&server.url), "loaded (.)");
-    assert_eq!(baseline(&config, &key()).await, reachable(), "an error's body is not looked at");
+    assert_eq!(baseline(&config, &key()).await, REACHABLE, "an error's body is not looked at");
 }
 
 #[tokio::test]
 async fn one_that_accepts_and_never_answers_is_rejected_in_time() {
     let server = Server::start(|_| None);
     let config = Config { timeout: SHORT, ..url(&server.url) };
-    for baseline in [None, unreachable(), reachable()] {
+    for baseline in [None, UNREACHABLE, REACHABLE] {
         let message = Running::start(&config, told_nobody().await, baseline).rejection().await;
         assert_has(&message, &["no complete answer", "--confirm-timeout"]);
     }
@@ -545,7 +572,7 @@ async fn one_that_accepts_and_never_answers_is_rejected_in_time() {
 async fn one_that_was_reachable_and_then_refuses_has_died() {
     let address = nobody();
     let config = Config { timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, told_nobody().await, reachable());
+    let running = Running::start(&config, told_nobody().await, REACHABLE);
     // Its death is known in bounded time.
     running.impatient.send(true).unwrap();
     let message = running.rejection().await;
@@ -553,7 +580,7 @@ async fn one_that_was_reachable_and_then_refuses_has_died() {
     // Reachable since the reload.
     let server = Server::start(|_| Some((500, String::new())));
     let config = Config { timeout: 3 * SHORT, ..url(&server.url) };
-    let running = Running::start(&config, told_nobody().await, unreachable());
+    let running = Running::start(&config, told_nobody().await, UNREACHABLE);
     while server.count() < 2 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -566,7 +593,7 @@ async fn one_that_refuses_for_a_while_has_not_died() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
-    let running = Running::start(&url(&format!("http://{address}/")), told_nobody().await, reachable());
+    let running = Running::start(&url(&format!("http://{address}/")), told_nobody().await, REACHABLE);
     sleep(SHORT).await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
     assert_eq!(running.verdict().await, Verdict::Took);
@@ -576,7 +603,7 @@ async fn one_that_refuses_for_a_while_has_not_died() {
 async fn one_that_never_was_reachable_is_waited_for() {
     let address = nobody();
     let config = Config { timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, told_nobody().await, unreachable());
+    let running = Running::start(&config, told_nobody().await, UNREACHABLE);
     running.goes_on().await;
     running.impatient.send(true).unwrap();
     assert_has(&running.absence().await, &["no connection", &address.to_string()]);
@@ -590,7 +617,7 @@ async fn one_that_never_was_reachable_is_waited_for() {
 async fn a_target_that_lives_and_does_not_listen_is_rejected_in_time() {
     let main = Main::on_hup("tt-cf-deaf", ":");
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&format!("http://{}/", nobody())) };
-    let message = Running::start(&config, main.told("HUP").await, unreachable()).rejection().await;
+    let message = Running::start(&config, main.told("HUP").await, UNREACHABLE).rejection().await;
     assert_has(&message, &["no connection", "--confirm-timeout"]);
 }
 
@@ -599,7 +626,7 @@ async fn an_answer_of_the_old_process_does_not_count() {
     let server = Server::says("");
     let main = Main::start("tt-cf-old-answer", &format!("trap : TERM; echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&server.url) };
-    let message = Running::start(&config, main.told("TERM").await, reachable()).rejection().await;
+    let message = Running::start(&config, main.told("TERM").await, REACHABLE).rejection().await;
     assert_has(&message, &["has not ended on SIGTERM"]);
     assert_eq!(server.count(), 0);
 }
@@ -611,7 +638,7 @@ async fn the_url_must_answer_when_all_else_is_as_expected() {
     let server = Server::start(move |_| Some((if flag.load(Ordering::SeqCst) { 500 } else { 200 }, String::new())));
     let main = Main::on_hup("tt-cf-early-answer", ":");
     let config = Config { alive: Some(SHORT), timeout: 3 * SHORT, ..url(&server.url) };
-    let running = Running::start(&config, main.told("HUP").await, reachable());
+    let running = Running::start(&config, main.told("HUP").await, REACHABLE);
     while server.count() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -624,7 +651,7 @@ async fn a_refusing_url_is_no_death_while_a_replacement_is_awaited() {
     let address = nobody();
     let main = Main::start("tt-cf-backoff", &format!("echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, main.told("TERM").await, reachable());
+    let running = Running::start(&config, main.told("TERM").await, REACHABLE);
     until("it has ended", || main.is_gone());
     running.goes_on().await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
