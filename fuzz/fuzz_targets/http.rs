@@ -5,9 +5,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::runtime::Runtime;
 use trimtab::http::{BODY_KEPT, Endpoint, HttpConfig, request_over};
 
 const CANARY: &str = "hunter2-canary";
+
+thread_local! {
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+}
 
 /// Reads the request, then answers. The client may have gone before the end.
 async fn serve(mut socket: DuplexStream, answer: &[u8], piece: usize) {
@@ -31,9 +36,9 @@ fuzz_target!(|data: &[u8]| {
     let endpoint: Endpoint = format!("http://server/-/reload?token={CANARY}").parse().unwrap();
     let config = HttpConfig { headers: vec![format!("X-Token: {CANARY}").parse().unwrap()], ..HttpConfig::default() };
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let (answered, ()) =
-        runtime.block_on(async { tokio::join!(request_over(&endpoint, &config, ours), serve(theirs, answer, piece)) });
+    let (answered, ()) = RUNTIME.with(|runtime| {
+        runtime.block_on(async { tokio::join!(request_over(&endpoint, &config, ours), serve(theirs, answer, piece)) })
+    });
     match answered {
         Ok(response) => {
             assert!(response.body.len() <= BODY_KEPT, "{response:?}");
