@@ -126,6 +126,11 @@ fn alive() -> Config {
     Config { alive: Some(ALIVE), workers: false, url: None, timeout: LONG }
 }
 
+/// For those that exit: long enough for a busy machine.
+fn alive_long() -> Config {
+    Config { alive: Some(LONG / 2), ..alive() }
+}
+
 fn workers() -> Config {
     Config { workers: true, ..alive() }
 }
@@ -260,9 +265,9 @@ impl Drop for Server {
     }
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens: not the servers' one, or its port could be one's that comes.
 fn nobody() -> std::net::SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap()
 }
 
 const REACHABLE: Option<Baseline> = Some(Baseline { reachable: true, captured: None });
@@ -281,8 +286,8 @@ async fn one_that_lives_on_took_it() {
 async fn one_that_exits_is_rejected_at_once_or_later() {
     for action in ["exit 1", "sleep 0.1; exit 1"] {
         let main = Main::on_hup("tt-cf-exits", action);
-        let message = Running::start(&alive(), main.told("HUP").await, None).rejection().await;
-        assert_has(&message, &[&main.who(), "exited", "--confirm-alive 200ms"]);
+        let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
+        assert_has(&message, &[&main.who(), "exited", "--confirm-alive 10s"]);
     }
 }
 
@@ -301,7 +306,7 @@ async fn a_zombie_is_dead() {
     let launch = "setsid sh -c '\"$DIR/$NAME\" -c \"$SCRIPT\" & exec sleep 1000'";
     let script = format!("trap 'exit 1' HUP; ps -o pgid= -p $$ | tr -d ' ' > $DIR/ready; {IDLE}");
     let main = Main::launch("tt-cf-zombie", &script, launch);
-    let message = Running::start(&alive(), main.told("HUP").await, None).rejection().await;
+    let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
     assert_has(&message, &["tt-cf-zombie", "exited"]);
 }
 
@@ -319,7 +324,7 @@ async fn one_that_ends_on_term_is_followed_by_another_however_late() {
 #[tokio::test]
 async fn a_replacement_that_exits_is_rejected() {
     let main = Main::start("tt-cf-crash", &format!("echo $$ > $DIR/ready; {IDLE}"));
-    let running = Running::start(&alive(), main.told("TERM").await, None);
+    let running = Running::start(&alive_long(), main.told("TERM").await, None);
     until("it has ended", || main.is_gone());
     let next = Main::start("tt-cf-crash", "echo $$ > $DIR/ready; sleep 0.1; exit 1");
     let message = running.rejection().await;
@@ -361,7 +366,7 @@ async fn what_an_ended_one_leaves_behind_is_no_replacement() {
 #[tokio::test]
 async fn haste_does_not_cut_short_who_is_there() {
     let main = Main::on_hup("tt-cf-haste", "sleep 0.1; exit 1");
-    let running = Running::start(&alive(), main.told("HUP").await, None);
+    let running = Running::start(&alive_long(), main.told("HUP").await, None);
     running.impatient.send(true).unwrap();
     assert_has(&running.rejection().await, &["exited"]);
 }
@@ -383,7 +388,7 @@ async fn a_target_is_held_before_another_driver_tells() {
     let main = Main::on_hup("tt-cf-exec", "exit 1");
     let command = format!("sh -c 'kill -HUP {0}; while kill -0 {0}; do sleep 0.01; done'", main.pid());
     let told = told(Driver::Exec(command.parse().unwrap()), Some(main.selector())).await;
-    assert_has(&Running::start(&alive(), told, None).rejection().await, &[&main.who(), "exited"]);
+    assert_has(&Running::start(&alive_long(), told, None).rejection().await, &[&main.who(), "exited"]);
 }
 
 #[tokio::test]
@@ -417,12 +422,46 @@ async fn workers_that_do_not_live_are_rejected() {
 #[tokio::test]
 async fn all_workers_of_a_process_that_is_newer_than_the_publish_are_new() {
     let before = process::now().unwrap();
-    until("a later tick", || process::now().unwrap().ticks > before.ticks + 1);
+    later_tick();
     let main = Main::start("tt-cf-not-owed", &format!("( {IDLE} ) & trap : HUP; echo $$ > $DIR/ready; {IDLE}"));
-    let driver = Driver::Signal { signal: "HUP".parse().unwrap(), selector: main.selector() };
+    later_tick();
+    let running = Running::start(&workers(), not_owed(&main, &before).await, None);
+    assert_eq!(running.verdict().await, Verdict::Took);
+}
+
+fn later_tick() {
+    let before = process::now().unwrap();
+    until("a later tick", || process::now().unwrap().ticks > before.ticks + 1);
+}
+
+/// What a signal that is not owed leaves.
+async fn not_owed(main: &Main, before: &crate::journal::Moment) -> Told {
+    let driver = Driver::Signal { signal: "TERM".parse().unwrap(), selector: main.selector() };
     let mut reloader = Reloader::new(reload::Config { driver, target: None, timeout: LONG });
-    assert_eq!(reloader.attempt(1, Some(&before)).await, reload::Verdict::NotOwed);
-    let running = Running::start(&workers(), reloader.told(), None);
+    assert_eq!(reloader.attempt(1, Some(before)).await, reload::Verdict::NotOwed);
+    reloader.told()
+}
+
+#[tokio::test]
+async fn one_that_is_newer_than_the_publish_and_exits_is_rejected() {
+    let before = process::now().unwrap();
+    later_tick();
+    let main = Main::on_hup("tt-cf-newer", "exit 1");
+    let running = Running::start(&alive_long(), not_owed(&main, &before).await, None);
+    kill_process_group(main.group, Raw::HUP).unwrap();
+    assert_has(&running.rejection().await, &[&format!("{}, which started after the publish, exited", main.who())]);
+}
+
+#[tokio::test]
+async fn the_time_that_the_old_one_takes_to_end_is_not_its_replacements() {
+    let script = format!("trap 'sleep 1.2; exit 0' TERM; echo $$ > $DIR/ready; {IDLE}");
+    let main = Main::start("tt-cf-slow-end", &script);
+    let config = Config { alive: Some(Duration::from_millis(1200)), timeout: Duration::from_secs(2), ..alive() };
+    let running = Running::start(&config, main.told("TERM").await, None);
+    while !main.is_gone() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let _next = Main::on_hup("tt-cf-slow-end", ":");
     assert_eq!(running.verdict().await, Verdict::Took);
 }
 
@@ -562,9 +601,15 @@ async fn a_baseline_is_bounded_and_says_who_is_there() {
 async fn one_that_accepts_and_never_answers_is_rejected_in_time() {
     let server = Server::start(|_| None);
     let config = Config { timeout: SHORT, ..url(&server.url) };
+    let mut asked = 0;
     for baseline in [None, UNREACHABLE, REACHABLE] {
         let message = Running::start(&config, told_nobody().await, baseline).rejection().await;
         assert_has(&message, &["no complete answer", "--confirm-timeout"]);
+        assert_eq!(
+            server.count(),
+            std::mem::replace(&mut asked, server.count()) + 1,
+            "its silence counts from the start"
+        );
     }
 }
 
@@ -590,9 +635,7 @@ async fn one_that_was_reachable_and_then_refuses_has_died() {
 
 #[tokio::test]
 async fn one_that_refuses_for_a_while_has_not_died() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let address = nobody();
     let running = Running::start(&url(&format!("http://{address}/")), told_nobody().await, REACHABLE);
     sleep(SHORT).await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
@@ -644,6 +687,15 @@ async fn the_url_must_answer_when_all_else_is_as_expected() {
     }
     settled.store(true, Ordering::SeqCst);
     assert_has(&running.rejection().await, &["answered 500"]);
+}
+
+#[tokio::test]
+async fn an_answer_from_before_the_target_lived_long_enough_does_not_count() {
+    let server = Server::start(|count| (count == 0).then(|| (200, String::new())));
+    let main = Main::on_hup("tt-cf-one-answer", ":");
+    let config = Config { alive: Some(SHORT), timeout: 3 * SHORT, ..url(&server.url) };
+    let message = Running::start(&config, main.told("HUP").await, REACHABLE).rejection().await;
+    assert_has(&message, &["--confirm-timeout"]);
 }
 
 #[tokio::test]
