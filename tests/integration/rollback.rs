@@ -131,7 +131,8 @@ fn main_process_that_dies_of_a_configuration_and_crash_loops_is_healed() {
     let record = stage.at("loaded");
     let loaded = || fs::read_to_string(&record).unwrap_or_default();
     sidecar.until_idle();
-    assert_eq!(loaded(), "one\n");
+    // Twice, if it started within a clock tick of the publish: a tie is owed.
+    assert!(loaded().lines().all(|line| line == "one"), "{}", loaded());
     stage.volume.swap(&[("app.conf", "die\n")]);
     let status = sidecar.until("it is healed", |status| {
         status["quarantine"]["stage"] == "confirm" && status["phase"] == "idle" && status["debt"].is_null()
