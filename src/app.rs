@@ -98,8 +98,6 @@ enum Done {
         made: Box<Made>,
         /// What `--confirm-url` said when the candidate was staged.
         baseline: Option<Baseline>,
-        /// What was published of the selected objects before this start, where that was not known.
-        found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
     },
     Written {
         step: Step,
@@ -623,6 +621,7 @@ impl App {
             inputs,
             digest,
             published: self.published.objects.clone(),
+            unknown: self.unknown,
             sequence,
             unless,
             output: self.output.clone(),
@@ -630,23 +629,13 @@ impl App {
             validate: self.validate.clone(),
         };
         let (answer, key, config) = (self.done.0.clone(), self.key.clone(), self.config.confirm.clone());
-        let (unknown, max_size) = (self.unknown, self.settings.max_size);
         self.tasks.spawn(async move {
-            let mut order = order;
-            let mut found = None;
-            if unknown {
-                let (inputs, output) = (order.inputs.clone(), order.output.clone());
-                let read = move || Some(inputs.found(&output.published(max_size).ok()?));
-                // What cannot be read now is read with the next candidate.
-                found = tokio::task::spawn_blocking(read).await.ok().flatten();
-                order.published = found.clone().unwrap_or_default();
-            }
             let made = Box::new(candidate::make(order).await);
             let baseline = match made.result {
                 Ok(Candidate::Staged { .. }) => confirm::baseline(&config, &key).await,
                 _ => None,
             };
-            let _ = answer.send(Done::Rendered { step, made, baseline, found }).await;
+            let _ = answer.send(Done::Rendered { step, made, baseline }).await;
         });
     }
 
@@ -721,10 +710,7 @@ impl App {
             Done::Written { .. } | Done::Abandoned { .. } | Done::Checked { .. } => {}
         }
         match done {
-            Done::Rendered { step, made, baseline, found } => {
-                self.found(found);
-                self.rendered(step, *made, baseline);
-            }
+            Done::Rendered { step, made, baseline } => self.rendered(step, *made, baseline),
             Done::Written { step, took, done, at, error } => self.written(step, took, done, at, error),
             Done::Reloaded { step, took, verdict } => self.reloaded(step, took, verdict),
             Done::Confirmed { step, took, verdict } => self.confirmed(step, took, verdict),
@@ -739,7 +725,10 @@ impl App {
     }
 
     fn rendered(&mut self, step: Step, made: Made, baseline: Option<Baseline>) {
-        let Made { result, rendering, validating, warnings, said } = made;
+        let Made { result, rendering, validating, warnings, said, found } = made;
+        if let Some(found) = found {
+            self.found(found);
+        }
         let failed = result.as_ref().err().map(|problem| {
             let ending = if problem.rejected { Ending::Rejected } else { Ending::Failed };
             (problem.stage, ending)
@@ -783,8 +772,7 @@ impl App {
     }
 
     /// An object that is held back stays as it was published, also before this start.
-    fn found(&mut self, found: Option<BTreeMap<ObjectRef, Arc<Object>>>) {
-        let Some(found) = found else { return };
+    fn found(&mut self, found: BTreeMap<ObjectRef, Arc<Object>>) {
         let secret = found.values().filter(|object| object.secret).flat_map(|object| object.data.values());
         self.staged.secrets.get_or_insert_default().extend(secret.cloned());
         Arc::make_mut(&mut self.published).objects = found;

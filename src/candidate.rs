@@ -40,6 +40,8 @@ pub struct Order {
     pub digest: Digest,
     /// The version of each selected object that was published last.
     pub published: BTreeMap<ObjectRef, Arc<Object>>,
+    /// Whether that is not known, as the published generation was found at start: it is read back from the disk.
+    pub unknown: bool,
     /// The candidate's sequence number.
     pub sequence: u64,
     /// The digest of the tree that is published: it needs no candidate.
@@ -65,6 +67,8 @@ pub struct Made {
     pub warnings: Vec<String>,
     /// What programs said of the objects that they refused.
     pub said: Vec<(ObjectRef, Said)>,
+    /// What was published of the selected objects, where it was read back.
+    pub found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
 }
 
 /// What may be published.
@@ -119,14 +123,21 @@ impl From<Failure> for Problem {
 type Refused = BTreeMap<ObjectRef, String>;
 
 /// Makes a candidate. On return it is in its directory and on the disk, or there is nothing of it.
-pub async fn make(order: Order) -> Made {
-    let made = Made {
+pub async fn make(mut order: Order) -> Made {
+    let mut made = Made {
         result: Err(Problem::new(Stage::Render, false, &"it was not begun")),
         rendering: Duration::ZERO,
         validating: None,
         warnings: Vec::new(),
         said: Vec::new(),
+        found: None,
     };
+    if order.unknown && order.inputs.independent().next().is_some() {
+        match read_back(&order).await {
+            Ok(found) => order.published = made.found.insert(found).clone(),
+            Err(problem) => return Made { result: Err(problem), ..made },
+        }
+    }
     let mut maker = Maker { order: Arc::new(order), made };
     let result = maker.make().await;
     Made { result, ..maker.made }
@@ -139,11 +150,29 @@ pub fn rehearse(
     published: &BTreeMap<ObjectRef, Arc<Object>>,
     syntax: Syntax,
 ) -> Result<(Rendered, Vec<String>), Problem> {
-    let rendered = inputs.render(digest, published, &malformed(inputs, syntax));
-    let rendered = rendered.map_err(|rejection| Problem::new(Stage::Render, true, &rejection))?;
+    let refused = if syntax == Syntax::Strict { malformed(inputs) } else { Refused::new() };
+    let rendered = render(inputs, digest, published, &refused)?;
     let mut warnings = Vec::new();
     check(&rendered.tree, syntax, &mut warnings)?;
     Ok((rendered, warnings))
+}
+
+async fn read_back(order: &Order) -> Result<BTreeMap<ObjectRef, Arc<Object>>, Problem> {
+    let (inputs, output) = (order.inputs.clone(), order.output.clone());
+    let read = in_pool(Stage::Render, move || Ok(inputs.found(&output.published(inputs.settings.max_size)?)));
+    read.await?.map_err(|error: PublishError| Problem::new(Stage::Render, false, &error))
+}
+
+fn render(
+    inputs: &Inputs,
+    digest: Digest,
+    published: &BTreeMap<ObjectRef, Arc<Object>>,
+    refused: &Refused,
+) -> Result<Rendered, Problem> {
+    inputs.render(digest, published, refused).map_err(|rejection| {
+        let brief = Some(rejection.brief());
+        Problem { brief, ..Problem::new(Stage::Render, true, &rejection) }
+    })
 }
 
 struct Maker {
@@ -279,24 +308,21 @@ impl Maker {
 
     /// The selected objects that are not as they were last published, where each can be held back alone.
     fn changed(&self) -> impl Iterator<Item = ObjectRef> {
-        let order = &self.order;
-        let snapshot = &order.inputs.snapshot;
-        let selected = snapshot.objects.iter().filter(|taken| taken.selected && !order.inputs.settings.templated);
-        selected.map(|taken| &taken.object).filter_map(|object| {
+        self.order.inputs.independent().filter_map(|object| {
             let same =
                 |previous: &Arc<Object>| previous.content() == object.content() && previous.secret == object.secret;
-            (!order.published.get(&object.id).is_some_and(same)).then(|| object.id.clone())
+            (!self.order.published.get(&object.id).is_some_and(same)).then(|| object.id.clone())
         })
     }
 
     /// The selected objects with a malformed key, where that holds them back alone.
     async fn malformed(&mut self) -> Result<Refused, Problem> {
-        if self.order.validate.syntax != Syntax::Strict || self.order.inputs.settings.templated {
+        if self.order.validate.syntax != Syntax::Strict || self.order.inputs.independent().next().is_none() {
             return Ok(Refused::new());
         }
         let order = self.order.clone();
         let began = Instant::now();
-        let found = in_pool(Stage::Validate, move || malformed(&order.inputs, Syntax::Strict)).await?;
+        let found = in_pool(Stage::Validate, move || malformed(&order.inputs)).await?;
         *self.made.validating.get_or_insert_default() += began.elapsed();
         Ok(found)
     }
@@ -351,11 +377,7 @@ fn render_and_write(
     unless: Option<Digest>,
     check: impl FnOnce(&Tree) -> Result<(), Problem>,
 ) -> Result<(Candidate, Tree), Problem> {
-    let rendered = order.inputs.render(order.digest, &order.published, refused);
-    let rendered = rendered.map_err(|rejection| {
-        let brief = Some(rejection.brief());
-        Problem { brief, ..Problem::new(Stage::Render, true, &rejection) }
-    })?;
+    let rendered = render(&order.inputs, order.digest, &order.published, refused)?;
     check(&rendered.tree)?;
     let tree = rendered.tree.digest(&order.key);
     let held_back = rendered.held_back;
@@ -384,14 +406,10 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
     Ok(())
 }
 
-/// The selected objects with a malformed key, and where; none where they are not held back for that.
-fn malformed(inputs: &Inputs, syntax: Syntax) -> Refused {
+/// The independent objects with a malformed key, and where.
+fn malformed(inputs: &Inputs) -> Refused {
     let mut found = Refused::new();
-    if syntax != Syntax::Strict || inputs.settings.templated {
-        return found;
-    }
-    for taken in inputs.snapshot.objects.iter().filter(|taken| taken.selected) {
-        let object = &taken.object;
+    for object in inputs.independent() {
         let error = object.data.iter().find_map(|(key, bytes)| {
             // What is no path is held back for that.
             let path = inputs.settings.path.place(&object.id, key)?;
@@ -486,6 +504,7 @@ mod tests {
                 inputs: Inputs { snapshot, settings: Arc::new(settings) },
                 digest: Digest::from_bytes([7; 32]),
                 published: self.published.clone(),
+                unknown: false,
                 sequence: 1,
                 unless: None,
                 output: output.clone(),

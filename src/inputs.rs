@@ -10,7 +10,7 @@ use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::source::Snapshot;
+use crate::source::{Snapshot, Taken};
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]
@@ -107,24 +107,26 @@ impl Inputs {
         })
     }
 
-    /// The selected objects as they lie in a generation's files, by the keys that they have now: what was published of
-    /// them before this start. A place that two of them name is neither's, and with templates there is none.
+    /// The objects of which each can be held back alone: the selected ones, where there are no templates.
+    pub fn independent(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let alone = |taken: &&Taken| taken.selected && !self.settings.templated;
+        self.snapshot.objects.iter().filter(alone).map(|taken| &taken.object)
+    }
+
+    /// The independent objects as they lie in a generation's files, by the keys that they have now: what was published
+    /// of them before this start. A place that two of them name is neither's.
     #[must_use]
     pub fn found(&self, files: &BTreeMap<String, Published>) -> BTreeMap<ObjectRef, Arc<Object>> {
-        if self.settings.templated {
-            return BTreeMap::new();
-        }
-        let selected = || self.snapshot.objects.iter().filter(|taken| taken.selected).map(|taken| &taken.object);
         let places = |object: &Object| {
             let path = |key: &String| Some((key.clone(), self.settings.path.place(&object.id, key)?.to_string()));
             object.data.keys().filter_map(path).collect::<Vec<_>>()
         };
         let mut claims = BTreeMap::new();
-        for (_, place) in selected().flat_map(|object| places(object)) {
+        for (_, place) in self.independent().flat_map(|object| places(object)) {
             *claims.entry(place).or_insert(0) += 1;
         }
         let mut found = BTreeMap::new();
-        for object in selected() {
+        for object in self.independent() {
             let own = |(key, place): (String, String)| {
                 let bytes = files.get(&place).filter(|_| claims.get(&place) == Some(&1))?.bytes.clone()?;
                 Some((key, Bytes::from(bytes)))
