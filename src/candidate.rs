@@ -379,12 +379,13 @@ fn render_and_write(
 ) -> Result<(Candidate, Tree), Problem> {
     let rendered = render(&order.inputs, order.digest, &order.published, refused)?;
     check(&rendered.tree)?;
-    let tree = rendered.tree.digest(&order.key);
+    let content = rendered.tree.content(&order.key);
+    let tree = rendered.tree.digest(content, &order.key);
     let held_back = rendered.held_back;
     if unless == Some(tree) {
         return Ok((Candidate::Same { held_back }, rendered.tree));
     }
-    let generation = Generation::new(order.sequence, order.digest, tree, rendered.tree.content(&order.key));
+    let generation = Generation::new(order.sequence, order.digest, tree, content);
     let staged = order.output.stage(&generation, &rendered.tree);
     staged.map_err(|error| Problem::new(Stage::Render, error.rejected(), &error))?;
     Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))

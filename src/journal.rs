@@ -23,7 +23,7 @@ pub struct Generation {
     pub sequence: u64,
     /// The published digest of the inputs. All zeros where it is not known.
     pub digest: Digest,
-    /// The keyed digest of the tree: paths, bytes, and which of them are secret. All zeros where it is not known.
+    /// The keyed digest of the tree: `content`, and which paths are secret. All zeros where it is not known.
     pub tree: Digest,
     /// The keyed digest of paths and bytes alone, which can be read back from the disk. All zeros where it is not known.
     pub content: Digest,

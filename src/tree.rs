@@ -188,14 +188,13 @@ impl Tree {
         names
     }
 
-    /// The keyed digest over paths, bytes and secrecy: equal for equal trees.
+    /// The keyed digest over `content` (see [`Tree::content`]) and secrecy: equal for equal trees.
     #[must_use]
-    pub fn digest(&self, key: &DigestKey) -> Digest {
+    pub fn digest(&self, content: Digest, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);
-        for (path, file) in &self.files {
+        hasher.field(content.as_bytes());
+        for (path, _) in self.files.iter().filter(|(_, file)| file.secret) {
             hasher.field(path.as_str().as_bytes());
-            hasher.field(&[u8::from(file.secret)]);
-            hasher.field(&file.bytes);
         }
         hasher.finish()
     }

@@ -299,11 +299,12 @@ impl Sidecar {
 
     fn render(&self, sequence: u64, unless: Option<Digest>) -> Outcome {
         let edit = &self.scene.edits[&self.scene.newest.get().unwrap().short()];
-        let tree = edit.tree.digest(&self.key);
+        let content = edit.tree.content(&self.key);
+        let tree = edit.tree.digest(content, &self.key);
         if unless == Some(tree) {
             return Outcome::Same;
         }
-        let candidate = Generation::new(sequence, edit.digest, tree, edit.tree.content(&self.key));
+        let candidate = Generation::new(sequence, edit.digest, tree, content);
         match self.output.stage(&candidate, &edit.tree) {
             Ok(()) => Outcome::Staged { candidate, baseline: None },
             Err(error) => {
