@@ -514,7 +514,9 @@ fn reload_of(args: &ReloadArgs, confirm: &ConfirmArgs) -> Checked<reload::Config
         http_of(args, trust)?
     };
     let target = if matches!(driver, Driver::Signal { .. }) { None } else { selector };
-    Ok(reload::Config { driver, target, timeout: args.reload_timeout })
+    let replaced = matches!(&driver, Driver::Signal { signal, .. } if signal.ends());
+    let children = confirm.confirm_workers || replaced;
+    Ok(reload::Config { driver, target, children, timeout: args.reload_timeout })
 }
 
 /// The flags that say which process is meant.

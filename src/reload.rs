@@ -67,6 +67,9 @@ pub struct Config {
     pub driver: Driver,
     /// `--process`, `--process-args`, `--pid-file` where it is not a signal that tells: the process to confirm by.
     pub target: Option<Selector>,
+    /// Whether it matters which children the process had before: to count new workers, and to tell a replacement from
+    /// an orphan.
+    pub children: bool,
     /// `--reload-timeout`: for each request, from connect to last byte, and for a program.
     pub timeout: Duration,
 }
@@ -191,13 +194,14 @@ struct Held {
 }
 
 impl Held {
-    fn new(generation: u64, target: Target, published: Option<&Moment>) -> Self {
+    fn new(generation: u64, target: Target, published: Option<&Moment>, with_children: bool) -> Self {
         // Without the clock, it is taken to be owed.
         let started_after = published.is_some_and(|published| started_after(&target, published).unwrap_or(false));
         // Before the children, so that one that starts in between is among them and not newer.
         let ticks = process::now().ok().map(|now| now.ticks);
         // Where they cannot be listed, the moment alone tells old from new.
-        let children = if started_after { BTreeSet::new() } else { target.children().unwrap_or_default() };
+        let listed = (with_children && !started_after).then(|| target.children().unwrap_or_default());
+        let children = listed.unwrap_or_default();
         Self { generation, target, started_after, children, ticks, delivered: false }
     }
 }
@@ -271,16 +275,16 @@ impl Reloader {
         if !self.held.as_ref().is_some_and(reached) {
             // One that is not there is waited for when it is time to confirm, and said then.
             let target = process::find(selector).ok();
-            self.held = target.map(|target| Held::new(generation, target, published));
+            self.held = target.map(|target| Held::new(generation, target, published, self.config.children));
         }
     }
 
     async fn tell(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
-        let Config { driver, timeout, .. } = &self.config;
+        let Config { driver, children, timeout, .. } = &self.config;
         match driver {
             Driver::None => Verdict::Took,
             Driver::Signal { signal, selector } => {
-                let (verdict, status, held) = send(*signal, selector, generation, published);
+                let (verdict, status, held) = send(*signal, selector, generation, published, *children);
                 self.target = Some(status);
                 self.held = held;
                 verdict
@@ -309,6 +313,7 @@ fn send(
     selector: &Selector,
     generation: u64,
     published: Option<&Moment>,
+    with_children: bool,
 ) -> (Verdict, TargetStatus, Option<Held>) {
     let blocked = |state, target: Option<&Target>, message: String| {
         let (pid, name) = target.map(|target| (target.pid, target.name.clone())).unzip();
@@ -320,7 +325,7 @@ fn send(
         Err(error @ FindError::Ambiguous { .. }) => return blocked(TargetState::Ambiguous, None, error.to_string()),
         Err(error) => return blocked(TargetState::Missing, None, error.to_string()),
     };
-    let held = Held::new(generation, target, published);
+    let held = Held::new(generation, target, published, with_children);
     let target = &held.target;
     let verdict = if held.started_after {
         Verdict::NotOwed
@@ -472,7 +477,7 @@ mod tests {
     }
 
     fn reloader(driver: Driver) -> Reloader {
-        Reloader::new(Config { driver, target: None, timeout: LONG })
+        Reloader::new(Config { driver, target: None, children: true, timeout: LONG })
     }
 
     fn exec(command: &str) -> Reloader {
