@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use tracing::error;
 
-use super::{configure, runtime};
+use super::{escaped, prepare};
 use crate::app::{self, Exit};
 use crate::args::{DryRunArgs, Format};
 use crate::config::Config;
@@ -64,12 +64,8 @@ impl Finding {
 /// Prints what is found. Exit code 0: nothing but advice; 77: permissions are missing; 1: anything else.
 #[must_use]
 pub fn check(args: DryRunArgs) -> ExitCode {
-    let config = match configure(args.run) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
+    let (config, runtime) = match prepare(args.run) {
+        Ok(prepared) => prepared,
         Err(code) => return code,
     };
     let config = Arc::new(config);
@@ -119,13 +115,7 @@ fn text(findings: &[Finding], terminal: bool) -> String {
         1 => write!(text, "1 problem"),
         count => write!(text, "{count} problems"),
     };
-    if terminal {
-        text = text
-            .chars()
-            .map(|c| if c.is_control() && c != '\n' { c.escape_debug().to_string() } else { c.to_string() })
-            .collect();
-    }
-    text
+    if terminal { escaped(&text, '\n') } else { text }
 }
 
 // --- sources ---------------------------------------------------------------------------------------------------------

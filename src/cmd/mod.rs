@@ -42,6 +42,24 @@ fn configure(args: RunArgs) -> Result<Config, ExitCode> {
     }
 }
 
+/// What each subcommand that takes the sidecar's flags begins with; an exit code where it goes no further.
+fn prepare(args: RunArgs) -> Result<(Config, Runtime), ExitCode> {
+    Ok((configure(args)?, runtime()?))
+}
+
+/// For a terminal, which names must not be able to steer: control characters but `kept` are shown, not sent.
+fn escaped(text: &str, kept: char) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != kept {
+            escaped.extend(c.escape_debug());
+        } else {
+            escaped.push(c);
+        }
+    }
+    escaped
+}
+
 /// One thread is enough for what waits; blocking work has threads that end when they are idle.
 fn runtime() -> Result<Runtime, ExitCode> {
     let runtime = Builder::new_current_thread()

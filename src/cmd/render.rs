@@ -3,6 +3,7 @@
 //!
 //! Of a file into which a secret goes, or may have gone in its published version, sizes alone are shown.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
-use super::{configure, runtime};
+use super::{escaped, prepare};
 use crate::app::{self, Exit};
 use crate::args::{DryRunArgs, Format};
 use crate::candidate;
@@ -42,12 +43,8 @@ type Failure = (Exit, anyhow::Error);
 pub fn render(mut args: DryRunArgs) -> ExitCode {
     // Of the sidecar's own life nothing matters but how long sources are waited for.
     args.run.life.once = true;
-    let config = match configure(args.run) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
+    let (config, runtime) = match prepare(args.run) {
+        Ok(prepared) => prepared,
         Err(code) => return code,
     };
     let result = runtime.block_on(report(config));
@@ -322,14 +319,7 @@ fn print_diff(text: &mut String, diff: &str, terminal: bool, colours: bool) {
 
 /// Adds a line. What is shown on a terminal must not be able to steer it: `escape`.
 fn push(text: &mut String, line: &str, escape: bool, colour: Option<&str>) {
-    let escaped: String;
-    let line = if escape && line.chars().any(char::is_control) {
-        let plain = |c: char| if c.is_control() && c != '\t' { c.escape_debug().to_string() } else { c.to_string() };
-        escaped = line.chars().map(plain).collect();
-        &escaped
-    } else {
-        line
-    };
+    let line = if escape { Cow::from(escaped(line, '\t')) } else { Cow::from(line) };
     let _ = match colour {
         Some(colour) => writeln!(text, "\x1b[{colour}m{line}\x1b[0m"),
         None => writeln!(text, "{line}"),

@@ -4,19 +4,15 @@ use std::process::ExitCode;
 
 use tracing::error;
 
-use super::{configure, runtime};
+use super::prepare;
 use crate::app;
 use crate::args::RunArgs;
 
 /// Runs until SIGTERM, or with `--once` until the output is published.
 #[must_use]
 pub fn run(args: RunArgs) -> ExitCode {
-    let config = match configure(args) {
-        Ok(config) => config,
-        Err(code) => return code,
-    };
-    let runtime = match runtime() {
-        Ok(runtime) => runtime,
+    let (config, runtime) = match prepare(args) {
+        Ok(prepared) => prepared,
         Err(code) => return code,
     };
     let exit = match runtime.block_on(app::run(config)) {

@@ -11,9 +11,9 @@ use super::sys::{
     fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, statat, symlinkat, unlinkat, write,
 };
 
-/// How deep a directory may nest that is to be removed: twice what the longest `TreePath` needs. It bounds open files
+/// How deep a directory may nest that is to be removed or read: twice what the longest `TreePath` needs. It bounds open files
 /// and stack, whatever somebody else has put there.
-const MAX_DEPTH: usize = 1024;
+pub(super) const MAX_DEPTH: usize = 1024;
 
 /// The lower twelve bits of a mode: permissions, setuid, setgid, sticky.
 const PERMISSIONS: u32 = 0o7777;

@@ -1,20 +1,16 @@
 //! Looking at the output without changing it: nothing here creates, locks, writes, or sets a mode.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, fstat, openat, statat};
+use rustix::fs::{Access, AtFlags, FileType, accessat, fstat, statat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::dirfd::Dir;
-use super::{Config, KEY, Output, PublishError, SETGID, atomic, checked, existing, own_path};
+use super::dirfd::{Dir, MAX_DEPTH};
+use super::{Config, Output, PublishError, SETGID, atomic, checked, existing, own_path};
 use crate::digest::DigestKey;
 use crate::process::Reader;
 use crate::tree::Tree;
-
-/// How deep a generation's directories are looked into: twice what the longest `TreePath` needs.
-const MAX_DEPTH: usize = 1024;
 
 /// A file of the current generation.
 #[derive(Clone, PartialEq, Eq)]
@@ -45,13 +41,7 @@ impl Output {
     /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
     pub fn creatable(config: &Config) -> Result<(u32, u32), PublishError> {
         let path = own_path(&config.output);
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let above = openat(CWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
-            path: path.clone(),
-            parent: parent.to_owned(),
-            errno,
-        })?;
+        let above = super::above(&path)?;
         let failed = |errno| PublishError::Io { doing: "create --output", path: path.clone(), errno };
         accessat(&above, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS).map_err(failed)?;
         Ok((geteuid().as_raw(), fstat(&above).map_err(failed)?.st_gid))
@@ -71,9 +61,7 @@ impl Output {
     /// The digest key, if one is there that [`Output::digest_key`] would take.
     #[must_use]
     pub fn existing_digest_key(&self) -> Option<DigestKey> {
-        let (bytes, file) = self.dir.read(KEY, 32).ok()??;
-        let ours = fstat(&file).is_ok_and(|stat| stat.st_uid == geteuid().as_raw());
-        <[u8; 32]>::try_from(bytes).ok().filter(|_| ours).map(DigestKey::new)
+        self.found_key().ok()?.map(|(bytes, _)| DigestKey::new(bytes))
     }
 
     /// The directory that `..data` names, if there is one.

@@ -317,14 +317,7 @@ impl Output {
     /// all that follows. One that is merely too readable is kept, and its mode narrowed: the kubelet makes every file
     /// of a persistent volume readable and writable by fsGroup at each mount (`pkg/volume/volume_linux.go`).
     pub fn digest_key(&self) -> Result<DigestKey, PublishError> {
-        let found = match self.dir.read(KEY, 32) {
-            Err(Errno::NOENT) => None,
-            other => other.map_err(|errno| self.io("read", KEY, errno))?,
-        };
-        if let Some((bytes, file)) = found
-            && fstat(&file).map_err(|errno| self.io("stat", KEY, errno))?.st_uid == geteuid().as_raw()
-            && let Ok(bytes) = <[u8; 32]>::try_from(bytes)
-        {
+        if let Some((bytes, file)) = self.found_key()? {
             let mode = Mode::from_raw_mode(0o600);
             dirfd::settle(&file, None, mode).map_err(|errno| self.io("set the mode of", KEY, errno))?;
             return Ok(DigestKey::new(bytes));
@@ -334,6 +327,17 @@ impl Output {
         getrandom(&mut bytes, GetRandomFlags::empty()).map_err(|errno| self.io("get random bytes for", KEY, errno))?;
         self.dir.replace(KEY, KEY_TEMPORARY, &bytes).map_err(|errno| self.io("write", KEY, errno))?;
         Ok(DigestKey::new(bytes))
+    }
+
+    /// The key that is there, if it is one of this user's.
+    fn found_key(&self) -> Result<Option<([u8; 32], OwnedFd)>, PublishError> {
+        let found = match self.dir.read(KEY, 32) {
+            Err(Errno::NOENT) => None,
+            other => other.map_err(|errno| self.io("read", KEY, errno))?,
+        };
+        let Some((bytes, file)) = found else { return Ok(None) };
+        let ours = fstat(&file).map_err(|errno| self.io("stat", KEY, errno))?.st_uid == geteuid().as_raw();
+        Ok(<[u8; 32]>::try_from(bytes).ok().filter(|_| ours).map(|bytes| (bytes, file)))
     }
 
     /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.
@@ -405,15 +409,20 @@ fn checked(dir: &Dir, path: &Path) -> Result<Stat, PublishError> {
     Ok(stat)
 }
 
-/// Makes the output directory with its parent's group.
-fn create(path: &Path) -> Result<Dir, PublishError> {
+/// Opens the directory in which the output directory is, or is to be.
+fn above(path: &Path) -> Result<OwnedFd, PublishError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let above = openat(CWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
+    openat(CWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
         path: path.to_owned(),
         parent: parent.to_owned(),
         errno,
-    })?;
+    })
+}
+
+/// Makes the output directory with its parent's group.
+fn create(path: &Path) -> Result<Dir, PublishError> {
+    let above = above(path)?;
     let create = || {
         let name = path.file_name().unwrap_or_default();
         match mkdirat(&above, name, Mode::from_raw_mode(0o755)) {
