@@ -24,7 +24,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
-use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
+use super::support::sidecar::{Sidecar, Volume, eventually, in_container};
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
@@ -678,11 +678,6 @@ async fn burst_of_a_hundred_edits_is_a_handful_of_reloads() {
 
 #[tokio::test]
 async fn pod_reads_by_its_service_account_in_its_own_namespace() {
-    // Becomes the sidecar, in a mount namespace where the token lies in its place, as in a container.
-    const MOUNT: &str = r#"mount -t tmpfs none "$(readlink -f /var/run)" &&
-        mkdir -p /var/run/secrets/kubernetes.io && cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount &&
-        exec "$@""#;
-    needs_root("have a mount namespace of its own");
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     place.put(&configmap("web", &[("a", "1")])).await;
@@ -700,7 +695,7 @@ async fn pod_reads_by_its_service_account_in_its_own_namespace() {
     let hook = Hook::start(Some(place.output("a")));
     let port = format!("KUBERNETES_SERVICE_PORT={}", server.port());
     let pod = ["env", "KUBERNETES_SERVICE_HOST=127.0.0.1", &port];
-    let mount = ["unshare", "--mount", "sh", "-c", MOUNT, account.to_str().unwrap()];
+    let mount = in_container(account.to_str().unwrap());
     let (output, url) = (place.at("conf"), hook.url());
     let args = ["--configmap", "web", "--output", output.to_str().unwrap(), "--reload-url", &url];
     let sidecar = Sidecar::start_by(&[&pod[..], &mount].concat(), &place.at("log"), args);

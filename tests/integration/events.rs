@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, token};
-use super::support::sidecar::{PATIENCE, Sidecar, eventually, needs_root};
+use super::support::sidecar::{PATIENCE, Sidecar, eventually, in_container};
 
 const CANARY: &str = "canary-of-content";
 
@@ -239,11 +239,6 @@ async fn server_that_hangs_holds_nothing_up() {
 
 #[tokio::test]
 async fn pod_that_reads_files_alone_tells_by_its_service_account() {
-    // Becomes the sidecar, in a mount namespace where the token lies in its place, as in a container.
-    const MOUNT: &str = r#"mount -t tmpfs none "$(readlink -f /var/run)" &&
-        mkdir -p /var/run/secrets/kubernetes.io && cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount &&
-        exec "$@""#;
-    needs_root("have a mount namespace of its own");
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     let (account, volume, output) = (place.text("account"), place.text("volume"), place.text("conf"));
@@ -256,7 +251,7 @@ async fn pod_that_reads_files_alone_tells_by_its_service_account() {
     let port = format!("KUBERNETES_SERVICE_PORT={}", server.port());
     let namespace = format!("POD_NAMESPACE={}", place.namespace);
     let pod = ["env", "KUBERNETES_SERVICE_HOST=127.0.0.1", &port, "POD_NAME=web-0", &namespace, "POD_UID=0000-1111"];
-    let mount = ["unshare", "--mount", "sh", "-c", MOUNT, &account];
+    let mount = in_container(&account);
     let flags = ["--watch-dir", &volume, "--output", &output];
     let _sidecar = Sidecar::start_by(&[&pod[..], &mount].concat(), &place.dir.path().join("log"), flags);
     place.told("ConfigReloaded", "generation 1 is published and confirmed").await;

@@ -2,15 +2,12 @@
 //! again, and must come to the same end as without the kill.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 
 use serde_json::Value;
 
+use super::support::hook::Hook;
 use super::support::scene::{Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually};
 
@@ -23,45 +20,35 @@ use super::support::sidecar::{Sidecar, Volume, eventually};
 /// - `busy`: it answers 503 two times before it takes it.
 /// - `edit`: the same, and somebody edits the ConfigMap meanwhile.
 struct Main {
-    address: SocketAddr,
+    hook: Hook,
     state: Arc<State>,
-    thread: Option<JoinHandle<()>>,
 }
 
 struct State {
-    config: PathBuf,
     volume: Mutex<Volume>,
     loaded: Mutex<Option<String>>,
     loads: Mutex<u32>,
     busy: Mutex<u32>,
-    over: AtomicBool,
 }
 
 impl Main {
     fn start(config: PathBuf, volume: Volume) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
-            config,
             volume: Mutex::new(volume),
             loaded: Mutex::default(),
             loads: Mutex::default(),
             busy: Mutex::default(),
-            over: AtomicBool::new(false),
         });
-        let thread = std::thread::spawn({
+        let hook = Hook::responding(Some(config), {
             let state = state.clone();
-            move || {
-                for stream in listener.incoming() {
-                    if state.over.load(Ordering::SeqCst) {
-                        break;
-                    }
-                    // The sidecar is killed in the middle of requests.
-                    let _ = stream.and_then(|stream| state.serve(&stream));
-                }
+            move |call| {
+                // A sidecar that is killed in the middle of a request has asked for nothing.
+                let reloads = call.head.first().is_some_and(|request| request.starts_with("POST"));
+                let code = if reloads { state.reload(call.saw.clone()) } else { 200 };
+                (code, format!("loads {}\n", state.loads.lock().unwrap()))
             }
         });
-        Self { address, state, thread: Some(thread) }
+        Self { hook, state }
     }
 
     fn loaded(&self) -> Option<String> {
@@ -74,23 +61,8 @@ impl Main {
 }
 
 impl State {
-    fn serve(&self, mut stream: &TcpStream) -> std::io::Result<()> {
-        let mut reader = BufReader::new(stream);
-        let mut request = String::new();
-        reader.read_line(&mut request)?;
-        let mut line = request.clone();
-        while line.trim() != "" {
-            line.clear();
-            reader.read_line(&mut line)?;
-        }
-        let code = if request.starts_with("POST") { self.reload() } else { 200 };
-        let body = format!("loads {}\n", self.loads.lock().unwrap());
-        let length = body.len();
-        write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
-    }
-
-    fn reload(&self) -> u16 {
-        let Ok(config) = fs::read_to_string(&self.config) else { return 500 };
+    fn reload(&self, config: Option<String>) -> u16 {
+        let Some(config) = config else { return 500 };
         let word = config.split_whitespace().next().unwrap_or_default();
         let mut busy = self.busy.lock().unwrap();
         match word {
@@ -108,16 +80,6 @@ impl State {
         *self.loaded.lock().unwrap() = Some(config);
         *self.loads.lock().unwrap() += 1;
         200
-    }
-}
-
-impl Drop for Main {
-    fn drop(&mut self) {
-        self.state.over.store(true, Ordering::SeqCst);
-        let _ = TcpStream::connect(self.address);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -173,7 +135,7 @@ impl Path {
     /// The path's flags, and those of all paths.
     fn start(&self, scene: &Scene, main: &Main, env: &[(&str, &str)]) -> Sidecar {
         let volume = scene.text("volume");
-        let (reload, confirm) = (format!("http://{}/reload", main.address), format!("http://{}/loads", main.address));
+        let (reload, confirm) = (main.hook.url(), format!("http://{}/loads", main.hook.address()));
         let own = ["--watch-dir", &volume, "--reload-url", &reload, "--confirm-url", &confirm];
         let flags = [&own[..], &FLAGS, self.flags].concat();
         Sidecar::start_with(&scene.at("log"), env, scene.flags(&flags))

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Fault, Ground, Program, Refusal, binary, play, strings};
+use super::{Fault, Ground, Program, binary, play, strings};
 
 /// What Envoy 1.40 does with bad listeners in a watched file: a warning in its log, a count in `update_rejected` or
 /// `update_failure`, and it stays with what it has. But
@@ -135,16 +135,6 @@ dynamic_resources:
 
     fn validator(&self) -> String {
         format!("{} --mode validate -l off -c {{dir}}/static.yaml", binary("TRIMTAB_TEST_ENVOY"))
-    }
-
-    fn faults(&self) -> [(Fault, Refusal); 5] {
-        [
-            (Fault::Syntax, Refusal::Both),
-            (Fault::Unknown, Refusal::Both),
-            (Fault::Certificate, Refusal::Both),
-            (Fault::Port, Refusal::Program),
-            (Fault::Empty, Refusal::Both),
-        ]
     }
 }
 

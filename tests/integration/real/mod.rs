@@ -86,7 +86,15 @@ trait Program: Send + Sync {
     /// The command for `--validate`.
     fn validator(&self) -> String;
     /// The faults that it can have.
-    fn faults(&self) -> [(Fault, Refusal); 5];
+    fn faults(&self) -> [(Fault, Refusal); 5] {
+        [
+            (Fault::Syntax, Refusal::Both),
+            (Fault::Unknown, Refusal::Both),
+            (Fault::Certificate, Refusal::Both),
+            (Fault::Port, Refusal::Program),
+            (Fault::Empty, Refusal::Both),
+        ]
+    }
     /// What it answers: the number of its configuration.
     fn ask(&self, connection: &mut Connection) -> Result<usize, Failure> {
         marker(&connection.get("/")?)

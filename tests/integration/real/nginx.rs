@@ -1,6 +1,6 @@
 //! nginx, told by HUP and confirmed by its workers.
 
-use super::{Fault, Ground, Program, Refusal, binary, play, strings};
+use super::{Fault, Ground, Program, binary, play, strings};
 
 /// What nginx 1.22 does with a bad configuration on HUP: an `[emerg]` line in its error log; master and workers go on
 /// as before, no worker is forked. A port in use: the master tries to bind five times, half a second apart, and listens
@@ -73,16 +73,6 @@ impl Program for Nginx {
     fn validator(&self) -> String {
         let own = self.ground.text("");
         format!("{} -t -q -p {own} -e stderr -c {{dir}}/nginx.conf", binary("TRIMTAB_TEST_NGINX"))
-    }
-
-    fn faults(&self) -> [(Fault, Refusal); 5] {
-        [
-            (Fault::Syntax, Refusal::Both),
-            (Fault::Unknown, Refusal::Both),
-            (Fault::Certificate, Refusal::Both),
-            (Fault::Port, Refusal::Program),
-            (Fault::Empty, Refusal::Both),
-        ]
     }
 }
 

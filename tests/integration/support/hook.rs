@@ -46,8 +46,12 @@ pub struct Hook {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Answers a call by a status code and a body.
+type Respond = Box<dyn Fn(&Call) -> (u16, String) + Send + Sync>;
+
 struct State {
     answer: Mutex<Answer>,
+    respond: Option<Respond>,
     calls: Mutex<Vec<Call>>,
     watched: Option<PathBuf>,
     over: AtomicBool,
@@ -62,9 +66,23 @@ impl Hook {
 
     /// The same on a port that is bound already, with this answer.
     pub fn start_on(listener: TcpListener, watched: Option<PathBuf>, answer: Answer) -> Self {
+        Self::launch(listener, watched, answer, None)
+    }
+
+    /// One on a free port that answers as the function says.
+    pub fn responding(
+        watched: Option<PathBuf>,
+        respond: impl Fn(&Call) -> (u16, String) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::launch(listener, watched, Answer::Code(200), Some(Box::new(respond)))
+    }
+
+    fn launch(listener: TcpListener, watched: Option<PathBuf>, answer: Answer, respond: Option<Respond>) -> Self {
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             answer: Mutex::new(answer),
+            respond,
             calls: Mutex::default(),
             watched,
             over: AtomicBool::new(false),
@@ -162,6 +180,10 @@ impl State {
             let length = body.len();
             write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {length}\r\n{more}Connection: close\r\n\r\n{body}")
         };
+        if let Some(respond) = &self.respond {
+            let (code, body) = respond(&call);
+            return say(code, "", &body);
+        }
         match answer {
             Answer::Code(code) => say(code, "", "ok\n"),
             Answer::Echo(code) => say(code, "", &(call.head.join("\n") + "\n" + &call.saw.unwrap_or_default())),

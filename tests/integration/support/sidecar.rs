@@ -33,6 +33,17 @@ pub fn needs_root(what: &str) {
     assert!(rustix::process::geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
 }
 
+/// A program that becomes the sidecar in a mount namespace where the files of `account` lie in the place of a service
+/// account, as in a container. Needs root.
+#[track_caller]
+pub fn in_container(account: &str) -> [&str; 6] {
+    const MOUNT: &str = r#"mount -t tmpfs none "$(readlink -f /var/run)" &&
+        mkdir -p /var/run/secrets/kubernetes.io && cp -r "$0" /var/run/secrets/kubernetes.io/serviceaccount &&
+        exec "$@""#;
+    needs_root("have a mount namespace of its own");
+    ["unshare", "--mount", "sh", "-c", MOUNT, account]
+}
+
 /// A command line of the binary under test.
 pub fn trimtab() -> Command {
     Command::new(env!("CARGO_BIN_EXE_trimtab"))
