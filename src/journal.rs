@@ -214,6 +214,12 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Whether a debt of this kind is unpaid.
+    #[must_use]
+    pub fn owes(&self, kind: DebtKind) -> bool {
+        self.debt.as_ref().is_some_and(|debt| debt.kind == kind)
+    }
+
     /// The text to be written.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {

@@ -395,7 +395,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     let is_there = |generation: &Generation| disk.directories.contains(&generation.directory);
     let mut astray = false;
     if !is_linked(&journal.current) {
-        let rolled_back = journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Rollback);
+        let rolled_back = journal.owes(DebtKind::Rollback);
         if rolled_back && journal.current.as_ref().is_some_and(is_there) {
             astray = true;
         } else {
@@ -421,7 +421,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     let mut machine = Machine {
         have: journal.current.as_ref().map(|current| current.digest),
         published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
-        held: journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish)
+        held: journal.owes(DebtKind::Publish)
             && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)
                 == journal.current.as_ref().map(|current| current.digest),
         options,
@@ -877,10 +877,9 @@ impl Machine {
             self.resume(effects);
             return;
         }
-        let published = self.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish);
         let good = self.journal.last_good.clone().filter(|good| Some(good) != self.journal.current.as_ref());
         match good {
-            Some(generation) if published && self.options.rollback => {
+            Some(generation) if self.options.rollback && self.journal.owes(DebtKind::Publish) => {
                 let step = self.step();
                 self.work = Work::Verifying(step, rejection);
                 effects.push(Effect::Verify { step, generation });
@@ -924,8 +923,8 @@ impl Machine {
     /// There is no way back: it stays, is reported, and told again at the slowest pace. So does a rollback that failed.
     fn hold(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
         let known = std::mem::replace(&mut self.held, true);
-        let published = self.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Publish);
-        if let Some(rejected) = self.have.filter(|_| published && !known) {
+        let first = !known && self.journal.owes(DebtKind::Publish);
+        if let Some(rejected) = self.have.filter(|_| first) {
             self.quarantine(rejected, rejection);
             self.set_moment();
             self.note(effects);

@@ -443,7 +443,7 @@ impl World {
     }
 
     fn owes_rollback(&self) -> bool {
-        self.machine.journal.debt.as_ref().is_some_and(|debt| debt.kind == DebtKind::Rollback)
+        self.machine.journal.owes(DebtKind::Rollback)
     }
 
     fn edit(&mut self, to: Digest) {
