@@ -714,8 +714,8 @@ impl Machine {
                 if turned && self.owes() { self.reload(effects) } else { self.resume(effects) }
             }
             Work::Committing(awaited, digest, journal) if awaited == step && done >= SWAPPED => {
-                self.journal = *journal;
                 self.have = Some(digest);
+                self.adopt(*journal);
                 self.published = at;
                 self.start_afresh();
                 self.dirty = done < COMMITTED;
@@ -750,7 +750,7 @@ impl Machine {
             Work::Noting(awaited) if awaited == step => self.resume(effects),
             Work::Clearing(awaited, journal) if awaited == step => {
                 if done > 0 {
-                    self.journal = *journal;
+                    self.adopt(*journal);
                     self.start_afresh();
                     self.dirty |= done < CLEARED;
                     self.resume(effects);
@@ -790,6 +790,13 @@ impl Machine {
             effects.push(Effect::Arm(Timer::Backoff, Wait::Backoff(self.failures)));
         }
         self.exit_if_stopping(effects);
+    }
+
+    /// Takes a journal that was written for what is on the disk now. The quarantine is of the newest inputs, which may
+    /// have changed since it was made: what is known of them stays, unless they were taken after all.
+    fn adopt(&mut self, journal: Journal) {
+        let quarantine = self.journal.quarantine.take().filter(|quarantine| Some(quarantine.digest) != self.have);
+        self.journal = Journal { quarantine, ..journal };
     }
 
     fn owes(&self) -> bool {

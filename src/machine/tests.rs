@@ -917,6 +917,32 @@ fn rejected_generation_is_taken_back_and_the_old_one_reloaded_and_confirmed() {
 }
 
 #[test]
+fn inputs_that_were_rejected_come_again_after_others_and_are_not_forgotten() {
+    let mut world = World::new(Options { debounce: Duration::ZERO, reload: false, confirm: false, ..options() });
+    finish(&mut world);
+    world.edit(inputs(0));
+    finish(&mut world);
+    world.kill(true);
+    world.edit(inputs(4));
+    // What was found is written off while the newer inputs, which were rejected, are already others.
+    while !matches!(world.machine.work, Work::Clearing(..)) {
+        assert!(world.op.is_some(), "{:?}", world.machine);
+        world.progress(false, false);
+    }
+    assert!(world.machine.is_rejected());
+    world.edit(inputs(1));
+    while !matches!(world.machine.work, Work::Rendering(..)) {
+        assert!(world.op.is_some(), "{:?}", world.machine);
+        world.progress(false, false);
+    }
+    world.edit(inputs(4));
+    finish(&mut world);
+    world.check();
+    assert!(world.machine.is_rejected(), "they were looked at again: {:?}", world.machine);
+    assert_eq!(world.directories[world.link.as_ref().unwrap()], inputs(1));
+}
+
+#[test]
 fn quarantine_by_other_flags_is_forgotten_at_start() {
     let mut world = settled_on(0, options());
     world.edit(inputs(7));
