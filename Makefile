@@ -3,11 +3,21 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny fuzz build
+.PHONY: all demo test figures lint deny fuzz build static image
 all: build
 
 build:
 	$(CARGO) build --release
+
+# The static binary, for ARCH (amd64, arm64; default: this machine's).
+static:
+	tools/static $(ARCH)
+
+# The image, by buildah, podman or docker; BINARY=FILE puts a static binary in the build stage's place, for machines
+# without a registry: `make image BINARY=$$(tools/static)`. TAR=OUT.tar, ARCH=arm64 and TAG=NAME:TAG as in tools/image.
+image:
+	tools/image $(and $(BINARY),--binary $(BINARY)) $(and $(TAR),--tar $(TAR)) $(and $(ARCH),--arch $(ARCH)) \
+		$(and $(TAG),--tag $(TAG))
 
 # A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster.
 demo:
