@@ -4,6 +4,7 @@ mod api;
 mod clock;
 mod containment;
 mod crash;
+mod deploy;
 mod disk;
 mod dryrun;
 mod events;

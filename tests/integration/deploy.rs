@@ -1,0 +1,256 @@
+//! What `deploy/` has for operators: rules that promtool passes and that fire when they should, and a dashboard; both
+//! ask only for what `/metrics` has.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use regex_lite::Regex;
+use serde_json::Value;
+
+use super::support::hook::Hook;
+use super::support::sidecar::output_of;
+use super::support::stage::Stage;
+
+/// What Prometheus adds to each sample of a Pod's, and what a histogram's buckets have.
+const OF_THE_TARGET: [&str; 6] = ["namespace", "pod", "container", "endpoint", "instance", "job"];
+
+fn deploy(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)).unwrap()
+}
+
+fn promtool() -> PathBuf {
+    let prometheus = std::env::var_os("TRIMTAB_TEST_PROMETHEUS")
+        .unwrap_or_else(|| panic!("TRIMTAB_TEST_PROMETHEUS is not set: run `make test`, or see its lines there"));
+    Path::new(&prometheus).with_file_name("promtool")
+}
+
+/// `spec` of the PrometheusRule: a rule file. JSON is YAML.
+fn rules() -> Value {
+    let object: Value = serde_saphyr::from_str(&deploy("prometheusrule.yaml")).unwrap();
+    assert_eq!(
+        (&object["apiVersion"], &object["kind"]),
+        (&"monitoring.coreos.com/v1".into(), &"PrometheusRule".into())
+    );
+    object["spec"].clone()
+}
+
+fn alerts() -> Vec<Value> {
+    let rules = rules();
+    let groups = rules["groups"].as_array().unwrap();
+    groups.iter().flat_map(|group| group["rules"].as_array().unwrap().clone()).collect()
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("{value} is no text"))
+}
+
+#[track_caller]
+fn passes(command: &mut Command) {
+    let output = output_of(command);
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn rules_pass_promtool_and_fire_when_they_should() {
+    let dir = tempfile::tempdir().unwrap();
+    let (rule_file, test_file) = (dir.path().join("alerts.yaml"), dir.path().join("alerts_test.yaml"));
+    fs::write(&rule_file, rules().to_string()).unwrap();
+    fs::write(&test_file, deploy("alerts_test.yaml")).unwrap();
+    passes(Command::new(promtool()).args(["check", "rules"]).arg(&rule_file));
+    passes(Command::new(promtool()).args(["test", "rules"]).arg(&test_file));
+}
+
+/// A new alert needs a moment at which it fires, one at which it does not, and a chapter for whoever is woken by it.
+#[test]
+fn each_alert_is_tested_both_ways_and_says_what_to_do() {
+    let tests: Value = serde_saphyr::from_str(&deploy("alerts_test.yaml")).unwrap();
+    let moments: Vec<_> = tests["tests"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|test| {
+            test["alert_rule_test"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|at| (text(&at["alertname"]), at["exp_alerts"].as_array().unwrap().is_empty()))
+        })
+        .collect();
+    let runbook = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.md")).unwrap();
+    let alerts = alerts();
+    assert_eq!(alerts.len(), 5);
+    for alert in &alerts {
+        let name = text(&alert["alert"]);
+        assert!(moments.contains(&(name, false)), "alerts_test.yaml has no moment at which {name} fires");
+        assert!(moments.contains(&(name, true)), "alerts_test.yaml has no moment at which {name} does not fire");
+        assert!(runbook.contains(&format!("\n## {name}\n")), "docs/alerts.md has no chapter {name}");
+        let row = runbook.lines().find(|line| line.starts_with(&format!("| [{name}](#{})", name.to_lowercase())));
+        let row = row.unwrap_or_else(|| panic!("docs/alerts.md has no row {name}"));
+        let wait = alert["for"].as_str().unwrap_or("–");
+        let end = format!("| {wait} | {} |", text(&alert["labels"]["severity"]));
+        assert!(row.ends_with(&end), "{row} says otherwise than {end}");
+        for part in ["summary", "description"] {
+            assert!(text(&alert["annotations"][part]).contains("$labels.pod"), "{name}: which Pod?");
+        }
+    }
+}
+
+/// A sample of `/metrics`: for each name, the values of each label.
+type Metrics = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
+fn metrics(text: &str) -> Metrics {
+    let label = Regex::new(r#"([a-z_]+)="([^"]*)""#).unwrap();
+    let mut metrics = Metrics::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let end = line.find(['{', ' ']).unwrap();
+        let labels = metrics.entry(line[..end].to_owned()).or_default();
+        for found in label.captures_iter(&line[end..]) {
+            labels.entry(found[1].to_owned()).or_default().insert(found[2].to_owned());
+        }
+    }
+    metrics
+}
+
+/// What an expression asks for, and `/metrics` does not have.
+fn strangers(expression: &str, metrics: &Metrics) -> Vec<String> {
+    let selector = Regex::new(r"\b((?:trimtab|reloader)_[a-z_]+)\b(?:\{([^}]*)\})?").unwrap();
+    let matcher = Regex::new(r#"([a-z_]+)(=~|!~|!=|=)"([^"]*)""#).unwrap();
+    let grouping = Regex::new(r"\b(?:by|on|without|ignoring|group_left|group_right) *\(([^)]*)\)").unwrap();
+    let any_selector = Regex::new(r"\b([a-zA-Z_:]+)[\{\[]").unwrap();
+    let mut strange = Vec::new();
+    let mut labels: BTreeSet<_> = OF_THE_TARGET.iter().map(|label| (*label).to_owned()).collect();
+    for found in selector.captures_iter(expression) {
+        let Some(known) = metrics.get(&found[1]) else {
+            strange.push(found[1].to_owned());
+            continue;
+        };
+        labels.extend(known.keys().cloned());
+        for found in matcher.captures_iter(found.get(2).map_or("", |labels| labels.as_str())) {
+            let (label, exact) = (&found[1], matches!(&found[2], "=" | "!="));
+            if OF_THE_TARGET.contains(&label) {
+                continue;
+            }
+            match known.get(label) {
+                Some(values) if !exact || values.contains(&found[3]) => (),
+                _ => strange.push(found[0].to_owned()),
+            }
+        }
+    }
+    for found in grouping.captures_iter(expression) {
+        let named = found[1].split(',').map(str::trim).filter(|label| !labels.contains(*label));
+        strange.extend(named.map(str::to_owned));
+    }
+    for found in any_selector.captures_iter(expression) {
+        if !metrics.contains_key(&found[1]) {
+            strange.push(found[1].to_owned());
+        }
+    }
+    strange
+}
+
+/// Every text below this key, wherever it stands.
+fn all<'a>(value: &'a Value, key: &str, found: &mut Vec<&'a str>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| all(item, key, found)),
+        Value::Object(fields) => {
+            found.extend(fields.get(key).and_then(Value::as_str));
+            fields.values().for_each(|field| all(field, key, found));
+        }
+        _ => (),
+    }
+}
+
+fn found<'a>(value: &'a Value, key: &str) -> Vec<&'a str> {
+    let mut texts = Vec::new();
+    all(value, key, &mut texts);
+    texts
+}
+
+fn dashboard() -> Value {
+    serde_json::from_str(&deploy("dashboard.json")).unwrap()
+}
+
+/// What Grafana puts in the place of its variables.
+fn plain(expression: &str) -> String {
+    let mut plain = expression.to_owned();
+    for (variable, value) in [("$__rate_interval", "2m"), ("$__range", "6h"), ("$namespace", ".*"), ("$pod", ".*")] {
+        plain = plain.replace(variable, value);
+    }
+    assert!(!plain.contains('$'), "{plain} has an unknown variable");
+    plain
+}
+
+#[test]
+fn rules_and_dashboard_ask_only_for_what_the_sidecar_has() {
+    let mut stage = Stage::new("1");
+    let hook = Hook::start(None);
+    let sidecar = stage.start(&["--reload-url", &hook.url()]);
+    sidecar.until_idle();
+    stage.edit("2");
+    sidecar.until("the second generation", |status| status["confirmed"]["sequence"] == 2);
+    let (code, served) = sidecar.request("--listen", "GET", "/metrics").unwrap();
+    assert_eq!(code, 200);
+    let metrics = metrics(&served);
+
+    let alerts = alerts();
+    let dashboard = dashboard();
+    let expressions: Vec<_> =
+        alerts.iter().map(|alert| text(&alert["expr"])).chain(found(&dashboard, "expr")).collect();
+    assert!(expressions.len() > 20, "{expressions:?}");
+    for expression in expressions {
+        assert_eq!(strangers(&plain(expression), &metrics), [""; 0], "in {expression}");
+    }
+    // What stands in a series' name or a text must be a label of one that it can be filled from.
+    let labels: BTreeSet<_> =
+        metrics.values().flat_map(BTreeMap::keys).map(String::as_str).chain(OF_THE_TARGET).collect();
+    let legend = Regex::new(r"\{\{ *(?:\$labels\.)?([a-z_]+) *\}\}").unwrap();
+    let annotations: Vec<_> =
+        alerts.iter().flat_map(|alert| alert["annotations"].as_object().unwrap().values()).collect();
+    let texts = annotations.into_iter().map(text).chain(found(&dashboard, "legendFormat"));
+    for text in texts.chain(found(&dashboard, "titleFormat")) {
+        for found in legend.captures_iter(text) {
+            assert!(labels.contains(&found[1]), "{} in {text}", &found[1]);
+        }
+    }
+    let queries = found(&dashboard["templating"], "definition");
+    assert_eq!(queries.len(), 2);
+    for query in queries {
+        assert_eq!(strangers(&plain(query), &metrics), [""; 0], "in {query}");
+    }
+}
+
+/// Prometheus reads each expression of the dashboard: promtool takes them for recording rules.
+#[test]
+fn expressions_of_the_dashboard_are_promql() {
+    let dashboard = dashboard();
+    let expressions = found(&dashboard, "expr");
+    let rules: Vec<_> = expressions
+        .iter()
+        .enumerate()
+        .map(|(index, expression)| serde_json::json!({"record": format!("panel:{index}"), "expr": plain(expression)}))
+        .collect();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("dashboard.yaml");
+    fs::write(&file, serde_json::json!({"groups": [{"name": "dashboard", "rules": rules}]}).to_string()).unwrap();
+    passes(Command::new(promtool()).args(["check", "rules"]).arg(&file));
+}
+
+/// The PodMonitor finds the README's sidecar: by its container's and its port's name.
+#[test]
+fn pod_monitor_finds_the_sidecar_of_the_readme() {
+    let monitor: Value = serde_saphyr::from_str(&deploy("podmonitor.yaml")).unwrap();
+    assert_eq!((&monitor["apiVersion"], &monitor["kind"]), (&"monitoring.coreos.com/v1".into(), &"PodMonitor".into()));
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let port = format!("ports: [{{name: {}, containerPort: 9533}}]", text(&endpoint["port"]));
+    assert!(readme.contains(&port), "the README's manifest has no {port}");
+    let keep = &endpoint["relabelings"][0];
+    assert_eq!(
+        (text(&keep["sourceLabels"][0]), text(&keep["action"])),
+        ("__meta_kubernetes_pod_container_name", "keep")
+    );
+    assert!(readme.contains(&format!("- name: {}\n", text(&keep["regex"]))));
+}
