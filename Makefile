@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny fuzz build static image
+.PHONY: all demo test figures lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -33,6 +33,13 @@ test:
 	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
+
+# The image, in Pods, on a node of the tests' own (tests/node/run): Linux and root. E2E=NAME runs those of that name.
+e2e:
+	$(CARGO) test --no-run --test e2e
+	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
+	tools/image --binary "$$(tools/static)" --tar "$$images/trimtab.tar" && \
+	NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
 # Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
 figures:
