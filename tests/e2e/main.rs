@@ -5,3 +5,4 @@
 
 mod quickstart;
 mod support;
+mod ways;

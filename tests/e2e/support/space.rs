@@ -72,6 +72,12 @@ impl Space {
         assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
     }
 
+    /// An object that is not there yet.
+    pub fn create(&self, object: &Value) {
+        let output = kubectl_with(&self.args(&["create", "-f", "-"]), &object.to_string());
+        assert!(output.status.success(), "kubectl create: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// What `kubectl edit` of one key of a ConfigMap comes to.
     pub fn edit(&self, configmap: &str, key: &str, value: &str) {
         self.patch("configmap", configmap, &serde_json::json!({"data": {key: value}}));
@@ -96,6 +102,11 @@ impl Space {
     pub fn pods(&self, label: &str) -> Vec<Pod<'_>> {
         let args = ["get", "pods", "-l", label, "--sort-by=.metadata.creationTimestamp", "-o", "name"];
         self.kubectl(&args).lines().map(|name| self.pod(name.trim_start_matches("pod/"))).collect()
+    }
+
+    /// The same, once there are so many.
+    pub fn pods_when_there(&self, label: &str, count: usize) -> Vec<Pod<'_>> {
+        eventually(&format!("{count} pods {label}"), || Some(self.pods(label)).filter(|pods| pods.len() == count))
     }
 }
 
