@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -68,10 +69,17 @@ impl<'a> Pod<'a> {
         self.space.kubectl_try(&args)
     }
 
+    /// The same, with what it says and its exit code.
+    pub fn output(&self, container: &str, command: &[&str]) -> Output {
+        let args: Vec<_> =
+            ["exec", &self.name, "-c", container, "--"].into_iter().chain(command.iter().copied()).collect();
+        self.space.output(&args)
+    }
+
     /// `/status` of its Trimtab, asked from inside; nothing while it does not run.
     pub fn status(&self) -> Option<Value> {
         // Not ready is exit 1, with the status printed all the same.
-        let output = self.space.output(&["exec", &self.name, "-c", "trimtab", "--", "/trimtab", "status"]);
+        let output = self.output("trimtab", &["/trimtab", "status"]);
         serde_json::from_slice(&output.stdout).ok()
     }
 
