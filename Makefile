@@ -30,7 +30,8 @@ test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
-	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && TRIMTAB_TEST_FAKETIME=$$faketime \
+	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
+	node=$$(tests/tools/build node) && TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
