@@ -47,7 +47,9 @@ pub async fn client(kubeconfig: &Path) -> Result<Client> {
 
 /// A value of this size that starts with a version.
 pub fn value(version: u32, size: usize) -> String {
-    format!("{:<size$}", format!("{version} "))
+    let mut value = format!("{version} ");
+    value += &"x".repeat(size.saturating_sub(value.len()));
+    value
 }
 
 impl Cluster {

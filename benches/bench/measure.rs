@@ -73,7 +73,7 @@ impl Proc {
         let (_, fields) = stat.rsplit_once(')').context("/proc/PID/stat has no name")?;
         let fields: Vec<_> = fields.split_whitespace().collect();
         let [user, system] = [11, 12].map(|at| fields.get(at).and_then(|field| field.parse::<u64>().ok()));
-        Ok(user.zip(system).map(|(user, system)| user + system).context("/proc/PID/stat has no times")?)
+        user.zip(system).map(|(user, system)| user + system).context("/proc/PID/stat has no times")
     }
 
     /// Whether it has an inotify watch.

@@ -193,7 +193,7 @@ impl Report {
     /// A row that could not be measured.
     pub fn missing(&mut self, row: &'static str, why: &str) {
         crate::say(&format!("  not measured: {why}"));
-        let why = why.lines().next().unwrap_or_default();
+        let why = why.lines().next().unwrap_or_default().trim_end_matches([':', '.']);
         self.remarks.push(format!("Not measured: `{row}`: {why}."));
     }
 
@@ -268,10 +268,11 @@ fn table(rows: &[Vec<String>]) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
         let cells = row.iter().zip(&widths).map(|(cell, width)| format!(" {cell:<width$} |"));
-        text += &format!("|{}\n", cells.collect::<String>());
+        // Only a String is written to.
+        let _ = writeln!(text, "|{}", cells.collect::<String>());
         if index == 0 {
             let rules = widths.iter().map(|width| format!(" {} |", "-".repeat(*width)));
-            text += &format!("|{}\n", rules.collect::<String>());
+            let _ = writeln!(text, "|{}", rules.collect::<String>());
         }
     }
     text
@@ -285,7 +286,7 @@ fn wrap(text: &str) -> String {
         if line.is_empty() {
             word.clone_into(line);
         } else if line.chars().count() + 1 + word.chars().count() <= 120 {
-            *line += &format!(" {word}");
+            line.extend([" ", word]);
         } else {
             lines.push(word.to_owned());
         }

@@ -85,16 +85,18 @@ impl Subject {
             if by_signal { Observer::Target(Target::start(&file, dir.path())?, hook) } else { Observer::Hook(hook) };
         let child = Running::start(program.command(dir.path(), &observer, pace)?, dir.path())?;
         let mut subject = Self { program: program.clone(), volume, observer, child, limit: None, dir };
-        subject.warm_up()?;
+        subject.warm_up(pace)?;
         Ok(subject)
     }
 
-    fn warm_up(&mut self) -> Result<()> {
+    fn warm_up(&mut self, pace: Pace) -> Result<()> {
         let deadline = now() + Duration::from_secs(60);
         let mut tally = Tally::default();
         while tally.delays.len() < 3 {
             ensure!(now() < deadline, "{} tells nobody; its log:\n{}", self.program.who.title(), self.log());
-            let patience = if self.program.polls() { PATIENCE } else { Duration::from_millis(500) };
+            // A default may be to wait for three seconds.
+            let slow = self.program.polls() || pace == Pace::Default;
+            let patience = if slow { PATIENCE } else { Duration::from_millis(500) };
             self.swap(Swap::default(), patience, &mut tally)?;
         }
         Ok(())

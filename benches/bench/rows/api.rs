@@ -1,6 +1,5 @@
 //! The row of an edit on a real API server.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -22,7 +21,7 @@ pub struct Watcher {
     /// Its calls.
     pub hook: Hook,
     running: Running,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Watcher {
@@ -49,7 +48,7 @@ impl Watcher {
 
     fn start(command: Command, hook: Hook, dir: TempDir) -> Result<Self> {
         let running = Running::start(command, dir.path())?;
-        Ok(Self { hook, running, _dir: dir })
+        Ok(Self { hook, running, dir })
     }
 
     /// Its process.
@@ -61,7 +60,7 @@ impl Watcher {
     pub fn first_call(&self) -> Result<crate::hook::Call> {
         let patience = PATIENCE * 12;
         self.hook.calls.recv_timeout(patience).map_err(|_| {
-            let log = std::fs::read_to_string(Path::new(self._dir.path()).join("log")).unwrap_or_default();
+            let log = std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             anyhow::anyhow!("no call within {patience:?}; the log:\n{log}")
         })
     }

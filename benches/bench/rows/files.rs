@@ -114,7 +114,7 @@ pub fn burst(bench: &Bench) -> Result<Vec<Figure>> {
     let mut subjects = start_all(&bench.only(&peers), &bench.memory, Pace::Default)?;
     let began = now();
     let mut edits = vec![Vec::new(); subjects.len()];
-    while now() - began < Duration::from_secs(seconds) {
+    while now().saturating_sub(began) < Duration::from_secs(seconds) {
         for (subject, edits) in subjects.iter_mut().zip(&mut edits) {
             let renamed = subject.volume.swap(Swap::default())?;
             edits.push((subject.volume.version, renamed));
@@ -138,7 +138,7 @@ pub fn burst(bench: &Bench) -> Result<Vec<Figure>> {
             })
             .collect();
         let late = Samples::new(&delays).rank(100).unwrap_or_default() / 1000.0;
-        worst = worst.cell(subject.program.who, Cell::number(late, format!("{late:.1} s")));
+        worst = worst.cell(subject.program.who, Cell::number(late, format!("{late:.2} s")));
         calls = calls.cell(subject.program.who, Cell::text(seen.len().to_string()));
     }
     Ok(vec![worst.at_most(Some(2.0), "at most 2 s"), calls])

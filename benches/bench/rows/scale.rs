@@ -37,13 +37,14 @@ pub fn labels(bench: &Bench) -> Result<Vec<Figure>> {
         let cluster = Cluster::start()?;
         let names: Vec<_> = (0..*count).map(|index| format!("object-{index}")).collect();
         cluster.create(&names, SIZE, "yes")?;
-        let mut flags = vec!["--selector", "bench=yes", "--namespace", &cluster.namespace, "--path", "all/{name}"];
+        let mut flags =
+            vec!["--selector", "bench=yes", "--namespace", &cluster.namespace, "--path", "all/{name}-{key}"];
         flags.extend(["--debounce", "0", "--max-size", "256Mi"]);
         if by_files {
             flags.extend(["--layout", "files"]);
         }
         let began = now();
-        let trimtab = Watcher::trimtab(bench, &cluster, &flags, "all/object-0")?;
+        let trimtab = Watcher::trimtab(bench, &cluster, &flags, "all/object-0-a")?;
         let synced = milliseconds(began, trimtab.first_call()?.at);
         let mut tally = Tally::default();
         for version in 2..edits + 2 {
