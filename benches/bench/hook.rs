@@ -1,0 +1,185 @@
+//! Who is told: an HTTP server in this process, or a process of its own that takes SIGHUP. Both note the moment, and the
+//! version that a main process would have read then.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{env, fs, io, thread};
+
+use anyhow::{Context, Result};
+
+use crate::guard::Running;
+use crate::measure::now;
+
+/// One call.
+pub struct Call {
+    /// When it came, on [`now`]'s clock.
+    pub at: Duration,
+    /// The version that lay in the file then, or that the path `/v/N` says.
+    pub saw: Option<u32>,
+    /// The path of the request.
+    pub path: String,
+}
+
+/// An HTTP server that answers 200 and tells of its calls. Connections stay open as long as the caller wants.
+pub struct Hook {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The calls in their order.
+    pub calls: Receiver<Call>,
+    over: Arc<AtomicBool>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+impl Hook {
+    /// `file`: the first key, as the main process reads it.
+    pub fn start(file: PathBuf) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let address = listener.local_addr()?;
+        let (tell, calls) = channel();
+        let over = Arc::new(AtomicBool::new(false));
+        let stop = over.clone();
+        let acceptor = thread::spawn(move || {
+            for stream in listener.incoming().map_while(io::Result::ok) {
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (file, tell) = (file.clone(), tell.clone());
+                // Ends with the connection, and that with the program at its other end.
+                thread::spawn(move || serve(&stream, &file, &tell));
+            }
+        });
+        Ok(Self { address, calls, over, acceptor: Some(acceptor) })
+    }
+}
+
+impl Drop for Hook {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        // Wakes the acceptor.
+        let _ = TcpStream::connect(self.address);
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
+        }
+    }
+}
+
+/// Serves one connection. An error is the caller's end.
+fn serve(mut stream: &TcpStream, file: &Path, tell: &Sender<Call>) -> io::Result<()> {
+    let mut reader = BufReader::new(stream);
+    while let Some(path) = read_message(&mut reader)? {
+        let at = now();
+        if path == RUNTIME_INFO {
+            stream.write_all(&runtime_info())?;
+            continue;
+        }
+        let saw = path.strip_prefix("/v/").map_or_else(|| version_in(file), |version| version.parse().ok());
+        // Nobody listens any more at the end.
+        let _ = tell.send(Call { at, saw, path });
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+    }
+    Ok(())
+}
+
+fn version_in(file: &Path) -> Option<u32> {
+    fs::read_to_string(file).ok()?.split_whitespace().next()?.parse().ok()
+}
+
+/// What prometheus-config-reloader asks before and after a signal; each answer is of a newer reload.
+pub const RUNTIME_INFO: &str = "/api/v1/status/runtimeinfo";
+
+fn runtime_info() -> Vec<u8> {
+    static SECONDS: AtomicI64 = AtomicI64::new(1_000_000_000);
+    let at = jiff::Timestamp::from_second(SECONDS.fetch_add(1, Ordering::Relaxed)).unwrap_or_default();
+    let data = serde_json::json!({"reloadConfigSuccess": true, "lastConfigTime": at.to_string()});
+    let body = serde_json::json!({"status": "success", "data": data}).to_string();
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// Reads a request or an answer with its body; the second word of its first line, `None` at the end of the connection.
+pub fn read_message(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut length = 0;
+    let mut line = String::new();
+    let mut second = None;
+    loop {
+        line.clear();
+        if reader.read_line(&mut line)? == 0 {
+            return Ok(None);
+        }
+        if line.trim().is_empty() {
+            break;
+        }
+        second = second.or_else(|| line.split(' ').nth(1).map(str::to_owned));
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+    }
+    io::copy(&mut reader.take(length), &mut io::sink())?;
+    Ok(Some(second.unwrap_or_default()))
+}
+
+/// A process that takes SIGHUP: this program again, under a name of its own.
+pub struct Target {
+    /// Its name, of at most 15 bytes.
+    pub name: String,
+    /// Its process.
+    pub pid: u32,
+    /// The signals as they came.
+    pub calls: Receiver<Call>,
+    _running: Running,
+    _link: tempfile::TempDir,
+}
+
+impl Target {
+    /// `file`: the first key, as it reads it; `dir`: for its log.
+    pub fn start(file: &Path, dir: &Path) -> Result<Self> {
+        // A name for it alone: peers go by the name only. Beside the program, as a hard link must be.
+        let exe = env::current_exe()?;
+        let link = tempfile::Builder::new().prefix("target-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let unique = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = format!("t-{}", &unique[unique.len().saturating_sub(10)..]);
+        let path = link.path().join(&name);
+        fs::hard_link(&exe, &path).with_context(|| format!("{} cannot be linked", exe.display()))?;
+        let mut command = Command::new(&path);
+        command.arg("target").arg(file).stdout(Stdio::piped());
+        let target = dir.join("target");
+        fs::create_dir(&target)?;
+        let mut running = Running::start(command, &target)?;
+        let pid = running.process.id();
+        let mut lines = BufReader::new(running.process.stdout.take().context("no pipe")?).lines();
+        // It says so when it takes signals.
+        lines.next().context("the target does not start")??;
+        let (tell, calls) = channel();
+        thread::spawn(move || {
+            for line in lines.map_while(io::Result::ok) {
+                let mut words = line.split(' ');
+                let nanoseconds = words.next().and_then(|word| word.parse().ok()).unwrap_or_default();
+                let saw = words.next().and_then(|word| word.parse().ok());
+                let _ = tell.send(Call { at: Duration::from_nanos(nanoseconds), saw, path: String::new() });
+            }
+        });
+        Ok(Self { name, pid, calls, _running: running, _link: link })
+    }
+}
+
+/// What the process does.
+pub fn run_target(file: &Path) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
+        let mut stdout = io::stdout().lock();
+        writeln!(stdout, "ready")?;
+        while signals.recv().await.is_some() {
+            let at = now().as_nanos();
+            let saw = version_in(file).map(|version| version.to_string()).unwrap_or_default();
+            writeln!(stdout, "{at} {saw}")?;
+        }
+        Ok(())
+    })
+}

@@ -1,0 +1,181 @@
+//! Rows on what sidecars cost the API server, alone and as a fleet.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kube::Client;
+use tempfile::TempDir;
+
+use super::api::Watcher;
+use super::{Bench, setting};
+use crate::cluster::{Cluster, ServerMetrics};
+use crate::guard::Running;
+use crate::hook::{Call, Hook};
+use crate::measure::{Proc, Samples, milliseconds, now};
+use crate::programs::Who;
+use crate::report::{Cell, Figure};
+
+/// Requests for an object's kind so far, watches that have not ended among them; of lists alone; bytes of both.
+struct Cost {
+    watches: f64,
+    lists: f64,
+    bytes: f64,
+}
+
+impl Cost {
+    async fn read(client: &Client, kind: &str) -> Result<Self> {
+        let metrics = ServerMetrics::read(client).await?;
+        let requests = |verb| metrics.sum("apiserver_request_total", &[("resource", kind), ("verb", verb)]);
+        let open = metrics.sum("apiserver_longrunning_requests", &[("resource", kind), ("verb", "WATCH")]);
+        Ok(Self {
+            watches: requests("WATCH") + open,
+            lists: requests("LIST"),
+            bytes: metrics.sum("apiserver_response_sizes_sum", &[("resource", kind)])
+                + metrics.sum("apiserver_watch_events_sizes_sum", &[("resource", kind)]),
+        })
+    }
+}
+
+/// What one sidecar costs the API server, from the server's metrics.
+pub fn server(bench: &Bench) -> Result<Vec<Figure>> {
+    let seconds: u64 = setting("SERVER", 120)?;
+    let cluster = Cluster::start()?;
+    cluster.create(&["web".to_owned()], 8000, "")?;
+    let client = cluster.client();
+    // The server itself watches a ConfigMap or two: they are taken off.
+    let before = cluster.wait(Cost::read(&client, "configmaps"))?;
+    let name = format!("{}/web", cluster.namespace);
+    let trimtab = Watcher::trimtab(bench, &cluster, &["--configmap", &name], "a")?;
+    trimtab.first_call()?;
+    let synced = cluster.wait(Cost::read(&client, "configmaps"))?;
+    thread::sleep(Duration::from_secs(seconds));
+    let after = cluster.wait(Cost::read(&client, "configmaps"))?;
+    let minutes = seconds.div_ceil(60);
+    // At the start one watch; each five minutes another in its place.
+    let allowed = 1.0 + f64::from(u32::try_from(seconds / 300)?);
+    let number = |value: f64| Cell::number(value, format!("{value:.0}"));
+    Ok(vec![
+        Figure::new("server", format!("one sidecar in {minutes} min: watches opened"))
+            .cell(Who::Trimtab, number(after.watches - before.watches))
+            .at_most(Some(allowed), "one, re-opened at most once in 5 min"),
+        Figure::new("server", format!("one sidecar in {minutes} min: lists after the first sync"))
+            .cell(Who::Trimtab, number(after.lists - synced.lists))
+            .at_most(Some(0.0), "none"),
+        Figure::new("server", format!("one sidecar in {minutes} min: bytes, with one object of 8 kB"))
+            .cell(Who::Trimtab, number(after.bytes - before.bytes)),
+    ])
+}
+
+/// Many sidecars on one ConfigMap.
+struct Fleet {
+    hook: Hook,
+    members: Vec<Running>,
+    _dir: TempDir,
+}
+
+impl Fleet {
+    fn start(bench: &Bench, cluster: &Cluster, size: usize) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&bench.memory)?;
+        let hook = Hook::start(dir.path().join("none"))?;
+        let members = (0..size).map(|member| {
+            let own = dir.path().join(member.to_string());
+            std::fs::create_dir(&own)?;
+            let mut command = Command::new(&bench.trimtab);
+            command.args(["--configmap", &format!("{}/web", cluster.namespace)]);
+            command.arg("--kubeconfig").arg(cluster.kubeconfig()).arg("--output").arg(own.join("conf"));
+            command.args(["--reload-url", &format!("http://{}/{member}", hook.address), "--debounce", "0"]);
+            command.args(["--listen", "off", "--admin", "off"]);
+            Running::start(command, &own)
+        });
+        let members = members.collect::<Result<Vec<_>>>()?;
+        Ok(Self { hook, members, _dir: dir })
+    }
+
+    /// Waits until each member has called; when each did so first.
+    fn all_called(&self, patience: Duration) -> Result<Vec<Call>> {
+        let deadline = now() + patience;
+        let mut first = BTreeMap::new();
+        while first.len() < self.members.len() {
+            let Ok(call) = self.hook.calls.recv_timeout(deadline.saturating_sub(now())) else { break };
+            first.entry(call.path.clone()).or_insert(call);
+        }
+        ensure!(first.len() == self.members.len(), "of {} sidecars {} have called", self.members.len(), first.len());
+        Ok(first.into_values().collect())
+    }
+
+    /// What all of them take, shared pages counted once: bytes.
+    fn memory(&self) -> Result<u64> {
+        let one = |member: &Running| Proc(member.process.id()).number("smaps_rollup", "Pss:");
+        Ok(self.members.iter().map(one).sum::<Result<u64>>()? * 1024)
+    }
+}
+
+/// 200 sidecars as processes on one API server: one edit; then the server is killed and started again.
+pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
+    const SIZE: usize = 8000;
+    let members = setting("FLEET", 200)?;
+    let patience = Duration::from_secs(120);
+    let mut cluster = Cluster::start()?;
+    cluster.create(&["web".to_owned()], SIZE, "")?;
+    // What the server asks of itself at its start.
+    let own = cluster.wait(Cost::read(&cluster.client(), "configmaps"))?;
+    let fleet = Fleet::start(bench, &cluster, members)?;
+    fleet.all_called(patience)?;
+    thread::sleep(Duration::from_secs(5));
+    let memory = fleet.memory()?;
+    let edit = |cluster: &Cluster, version| -> Result<Samples> {
+        let edited = cluster.edit("web", version, SIZE, "")?;
+        let calls = fleet.all_called(patience)?;
+        let delays: Vec<_> = calls.iter().map(|call| milliseconds(edited.answered, call.at)).collect();
+        Ok(Samples::new(&delays))
+    };
+    let one_edit = edit(&cluster, 2)?;
+    let busiest = restarted(&mut cluster, members, &own)?;
+    // Each of them watches again.
+    let later = edit(&cluster, 3)?;
+    #[allow(clippy::cast_precision_loss)]
+    let quarter = members as f64 / 4.0;
+    Ok(vec![
+        Figure::new("fleet", format!("{members} sidecars, one edit → hook: p50 (p99)"))
+            .main()
+            .cell(Who::Trimtab, Cell::times(&one_edit)),
+        Figure::new("fleet", "the same after a restart of the API server").cell(Who::Trimtab, Cell::times(&later)),
+        Figure::new("fleet", "most requests in a second after the restart")
+            .main()
+            .cell(Who::Trimtab, Cell::number(busiest, format!("{busiest:.0}")))
+            .at_most(Some(quarter), "a quarter of the fleet"),
+        Figure::new("fleet", format!("memory of the {members}, shared pages once"))
+            .main()
+            .cell(Who::Trimtab, Cell::bytes(memory)),
+    ])
+}
+
+/// Kills the server and starts it again: the most requests of the fleet in any second, until each member has asked.
+fn restarted(cluster: &mut Cluster, members: usize, own: &Cost) -> Result<f64> {
+    let client = cluster.client();
+    let began = now();
+    let patience = Duration::from_secs(120);
+    cluster.restart_during(async move {
+        let (mut busiest, mut known, mut at) = (0.0_f64, own.watches + own.lists, began);
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            ensure!(now() < began + patience, "the fleet has not come back within {patience:?}");
+            let Ok(cost) = Cost::read(&client, "configmaps").await else {
+                // Not there yet: the first interval begins when it may be.
+                at = now();
+                continue;
+            };
+            let seconds = now().saturating_sub(at).as_secs_f64().max(1.0);
+            let all = cost.watches + cost.lists;
+            busiest = busiest.max((all - known) / seconds);
+            (known, at) = (all, now());
+            #[allow(clippy::cast_precision_loss)]
+            if cost.watches >= members as f64 + own.watches {
+                return Ok(busiest);
+            }
+        }
+    })
+}
