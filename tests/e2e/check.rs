@@ -69,7 +69,8 @@ fn check_names_what_the_pod_lacks_and_how_to_mend_it() {
     assert_eq!(users["severity"], "permission");
     assert!(users["message"].as_str().unwrap().contains("65532"), "{users:#}");
     assert!(remedy(&users).contains("runAsUser: 101"), "{users:#}");
-    // The sidecar itself says the same, without being asked.
+    // The sidecar itself says the same, once it has something to tell.
+    space.edit("web", "app.txt", "two");
     let status = web.until("refused", |status| status["target"]["state"] == "forbidden");
     assert!(status["target"]["message"].as_str().unwrap().contains("runAsUser"), "{status:#}");
 
