@@ -4,6 +4,7 @@
 //! Tests run side by side, each in a namespace of its own; one that breaks the node has it alone.
 
 mod check;
+mod examples;
 mod quickstart;
 mod support;
 mod ways;
