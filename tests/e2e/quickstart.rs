@@ -26,6 +26,13 @@ fn quick_start_serves_is_edited_and_refuses_what_is_bad() {
     pod.until("rejected", |status| status["quarantine"]["stage"] == "render" || !status["errors"]["render"].is_null());
     pod.until_serves(8080, "/", "good morning");
 
+    // Renders, and is refused by nginx: taken back.
+    space.edit("web", "workers", "0");
+    pod.until("rolled back", |status| {
+        status["quarantine"]["stage"] == "confirm" && status["phase"] == "idle" && status["debt"].is_null()
+    });
+    pod.until_serves(8080, "/", "good morning");
+
     space.edit("web", "workers", "3");
     space.edit("web", "greeting", "good evening");
     pod.until_serves(8080, "/", "good evening");

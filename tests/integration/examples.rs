@@ -171,7 +171,10 @@ fn examples_are_native_sidecars_with_limits_and_a_read_only_root() {
             own.as_u64().or(pod["spec"]["securityContext"]["runAsUser"].as_u64()).expect("a numeric user")
         });
         let users: BTreeSet<_> = users.collect();
-        assert!(pod["spec"]["securityContext"]["fsGroup"].is_u64(), "{example}");
+        // Of the Pod, not of its containers alone: containerd makes no sandbox for a group without a user.
+        for id in ["runAsUser", "runAsGroup", "fsGroup"] {
+            assert!(pod["spec"]["securityContext"][id].is_u64(), "{example}: {id}");
+        }
         let signals = !flag(&pod, "signal").is_empty();
         assert!(!signals || users.len() == 1, "{example}: a signal needs one user");
         assert_eq!(pod["spec"]["shareProcessNamespace"] == true, signals, "{example}: shareProcessNamespace");

@@ -123,10 +123,26 @@ pub fn get(ip: &str, port: u16, path: &str) -> Option<String> {
     let address: SocketAddr = format!("{ip}:{port}").parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {ip}\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split_whitespace().nth(1).is_some_and(|code| code == "200").then(|| body.to_owned())
+    let body =
+        if head.to_ascii_lowercase().contains("transfer-encoding: chunked") { joined(body)? } else { body.to_owned() };
+    head.split_whitespace().nth(1).is_some_and(|code| code == "200").then_some(body)
+}
+
+/// The text that came in chunks.
+fn joined(mut chunks: &str) -> Option<String> {
+    let mut text = String::new();
+    loop {
+        let (size, rest) = chunks.split_once("\r\n")?;
+        let size = usize::from_str_radix(size, 16).ok()?;
+        if size == 0 {
+            return Some(text);
+        }
+        text += rest.get(..size)?;
+        chunks = rest.get(size..)?.strip_prefix("\r\n")?;
+    }
 }
