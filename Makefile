@@ -1,9 +1,13 @@
 # Two commands do everything: `make demo` shows the main job, `make test` passes the tests.
 
 CARGO ?= cargo
-RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
+TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
+RELEASE = $(TARGET)/release/trimtab
+# The static binary, as it lies in an image.
+MUSL = $(shell uname -m)-unknown-linux-musl
+STATIC = $(TARGET)/$(MUSL)/release/trimtab
 
-.PHONY: all demo test figures lint deny fuzz build
+.PHONY: all demo test bench static lint deny fuzz build
 all: build
 
 build:
@@ -24,10 +28,15 @@ test:
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
-# Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
-figures:
-	$(CARGO) build --release
-	$(CARGO) bench --bench figures
+static:
+	rustup target add $(MUSL) >/dev/null 2>&1 || true
+	CC_$(subst -,_,$(MUSL))=$${CC:-gcc} $(CARGO) build --release --bin trimtab --target $(MUSL)
+
+# The static binary (or TRIMTAB_BENCH_BINARY) beside its peers (built once into the cache, where Go is) and a floor.
+# ROWS=swap,edit for some of the rows; UPDATE_README=1 writes the documentation. docs/performance.md says more.
+bench: $(if $(TRIMTAB_BENCH_BINARY),,static)
+	tools=$$(tests/tools/build) && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$(or $(TRIMTAB_BENCH_BINARY),$(STATIC)) ROWS='$(ROWS)' $(CARGO) bench --bench bench
 
 lint:
 	$(CARGO) fmt --check
