@@ -7,7 +7,7 @@ RELEASE = $(TARGET)/release/trimtab
 MUSL = $(shell uname -m)-unknown-linux-musl
 STATIC = $(TARGET)/$(MUSL)/release/trimtab
 
-.PHONY: all demo test bench static lint deny fuzz build
+.PHONY: all demo test bench ratchet static lint deny fuzz build
 all: build
 
 build:
@@ -37,6 +37,11 @@ static:
 bench: $(if $(TRIMTAB_BENCH_BINARY),,static)
 	tools=$$(tests/tools/build) && TRIMTAB_TEST_TOOLS=$$tools \
 	TRIMTAB_BENCH_BINARY=$(or $(TRIMTAB_BENCH_BINARY),$(STATIC)) ROWS='$(ROWS)' $(CARGO) bench --bench bench
+
+# What was gained stays gained: counts and sizes against benches/ratchet.toml, no time.
+ratchet: $(if $(TRIMTAB_BENCH_BINARY),,static)
+	tools=$$(tests/tools/build) && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$(or $(TRIMTAB_BENCH_BINARY),$(STATIC)) $(CARGO) bench --profile dev --bench bench -- ratchet
 
 lint:
 	$(CARGO) fmt --check
