@@ -1,17 +1,23 @@
 # Two commands do everything: `make demo` shows the main job, `make test` passes the tests.
 
 CARGO ?= cargo
-TARGET = $(abspath $(or $(CARGO_TARGET_DIR),target))
-RELEASE = $(TARGET)/release/trimtab
-# The static binary, as it lies in an image.
-MUSL = $(shell uname -m)-unknown-linux-musl
-STATIC = $(TARGET)/$(MUSL)/release/trimtab
+RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test bench ratchet static lint deny fuzz build
+.PHONY: all demo test bench ratchet lint deny fuzz build static image e2e
 all: build
 
 build:
 	$(CARGO) build --release
+
+# The static binary, for ARCH (amd64, arm64; default: this machine's).
+static:
+	tools/static $(ARCH)
+
+# The image, by buildah, podman or docker; BINARY=FILE puts a static binary in the build stage's place, for machines
+# without a registry: `make image BINARY=$$(tools/static)`. TAR=OUT.tar, ARCH=arm64 and TAG=NAME:TAG as in tools/image.
+image:
+	tools/image $(and $(BINARY),--binary $(BINARY)) $(and $(TAR),--tar $(TAR)) $(and $(ARCH),--arch $(ARCH)) \
+		$(and $(TAG),--tag $(TAG))
 
 # A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster.
 demo:
@@ -24,24 +30,28 @@ test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
-	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && TRIMTAB_TEST_FAKETIME=$$faketime \
+	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
+	node=$$(tests/tools/build node) && TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
 
-static:
-	rustup target add $(MUSL) >/dev/null 2>&1 || true
-	CC_$(subst -,_,$(MUSL))=$${CC:-gcc} $(CARGO) build --release --bin trimtab --target $(MUSL)
+# The image, in Pods, on a node of the tests' own (tests/node/run): Linux and root. E2E=NAME runs those of that name.
+e2e:
+	$(CARGO) test --no-run --test e2e
+	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
+	tools/image --binary "$$(tools/static)" --tar "$$images/trimtab.tar" && \
+	NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
-# The static binary (or TRIMTAB_BENCH_BINARY) beside its peers (built once into the cache, where Go is) and a floor.
+# The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.
 # ROWS=swap,edit for some of the rows; UPDATE_README=1 writes the documentation. docs/performance.md says more.
-bench: $(if $(TRIMTAB_BENCH_BINARY),,static)
-	tools=$$(tests/tools/build) && TRIMTAB_TEST_TOOLS=$$tools \
-	TRIMTAB_BENCH_BINARY=$(or $(TRIMTAB_BENCH_BINARY),$(STATIC)) ROWS='$(ROWS)' $(CARGO) bench --bench bench
+bench:
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$$binary ROWS='$(ROWS)' $(CARGO) bench --bench bench
 
 # What was gained stays gained: counts and sizes against benches/ratchet.toml, no time.
-ratchet: $(if $(TRIMTAB_BENCH_BINARY),,static)
-	tools=$$(tests/tools/build) && TRIMTAB_TEST_TOOLS=$$tools \
-	TRIMTAB_BENCH_BINARY=$(or $(TRIMTAB_BENCH_BINARY),$(STATIC)) $(CARGO) bench --profile dev --bench bench -- ratchet
+ratchet:
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) bench --profile dev --bench bench -- ratchet
 
 lint:
 	$(CARGO) fmt --check

@@ -8,6 +8,7 @@ mod deploy;
 mod disk;
 mod dryrun;
 mod events;
+mod examples;
 mod kills;
 mod kube_source;
 mod life;

@@ -330,7 +330,9 @@ fn from_service_account(pod: &InCluster) -> Result<Config, KubeError> {
         KubeError::Usage("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name a host and a port")
     })?;
     let mut config = Config::new(url);
-    // Kept by path: the kubelet replaces both, and they are read again about once a minute.
+    // Kept by path: the kubelet replaces both, and they are read again about once a minute. Without the empty list kube
+    // would first load the system's certificates, and fail in an image that has none.
+    config.root_cert = Some(Vec::new());
     config.root_cert_file = Some(readable(pod.directory.join("ca.crt"))?);
     config.auth_info.token_file = Some(readable(pod.directory.join("token"))?.to_string_lossy().into_owned());
     Ok(config)
@@ -423,7 +425,9 @@ fn unusable(config: &ClientConfig, error: ::kube::Error) -> KubeError {
         ::kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => format!("its exec plugin failed: {}", out.status),
         ::kube::Error::Auth(_) => "its token, password or exec plugin gives none".to_owned(),
         ::kube::Error::RustlsTls(RustlsTlsError::InvalidServerName(_)) => "tls-server-name is not a name".to_owned(),
-        ::kube::Error::RustlsTls(RustlsTlsError::AddRootCertificate(_)) => "the CA is no valid certificate".to_owned(),
+        ::kube::Error::RustlsTls(RustlsTlsError::AddRootCertificate(_)) => {
+            "the CA is no valid certificate, or none is named and this image has none of its own".to_owned()
+        }
         ::kube::Error::RustlsTls(_) => "the client certificate and key are not a valid pair in PEM".to_owned(),
         _ => "they do not fit into a request".to_owned(),
     };

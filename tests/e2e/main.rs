@@ -1,0 +1,9 @@
+//! Trimtab where it is made for: in Pods, on a real kubelet, with a real API server. Run by `make e2e`, which starts the
+//! node (see `tests/node/run`) and these tests inside it.
+//!
+//! Tests run side by side, each in a namespace of its own; one that breaks the node has it alone.
+
+mod check;
+mod quickstart;
+mod support;
+mod ways;
