@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test figures lint deny fuzz build static image e2e
+.PHONY: all demo test bench ratchet lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -42,10 +42,16 @@ e2e:
 	tools/image --binary "$$(tools/static)" --tar "$$images/trimtab.tar" && \
 	NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
-# Trimtab beside a peer (built once into the cache, where Go is) and beside a floor; UPDATE_README=1 writes it there.
-figures:
-	$(CARGO) build --release
-	$(CARGO) bench --bench figures
+# The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.
+# ROWS=swap,edit for some of the rows; UPDATE_README=1 writes the documentation. docs/performance.md says more.
+bench:
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$$binary ROWS='$(ROWS)' $(CARGO) bench --bench bench
+
+# What was gained stays gained: counts and sizes against benches/ratchet.toml, no time.
+ratchet:
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) bench --profile dev --bench bench -- ratchet
 
 lint:
 	$(CARGO) fmt --check

@@ -11,6 +11,7 @@ mod hook;
 mod measure;
 mod plot;
 mod programs;
+mod ratchet;
 mod report;
 mod rows;
 mod subject;
@@ -37,6 +38,9 @@ fn main() -> Result<()> {
     if !words.contains(&"--bench") {
         say("run: make bench");
         return Ok(());
+    }
+    if words.contains(&"ratchet") {
+        return ratchet::run();
     }
     let wanted = env::var("ROWS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split([',', ' ']).filter(|name| !name.is_empty()).collect();

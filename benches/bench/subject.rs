@@ -134,6 +134,11 @@ impl Subject {
         Proc(self.child.process.id())
     }
 
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }

@@ -1,14 +1,18 @@
-//! What `deploy/` has for operators: rules that promtool passes and that fire when they should, and a dashboard; both
-//! ask only for what `/metrics` has.
+//! What `deploy/` has for operators: rules that promtool passes and that fire when they should, and a dashboard, both of
+//! which ask only for what `/metrics` has; a priority level that an API server takes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
+use kube::api::{Api, DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use regex_lite::Regex;
 use serde_json::Value;
 
+use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::hook::Hook;
 use super::support::sidecar::output_of;
 use super::support::stage::Stage;
@@ -253,4 +257,24 @@ fn pod_monitor_finds_the_sidecar_of_the_readme() {
         ("__meta_kubernetes_pod_container_name", "keep")
     );
     assert!(readme.contains(&format!("- name: {}\n", text(&keep["regex"]))));
+}
+
+/// The server takes both, and finds the level that the schema names: else it would say so in the schema's status.
+#[tokio::test]
+async fn priority_level_is_one_that_an_api_server_takes() {
+    let server = ApiServer::shared().await;
+    let client = server.client(ADMIN).await;
+    let documents: Vec<DynamicObject> = serde_saphyr::from_multiple(&deploy("flowschema.yaml")).unwrap();
+    assert_eq!(documents.len(), 2);
+    for document in documents {
+        let TypeMeta { api_version, kind } = document.types.clone().unwrap();
+        let (group, version) = api_version.split_once('/').unwrap();
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, &kind));
+        let objects: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        let created = objects.create(&PostParams::default(), &document).await;
+        assert!(created.is_ok(), "{kind}: {}", created.unwrap_err());
+    }
+    let (schemas, levels) = (Api::<FlowSchema>::all(client.clone()), Api::<PriorityLevelConfiguration>::all(client));
+    let spec = schemas.get("trimtab").await.unwrap().spec.unwrap();
+    assert!(levels.get(&spec.priority_level_configuration.name).await.is_ok(), "the schema names no level");
 }

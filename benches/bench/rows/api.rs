@@ -1,5 +1,6 @@
 //! The row of an edit on a real API server.
 
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::Result;
@@ -56,7 +57,12 @@ impl Watcher {
         Proc(self.running.process.id())
     }
 
-    /// Waits for its first call.
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Waits for its next call.
     pub fn first_call(&self) -> Result<crate::hook::Call> {
         let patience = PATIENCE * 12;
         self.hook.calls.recv_timeout(patience).map_err(|_| {

@@ -1,6 +1,6 @@
 //! The rows of the table, in the order of their worth.
 
-mod api;
+pub mod api;
 mod files;
 mod fleet;
 mod rest;

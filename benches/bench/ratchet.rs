@@ -1,0 +1,247 @@
+//! `make ratchet`: what was gained stays gained. Only what is the same on any machine, however busy: counts and sizes,
+//! no time. The limits stand in `benches/ratchet.toml`, each with the gain that it keeps.
+//!
+//! Instructions are not among them: valgrind knows no `openat2`, without which nothing is read, and loses a stack that
+//! grows by itself; counters of the processor are not there on shared machines.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde::Deserialize;
+
+use crate::cluster::Cluster;
+use crate::measure::{Proc, now};
+use crate::programs::{Pace, Program, Who, trimtab};
+use crate::rows::Bench;
+use crate::rows::api::Watcher;
+use crate::say;
+use crate::subject::{PATIENCE, Subject, Tally};
+use crate::volume::{KEYS, Swap};
+
+/// Edits whose system calls are counted; what happens once among them weighs little.
+const EDITS: u32 = 20;
+/// After this long at rest, a thread or memory that is still there stays.
+const REST: Duration = Duration::from_secs(30);
+
+#[derive(Deserialize)]
+struct Limits {
+    limit: Vec<Limit>,
+}
+
+/// A table of `ratchet.toml`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Limit {
+    what: String,
+    at_most: u64,
+    keeps: String,
+}
+
+/// Measures all, prints the table, and fails where a limit is passed.
+pub fn run() -> Result<()> {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/ratchet.toml");
+    let text = fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    let limits: Limits = toml::from_str(&text).with_context(|| file.display().to_string())?;
+    let figures = measured()?;
+    let mut lost = Vec::new();
+    println!("{:<34} {:>9} {:>9}", "", "figure", "at most");
+    for (what, figure) in &figures {
+        let Some(limit) = limits.limit.iter().find(|limit| limit.what == *what) else {
+            lost.push(format!("{what}: {figure}, and there is no limit"));
+            continue;
+        };
+        println!("{what:<34} {figure:>9} {:>9}", limit.at_most);
+        if *figure > limit.at_most {
+            lost.push(format!(
+                "{what}: {figure}, at most {} were allowed. Lost is the gain of: {}",
+                limit.at_most, limit.keeps
+            ));
+        }
+    }
+    for limit in &limits.limit {
+        ensure!(figures.contains_key(limit.what.as_str()), "nothing measures {} of {}", limit.what, file.display());
+    }
+    if !lost.is_empty() {
+        bail!("{}\nTake it back, or raise the limit in {} and say why.", lost.join("\n"), file.display());
+    }
+    Ok(())
+}
+
+fn measured() -> Result<BTreeMap<&'static str, u64>> {
+    let path = trimtab()?;
+    let bench = Bench {
+        programs: Vec::new(),
+        disk: env!("CARGO_TARGET_TMPDIR").into(),
+        memory: "/dev/shm".into(),
+        trimtab: path.clone(),
+    };
+    let mut figures =
+        BTreeMap::from([("binary, kB", fs::metadata(&path)?.len() / 1000), ("dependencies", dependencies()?)]);
+
+    let program = Program { who: Who::Trimtab, path };
+    let mut subject = Subject::start(&program, &bench.memory, Pace::Eager, false)?;
+    let output = subject.folder().join("conf");
+    let process = subject.proc();
+    settled(&output)?;
+    let calls = traced(process.0, || {
+        let mut tally = Tally::default();
+        for _ in 0..EDITS {
+            subject.swap(Swap::default(), PATIENCE, &mut tally)?;
+            settled(&output)?;
+        }
+        Ok(())
+    })?;
+    count(&mut figures, &calls, "swap", ["syscalls of a swap", "fsyncs of a swap"]);
+    let [threads, memory] = at_rest(process)?;
+    figures.insert("threads at rest, files", threads);
+    figures.insert("private memory at rest, files, kB", memory);
+    drop(subject);
+
+    let cluster = Cluster::start()?;
+    cluster.create(&["web".to_owned()], 8000, "")?;
+    let name = format!("{}/web", cluster.namespace);
+    let watcher = Watcher::trimtab(&bench, &cluster, &["--configmap", &name, "--debounce", "0"], KEYS[0])?;
+    watcher.first_call()?;
+    let (process, output) = (watcher.proc(), watcher.folder().join("conf"));
+    settled(&output)?;
+    let calls = traced(process.0, || {
+        for version in 2..EDITS + 2 {
+            cluster.edit("web", version, 8000, "")?;
+            while watcher.first_call()?.saw != Some(version) {}
+            settled(&output)?;
+        }
+        Ok(())
+    })?;
+    count(&mut figures, &calls, "edit", ["syscalls of an edit", "fsyncs of an edit"]);
+    let [threads, memory] = at_rest(process)?;
+    figures.insert("threads at rest, API", threads);
+    figures.insert("private memory at rest, API, kB", memory);
+    Ok(figures)
+}
+
+/// The packages that a Linux binary is built from, this one not among them.
+fn dependencies() -> Result<u64> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args([
+        "tree",
+        "--locked",
+        "--edges",
+        "normal",
+        "--prefix",
+        "none",
+        "--target",
+        "x86_64-unknown-linux-musl",
+    ]);
+    let output = command.current_dir(env!("CARGO_MANIFEST_DIR")).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "cargo tree failed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    // A package that was listed before has a mark behind it.
+    let packages: std::collections::BTreeSet<_> =
+        text.lines().filter_map(|line| line.split(' ').next().zip(line.split(' ').nth(1))).collect();
+    Ok(u64::try_from(packages.len())?.saturating_sub(1))
+}
+
+/// Waits until the journal owes nothing and only what is kept lies there.
+fn settled(output: &Path) -> Result<()> {
+    let deadline = now() + PATIENCE;
+    loop {
+        let journal = fs::read(output.join("..trimtab.json")).unwrap_or_default();
+        let journal: serde_json::Value = serde_json::from_slice(&journal).unwrap_or_default();
+        let trees = fs::read_dir(output)?
+            .flatten()
+            .filter(|entry| entry.path().is_dir() && entry.file_name().to_string_lossy().starts_with("..trimtab-"));
+        if journal["current"].is_object() && journal["debt"].is_null() && trees.count() <= 2 {
+            return Ok(());
+        }
+        ensure!(now() < deadline, "it does not come to rest: {journal}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The system calls of a process and all its threads while this is done, by name.
+fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("calls");
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-e", "signal=none", "-p", &pid.to_string(), "-o"]).arg(&file);
+    let mut strace = Tracer(command.stdin(Stdio::null()).spawn().context("no strace: apt-get install strace")?);
+    let deadline = now() + PATIENCE;
+    while Proc(pid).number("status", "TracerPid:")? == 0 {
+        ensure!(strace.0.try_wait()?.is_none() && now() < deadline, "strace does not attach");
+        thread::sleep(Duration::from_millis(5));
+    }
+    done()?;
+    kill_process(Pid::from_child(&strace.0), Signal::INT)?;
+    strace.0.wait()?;
+    let mut calls = BTreeMap::new();
+    for line in fs::read_to_string(&file)?.lines() {
+        // "1234  openat2(…", and not "1234  <... epoll_wait resumed>".
+        let Some((_, call)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            *calls.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    Ok(calls)
+}
+
+/// Ended when dropped, which lets go of the process.
+struct Tracer(Child);
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Calls whose number depends on which thread comes first, the allocator's among them.
+const BY_CHANCE: [&str; 14] = [
+    "brk",
+    "clone",
+    "clone3",
+    "epoll_pwait",
+    "epoll_wait",
+    "futex",
+    "getrandom",
+    "madvise",
+    "mmap",
+    "mremap",
+    "munmap",
+    "restart_syscall",
+    "rt_sigprocmask",
+    "sched_yield",
+];
+const OF_THE_DISK: [&str; 3] = ["fdatasync", "fsync", "syncfs"];
+
+/// Notes the calls of one edit, and shows which they are.
+fn count(
+    figures: &mut BTreeMap<&'static str, u64>,
+    calls: &BTreeMap<String, u64>,
+    edit: &str,
+    [all, syncs]: [&'static str; 2],
+) {
+    let each = |number: u64| (number + u64::from(EDITS) / 2) / u64::from(EDITS);
+    let named = calls.iter().map(|(name, number)| (name, each(*number))).filter(|(_, number)| *number > 0);
+    let named: Vec<_> = named.map(|(name, number)| format!("{name} {number}")).collect();
+    say(&format!("system calls of one {edit}: {}", named.join(", ")));
+    let sum = |wanted: &dyn Fn(&str) -> bool| each(calls.iter().filter(|(name, _)| wanted(name)).map(|(_, n)| n).sum());
+    figures.insert(all, sum(&|name| !BY_CHANCE.contains(&name)));
+    figures.insert(syncs, sum(&|name| OF_THE_DISK.contains(&name)));
+}
+
+/// Threads, and private memory in kilobytes, once they do not shrink any more.
+fn at_rest(process: Proc) -> Result<[u64; 2]> {
+    let until = now() + REST;
+    while now() < until && process.number("status", "Threads:")? > 1 {
+        thread::sleep(Duration::from_millis(100));
+    }
+    Ok([process.number("status", "Threads:")?, process.number("smaps_rollup", "Private_Dirty:")?])
+}
