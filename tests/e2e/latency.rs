@@ -16,9 +16,9 @@ use super::support::pod::{Pod, get};
 use super::support::space::Space;
 use super::support::table;
 
-const EDITS: usize = 40;
-/// Edits at every phase of the kubelet's sync of 10 s.
-const PACE: Duration = Duration::from_millis(1700);
+const EDITS: usize = 24;
+/// Edits at every phase of the kubelet's sync of 10 s, and none while the one before is being confirmed, which takes 2 s.
+const PACE: Duration = Duration::from_millis(2900);
 /// The kubelet's sync, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
