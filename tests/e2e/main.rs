@@ -4,7 +4,9 @@
 //! Tests run side by side, each in a namespace of its own; one that breaks the node has it alone.
 
 mod check;
+mod edits;
 mod examples;
+mod latency;
 mod quickstart;
 mod support;
 mod ways;

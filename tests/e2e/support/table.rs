@@ -1,0 +1,17 @@
+//! Tables for people, printed whether the test passes or fails.
+
+use std::io::Write as _;
+
+/// The first row is the head. Past libtest, which shows what a test prints only when it fails.
+pub fn print(title: &str, rows: &[Vec<String>]) {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let mut text = format!("\n{title}\n");
+    for row in rows {
+        for (column, cell) in row.iter().enumerate() {
+            let room = width(column);
+            text += &if column == 0 { format!("{cell:room$}") } else { format!("  {cell:>room$}") };
+        }
+        text += "\n";
+    }
+    let _ = std::io::stdout().lock().write_all(text.as_bytes());
+}
