@@ -306,10 +306,15 @@ fn images_of_the_examples_have_somebody_who_stands_for_them() {
     assert_eq!(used, known);
 }
 
-/// Each has its page, and a line in the table of all of them.
+/// Each has its page, a line in the table of all of them, and, where it is run, a test on the node.
 #[test]
-fn examples_have_a_page_and_are_in_the_index() {
+fn examples_have_a_page_are_in_the_index_and_run_on_the_node() {
     let index = text("examples/README.md");
+    let node = text("tests/e2e/examples.rs");
+    // The quick start, which has a test of its own.
+    for example in run().iter().filter(|example| *example != "nginx") {
+        assert!(node.contains(&format!("&space, \"{example}\", ")), "{example} is not run by tests/e2e/examples.rs");
+    }
     for example in all() {
         assert!(index.contains(&format!("]({example})")), "{example} is not in examples/README.md");
         let page = example.split('/').next().unwrap();
