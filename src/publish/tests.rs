@@ -37,7 +37,7 @@ fn scratch() -> TempDir {
 }
 
 fn config(output: &Path) -> Config {
-    Config { output: output.to_owned(), file_mode: 0o644, secret_mode: 0o640 }
+    Config { output: output.to_owned(), layout: Layout::Atomic, file_mode: 0o644, secret_mode: 0o640 }
 }
 
 fn open(output: &Path) -> Output {
