@@ -82,9 +82,10 @@ impl Publisher for Files<'_> {
         let mut changed = Vec::new();
         let mut place = Way::from(&self.0.dir);
         for (path, entry) in &manifest.files {
-            let found = match place.to(path, None) {
-                Ok((dir, leaf)) => digest_of(dir, leaf, &key).map_err(|errno| self.0.io("read", path, errno))?,
-                Err(_) => None,
+            let failed = |errno| self.0.io("read", path, errno);
+            let found = match reached(place.to(path, None)).map_err(failed)? {
+                Some((dir, leaf)) => digest_of(dir, leaf, &key).map_err(failed)?,
+                None => None,
             };
             if found != Some(entry.digest) {
                 changed.push(path);
@@ -162,8 +163,9 @@ impl Publisher for Files<'_> {
         let mut place = Way::from(&self.0.dir);
         for path in places() {
             match place.to(path, Some((self.0.group, self.0.dir_mode))) {
-                // A file of ours that becomes a directory: it is replaced by the swap.
-                Ok(_) | Err(Blocked { errno: Errno::NOTDIR, .. }) => {}
+                // Perhaps made by an earlier attempt, and not yet on the disk. A file of ours that becomes a directory is
+                // replaced by the swap.
+                Ok(_) | Err(Blocked { errno: Errno::NOTDIR, .. }) => place.all_changed(),
                 Err(Blocked { at, errno }) => return Err(self.0.io("make the directory", &at, errno)),
             }
         }
@@ -290,7 +292,8 @@ impl Publisher for Files<'_> {
         for path in self.required(name)?.files.keys() {
             let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
             for (at, access) in directories.chain([(path.as_str(), 4)]) {
-                let Ok((dir, leaf)) = place.to(at, None) else { continue };
+                let reached = reached(place.to(at, None)).map_err(|errno| self.0.io("read", at, errno))?;
+                let Some((dir, leaf)) = reached else { continue };
                 let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => continue,
                     stat => stat.map_err(|errno| self.0.io("stat", at, errno))?,
@@ -309,7 +312,7 @@ impl Publisher for Files<'_> {
         let mut files = BTreeMap::new();
         for path in self.required(name)?.files.into_keys() {
             let failed = |errno| self.0.io("read", &path, errno);
-            let Ok((dir, leaf)) = place.to(&path, None) else { continue };
+            let Some((dir, leaf)) = reached(place.to(&path, None)).map_err(failed)? else { continue };
             let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.map_err(failed)?,
@@ -486,14 +489,13 @@ impl Files<'_> {
             let (at, lies) = match place.to(path, None) {
                 Ok((dir, leaf)) => (path.to_owned(), look(dir, leaf).map_err(|errno| self.0.io("read", path, errno))?),
                 Err(Blocked { errno: Errno::NOENT, .. }) => continue,
-                Err(Blocked { at, errno: Errno::NOTDIR }) => match place.to(&at, None) {
-                    Ok((dir, leaf)) => {
-                        let lies = look(dir, leaf).map_err(|errno| self.0.io("read", &at, errno))?;
-                        (at, lies)
-                    }
-                    // It has changed meanwhile: the next look will tell.
-                    Err(_) => continue,
-                },
+                Err(Blocked { at, errno: Errno::NOTDIR }) => {
+                    let failed = |errno| self.0.io("read", &at, errno);
+                    // If it has changed meanwhile, the next look will tell.
+                    let Some((dir, leaf)) = reached(place.to(&at, None)).map_err(failed)? else { continue };
+                    let lies = look(dir, leaf).map_err(failed)?;
+                    (at, lies)
+                }
                 Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
             };
             if !self.is_ours(books, &at, &lies)? {
@@ -510,10 +512,13 @@ impl Files<'_> {
             Lies::Missing => Ok(true),
             Lies::Other(FileType::Directory) => self.is_all_ours(books, path),
             _ if books.current.contains(path) => Ok(true),
-            Lies::Other(FileType::RegularFile) => match Way::from(&self.0.dir).to(path, None) {
-                Ok((dir, leaf)) => self.is_claimed(books, path, dir, leaf),
-                Err(_) => Ok(false),
-            },
+            Lies::Other(FileType::RegularFile) => {
+                let mut way = Way::from(&self.0.dir);
+                match reached(way.to(path, None)).map_err(|errno| self.0.io("read", path, errno))? {
+                    Some((dir, leaf)) => self.is_claimed(books, path, dir, leaf),
+                    None => Ok(false),
+                }
+            }
             _ => Ok(false),
         }
     }
@@ -525,7 +530,7 @@ impl Files<'_> {
             let failed = |errno| self.0.io("read", &at, errno);
             let mut way = Way::from(&self.0.dir);
             let inside = format!("{at}/x");
-            let Ok((dir, _)) = way.to(&inside, None) else { return Ok(false) };
+            let Some((dir, _)) = reached(way.to(&inside, None)).map_err(failed)? else { return Ok(false) };
             for name in dir.names().map_err(failed)? {
                 let Ok(name) = name.into_string() else { return Ok(false) };
                 let below = format!("{at}/{name}");
@@ -639,10 +644,20 @@ impl Files<'_> {
         let files = self.files(&current)?;
         let mut books = self.books()?;
         books.current.clear();
+        let first = from.is_none();
         if let Some(before) = from.and_then(|from| books.manifests.get(&from)) {
             books.current.extend(before.files.keys().cloned());
         }
         let key = self.key()?;
+        // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.
+        let mut place = Way::from(&self.0.dir);
+        for path in manifest.files.keys().filter(|path| staged.contains(*path)) {
+            self.make_room(&books, path, &mut place)?;
+            if again || first {
+                place.all_changed();
+            }
+        }
+        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))?;
         let mut source = files.as_ref().map(Way::from);
         let mut place = Way::from(&self.0.dir);
         for (path, entry) in &manifest.files {
@@ -656,6 +671,16 @@ impl Files<'_> {
         Ok(Some(manifest))
     }
 
+    /// Makes the directories above a path, also where a file of ours lies.
+    fn make_room(&self, books: &Books, path: &str, place: &mut Way<'_>) -> Result<(), PublishError> {
+        let make = Some((self.0.group, self.0.dir_mode));
+        if let Err(Blocked { at, errno: Errno::NOTDIR }) = place.to(path, make) {
+            self.clear(books, &at, place)?;
+        }
+        place.to(path, make).map_err(|Blocked { at, errno }| self.0.io("make the directory", &at, errno))?;
+        Ok(())
+    }
+
     /// Moves one file into place.
     fn put(
         &self,
@@ -667,12 +692,7 @@ impl Files<'_> {
         place: &mut Way<'_>,
     ) -> Result<(), PublishError> {
         let failed = |errno| self.0.io("move into place", path, errno);
-        let make = Some((self.0.group, self.0.dir_mode));
-        if let Err(Blocked { at, errno: Errno::NOTDIR }) = place.to(path, make) {
-            // A file of ours that becomes a directory.
-            self.clear(books, &at, place)?;
-        }
-        let (dir, leaf) = place.to(path, make).map_err(|Blocked { at, errno }| self.0.io("open", &at, errno))?;
+        let (dir, leaf) = place.to(path, None).map_err(|Blocked { at, errno }| self.0.io("open", &at, errno))?;
         let (staged, staged_leaf) = source.to(path, None).map_err(|blocked| failed(blocked.errno))?;
         if is_entry(dir, leaf, entry, key).map_err(failed)? {
             // A copy that was kept for a swap that did not come to be.
@@ -693,13 +713,12 @@ impl Files<'_> {
         match moved {
             Err(Errno::ISDIR | Errno::EXIST | Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
                 self.clear(books, path, place)?;
-                let (dir, leaf) = place.to(path, make).map_err(|blocked| failed(blocked.errno))?;
+                let (dir, leaf) = place.to(path, None).map_err(|blocked| failed(blocked.errno))?;
                 renameat(staged, staged_leaf, dir, leaf).map_err(failed)?;
             }
             moved => moved.map_err(failed)?,
         }
-        // A directory may have been made by a link that then failed.
-        place.all_changed();
+        place.changed();
         Ok(())
     }
 
@@ -743,8 +762,16 @@ fn digest_of(dir: &Dir, leaf: &str, key: &DigestKey) -> rustix::io::Result<Optio
 
 /// Opens the file at a path, with its size; `None` if there is no such file.
 fn open_at(way: &mut Way<'_>, path: &str) -> rustix::io::Result<Option<(OwnedFd, u64)>> {
-    match way.to(path, None) {
-        Ok((dir, leaf)) => opened(dir.open_file(leaf)),
+    match reached(way.to(path, None))? {
+        Some((dir, leaf)) => opened(dir.open_file(leaf)),
+        None => Ok(None),
+    }
+}
+
+/// What a way led to; `None` if a directory is missing on it, or is none.
+fn reached<T>(went: Result<T, Blocked>) -> rustix::io::Result<Option<T>> {
+    match went {
+        Ok(found) => Ok(Some(found)),
         Err(Blocked { errno: Errno::NOENT | Errno::NOTDIR, .. }) => Ok(None),
         Err(Blocked { errno, .. }) => Err(errno),
     }
