@@ -289,13 +289,13 @@ impl<'a> Way<'a> {
             let failed = |errno| blocked(depth + 1, errno);
             let dir = match (Dir::open(self.last(), *segment), make) {
                 (Err(Errno::NOENT), Some((group, mode))) => {
-                    let made = match self.last().make(segment, group, mode) {
+                    let fresh = match self.last().make(segment, group, mode) {
                         // Somebody was quicker.
                         Err(Errno::EXIST) => Dir::open(self.last(), *segment),
-                        made => made,
+                        other => other,
                     };
                     self.changed();
-                    made.map_err(failed)?
+                    fresh.map_err(failed)?
                 }
                 (Err(Errno::LOOP), _) => return Err(failed(Errno::NOTDIR)),
                 (opened, _) => opened.map_err(failed)?,

@@ -333,7 +333,7 @@ impl Files<'_> {
             other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
         };
         let ours = match &read {
-            Some((_, file)) => self.is_own(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?,
+            Some((_, file)) => is_own(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?,
             None => false,
         };
         let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
@@ -343,11 +343,6 @@ impl Files<'_> {
             Some(pointer) => Ok(Some(pointer)),
             None => Err(self.record(CURRENT, "is not what Trimtab wrote")),
         }
-    }
-
-    /// Others may write to the output, and put there what looks like ours.
-    fn is_own(&self, file: &OwnedFd) -> rustix::io::Result<bool> {
-        Ok(fstat(file)?.st_uid == geteuid().as_raw())
     }
 
     /// Of directories that nobody else needs to enter; with the output's setgid bit, since files are made in them.
@@ -381,7 +376,7 @@ impl Files<'_> {
             read => read.map_err(failed)?,
         };
         let Some((bytes, file)) = read else { return Ok(None) };
-        Ok(if self.is_own(&file).map_err(failed)? { Manifest::parse(&bytes) } else { None })
+        Ok(if is_own(&file).map_err(failed)? { Manifest::parse(&bytes) } else { None })
     }
 
     fn required(&self, name: &str) -> Result<Manifest, PublishError> {
@@ -601,8 +596,8 @@ impl Files<'_> {
                     let mut hasher = Hasher::keyed(&key);
                     hasher.begin(size);
                     let mode = Mode::from_raw_mode(entry.mode);
-                    let copied = part.copy(&copy, file, output.group, mode, |chunk| hasher.more(chunk));
-                    written.push((copied.map_err(failed)?, format!("{name}/{PART}/{copy}")));
+                    let result = part.copy(&copy, file, output.group, mode, |chunk| hasher.more(chunk));
+                    written.push((result.map_err(failed)?, format!("{name}/{PART}/{copy}")));
                     digest = Some(hasher.finish());
                 }
                 if digest == Some(entry.digest) {
@@ -734,6 +729,11 @@ impl Files<'_> {
         place.changed();
         Ok(())
     }
+}
+
+/// Whether a file is this user's: others may write to the output, and put there what looks like ours.
+fn is_own(file: &OwnedFd) -> rustix::io::Result<bool> {
+    Ok(fstat(file)?.st_uid == geteuid().as_raw())
 }
 
 /// Whether the file is as a manifest has it.
