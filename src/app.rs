@@ -317,6 +317,9 @@ impl App {
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
+        for warning in output.finish()? {
+            warn!("{warning}");
+        }
         let journal = match output.read_journal()? {
             Found::Nothing => None,
             Found::Journal(journal) => Some(journal),

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::publish::Layout;
 use crate::validate::Syntax;
 
 const SOURCES: &str = "Sources (at least one)";
@@ -272,6 +273,10 @@ pub struct OutputArgs {
     /// Without templates: where a key goes, of {namespace}, {name}, {kind} and {key} [default: {key}]
     #[arg(long, value_name = "PATTERN", env = "TRIMTAB_PATH", hide_env_values = true)]
     pub path: Option<String>,
+    /// How files are published: all by one rename, in a directory that is Trimtab's alone, or each by its own, in one
+    /// that others write to as well or that holds thousands
+    #[arg(long, value_name = "HOW", env = "TRIMTAB_LAYOUT", hide_env_values = true, default_value = "atomic")]
+    pub layout: Layout,
     /// Mode of files that no secret went into
     #[arg(long, value_name = "MODE", env = "TRIMTAB_FILE_MODE", hide_env_values = true, default_value = "0644", value_parser = mode)]
     pub file_mode: u32,

@@ -183,7 +183,8 @@ struct Maker {
 impl Maker {
     async fn make(&mut self) -> Result<Candidate, Problem> {
         let malformed = self.malformed().await?;
-        let (candidate, tree) = self.stage(&malformed, self.order.unless, self.order.validate.syntax).await?;
+        let (unless, syntax) = (self.order.unless, self.order.validate.syntax);
+        let (candidate, tree) = self.stage(&malformed, unless, syntax, self.looks()).await?;
         let Err(problem) = self.run_programs(&candidate).await else {
             self.put_right(&candidate, tree).await?;
             return Ok(candidate);
@@ -242,7 +243,7 @@ impl Maker {
                 }
             }
         }
-        match self.stage(&refused, self.order.unless, self.order.validate.syntax).await {
+        match self.stage(&refused, self.order.unless, self.order.validate.syntax, false).await {
             // Without the refused ones nothing is left.
             Err(problem) if problem.stage == Stage::Render && problem.rejected => Err(whole),
             staged => Ok(staged?.0),
@@ -252,7 +253,7 @@ impl Maker {
     /// Whether the programs let pass what is left without the refused objects; if not, why.
     async fn trial(&mut self, refused: &Refused) -> Result<Option<Problem>, Problem> {
         // It was parsed before: as part of the whole, or when it was published.
-        let (staged, _) = match self.stage(refused, None, Syntax::Off).await {
+        let (staged, _) = match self.stage(refused, None, Syntax::Off, self.looks()).await {
             // Nothing is left: nothing can be wrong with it.
             Err(problem) if problem.stage == Stage::Render && problem.rejected => return Ok(None),
             staged => staged?,
@@ -285,7 +286,8 @@ impl Maker {
         passed.map_err(Problem::from)
     }
 
-    /// What passed is what is published: if a program has written into the candidate, it is staged afresh.
+    /// What passed is what is published: if a program has written into the candidate, or the layout wants less than the
+    /// whole, it is staged afresh.
     async fn put_right(&self, candidate: &Candidate, tree: Tree) -> Result<(), Problem> {
         let Candidate::Staged { generation, .. } = candidate else { return Ok(()) };
         if self.order.validate.commands.is_empty() {
@@ -327,15 +329,21 @@ impl Maker {
         Ok(found)
     }
 
-    /// Renders, parses, and writes the candidate into its directory.
+    /// Whether programs look at candidates.
+    fn looks(&self) -> bool {
+        !self.order.validate.commands.is_empty()
+    }
+
+    /// Renders, parses, and writes the candidate into its directory; `whole`, if programs are to look at it.
     async fn stage(
         &mut self,
         refused: &Refused,
         unless: Option<Digest>,
         syntax: Syntax,
+        whole: bool,
     ) -> Result<(Candidate, Tree), Problem> {
         let (order, refused) = (self.order.clone(), refused.clone());
-        let staged = in_pool(Stage::Render, move || stage(&order, &refused, unless, syntax)).await?;
+        let staged = in_pool(Stage::Render, move || stage(&order, &refused, unless, syntax, whole)).await?;
         self.made.rendering += staged.rendering;
         if let Some(parsing) = staged.parsing {
             *self.made.validating.get_or_insert_default() += parsing;
@@ -358,11 +366,11 @@ struct Staged {
     warnings: Vec<String>,
 }
 
-fn stage(order: &Order, refused: &Refused, unless: Option<Digest>, syntax: Syntax) -> Staged {
+fn stage(order: &Order, refused: &Refused, unless: Option<Digest>, syntax: Syntax, whole: bool) -> Staged {
     let began = Instant::now();
     let mut parsing = None;
     let mut warnings = Vec::new();
-    let result = render_and_write(order, refused, unless, |tree| {
+    let result = render_and_write(order, refused, unless, whole, |tree| {
         let began = Instant::now();
         let checked = check(tree, syntax, &mut warnings);
         parsing = (syntax != Syntax::Off).then(|| began.elapsed());
@@ -375,6 +383,7 @@ fn render_and_write(
     order: &Order,
     refused: &Refused,
     unless: Option<Digest>,
+    whole: bool,
     check: impl FnOnce(&Tree) -> Result<(), Problem>,
 ) -> Result<(Candidate, Tree), Problem> {
     let rendered = render(&order.inputs, order.digest, &order.published, refused)?;
@@ -386,7 +395,9 @@ fn render_and_write(
         return Ok((Candidate::Same { held_back }, rendered.tree));
     }
     let generation = Generation::new(order.sequence, order.digest, tree, content);
-    let staged = order.output.stage(&generation, &rendered.tree);
+    let output = &order.output;
+    let staged =
+        if whole { output.stage_whole(&generation, &rendered.tree) } else { output.stage(&generation, &rendered.tree) };
     staged.map_err(|error| Problem::new(Stage::Render, error.rejected(), &error))?;
     Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))
 }
@@ -486,7 +497,12 @@ mod tests {
         }
 
         async fn make(&self) -> (Made, Arc<Output>) {
-            let config = publish::Config { output: self.dir.path().join("conf"), file_mode: 0o644, secret_mode: 0o640 };
+            let config = publish::Config {
+                output: self.dir.path().join("conf"),
+                layout: publish::Layout::Atomic,
+                file_mode: 0o644,
+                secret_mode: 0o640,
+            };
             let (output, _) = Output::open(&config).unwrap();
             let output = Arc::new(output);
             let objects = self.objects.iter();

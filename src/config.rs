@@ -124,7 +124,12 @@ impl Config {
             client,
             watches,
             files,
-            output: publish::Config { output: directory, file_mode: output.file_mode, secret_mode: output.secret_mode },
+            output: publish::Config {
+                output: directory,
+                layout: output.layout,
+                file_mode: output.file_mode,
+                secret_mode: output.secret_mode,
+            },
             digest_key_file: output.digest_key_file,
             render,
             validate,

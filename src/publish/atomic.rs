@@ -8,26 +8,20 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{Advice, AtFlags, FileType, Mode, Stat, fadvise};
+use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::dirfd::{Dir, Entry, look, read_to_end};
-use super::sys::{fstat, fsync, statat, symlinkat};
-use super::{JOURNAL_TEMPORARY, KEY_TEMPORARY, Output, PublishError};
+use super::dirfd::{Dir, Entry, MAX_DEPTH, look, read_to_end};
+use super::inspect::Published;
+use super::layout::{BATCH, Publisher, describe};
+use super::sys::{fstat, statat, symlinkat};
+use super::{Output, PublishError};
 use crate::digest::{Digest, DigestKey, Hasher};
-use crate::journal::{Generation, sequence_of};
-use crate::machine::Disk;
 use crate::process::Reader;
-use crate::tree::{File, Tree};
+use crate::tree::{File, Tree, TreePath};
 
 pub(super) const DATA: &str = "..data";
-const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
-
-/// What a crash can leave behind, besides generations.
-const TEMPORARIES: [&str; 3] = [DATA_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
-
-/// How many files are held open until they are on the disk.
-const BATCH: usize = 128;
+pub(super) const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
 
 /// How much is read back of one generation, names and bytes: far more than `--max-size` is in any use, and an end to
 /// what somebody else has put there.
@@ -36,94 +30,45 @@ const READ_LIMIT: u64 = 1 << 30;
 /// The longest path in a generation, as `TreePath` has it. It bounds how deep is read.
 const PATH_LIMIT: usize = 1024;
 
-impl Output {
-    /// What lies in the output directory.
-    pub fn disk(&self) -> Result<Disk, PublishError> {
-        let directories = self.generations()?;
-        let link = self.data()?.filter(|link| directories.contains(link));
-        Ok(Disk { link, directories })
+/// The kubelet's layout of an output.
+pub(super) struct Atomic<'a>(pub(super) &'a Output);
+
+impl Publisher for Atomic<'_> {
+    fn current(&self) -> Result<Option<String>, PublishError> {
+        self.0.data()
     }
 
-    /// What a process could not read of the generation: the first such file or directory, with its mode and owners.
-    pub fn unreadable_by(&self, reader: &Reader, generation: &Generation) -> Result<Option<String>, PublishError> {
-        self.unreadable_below(reader, directory(generation, "read")?)
+    fn finish(&self) -> Result<Vec<String>, PublishError> {
+        // A rename is done or not.
+        Ok(Vec::new())
     }
 
-    /// The same of the directory of this name.
-    pub(super) fn unreadable_below(&self, reader: &Reader, name: &str) -> Result<Option<String>, PublishError> {
-        let mut open =
-            vec![(name.to_owned(), Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?)];
-        while let Some((path, dir)) = open.pop() {
-            let failed = |errno| self.io("read", &path, errno);
-            let stat = fstat(&dir).map_err(failed)?;
-            if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
-                return Ok(Some(describe(&path, &stat)));
-            }
-            for name in dir.names().map_err(failed)? {
-                let stat = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-                let path = format!("{path}/{}", name.to_string_lossy());
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    open.push((path, Dir::open(&dir, name).map_err(failed)?));
-                } else if !reader.may(4, stat.st_uid, stat.st_gid, stat.st_mode) {
-                    return Ok(Some(describe(&path, &stat)));
-                }
-            }
-        }
-        Ok(None)
+    fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
+        self.refuse_names(&tree.top_names())
     }
 
-    /// The digest of the generation as it lies on the disk: [`Tree::content`] of the tree that was published, if nobody
-    /// has changed it. Modes and owners are not looked at, and neither are directories without files.
-    pub fn content(&self, generation: &Generation, key: &DigestKey) -> Result<Digest, PublishError> {
-        let name = directory(generation, "read")?;
-        let dir = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
-        let mut content = Content { output: self, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
-        content.add(&dir, &[])?;
-        Ok(content.hasher.finish())
+    fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
+        let output = self.0;
+        output.write_tree(&output.dir, top, top, tree.iter())?;
+        output.dir.sync().map_err(|errno| output.io("sync", "", errno))
     }
 
-    /// Writes a candidate to its directory, where no reader sees it, and to the disk.
-    ///
-    /// Refuses a tree one of whose top-level names is taken by something that is not ours. What a crash left under the
-    /// directory's name is removed first; on an error, so is what was written.
-    pub fn stage(&self, generation: &Generation, tree: &Tree) -> Result<(), PublishError> {
-        let name = directory(generation, "staged")?;
-        if self.data()?.as_deref() == Some(name) {
-            let reason = "..data names its directory";
-            return Err(PublishError::Generation { name: name.to_owned(), doing: "staged", reason });
-        }
-        self.refuse_foreign(&tree.top_names())?;
-        self.dir.remove(name).map_err(|errno| self.io("remove the left-over", name, errno))?;
-        let written = self.write(name, tree);
-        if written.is_err() {
-            // The first error is the one to tell. What cannot be removed now goes with the next stage or prune.
-            let _ = self.dir.remove(name);
-        }
-        written
+    fn candidate(&self, name: &str) -> PathBuf {
+        name.into()
     }
 
-    /// Where the candidate lies, as an absolute path: for programs that look at it.
-    #[must_use]
-    pub fn candidate(&self, generation: &Generation) -> PathBuf {
-        let path = self.path.join(&generation.directory);
-        std::path::absolute(&path).unwrap_or(path)
-    }
-
-    /// Whether the candidate is as it was staged. Programs that look at one write into it: nginx makes its temporary
-    /// directories below its prefix, also when it only tests.
-    pub fn is_intact(&self, generation: &Generation, tree: &Tree) -> Result<bool, PublishError> {
-        let name = directory(generation, "read")?;
+    fn is_intact(&self, name: &str, tree: &Tree) -> Result<bool, PublishError> {
         let files: BTreeMap<&str, &File> = tree.iter().map(|(path, file)| (path.as_str(), file)).collect();
         let mut missing = files.len();
-        let opened = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
+        let opened = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
         let mut open = vec![(String::new(), opened)];
         while let Some((below, dir)) = open.pop() {
-            let failed = |errno| self.io("read", &format!("{name}/{below}"), errno);
+            let failed = |errno| self.0.io("read", &format!("{name}/{below}"), errno);
             for entry in dir.names().map_err(failed)? {
                 let Ok(entry) = entry.to_str() else { return Ok(false) };
                 let path = format!("{below}{entry}");
                 if let Some(file) = files.get(path.as_str()) {
-                    let mode = if file.secret { self.secret_mode } else { self.file_mode };
+                    let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
                     let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
                     let same = read.filter(|(bytes, _)| *bytes == file.bytes);
                     let Some((_, fd)) = same else { return Ok(false) };
@@ -147,101 +92,86 @@ impl Output {
         Ok(missing == 0)
     }
 
-    /// Removes a candidate that is not to be published.
-    pub fn discard(&self, generation: &Generation) -> Result<(), PublishError> {
-        let name = directory(generation, "discarded")?;
-        if self.data()?.as_deref() == Some(name) {
-            let reason = "..data names its directory";
-            return Err(PublishError::Generation { name: name.to_owned(), doing: "discarded", reason });
-        }
-        self.dir.remove(name).map_err(|errno| self.io("remove", name, errno))
-    }
-
-    /// Makes the links that the generation needs at the top and that are missing. Before [`Output::swap`], so that no
-    /// name is missing after it; a new one leads nowhere until then.
-    pub fn link(&self, generation: &Generation) -> Result<(), PublishError> {
+    /// Makes the links that the generation needs and that are missing. Before the swap, so that no name is missing after
+    /// it; a new one leads nowhere until then.
+    fn link(&self, name: &str) -> Result<(), PublishError> {
         // No fsync here and in unlink: after a crash both are done again.
-        let names = self.names_of(generation)?;
-        self.refuse_foreign(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let names = self.names_of(name)?;
+        self.refuse_names(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
         for name in names {
-            match symlinkat(target(&name), &self.dir, name.as_str()) {
-                // refuse_foreign saw that it is ours.
+            match symlinkat(target(&name), &self.0.dir, name.as_str()) {
+                // refuse_names saw that it is ours.
                 Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.io("make the link", &name, errno)),
+                Err(errno) => return Err(self.0.io("make the link", &name, errno)),
             }
         }
         Ok(())
     }
 
-    /// Makes the generation the current one; on return, it is so on the disk.
-    pub fn swap(&self, generation: &Generation) -> Result<(), PublishError> {
-        let name = directory(generation, "made current")?;
-        if self.look(name)? != Entry::Other(FileType::Directory) {
-            let reason = "its directory is missing";
-            return Err(PublishError::Generation { name: name.to_owned(), doing: "made current", reason });
-        }
-        let swapped = if self.data()?.as_deref() == Some(name) {
+    fn swap(&self, name: &str) -> Result<(), PublishError> {
+        let swapped = if self.0.data()?.as_deref() == Some(name) {
             // Done before a crash or an error: perhaps not yet on the disk.
-            self.dir.sync()
+            self.0.dir.sync()
         } else {
-            self.dir.replace_link(DATA, DATA_TEMPORARY, name)
+            self.0.dir.replace_link(DATA, DATA_TEMPORARY, name)
         };
-        swapped.map_err(|errno| self.io("replace the link", DATA, errno))
+        swapped.map_err(|errno| self.0.io("replace the link", DATA, errno))
     }
 
-    /// Removes those of our links whose name the generation does not have. After [`Output::swap`]; they lead nowhere
-    /// since then.
-    pub fn unlink(&self, generation: &Generation) -> Result<(), PublishError> {
-        let wanted = self.names_of(generation)?;
-        for name in self.names()? {
-            if !wanted.contains(&name) && self.look(&name)? == ours(&name) {
-                self.dir.remove(name.as_str()).map_err(|errno| self.io("remove the link", &name, errno))?;
+    /// Removes those of our links whose name the generation does not have. After the swap they lead nowhere.
+    fn unlink(&self, name: &str) -> Result<(), PublishError> {
+        let wanted = self.names_of(name)?;
+        for name in self.0.names()? {
+            if !wanted.contains(&name) && self.0.look(&name)? == ours(&name) {
+                self.0.dir.remove(name.as_str()).map_err(|errno| self.0.io("remove the link", &name, errno))?;
             }
         }
         Ok(())
     }
 
-    /// Removes the generations that are neither in `keep` nor named by `..data`, and what a crash left of temporary
-    /// names; nothing else. One that resists does not save the others, and the first error is returned.
-    pub fn prune(&self, keep: &[&str]) -> Result<(), PublishError> {
-        let current = self.data()?;
-        let mut result = Ok(());
-        let generations = self.generations()?;
-        let stale = generations
-            .iter()
-            .map(String::as_str)
-            .filter(|name| !keep.contains(name) && current.as_deref() != Some(name));
-        for name in stale.chain(TEMPORARIES) {
-            let removed = self.dir.remove(name).map_err(|errno| self.io("remove", name, errno));
-            result = result.and(removed);
-        }
-        result
+    fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
+        let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
+        let mut content = Content { output: self.0, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
+        content.add(&dir, &[])?;
+        Ok(content.hasher.finish())
     }
 
-    /// The directories of our pattern, by sequence number.
-    fn generations(&self) -> Result<Vec<String>, PublishError> {
-        let mut generations = Vec::new();
-        for name in self.names()? {
-            if sequence_of(&name).is_some() && self.look(&name)? == Entry::Other(FileType::Directory) {
-                generations.push(name);
+    fn unreadable_by(&self, reader: &Reader, name: &str) -> Result<Option<String>, PublishError> {
+        let mut open =
+            vec![(name.to_owned(), Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?)];
+        while let Some((path, dir)) = open.pop() {
+            let failed = |errno| self.0.io("read", &path, errno);
+            let stat = fstat(&dir).map_err(failed)?;
+            if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
+                return Ok(Some(describe(&path, &stat)));
+            }
+            for name in dir.names().map_err(failed)? {
+                let stat = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                let path = format!("{path}/{}", name.to_string_lossy());
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    open.push((path, Dir::open(&dir, name).map_err(failed)?));
+                } else if !reader.may(4, stat.st_uid, stat.st_gid, stat.st_mode) {
+                    return Ok(Some(describe(&path, &stat)));
+                }
             }
         }
-        generations.sort_unstable_by_key(|name| (sequence_of(name), name.clone()));
-        Ok(generations)
+        Ok(None)
     }
 
-    /// The names in the output directory; those that are not UTF-8 cannot be ours.
-    fn names(&self) -> Result<Vec<String>, PublishError> {
-        let names = self.dir.names().map_err(|errno| self.io("list", "", errno))?;
-        Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
+    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, Published>, PublishError> {
+        let mut files = BTreeMap::new();
+        let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
+        self.0.walk(&dir, "", MAX_DEPTH, &mut limit.clone(), &mut files)?;
+        Ok(files)
     }
+}
 
+impl Atomic<'_> {
     /// The generation's top-level names. It was checked when it was written, but lies where others may write: nothing
     /// that would collide with our own names comes out of it.
-    fn names_of(&self, generation: &Generation) -> Result<Vec<String>, PublishError> {
-        let name = directory(generation, "read")?;
-        let names = Dir::open(&self.dir, name).and_then(|dir| dir.names());
-        let names = names.map_err(|errno| self.io("list", name, errno))?;
+    fn names_of(&self, name: &str) -> Result<Vec<String>, PublishError> {
+        let names = Dir::open(&self.0.dir, name).and_then(|dir| dir.names());
+        let names = names.map_err(|errno| self.0.io("list", name, errno))?;
         Ok(names
             .into_iter()
             .filter_map(|name| name.into_string().ok())
@@ -249,47 +179,38 @@ impl Output {
             .collect())
     }
 
-    fn look(&self, name: &str) -> Result<Entry, PublishError> {
-        look(&self.dir, name).map_err(|errno| self.io("read", name, errno))
-    }
-
     /// An error if something that is not ours lies at one of these names.
-    pub(super) fn refuse_foreign(&self, names: &[&str]) -> Result<(), PublishError> {
+    fn refuse_names(&self, names: &[&str]) -> Result<(), PublishError> {
         let mut foreign = Vec::new();
         for name in names {
-            let entry = self.look(name)?;
+            let entry = self.0.look(name)?;
             if entry != Entry::Missing && entry != ours(name) {
-                foreign.push((name, entry));
+                foreign.push(((*name).to_owned(), entry.describe()));
             }
         }
-        match foreign.first() {
-            None => Ok(()),
-            Some((name, entry)) => Err(PublishError::ForeignName {
-                path: self.path.join(name),
-                what: entry.describe(),
-                more: foreign.len() - 1,
-            }),
-        }
+        self.0.refuse(&foreign)
     }
+}
 
-    /// Writes the tree to a fresh directory, and waits until it is on the disk.
-    ///
-    /// All files are written before the first is waited for. Each fsync of a new file makes ext4 commit its journal,
-    /// unless an earlier commit took the file along; that is so once the file has its blocks, which it gets when its
-    /// writeback begins and not when it is written (delayed allocation). Hence the advice on all of them first: seen
-    /// to save a fifth of the time for 4 files of 2 kB, and two thirds for 64, where without it the second pass is no
-    /// faster than an fsync after each write. It is a hint: the order rests on the fsyncs alone, of the content, then
-    /// of its names, then (in `swap`) of the link to it.
-    fn write(&self, top: &str, tree: &Tree) -> Result<(), PublishError> {
+impl Output {
+    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, and waits until all but the name of
+    /// that directory is on the disk.
+    pub(super) fn write_tree<'a>(
+        &self,
+        at: &Dir,
+        name: &str,
+        top: &str,
+        files: impl Iterator<Item = (&'a TreePath, &'a File)>,
+    ) -> Result<(), PublishError> {
         let mut written: Vec<(OwnedFd, String)> = Vec::new();
         let make = |above: &Dir, name: &str, path: &str| {
             above.make(name, self.group, self.dir_mode).map_err(|errno| self.io("make the directory", path, errno))
         };
-        let root = make(&self.dir, top, top)?;
+        let root = make(at, name, top)?;
         // The directories between the root and the file at hand. Paths come in the order of their bytes, so that all
         // below one directory comes in one piece: each directory is made once, and is complete when it is left.
         let mut open: Vec<(&str, String, Dir)> = Vec::new();
-        for (path, file) in tree.iter() {
+        for (path, file) in files {
             let path_text = format!("{top}/{path}");
             let mut segments: Vec<&str> = path.segments().collect();
             let Some(name) = segments.pop() else { continue };
@@ -314,19 +235,7 @@ impl Output {
         }
         written.extend(open.into_iter().rev().map(|(_, path, dir)| (dir.into(), path)));
         written.push((root.into(), top.to_owned()));
-        self.flush(&mut written)?;
-        self.dir.sync().map_err(|errno| self.io("sync", "", errno))
-    }
-
-    fn flush(&self, written: &mut Vec<(OwnedFd, String)>) -> Result<(), PublishError> {
-        for (fd, _) in &*written {
-            // A hint, as said above: where it fails, the fsync is slower.
-            let _ = fadvise(fd, 0, None, Advice::DontNeed);
-        }
-        for (fd, path) in written.drain(..) {
-            fsync(&fd).map_err(|errno| self.io("sync", &path, errno))?;
-        }
-        Ok(())
+        self.flush(&mut written)
     }
 }
 
@@ -405,10 +314,6 @@ impl Content<'_> {
     }
 }
 
-pub(super) fn describe(path: &str, stat: &Stat) -> String {
-    format!("{path} (mode {:04o}, user {}, group {})", stat.st_mode & 0o7777, stat.st_uid, stat.st_gid)
-}
-
 /// The target of our link NAME.
 fn target(name: &str) -> String {
     format!("{DATA}/{name}")
@@ -418,14 +323,4 @@ fn target(name: &str) -> String {
 fn ours(name: &str) -> Entry {
     // A name from a directory or a TreePath holds no NUL.
     Entry::Link(std::ffi::CString::new(target(name)).unwrap_or_default())
-}
-
-/// The generation's directory, if it is one that we would make: the journal is checked when it is read, but what is
-/// removed and written here must not depend on that.
-fn directory<'a>(generation: &'a Generation, doing: &'static str) -> Result<&'a str, PublishError> {
-    let name = generation.directory.as_str();
-    if sequence_of(name).is_some() {
-        return Ok(name);
-    }
-    Err(PublishError::Generation { name: name.to_owned(), doing, reason: "its directory is not of our pattern" })
 }

@@ -81,11 +81,28 @@ impl Dir {
     pub(super) fn create(&self, name: &str, bytes: &[u8], group: Option<Gid>, mode: Mode) -> Result<OwnedFd> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(self, name, flags, mode & Mode::from_raw_mode(0o600))?;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let written = retry_on_intr(|| write(&file, rest))?;
-            rest = rest.get(written..).filter(|_| written > 0).ok_or(Errno::IO)?;
-        }
+        write_all(&file, bytes)?;
+        settle(&file, group, mode)?;
+        Ok(file)
+    }
+
+    /// The same, of another file's bytes, which `seen` is shown.
+    pub(super) fn copy(
+        &self,
+        name: &str,
+        from: impl AsFd,
+        group: Option<Gid>,
+        mode: Mode,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<OwnedFd> {
+        let file = self.create(name, &[], None, mode & Mode::from_raw_mode(0o600))?;
+        let mut written = Ok(());
+        read_to_end(from, |chunk| {
+            seen(chunk);
+            written = write_all(&file, chunk);
+            written.is_ok()
+        })?;
+        written?;
         settle(&file, group, mode)?;
         Ok(file)
     }
@@ -179,6 +196,15 @@ impl Dir {
     }
 }
 
+fn write_all(file: impl AsFd, bytes: &[u8]) -> Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let written = retry_on_intr(|| write(&file, rest))?;
+        rest = rest.get(written..).filter(|_| written > 0).ok_or(Errno::IO)?;
+    }
+    Ok(())
+}
+
 /// Gives the file's bytes to `take` as they come, and whether it wanted all of them: it says when it has enough.
 pub(super) fn read_to_end(file: impl AsFd, mut take: impl FnMut(&[u8]) -> bool) -> Result<bool> {
     let mut buffer = [0; 8192];
@@ -216,5 +242,99 @@ pub(super) fn look(at: impl AsFd, name: impl Arg + Copy) -> Result<Entry> {
             Ok(Entry::Other(FileType::from_raw_mode(stat.st_mode)))
         }
         Err(errno) => Err(errno),
+    }
+}
+
+/// The way down from a directory to one path after another. In the order of paths, each directory is opened once, and
+/// is on the disk, if it was changed, when it is left.
+#[derive(Debug)]
+pub(super) struct Way<'a> {
+    root: &'a Dir,
+    root_changed: bool,
+    open: Vec<Level>,
+}
+
+#[derive(Debug)]
+struct Level {
+    name: String,
+    dir: Dir,
+    changed: bool,
+}
+
+/// Where a way ends before its end, and why: `NOENT`, or `NOTDIR` for a symlink or a file.
+#[derive(Debug)]
+pub(super) struct Blocked {
+    pub(super) at: String,
+    pub(super) errno: Errno,
+}
+
+impl<'a> Way<'a> {
+    pub(super) fn from(root: &'a Dir) -> Self {
+        Self { root, root_changed: false, open: Vec::new() }
+    }
+
+    /// The directory of the path's last segment, and that segment. Directories that are missing are made, with this
+    /// group and mode, if that is wanted.
+    pub(super) fn to<'p>(
+        &mut self,
+        path: &'p str,
+        make: Option<(Option<Gid>, Mode)>,
+    ) -> std::result::Result<(&Dir, &'p str), Blocked> {
+        let (above, leaf) = path.rsplit_once('/').unwrap_or(("", path));
+        let segments: Vec<&str> = above.split('/').filter(|segment| !segment.is_empty()).collect();
+        let common = self.open.iter().zip(&segments).take_while(|(level, segment)| level.name == **segment).count();
+        let blocked = |depth: usize, errno| Blocked { at: segments.get(..depth).unwrap_or_default().join("/"), errno };
+        self.leave(common).map_err(|errno| blocked(common, errno))?;
+        for (depth, segment) in segments.iter().enumerate().skip(common) {
+            let failed = |errno| blocked(depth + 1, errno);
+            let dir = match (Dir::open(self.last(), *segment), make) {
+                (Err(Errno::NOENT), Some((group, mode))) => {
+                    let fresh = match self.last().make(segment, group, mode) {
+                        // Somebody was quicker.
+                        Err(Errno::EXIST) => Dir::open(self.last(), *segment),
+                        other => other,
+                    };
+                    self.changed();
+                    fresh.map_err(failed)?
+                }
+                (Err(Errno::LOOP), _) => return Err(failed(Errno::NOTDIR)),
+                (opened, _) => opened.map_err(failed)?,
+            };
+            self.open.push(Level { name: (*segment).to_owned(), dir, changed: false });
+        }
+        Ok((self.last(), leaf))
+    }
+
+    /// Notes that names have changed in the directory that was asked for last.
+    pub(super) fn changed(&mut self) {
+        match self.open.last_mut() {
+            Some(level) => level.changed = true,
+            None => self.root_changed = true,
+        }
+    }
+
+    /// Notes the same of all directories above it.
+    pub(super) fn all_changed(&mut self) {
+        self.root_changed = true;
+        self.open.iter_mut().for_each(|level| level.changed = true);
+    }
+
+    /// Waits until all that was changed is on the disk.
+    pub(super) fn end(mut self) -> Result<()> {
+        self.leave(0)?;
+        if self.root_changed { self.root.sync() } else { Ok(()) }
+    }
+
+    fn last(&self) -> &Dir {
+        self.open.last().map_or(self.root, |level| &level.dir)
+    }
+
+    fn leave(&mut self, depth: usize) -> Result<()> {
+        for level in self.open.drain(depth..).rev() {
+            if level.changed {
+                level.dir.sync()?;
+            }
+        }
+        Ok(())
     }
 }

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use rustix::fs::{Access, AtFlags, FileType, accessat, fstat, statat};
+use rustix::fs::{Access, AtFlags, FileType, Stat, accessat, fstat, statat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
-use super::dirfd::{Dir, MAX_DEPTH};
-use super::{Config, Output, PublishError, SETGID, atomic, checked, existing, own_path};
+use super::dirfd::Dir;
+use super::layout::describe;
+use super::{Config, Output, PublishError, SETGID, checked, existing, own_path};
 use crate::digest::DigestKey;
 use crate::process::Reader;
 use crate::tree::Tree;
@@ -30,7 +31,7 @@ impl Output {
     pub fn inspect(config: &Config) -> Result<Option<(Self, Vec<String>)>, PublishError> {
         let path = own_path(&config.output);
         let Some(dir) = existing(&path)? else { return Ok(None) };
-        let mut stat = checked(&dir, &path)?;
+        let mut stat = checked(&dir, &path, config.layout)?;
         if stat.st_uid == geteuid().as_raw() {
             // `open` sets it.
             stat.st_mode |= SETGID;
@@ -53,9 +54,9 @@ impl Output {
             .map_err(|errno| self.io("write into --output", "", errno))
     }
 
-    /// An error if something that is not ours lies at a top-level name of the tree, as [`Output::stage`] has it.
+    /// An error if something that is not ours lies where the tree needs to be, as [`Output::stage`] has it.
     pub fn has_room_for(&self, tree: &Tree) -> Result<(), PublishError> {
-        self.refuse_foreign(&tree.top_names())
+        self.layout().refuse_foreign(tree)
     }
 
     /// The digest key, if one is there that [`Output::digest_key`] would take.
@@ -64,23 +65,16 @@ impl Output {
         self.found_key().ok()?.map(|(bytes, _)| DigestKey::new(bytes))
     }
 
-    /// The directory that `..data` names, if there is one.
-    pub fn current(&self) -> Result<Option<String>, PublishError> {
-        Ok(self.disk()?.link)
-    }
-
     /// The regular files of the current generation by path, and their contents as long as these are no more than
     /// `limit` bytes together.
     pub fn published(&self, limit: u64) -> Result<BTreeMap<String, Published>, PublishError> {
-        let mut files = BTreeMap::new();
-        if let Some(name) = self.current()? {
-            let dir = Dir::open(&self.dir, &*name).map_err(|errno| self.io("open", &name, errno))?;
-            self.walk(&dir, "", MAX_DEPTH, &mut limit.clone(), &mut files)?;
+        match self.current()? {
+            Some(name) => self.layout().published(&name, limit),
+            None => Ok(BTreeMap::new()),
         }
-        Ok(files)
     }
 
-    fn walk(
+    pub(super) fn walk(
         &self,
         dir: &Dir,
         at: &str,
@@ -100,15 +94,8 @@ impl Output {
                     self.walk(&below, &path, depth - 1, left, files)?;
                 }
                 FileType::RegularFile => {
-                    let most = usize::try_from(*left).unwrap_or(usize::MAX);
-                    let bytes = match dir.read(text, most) {
-                        Ok(read) => read.map(|(bytes, _)| bytes),
-                        Err(Errno::ACCESS | Errno::PERM) => None,
-                        Err(errno) => return Err(failed(errno)),
-                    };
-                    *left = left.saturating_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
-                    let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));
-                    files.insert(path, Published { bytes, size, secret });
+                    let found = self.published_file(dir, text, &stat, left).map_err(failed)?;
+                    files.insert(path, found);
                 }
                 _ => {}
             }
@@ -116,10 +103,29 @@ impl Output {
         Ok(())
     }
 
+    /// A regular file, and its content as long as that is no more than `left` bytes, which it is taken from.
+    pub(super) fn published_file(
+        &self,
+        dir: &Dir,
+        name: &str,
+        stat: &Stat,
+        left: &mut u64,
+    ) -> rustix::io::Result<Published> {
+        let most = usize::try_from(*left).unwrap_or(usize::MAX);
+        let bytes = match dir.read(name, most) {
+            Ok(read) => read.map(|(bytes, _)| bytes),
+            Err(Errno::ACCESS | Errno::PERM) => None,
+            Err(errno) => return Err(errno),
+        };
+        *left = left.saturating_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));
+        Ok(Published { bytes, size, secret })
+    }
+
     /// Whether a file of this mode is one that a secret went into: others may do less with it than with other files.
     /// What the group may do tells nothing: on a persistent volume with an fsGroup, the kubelet gives it to the group at
     /// each mount (`pkg/volume/volume_linux.go`).
-    fn was_secret(&self, mode: u32) -> Option<bool> {
+    pub(super) fn was_secret(&self, mode: u32) -> Option<bool> {
         let others = self.file_mode.as_raw_mode() & 0o007;
         (others & !self.secret_mode.as_raw_mode() != 0).then_some(others & !mode != 0)
     }
@@ -129,10 +135,10 @@ impl Output {
     pub fn unreadable(&self, reader: &Reader) -> Result<Option<String>, PublishError> {
         let stat = fstat(&self.dir).map_err(|errno| self.io("stat", "", errno))?;
         if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
-            return Ok(Some(atomic::describe(&self.path.display().to_string(), &stat)));
+            return Ok(Some(describe(&self.path.display().to_string(), &stat)));
         }
         match self.current()? {
-            Some(name) => self.unreadable_below(reader, &name),
+            Some(name) => self.layout().unreadable_by(reader, &name),
             None => Ok(None),
         }
     }

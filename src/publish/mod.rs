@@ -4,18 +4,22 @@
 //! unlink, journal, prune. Each effect may be cut off by a crash after any system call and be done again from its
 //! beginning. All of it is blocking, and made for `spawn_blocking`.
 //!
-//! This file holds what any layout needs: the directory itself, its lock, the digest key, the journal. The kubelet's
-//! layout is in [`atomic`].
+//! This file holds what any layout needs: the directory itself, its lock, the digest key, the journal. What the effects
+//! are is in `layout`; the kubelet's layout in `atomic`, and the one of single files in `files`.
 
-pub mod atomic;
+mod atomic;
 mod dirfd;
+mod files;
 mod inspect;
+mod layout;
+mod manifest;
 mod sys;
 #[cfg(test)]
 mod tests;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, CWD, FlockOperation, Gid, Mode, OFlags, Stat, StatxAttributes, StatxFlags, flock, statx};
@@ -26,6 +30,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use self::dirfd::{Dir, Entry, look};
 pub use self::inspect::Published;
+pub use self::layout::Layout;
 use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
@@ -36,6 +41,9 @@ const KEY_TEMPORARY: &str = "..trimtab.key.tmp";
 const JOURNAL: &str = "..trimtab.json";
 const JOURNAL_TEMPORARY: &str = "..trimtab.json.tmp";
 const JOURNAL_BAD: &str = "..trimtab.json.bad";
+
+/// What a crash can leave behind, besides generations.
+const TEMPORARIES: [&str; 4] = [atomic::DATA_TEMPORARY, files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
 
 /// A journal is about 1 kB. What is longer is none.
 const JOURNAL_LIMIT: usize = 1 << 20;
@@ -48,6 +56,8 @@ const STICKY: u32 = 0o1000;
 pub struct Config {
     /// `--output`. Its parents may be symlinks; it itself may not.
     pub output: PathBuf,
+    /// `--layout`.
+    pub layout: Layout,
     /// `--file-mode`: permissions of files that no secret went into. Bits beyond 0777 are ignored.
     pub file_mode: u32,
     /// `--secret-mode`: permissions of files that a secret went into. Bits beyond 0777 are ignored.
@@ -115,6 +125,33 @@ pub enum PublishError {
         path: PathBuf,
         /// What it is.
         what: String,
+    },
+    /// Another layout was published here. Fatal.
+    #[error(
+        "--output {} holds what --layout {other} has published ({name}), and is not changed to another layout: its \
+         readers would see a part of it missing meanwhile; name another directory, or empty this one while nobody \
+         reads it",
+        path.display()
+    )]
+    OtherLayout {
+        /// `--output`.
+        path: PathBuf,
+        /// By what that is seen.
+        name: &'static str,
+        /// That layout.
+        other: &'static str,
+    },
+    /// What says which files are ours cannot be used. Fatal at start, retried later.
+    #[error(
+        "{} {what}: it says which files here are Trimtab's; if they can be done without, remove it, the directories \
+         ..trimtab-* and those files, and start again",
+        path.display()
+    )]
+    Record {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
     },
     /// A name that the tree needs in the output is taken. Rejected.
     #[error(
@@ -196,12 +233,15 @@ pub struct Output {
     dir: Dir,
     /// For messages, and for programs that are told where the candidate lies.
     path: PathBuf,
+    layout: Layout,
     file_mode: Mode,
     secret_mode: Mode,
     /// Of generation directories and those below them.
     dir_mode: Mode,
     /// The group that files must have. `None` where this process can neither inherit nor give the output's.
     group: Option<Gid>,
+    /// The output's own digest key, once it was needed.
+    own_key: OnceLock<DigestKey>,
 }
 
 /// While it lives, no other Trimtab works on the output. The kernel releases it with the process.
@@ -244,7 +284,7 @@ impl Output {
             Some(dir) => dir,
             None => create(&path)?,
         };
-        let mut stat = checked(&dir, &path)?;
+        let mut stat = checked(&dir, &path, config.layout)?;
         if stat.st_mode & SETGID == 0 && stat.st_uid == geteuid().as_raw() {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777 | SETGID);
             fchmod(&dir, mode).map_err(io("set the setgid bit of --output"))?;
@@ -280,7 +320,7 @@ impl Output {
             warnings
                 .push(format!("--output {shown} has mode {:04o}: no other user can read it", stat.st_mode & 0o7777));
         }
-        if is_mount_point(&dir).map_err(io("stat --output"))? {
+        if config.layout == Layout::Atomic && is_mount_point(&dir).map_err(io("stat --output"))? {
             warnings.push(format!(
                 "--output {shown} is the root of a volume, where other things may lie and whose mode and group are not \
                  Trimtab's; better name a directory in it, such as {}",
@@ -291,10 +331,12 @@ impl Output {
         let output = Self {
             dir,
             path,
+            layout: config.layout,
             file_mode: Mode::from_raw_mode(config.file_mode & 0o777),
             secret_mode: Mode::from_raw_mode(config.secret_mode & 0o777),
             dir_mode: Mode::from_raw_mode(0o755 | stat.st_mode & SETGID),
             group,
+            own_key: OnceLock::new(),
         };
         Ok((output, warnings))
     }
@@ -398,12 +440,22 @@ fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
     }
 }
 
-/// Refuses an output that is not ours or is sticky.
-fn checked(dir: &Dir, path: &Path) -> Result<Stat, PublishError> {
+/// Refuses an output that is not ours, has another layout, or is sticky: in the `files` layout there are no links that
+/// others would have to follow.
+fn checked(dir: &Dir, path: &Path, layout: Layout) -> Result<Stat, PublishError> {
     // First of all, since a volume of the kubelet's may also be read-only or sticky.
-    data(dir, path)?;
+    let atomic = data(dir, path)?.is_some();
+    let files = files::is_laid_out(dir).map_err(|errno| PublishError::Io {
+        doing: "read",
+        path: path.join(files::CURRENT),
+        errno,
+    })?;
+    if (atomic && layout == Layout::Files) || (files && layout == Layout::Atomic) {
+        let (name, other) = if atomic { (atomic::DATA, "atomic") } else { (files::CURRENT, "files") };
+        return Err(PublishError::OtherLayout { path: path.to_owned(), name, other });
+    }
     let stat = fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
-    if stat.st_mode & STICKY != 0 {
+    if stat.st_mode & STICKY != 0 && layout == Layout::Atomic {
         return Err(PublishError::Sticky { path: path.to_owned(), mode: stat.st_mode & 0o7777 });
     }
     Ok(stat)

@@ -3,12 +3,13 @@
 
 #[cfg(not(test))]
 pub(super) use rustix::fs::{
-    fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat, renameat, statat, symlinkat, unlinkat,
+    fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 #[cfg(not(test))]
 pub(super) use rustix::io::{read, write};
 
 #[cfg(test)]
 pub(super) use super::tests::faulty::{
-    fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, statat, symlinkat, unlinkat, write,
+    fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_with, statat, symlinkat,
+    unlinkat, write,
 };

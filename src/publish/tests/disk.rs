@@ -12,6 +12,7 @@ use super::*;
 use crate::journal::{Debt, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::metrics::Stage;
+use crate::publish::files::CURRENT;
 
 /// How often timers fire before what does not come to rest is left alone.
 const ROUNDS: usize = 24;
@@ -47,12 +48,13 @@ pub(super) struct Script {
     pub(super) edits: Vec<Edit>,
     /// Whether there is a main process to tell.
     pub(super) reload: bool,
+    pub(super) layout: Layout,
 }
 
 /// The paths that the machine takes.
 pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
     let script = |name, before: &[Edit], edits: &[Edit]| {
-        (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true })
+        (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true, layout: Layout::Atomic })
     };
     let (name, publish) = script("publish with nobody to tell", &[edit(1)], &[edit(2)]);
     [
@@ -66,6 +68,18 @@ pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
 }
 
 impl Script {
+    /// The same in the layout of single files, where what was a file becomes a directory, and the other way round.
+    pub(super) fn in_files(mut self) -> Self {
+        self.layout = Layout::Files;
+        for edit in self.before.iter_mut().chain(&mut self.edits) {
+            let number = edit.digest.as_bytes()[0];
+            let path = if number % 2 == 0 { "kind/changes" } else { "kind" };
+            edit.tree.insert(TreePath::parse(path).unwrap(), file(&number.to_string(), false)).unwrap();
+            edit.tree.insert(TreePath::parse("same").unwrap(), file("same", false)).unwrap();
+        }
+        self
+    }
+
     pub(super) fn all(&self) -> impl DoubleEndedIterator<Item = &Edit> {
         self.before.iter().chain(&self.edits)
     }
@@ -119,13 +133,21 @@ impl Scene {
         &self.edits[directory.rsplit('-').next().unwrap()]
     }
 
-    /// The generation that `..data` names.
+    /// The generation that is current.
     pub(super) fn linked(&self) -> Option<String> {
+        if self.script.layout == Layout::Files {
+            let text = fs::read_to_string(self.at.join(CURRENT)).ok()?;
+            return text.split('"').nth(3).map(str::to_owned);
+        }
         fs::read_link(self.at.join("..data")).ok().map(|target| target.into_os_string().into_string().unwrap())
     }
 
     /// At each moment: what is current is whole, and so is the last good generation.
     pub(super) fn assert_whole(&self) {
+        if self.script.layout == Layout::Files {
+            self.assert_files_whole();
+            return;
+        }
         let linked = self.linked();
         assert!(linked.is_some() || self.script.before.is_empty(), "..data is gone");
         if let Some(linked) = &linked {
@@ -146,11 +168,42 @@ impl Scene {
         }
     }
 
+    /// At each moment: each file is one of a generation, and whole; those that all of them have are there; and the last
+    /// good generation can be had from its copies and from what is in place.
+    fn assert_files_whole(&self) {
+        let found = in_place(&self.at);
+        let known: Vec<_> = self.edits.values().map(|edit| files(&edit.tree)).collect();
+        for (path, bytes) in &found {
+            assert!(known.iter().any(|files| files.get(path) == Some(bytes)), "torn, or not ours: {path}");
+        }
+        assert!(self.linked().is_some() || self.script.before.is_empty(), "what is current is not known");
+        if self.script.before.is_empty() {
+            return;
+        }
+        for path in ["a", "d/b", "d/e/c", "same"] {
+            assert!(found.contains_key(path), "{path} is missing");
+        }
+        let journal = fs::read(self.at.join(JOURNAL)).ok().map(|bytes| Journal::parse(&bytes).unwrap());
+        let linked = self.linked();
+        let good = journal.and_then(|journal| {
+            let announced = journal.current.as_ref().filter(|current| Some(&current.directory) != linked.as_ref());
+            journal.last_good.filter(|good| Some(good) != announced)
+        });
+        if let Some(good) = good {
+            let copies = self.at.join(&good.directory).join("files");
+            for (path, bytes) in files(&self.edit_of(&good.directory).tree) {
+                let copy = fs::read_to_string(copies.join(&path)).ok();
+                let had = copy.as_ref().or(found.get(&path));
+                assert_eq!(had, Some(&bytes), "{path} of the last good one, {}", good.directory);
+            }
+        }
+    }
+
     /// The main process is told: it reads by the names that it knows.
     fn told(&self) -> Verdict {
         let linked = self.linked().unwrap();
         let edit = self.edit_of(&linked);
-        assert_reads(&self.at, &edit.tree);
+        self.assert_reads(&edit.tree);
         if edit.refused {
             let rejection = Rejection { stage: Stage::Reload, reason: "it is bad".into(), at: Timestamp::UNIX_EPOCH };
             return Verdict::Refused(rejection);
@@ -159,13 +212,29 @@ impl Scene {
         Verdict::Took
     }
 
+    /// All that lies there for readers is the tree.
+    fn assert_reads(&self, tree: &Tree) {
+        match self.script.layout {
+            Layout::Atomic => assert_reads(&self.at, tree),
+            Layout::Files => {
+                let mut found = in_place(&self.at);
+                // While it is told, what is stale may still be there.
+                found.retain(|path, _| tree.get(path).is_some());
+                assert_eq!(found, files(tree));
+            }
+        }
+    }
+
     /// Everything came out as it must.
     pub(super) fn assert_done(&self, machine: &Machine) {
         let end = self.script.end();
         let linked = self.linked().expect("nothing is published");
         assert_eq!(self.edit_of(&linked).digest, end.digest, "not the newest is current: {machine:?}");
-        assert_eq!(current(&self.at), Some(files(&end.tree)));
-        assert_reads(&self.at, &end.tree);
+        match self.script.layout {
+            Layout::Atomic => assert_eq!(current(&self.at), Some(files(&end.tree))),
+            Layout::Files => assert_eq!(in_place(&self.at), files(&end.tree)),
+        }
+        self.assert_reads(&end.tree);
         if self.script.reload {
             assert_eq!(self.loaded.borrow().as_ref(), Some(&linked), "the main process was not told");
         }
@@ -182,10 +251,17 @@ impl Scene {
         assert_eq!(top_names(&self.at), tops, "links");
         let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
         let mut own: BTreeSet<_> = kept.map(|generation| generation.directory.clone()).collect();
-        own.extend(["..data", JOURNAL, KEY, LOCK].map(str::to_owned));
+        own.extend(["..data", CURRENT, JOURNAL, KEY, LOCK].map(str::to_owned));
         let found = own_names(&self.at);
         assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());
     }
+}
+
+/// The files that are not of our own names.
+pub(super) fn in_place(at: &Path) -> BTreeMap<String, String> {
+    let mut found = listing(at);
+    found.retain(|path, what| !path.starts_with("..") && what != "a directory");
+    found
 }
 
 /// Trimtab, as the app runs it, without the app.
@@ -206,7 +282,8 @@ impl Sidecar {
     }
 
     fn try_start(scene: &Rc<Scene>) -> Result<Self, PublishError> {
-        let (output, _) = Output::open(&config(&scene.at))?;
+        let config = Config { layout: scene.script.layout, ..config(&scene.at) };
+        let (output, _) = Output::open(&config)?;
         // A child that another test is starting may hold it.
         let deadline = Instant::now() + Duration::from_secs(10);
         let lock = loop {
@@ -216,6 +293,7 @@ impl Sidecar {
             assert!(Instant::now() < deadline, "the lock is not released");
         };
         let key = output.digest_key()?;
+        output.finish()?;
         let journal = match output.read_journal()? {
             Found::Nothing => None,
             Found::Journal(journal) => Some(journal),
@@ -480,4 +558,24 @@ fn rollback_comes_out_whatever_fails() {
 #[test]
 fn rollback_and_what_mends_it_come_out_whatever_fails() {
     fails_everywhere(&scripts()["roll back, then publish"]);
+}
+
+#[test]
+fn first_generation_of_single_files_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["first generation"].clone().in_files());
+}
+
+#[test]
+fn publish_of_single_files_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish"].clone().in_files());
+}
+
+#[test]
+fn publish_of_single_files_with_nobody_to_tell_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish with nobody to tell"].clone().in_files());
+}
+
+#[test]
+fn rollback_of_single_files_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back"].clone().in_files());
 }

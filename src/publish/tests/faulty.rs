@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
 use rustix::io::{Errno, Result};
 use rustix::path::Arg;
 
@@ -39,6 +39,7 @@ pub(in crate::publish) enum Change {
     Renamed {
         at: u64,
         from: String,
+        into: u64,
         to: String,
     },
     Removed {
@@ -206,11 +207,20 @@ pub(in crate::publish) fn symlinkat<Fd: AsFd>(target: impl Arg, at: Fd, name: im
 }
 
 pub(in crate::publish) fn renameat<Fd: AsFd, To: AsFd>(at: Fd, from: impl Arg, into: To, to: impl Arg) -> Result<()> {
+    renameat_with(at, from, into, to, RenameFlags::empty())
+}
+
+pub(in crate::publish) fn renameat_with<Fd: AsFd, To: AsFd>(
+    at: Fd,
+    from: impl Arg,
+    into: To,
+    to: impl Arg,
+    flags: RenameFlags,
+) -> Result<()> {
     let (from, to) = (text(from), text(to));
     call(true, || {
-        rustix::fs::renameat(&at, from.as_str(), &into, to.as_str())?;
-        assert_eq!(inode(&at), inode(&into), "the model knows renames within one directory");
-        log(|| Change::Renamed { at: inode(&at), from, to });
+        rustix::fs::renameat_with(&at, from.as_str(), &into, to.as_str(), flags)?;
+        log(|| Change::Renamed { at: inode(&at), from, into: inode(&into), to });
         Ok(())
     })
 }

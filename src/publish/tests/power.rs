@@ -29,6 +29,8 @@ enum Entry {
     Set(String, usize),
     Unset(String),
     Moved(String, String, usize),
+    /// From this directory to another one.
+    MovedOut(String, usize),
 }
 
 fn apply(entries: &mut BTreeMap<String, usize>, change: &Entry) {
@@ -44,6 +46,11 @@ fn apply(entries: &mut BTreeMap<String, usize>, change: &Entry) {
                 entries.remove(from);
             }
             entries.insert(to.clone(), *node);
+        }
+        Entry::MovedOut(from, node) => {
+            if entries.get(from) == Some(node) {
+                entries.remove(from);
+            }
         }
     }
 }
@@ -68,13 +75,15 @@ struct Model {
     inodes: Vec<Inode>,
     /// By the number that they have at present.
     numbers: BTreeMap<u64, usize>,
+    /// The directories of renames from one to another, by their moment.
+    renames: BTreeMap<usize, [usize; 2]>,
     clock: usize,
 }
 
 impl Model {
     /// All that lies in the directory, on the disk.
     fn of(root: &Path) -> Self {
-        let mut model = Self { inodes: Vec::new(), numbers: BTreeMap::new(), clock: 0 };
+        let mut model = Self { inodes: Vec::new(), numbers: BTreeMap::new(), renames: BTreeMap::new(), clock: 0 };
         model.scan(root);
         model
     }
@@ -126,28 +135,54 @@ impl Model {
                 self.enter(*at, Entry::Set(name.clone(), id));
             }
             Change::Wrote { inode, bytes } => self.inodes[self.numbers[inode]].bytes.extend(bytes),
-            Change::Renamed { at, from, to } => {
+            Change::Renamed { at, from, into, to } => {
                 let id = self.inodes[self.numbers[at]].names[from];
-                self.enter(*at, Entry::Moved(from.clone(), to.clone(), id));
+                if at == into {
+                    self.enter(*at, Entry::Moved(from.clone(), to.clone(), id));
+                } else {
+                    self.enter(*into, Entry::Set(to.clone(), id));
+                    self.enter(*at, Entry::MovedOut(from.clone(), id));
+                    self.renames.insert(self.clock, [self.numbers[at], self.numbers[into]]);
+                }
             }
             Change::Removed { at, name } => self.enter(*at, Entry::Unset(name.clone())),
             Change::Synced { inode } => {
-                let inode = &mut self.inodes[self.numbers[inode]];
+                let id = self.numbers[inode];
+                let inode = &mut self.inodes[id];
                 inode.synced = Some(inode.bytes.clone());
-                inode.synced_names = inode.names.clone();
-                inode.pending.clear();
+                self.sync_names(id, usize::MAX);
             }
             Change::Noted(_) => {}
+        }
+    }
+
+    /// Makes the names in a directory sure as they were at a moment. A rename is one change, and takes the other
+    /// directory along up to there, as a journal does.
+    fn sync_names(&mut self, id: usize, until: usize) {
+        let inode = &mut self.inodes[id];
+        let (sure, pending): (Vec<_>, Vec<_>) = inode.pending.drain(..).partition(|(clock, _)| *clock <= until);
+        inode.pending = pending;
+        for (_, entry) in &sure {
+            apply(&mut inode.synced_names, entry);
+        }
+        for (clock, _) in sure {
+            for other in self.renames.get(&clock).into_iter().flatten().copied().collect::<Vec<_>>() {
+                if self.inodes[other].pending.iter().any(|(at, _)| *at <= clock) {
+                    self.sync_names(other, clock);
+                }
+            }
         }
     }
 
     /// Makes what the disk may hold after a power loss.
     fn survive(&self, into: &Path, state: u64, random: &mut Random) {
         let until = random.below(self.clock + 1);
-        self.write_out(0, into, state, until, random);
+        // By the moment of the change: what a rename does to two directories has come to the disk, or has not.
+        let any: Vec<_> = (0..=self.clock).map(|_| random.below(2) == 0).collect();
+        self.write_out(0, into, state, until, &any, random);
     }
 
-    fn write_out(&self, id: usize, path: &Path, state: u64, until: usize, random: &mut Random) {
+    fn write_out(&self, id: usize, path: &Path, state: u64, until: usize, any: &[bool], random: &mut Random) {
         let inode = &self.inodes[id];
         match &inode.node {
             Node::Link(target) => symlink(target, path).unwrap(),
@@ -177,14 +212,14 @@ impl Model {
                         0 | 2 => true,
                         1 => false,
                         3 => *clock <= until,
-                        _ => random.below(2) == 0,
+                        _ => any[*clock],
                     };
                     if kept {
                         apply(&mut names, entry);
                     }
                 }
                 for (name, id) in names {
-                    self.write_out(id, &path.join(name), state, until, random);
+                    self.write_out(id, &path.join(name), state, until, any, random);
                 }
             }
         }
@@ -221,6 +256,10 @@ fn comes_back(script: &Script, known: &Known, at: &Path, random: &mut Random) ->
     });
     let now = Script { before: before.collect(), edits: known.observed.clone(), ..script.clone() };
     let scene = Scene::new(at, &now);
+    if script.layout == Layout::Files {
+        // A swap that was cut off is ended first.
+        open_as(at, Layout::Files).finish().unwrap();
+    }
     scene.assert_whole();
     let linked = scene.linked();
     let sequence = |directory: &Option<String>| directory.as_deref().and_then(sequence_of);
@@ -303,4 +342,14 @@ fn publish_with_nobody_to_tell_survives_a_power_loss_at_any_moment() {
 #[test]
 fn rollback_and_what_mends_it_survive_a_power_loss_at_any_moment() {
     survives(&scripts()["roll back, then publish"]);
+}
+
+#[test]
+fn publish_of_single_files_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish"].clone().in_files());
+}
+
+#[test]
+fn rollback_of_single_files_and_what_mends_it_survive_a_power_loss_at_any_moment() {
+    survives(&scripts()["roll back, then publish"].clone().in_files());
 }

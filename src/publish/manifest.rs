@@ -1,0 +1,123 @@
+//! What is ours of a directory that others write to as well: a generation's files and directories, as they are written
+//! down beside its content in the `files` layout.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::ops::Bound;
+
+use crate::digest::Digest;
+use crate::tree::TreePath;
+
+const FIRST_LINE: &str = "trimtab manifest 1";
+const LAST_LINE: &str = "end";
+
+/// A file of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Of its bytes, keyed by the output's own key.
+    pub(super) digest: Digest,
+    /// In bytes.
+    pub(super) size: u64,
+    /// Its permissions.
+    pub(super) mode: u32,
+}
+
+/// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
+/// before is not ours to remove.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Manifest {
+    pub(super) files: BTreeMap<String, Entry>,
+    pub(super) directories: BTreeSet<String>,
+}
+
+impl Manifest {
+    /// Whether the generation has a file below this directory.
+    pub(super) fn is_above(&self, directory: &str) -> bool {
+        let below = format!("{directory}/");
+        let first = self.files.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+        first.is_some_and(|(path, _)| path.starts_with(&below))
+    }
+
+    /// One line for each.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let mut text = format!("{FIRST_LINE}\n");
+        // Writing to a String cannot fail, and a TreePath holds no line feed.
+        for (path, Entry { digest, size, mode }) in &self.files {
+            let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
+        }
+        for path in &self.directories {
+            let _ = writeln!(text, "d {path}");
+        }
+        text.push_str(LAST_LINE);
+        text.push('\n');
+        text.into_bytes()
+    }
+
+    /// Reads it back; `None` if it is cut short, or names what cannot be ours.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        let mut lines = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.split('\n');
+        if lines.next() != Some(FIRST_LINE) || lines.next_back() != Some(LAST_LINE) {
+            return None;
+        }
+        let mut manifest = Self::default();
+        for line in lines {
+            if let Some(path) = line.strip_prefix("d ") {
+                TreePath::parse(path).ok()?;
+                manifest.directories.insert(path.to_owned());
+                continue;
+            }
+            let mut fields = line.strip_prefix("f ")?.splitn(4, ' ');
+            let mode = u32::from_str_radix(fields.next()?, 8).ok().filter(|mode| *mode <= 0o777)?;
+            let size = fields.next()?.parse().ok()?;
+            let digest = fields.next()?.parse().ok()?;
+            let path = fields.next()?;
+            TreePath::parse(path).ok()?;
+            manifest.files.insert(path.to_owned(), Entry { digest, size, mode });
+        }
+        Some(manifest)
+    }
+}
+
+/// The directories above a path, outermost first.
+pub(super) fn above(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').filter_map(|(end, _)| path.get(..end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest() -> Manifest {
+        let entry = Entry { digest: Digest::from_bytes([7; 32]), size: 12, mode: 0o640 };
+        Manifest {
+            files: [("a b".to_owned(), entry), ("d/e/f".to_owned(), entry)].into(),
+            directories: ["d".to_owned(), "d/e".to_owned()].into(),
+        }
+    }
+
+    #[test]
+    fn manifest_round_trips_and_is_refused_when_it_is_cut_short_at_any_byte() {
+        let bytes = manifest().to_bytes();
+        assert_eq!(Manifest::parse(&bytes), Some(manifest()));
+        for end in 0..bytes.len() {
+            assert_eq!(Manifest::parse(&bytes[..end]), None, "cut at {end}");
+        }
+    }
+
+    #[test]
+    fn a_manifest_that_leads_out_of_the_output_is_refused() {
+        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        for path in ["../f", "/etc/f", "d/../f", "..trimtab.json", "", "d//f"] {
+            assert_eq!(Manifest::parse(text.replace("d/e/f", path).as_bytes()), None, "{path}");
+            assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");
+        }
+        assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes()), None);
+    }
+
+    #[test]
+    fn directories_are_known_by_the_files_below_them() {
+        assert!(manifest().is_above("d") && manifest().is_above("d/e"));
+        assert!(!manifest().is_above("d/e/f") && !manifest().is_above("a"));
+        assert_eq!(above("d/e/f").collect::<Vec<_>>(), ["d", "d/e"]);
+    }
+}
