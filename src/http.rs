@@ -1026,7 +1026,7 @@ mod tests {
             fs::write(dir.path().join("client.pem"), client.pem()).unwrap();
             fs::write(dir.path().join("client.key"), client_key.serialize_pem()).unwrap();
             let (server, server_key) = issue(name);
-            let provider = Arc::new(ring::default_provider());
+            let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
             let builder = ServerConfig::builder_with_provider(provider.clone());
             let builder = builder.with_safe_default_protocol_versions().unwrap();
             let builder = if ask_for_client {

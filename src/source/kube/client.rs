@@ -148,6 +148,8 @@ pub struct Clients {
 
 /// One way to an API server, and the connections that lie idle between two requests.
 struct Way {
+    /// Where its settings come from, for messages.
+    place: PathBuf,
     connector: Option<(TlsConnector, ServerName<'static>)>,
     /// Without the brackets of an IPv6 address.
     host: String,
@@ -353,7 +355,8 @@ impl Way {
             None
         };
         let prefix = prefix.trim_end_matches('/').to_owned();
-        let way = Self { connector, host, port, prefix, credentials, headers, expires, idle: Mutex::default() };
+        let place = place.to_owned();
+        let way = Self { place, connector, host, port, prefix, credentials, headers, expires, idle: Mutex::default() };
         // Whether the credentials make sense is known before the first request.
         way.authorization()?;
         Ok(way)
@@ -361,6 +364,10 @@ impl Way {
 
     fn is_good(&self) -> bool {
         self.expires.is_none_or(|expires| jiff::Timestamp::now() < expires)
+    }
+
+    fn bad(&self, problem: &str) -> KubeError {
+        KubeError::Credentials(format!("{}: {problem}", self.place.display()))
     }
 
     /// `host:port`, for messages.
@@ -375,14 +382,14 @@ impl Way {
             Credentials::Token(token) => format!("Bearer {token}"),
             Credentials::Basic(pair) => format!("Basic {pair}"),
             Credentials::TokenFile(path) => {
-                let token = std::fs::read_to_string(path);
-                let token = token.map_err(|error| KubeError::Unreadable { path: path.clone(), error, remedy: "" })?;
+                // Its path is not told: some write the token itself there.
+                let token = std::fs::read_to_string(path)
+                    .map_err(|error| self.bad(&format!("the file of its token (tokenFile) cannot be read: {error}")))?;
                 format!("Bearer {}", token.trim())
             }
         };
-        let mut value = value(&text).map_err(|()| {
-            KubeError::Credentials("the token holds characters that a header cannot carry, such as a line break".into())
-        })?;
+        let mut value = value(&text)
+            .map_err(|()| self.bad("its token holds characters that a header cannot carry, such as a line break"))?;
         value.set_sensitive(true);
         Ok(Some(value))
     }

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use serde_json::json;
 
 use super::client::KubeError;
@@ -37,11 +38,11 @@ struct NamedContext {
 
 #[derive(Default, Deserialize)]
 pub(super) struct Context {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     cluster: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     user: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     pub(super) namespace: String,
 }
 
@@ -55,17 +56,17 @@ struct NamedCluster {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct Cluster {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     server: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     tls_server_name: String,
     #[serde(default)]
     insecure_skip_tls_verify: bool,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     certificate_authority: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     certificate_authority_data: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     proxy_url: String,
 }
 
@@ -79,28 +80,30 @@ struct NamedUser {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct User {
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     client_certificate: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     client_certificate_data: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     client_key: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     client_key_data: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     token: String,
-    #[serde(default, rename = "tokenFile")]
+    #[serde(default, deserialize_with = "text", rename = "tokenFile")]
     token_file: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     username: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text")]
     password: String,
-    #[serde(default, rename = "as")]
+    #[serde(default, deserialize_with = "text", rename = "as")]
     impersonate: String,
     #[serde(default)]
     as_groups: Vec<String>,
     #[serde(default)]
     exec: Option<Exec>,
+    #[serde(default)]
+    auth_provider: Option<IgnoredAny>,
 }
 
 /// A program that prints credentials.
@@ -216,6 +219,9 @@ impl Kubeconfig {
         if !cluster.proxy_url.is_empty() {
             return Err(unusable(path, "proxies (proxy-url) are not supported"));
         }
+        if user.auth_provider.is_some() {
+            return Err(unusable(path, "auth-provider is not supported, as in kubectl since 1.26: use an exec plugin"));
+        }
         let authority = pem(path, "certificate-authority", &cluster.certificate_authority_data, || {
             beside(path, &cluster.certificate_authority)
         })?;
@@ -285,6 +291,11 @@ impl Exec {
     }
 }
 
+/// Text; none where nothing stands after the colon.
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// Where a path in a kubeconfig leads; `None` for the empty one.
 fn beside(kubeconfig: &Path, path: &str) -> Option<PathBuf> {
     (!path.is_empty()).then(|| kubeconfig.parent().unwrap_or(Path::new("")).join(path))
@@ -314,4 +325,74 @@ pub(super) fn unusable(path: &Path, problem: impl Into<String>) -> KubeError {
 /// Credentials come and go while the kubeconfig stays: they are waited for.
 fn credentials(path: &Path, problem: impl AsRef<str>) -> KubeError {
     KubeError::Credentials(format!("{}: {}", path.display(), problem.as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("ca.pem"), "an authority").unwrap();
+        let path = dir.path().join("config");
+        std::fs::write(&path, text).unwrap();
+        let settings = Kubeconfig::read(&path).and_then(|kubeconfig| kubeconfig.settings(&path, None));
+        settings.map_err(|error| error.to_string())
+    }
+
+    fn with(cluster: &str, user: &str) -> String {
+        format!(
+            "current-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n\
+             clusters: [{{name: c, cluster: {{server: 'https://host', {cluster}}}}}]\nusers: [{{name: u, user: {{{user}}}}}]"
+        )
+    }
+
+    #[test]
+    fn what_kubectl_takes_is_taken() {
+        let settings = read(&with("certificate-authority: ca.pem, tls-server-name: other", "username: a, password: b"));
+        let Ok(settings) = settings else { panic!("not taken") };
+        assert_eq!(
+            (settings.authority.as_deref(), settings.server.as_str()),
+            (Some(&b"an authority"[..]), "https://host")
+        );
+        assert_eq!(settings.server_name.as_deref(), Some("other"));
+        assert!(matches!(settings.credentials, Credentials::Basic(pair) if pair == "YTpi"));
+        let settings = read(&with(
+            "certificate-authority-data: 'YWI=', certificate-authority: none, insecure-skip-tls-verify: true",
+            "token: t, tokenFile: f, as: x, as-groups: [g, h], client-certificate-data: 'YQ==', client-key-data: 'Yg=='",
+        ));
+        let Ok(settings) = settings else { panic!("not taken") };
+        assert_eq!(settings.authority.as_deref(), Some(&b"ab"[..]));
+        assert!(settings.insecure && matches!(settings.credentials, Credentials::Token(token) if token == "t"));
+        let [user, first, second] = &settings.impersonate[..] else { panic!("{:?}", settings.impersonate) };
+        assert_eq!((user.1.as_str(), first.1.as_str(), second.1.as_str()), ("x", "g", "h"));
+        assert!(settings.identity == Some((b"a".to_vec(), b"b".to_vec())));
+        // As editors and generators leave them.
+        let text = with("certificate-authority: null", "token:").replace("users:", "preferences: {}\nusers:");
+        let Ok(settings) = read(&text) else { panic!("not taken: {:?}", read(&text).err()) };
+        assert!(settings.authority.is_none() && matches!(settings.credentials, Credentials::None));
+    }
+
+    #[test]
+    fn what_is_not_taken_is_named_without_a_value() {
+        for (cluster, user, expected) in [
+            ("proxy-url: 'http://hunter2@p'", "", "proxies (proxy-url) are not supported"),
+            ("", "auth-provider: {name: hunter2}", "auth-provider is not supported"),
+            ("certificate-authority-data: 'hunter2!'", "", "its certificate-authority-data is not base64"),
+            (
+                "",
+                "client-key: hunter2, client-certificate: ca.pem",
+                "the file that its client-key names cannot be read",
+            ),
+            ("", "client-certificate: ca.pem", "it has no client-key"),
+            ("", "exec: {command: hunter2, apiVersion: v1alpha1}", "its exec plugin's apiVersion is none of"),
+        ] {
+            let error = read(&with(cluster, user)).err().unwrap();
+            assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+        }
+        let error = read(&with("", "").replace("name: c, cluster", "name: d, cluster")).err().unwrap();
+        assert!(error.contains("it has no cluster \"c\""), "{error}");
+        let error = read("kind: Config\ncurrent-context: ''").err().unwrap();
+        assert!(error.contains("no current-context"), "{error}");
+    }
 }
