@@ -22,16 +22,15 @@ use hyper::header::{self, HeaderName, HeaderValue as Value};
 use hyper::{Method, Request, Uri};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::mask::Mask;
 use crate::process::read_regular;
+use crate::tls;
 
 /// How much of an answer's body is kept, in bytes.
 pub const BODY_KEPT: usize = 64 * 1024;
@@ -463,59 +462,48 @@ fn read(flag: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, HttpErro
 }
 
 async fn tls_config(endpoint: &Endpoint, config: &HttpConfig) -> Result<ClientConfig, HttpError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| HttpError::Connect {
-        endpoint: endpoint.to_string(),
-        reason: error.to_string(),
-        accepted: false,
-    })?;
-    let builder = if config.insecure {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAny(provider)))
-    } else {
-        builder.with_root_certificates(roots(endpoint, config).await?)
-    };
-    let mut tls = match (&config.cert_file, &config.key_file) {
-        (None, None) => builder.with_no_client_auth(),
-        (None, Some(path)) => return Err(unusable("--reload-key-file", path, "it needs --reload-cert-file beside it")),
-        (Some(path), key) => {
-            let chain = certificates("--reload-cert-file", path)?;
-            // Many a file holds both.
-            let (flag, key) = key.as_ref().map_or(("--reload-cert-file", path), |key| ("--reload-key-file", key));
-            let pem = read(flag, key, CERTIFICATES)?;
-            let pem = PrivateKeyDer::from_pem_slice(&pem);
-            let pem = pem.map_err(|_| unusable(flag, key, "it holds no unencrypted private key in PEM"))?;
-            builder.with_client_auth_cert(chain, pem).map_err(|_| {
-                unusable(
-                    flag,
-                    key,
-                    format!(
-                        "its key does not belong to the certificate in {}, or is of a kind not supported",
-                        path.display()
-                    ),
-                )
-            })?
+    let roots = if config.insecure { None } else { Some(roots(endpoint, config).await?) };
+    let Some(path) = &config.cert_file else {
+        if let Some(path) = &config.key_file {
+            return Err(unusable("--reload-key-file", path, "it needs --reload-cert-file beside it"));
         }
+        return tls::client(roots, None).map_err(|error| HttpError::Connect {
+            endpoint: endpoint.to_string(),
+            reason: error.to_string(),
+            accepted: false,
+        });
     };
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(tls)
+    let chain = certificates("--reload-cert-file", path)?;
+    // Many a file holds both.
+    let (flag, key) = config.key_file.as_ref().map_or(("--reload-cert-file", path), |key| ("--reload-key-file", key));
+    let pem = read(flag, key, CERTIFICATES)?;
+    let pem = PrivateKeyDer::from_pem_slice(&pem);
+    let pem = pem.map_err(|_| unusable(flag, key, "it holds no unencrypted private key in PEM"))?;
+    tls::client(roots, Some((chain, pem))).map_err(|_| {
+        let path = path.display();
+        unusable(
+            flag,
+            key,
+            format!("its key does not belong to the certificate in {path}, or is of a kind not supported"),
+        )
+    })
 }
 
 async fn roots(endpoint: &Endpoint, config: &HttpConfig) -> Result<RootCertStore, HttpError> {
-    let mut roots = RootCertStore::empty();
-    if let Some(path) = &config.ca_file {
+    let roots = if let Some(path) = &config.ca_file {
         let flag = "--reload-ca-file";
+        let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(certificates(flag, path)?);
         if roots.is_empty() {
             return Err(unusable(flag, path, "its certificates cannot be used"));
         }
+        roots
     } else {
-        // Over a hundred files, in a Debian image. What cannot be read among them is missed only if it is needed.
-        let load = || rustls_native_certs::load_native_certs().certs;
-        roots.add_parsable_certificates(tokio::task::spawn_blocking(load).await.unwrap_or_default());
-        if roots.is_empty() {
-            return Err(HttpError::NoRoots { endpoint: endpoint.to_string() });
-        }
+        // It fails only when the runtime ends.
+        tokio::task::spawn_blocking(tls::system_roots).await.unwrap_or_else(|_| RootCertStore::empty())
+    };
+    if roots.is_empty() {
+        return Err(HttpError::NoRoots { endpoint: endpoint.to_string() });
     }
     Ok(roots)
 }
@@ -528,45 +516,6 @@ fn certificates(flag: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     if certificates.is_empty() { Err(unusable(flag, path, "it holds no certificate in PEM")) } else { Ok(certificates) }
 }
 
-/// `--reload-insecure`: believes any certificate, and still wants the handshake's signatures to be right.
-#[derive(Debug)]
-struct BelieveAny(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for BelieveAny {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 /// A connection of any kind.
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
@@ -576,7 +525,7 @@ async fn connect(endpoint: &Endpoint, config: &HttpConfig, progress: &Progress) 
         let accepted = progress.accepted.load(Ordering::Relaxed);
         HttpError::Connect { endpoint: endpoint.to_string(), reason, accepted }
     };
-    let (tls, host, port) = match &endpoint.route {
+    let (secure, host, port) = match &endpoint.route {
         Route::Unix(path) => {
             let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => fail(format!(
@@ -594,7 +543,7 @@ async fn connect(endpoint: &Endpoint, config: &HttpConfig, progress: &Progress) 
         }
         Route::Tcp { tls, host, port, .. } => (*tls, host.as_str(), *port),
     };
-    let connector = if tls { Some(TlsConnector::from(Arc::new(tls_config(endpoint, config).await?))) } else { None };
+    let connector = if secure { Some(TlsConnector::from(Arc::new(tls_config(endpoint, config).await?))) } else { None };
     let stream = TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
     progress.accepted.store(true, Ordering::Relaxed);
     let Some(connector) = connector else { return Ok(Box::new(stream)) };
@@ -1077,7 +1026,7 @@ mod tests {
             fs::write(dir.path().join("client.pem"), client.pem()).unwrap();
             fs::write(dir.path().join("client.key"), client_key.serialize_pem()).unwrap();
             let (server, server_key) = issue(name);
-            let provider = Arc::new(ring::default_provider());
+            let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
             let builder = ServerConfig::builder_with_provider(provider.clone());
             let builder = builder.with_safe_default_protocol_versions().unwrap();
             let builder = if ask_for_client {

@@ -52,6 +52,7 @@ pub mod exec;
 pub mod http;
 pub mod mask;
 pub mod process;
+pub mod tls;
 
 // What others see.
 pub mod admin;

@@ -12,9 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::api::events::v1::Event;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -343,7 +341,7 @@ async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
                 continue;
             }
         };
-        let Ok(body) = serde_json::to_vec(&event(&pod, &told)) else { continue };
+        let body = event(&pod, &told).to_string().into_bytes();
         let answer = timeout(DEADLINE, clients.create(&path, body)).await;
         let answer = answer.unwrap_or_else(|_| Err(CreateError::Later(format!("no answer within {DEADLINE:?}"))));
         if let Some(complaint) = complaints.about(&answer, &pod.namespace) {
@@ -399,31 +397,23 @@ fn permission(user: Option<&str>, namespace: &str) -> String {
 }
 
 /// As the API wants it (kubernetes pkg/apis/core/validation/events.go: `strictEventValidation`).
-fn event(pod: &Pod, told: &Told) -> Event {
+fn event(pod: &Pod, told: &Told) -> serde_json::Value {
     let Told { event, at, .. } = told;
-    Event {
-        action: Some(event.action().to_owned()),
-        event_time: Some(MicroTime(*at)),
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", pod.name)),
-            namespace: Some(pod.namespace.clone()),
-            ..ObjectMeta::default()
+    json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": format!("{}-", pod.name), "namespace": pod.namespace},
+        "eventTime": format!("{at:.6}"),
+        "type": event.kind(),
+        "reason": event.reason(),
+        "action": event.action(),
+        "note": event.note(),
+        "regarding": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
         },
-        note: Some(event.note()),
-        reason: Some(event.reason().to_owned()),
-        regarding: Some(ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Pod".to_owned()),
-            name: Some(pod.name.clone()),
-            namespace: Some(pod.namespace.clone()),
-            uid: Some(pod.uid.clone()),
-            ..ObjectReference::default()
-        }),
-        reporting_controller: Some("trimtab".to_owned()),
-        reporting_instance: Some(cut(&pod.name, LONGEST_INSTANCE)),
-        type_: Some(event.kind().to_owned()),
-        ..Event::default()
-    }
+        "reportingController": "trimtab",
+        "reportingInstance": cut(&pod.name, LONGEST_INSTANCE),
+    })
 }
 
 #[cfg(test)]
@@ -585,9 +575,9 @@ mod tests {
         let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
         let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
         let event = event(&pod, &told(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
-        let note = event.note.unwrap();
+        let note = event["note"].as_str().unwrap();
         assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
         assert!(!note.contains(char::is_control));
-        assert_eq!(event.reporting_instance.unwrap().len(), LONGEST_INSTANCE);
+        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), LONGEST_INSTANCE);
     }
 }

@@ -5,30 +5,29 @@
 //! forgotten that version (410), or on SIGHUP, everything is listed again. The position is the only thing remembered,
 //! and each object's size: the objects themselves belong to whoever receives them.
 //!
-//! kube gives the configuration, the credentials and TLS. List and watch are asked for here and not with
-//! `kube::runtime::watcher`, which hides bookmarks and the moment at which a watch is established, and thereby both the
-//! signs of life on a quiet watch and the recovery of one, and which is fed by functions that log whole bodies.
+//! It is all asked for here, over a connection of `hyper` and `rustls`, and not with the `kube` crate: its watcher hides
+//! bookmarks and the moment at which a watch is established, and thereby both the signs of life on a quiet watch and the
+//! recovery of one, it logs whole bodies, and it makes the binary a quarter larger.
 
 mod access;
 mod client;
+mod kubeconfig;
 mod trouble;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::client::Body;
-use ::kube::core::Request;
-use ::kube::core::params::{ListParams, WatchParams};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 pub use self::access::{Access, access};
+use self::client::Answer;
 pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, default_namespace};
 pub use self::trouble::CreateError;
 use self::trouble::{Failure, resource};
@@ -95,12 +94,39 @@ impl Watch {
         format!("/api/v1/namespaces/{namespace}/{}", resource(self.kind))
     }
 
-    /// The field and the label selector. With `metadata.name` as the field, a Role with `resourceNames` suffices.
-    fn selectors(&self) -> (Option<String>, Option<String>) {
+    /// The field or the label selector. With `metadata.name` as the field, a Role with `resourceNames` suffices.
+    fn selector(&self) -> (&'static str, String) {
         match &self.scope {
-            Scope::Named { name, .. } => (Some(format!("metadata.name={name}")), None),
-            Scope::Selected { selector, .. } => (None, Some(selector.clone())),
+            Scope::Named { name, .. } => ("fieldSelector", format!("metadata.name={name}")),
+            Scope::Selected { selector, .. } => ("labelSelector", selector.clone()),
         }
+    }
+
+    /// Path and query.
+    fn target(&self, parameters: &[(&str, &str)]) -> String {
+        let (selector, value) = self.selector();
+        let mut target = format!("{}?{selector}={}", self.path(), Encoded(&value));
+        for (name, value) in parameters {
+            // A `String` takes everything.
+            let _ = write!(target, "&{name}={}", Encoded(value));
+        }
+        target
+    }
+}
+
+/// Prints as the value of a query (RFC 3986: percent-encoded but for what is unreserved).
+struct Encoded<'a>(&'a str);
+
+impl fmt::Display for Encoded<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for byte in self.0.bytes() {
+            if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+                f.write_char(char::from(byte))?;
+            } else {
+                write!(f, "%{byte:02X}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -241,14 +267,12 @@ impl Task {
 
     /// One page of the list: the first, or the one that `next` stands for.
     async fn page(&self, next: &str) -> Result<Page, Failure> {
-        let (field_selector, label_selector) = self.watch.selectors();
-        let limit = PAGE_SIZES.get(self.page).copied();
-        let continue_token = (!next.is_empty()).then(|| next.to_owned());
-        let list = ListParams { label_selector, field_selector, limit, continue_token, ..ListParams::default() };
-        let request = Request::new(self.watch.path()).list(&list).map_err(|_| unaskable())?;
-        let mut body = self.clients.send(request).await?.into_body();
+        let limit = PAGE_SIZES.get(self.page).map_or_else(String::new, u32::to_string);
+        let parameters = [("limit", limit.as_str()), ("continue", next)];
+        let used = if next.is_empty() { &parameters[..1] } else { &parameters[..] };
+        let mut answer = self.clients.get(&self.watch.target(used)).await?;
         let mut text = Vec::new();
-        while let Some(chunk) = client::next_chunk(&mut body, self.clients.deadlines().answer).await? {
+        while let Some(chunk) = answer.chunk(self.clients.deadlines().answer).await? {
             if text.len() + chunk.len() > PAGE_LIMIT {
                 return Err(Failure::PageTooLarge);
             }
@@ -260,16 +284,13 @@ impl Task {
     /// Watches from `position` on, until the server ends it in the ordinary way, or it breaks.
     async fn follow(&mut self, position: String) -> Result<(), Failure> {
         self.verb = "watch";
-        let (field_selector, label_selector) = self.watch.selectors();
-        let params = WatchParams {
-            label_selector,
-            field_selector,
-            timeout: Some(WATCH_TIMEOUT),
-            bookmarks: true,
-            send_initial_events: false,
-        };
-        let request = Request::new(self.watch.path()).watch(&params, &position).map_err(|_| unaskable())?;
-        let mut lines = Lines::new(self.clients.send(request).await?.into_body(), self.clients.deadlines().quiet);
+        let target = self.watch.target(&[
+            ("watch", "true"),
+            ("timeoutSeconds", &WATCH_TIMEOUT.to_string()),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", &position),
+        ]);
+        let mut lines = Lines::new(self.clients.get(&target).await?, self.clients.deadlines().quiet);
         if !self.wary {
             self.tell(Ok(())).await;
         }
@@ -364,13 +385,9 @@ impl Task {
     }
 }
 
-fn unaskable() -> Failure {
-    Failure::Malformed("the namespace or the selector does not fit into a URL".to_owned())
-}
-
 /// The lines of a watch's body.
 struct Lines {
-    body: Body,
+    answer: Answer,
     patience: Duration,
     buffer: BytesMut,
     /// How much of the buffer is known to hold no line end.
@@ -378,8 +395,8 @@ struct Lines {
 }
 
 impl Lines {
-    fn new(body: Body, patience: Duration) -> Self {
-        Self { body, patience, buffer: BytesMut::new(), searched: 0 }
+    fn new(answer: Answer, patience: Duration) -> Self {
+        Self { answer, patience, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// The next line; `None` at the end of the body. A last line without its end is dropped: it is cut off.
@@ -395,7 +412,7 @@ impl Lines {
                 // A quiet watch holds no memory for the largest event that it has seen.
                 self.buffer = BytesMut::new();
             }
-            let Some(chunk) = client::next_chunk(&mut self.body, self.patience).await? else { return Ok(None) };
+            let Some(chunk) = self.answer.chunk(self.patience).await? else { return Ok(None) };
             if self.buffer.len() + chunk.len() > PAGE_LIMIT {
                 return Err(Failure::PageTooLarge);
             }

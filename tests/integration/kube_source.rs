@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -772,6 +773,91 @@ async fn watches_that_end_as_soon_as_they_begin_do_not_become_a_storm() {
         count += 1;
     }
     assert!(count <= 8, "{count} requests in about five seconds");
+}
+
+#[tokio::test]
+async fn one_connection_serves_a_list_and_the_watch_after_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let path = plain_kubeconfig(dir.path(), port);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replace(&format!(":{port}"), &format!(":{port}/k8s/clusters/c-1/"))).unwrap();
+    let _source = Source::start(&clients(&path), Kind::ConfigMap, selected("a in (b, c)", Some("web")));
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut asked = Vec::new();
+    for _ in 0..2 {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\r\n\r\n") {
+            text.push(timeout(PATIENCE, stream.read_u8()).await.expect("a second connection?").unwrap());
+        }
+        asked.push(String::from_utf8(text).unwrap().to_lowercase());
+        stream.write_all(list(1).replace("Connection: close\r\n", "").as_bytes()).await.unwrap();
+    }
+    let common = "get /k8s/clusters/c-1/api/v1/namespaces/web/configmaps?labelselector=a%20in%20%28b%2c%20c%29&";
+    assert!(asked[0].starts_with(&format!("{common}limit=50 http/1.1")), "{asked:?}");
+    assert!(asked[1].starts_with(&format!("{common}watch=true&timeoutseconds=290&")), "{asked:?}");
+    assert!(asked[1].contains("authorization: bearer any\r\n"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn an_exec_plugin_gives_the_token_and_a_new_one_once_it_is_void() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let plugin = dir.path().join("plugin");
+    let print = |body: &str| {
+        let text =
+            format!("#!/bin/sh\necho run >>$RUNS\n[ \"$KUBERNETES_EXEC_INFO\" ] && [ $1 = on ] || exit 3\n{body}\n");
+        // Renamed into place: a file that is open for writing cannot be executed.
+        fs::write(dir.path().join("new"), text).unwrap();
+        fs::set_permissions(dir.path().join("new"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(dir.path().join("new"), &plugin).unwrap();
+    };
+    let runs = dir.path().join("runs");
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin", "args": ["on"],
+        "env": [{"name": "RUNS", "value": runs}], "provideClusterInfo": true});
+    fs::write(&path, kubeconfig(server.port(), &server.ca(), &json!({"exec": exec}))).unwrap();
+
+    print("echo hunter2; exit 7");
+    let mut source = Source::start(&clients(&path), Kind::ConfigMap, named(&namespace, "web"));
+    let trouble = source.trouble().await;
+    assert!(trouble.contains("its exec plugin failed: exit status: 7") && !trouble.contains("hunter2"), "{trouble}");
+    print("echo '{\"status\": {\"token\": \"hunter2\"}}'");
+    let trouble = source.trouble_with("(401)").await;
+    assert!(!trouble.contains("hunter2"), "{trouble}");
+    let credential = |expires: &str| {
+        let status = json!({"token": token(ADMIN), "expirationTimestamp": expires});
+        format!("echo '{}'", json!({"kind": "ExecCredential", "status": status}))
+    };
+    print(&credential("2100-01-01T00:00:00Z"));
+    assert!(source.all().await.is_empty());
+    source.healthy().await;
+    let count = || fs::read_to_string(&runs).unwrap().lines().count();
+    let before = count();
+    source.refresh.send_modify(|count| *count += 1);
+    assert!(source.all().await.is_empty());
+    assert_eq!(count(), before, "asked again for what is still good");
+
+    print(&credential("2000-01-01T00:00:00Z"));
+    let mut source = Source::start(&clients(&path), Kind::ConfigMap, named(&namespace, "web"));
+    assert!(source.all().await.is_empty());
+    source.healthy().await;
+    assert!(count() >= before + 2, "a list and a watch by a token that has expired");
+}
+
+#[tokio::test]
+async fn a_kubeconfig_may_act_as_somebody_else() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let user = json!({"token": token(ADMIN), "as": "somebody", "as-groups": ["web"]});
+    fs::write(&path, kubeconfig(server.port(), &server.ca(), &user)).unwrap();
+    let mut source = Source::start(&clients(&path), Kind::ConfigMap, named(&namespace, "web"));
+    let trouble = source.trouble_with("forbidden (403)").await;
+    assert!(trouble.contains("somebody"), "{trouble}");
 }
 
 #[tokio::test]

@@ -3,12 +3,9 @@
 use serde::Deserialize;
 use serde_json::json;
 
-use ::kube::api::PostParams;
-use ::kube::core::Request;
-
 use super::client::Clients;
 use super::trouble::{Failure, resource};
-use super::{Scope, Watch, unaskable};
+use super::{Scope, Watch};
 
 const REVIEWS: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 
@@ -100,10 +97,9 @@ async fn is_allowed(clients: &Clients, watch: &Watch, verb: &str) -> Result<bool
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": attributes},
     });
-    let request = Request::new(REVIEWS).create(&PostParams::default(), review.to_string().into_bytes());
-    let mut body = clients.send(request.map_err(|_| unaskable())?).await?.into_body();
+    let mut answer = clients.post(REVIEWS, review.to_string().into_bytes()).await?;
     let mut text = Vec::new();
-    while let Some(chunk) = super::client::next_chunk(&mut body, clients.deadlines().answer).await? {
+    while let Some(chunk) = answer.chunk(clients.deadlines().answer).await? {
         text.extend_from_slice(&chunk);
         if text.len() > ANSWER_LIMIT {
             return Err(Failure::Malformed("an access review that is too long".to_owned()));

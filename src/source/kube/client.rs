@@ -2,27 +2,31 @@
 
 use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::kube::api::PostParams;
-use ::kube::client::{AuthError, Body, ClientBuilder, ConfigExt as _, RustlsTlsError};
-use ::kube::config::{Config, KubeConfigOptions, Kubeconfig, KubeconfigError, LoadDataError};
 use bytes::Bytes;
-use http_body_util::BodyExt as _;
-use hyper::header::{HeaderValue, RETRY_AFTER, USER_AGENT};
-use hyper::{Request, Response, StatusCode, Uri};
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use secrecy::ExposeSecret;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use rustix::net::sockopt;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tower::{BoxError, ServiceExt as _};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::RootCertStore;
 
+use super::kubeconfig::{Credentials, Exec, ExecCredential, Kubeconfig, Settings, unusable};
 use super::trouble::{CreateError, Failure};
 use super::wire::Status;
+use crate::tls;
 
 /// Where the kubelet mounts a service account's token, CA and namespace
 /// (pkg/serviceaccount: `DefaultAPITokenMountPath`).
@@ -121,13 +125,8 @@ pub enum KubeError {
 /// The namespace that sources without one lie in: the kubeconfig context's, or the Pod's own.
 pub fn default_namespace(config: &ClientConfig) -> Result<String, KubeError> {
     if let Some(path) = &config.kubeconfig {
-        let kubeconfig = read_kubeconfig(path)?;
-        let name = config.context.as_ref().or(kubeconfig.current_context.as_ref());
-        let name = name.ok_or_else(|| kubeconfig_error(path, KubeconfigError::CurrentContextNotSet))?;
-        let context = kubeconfig.contexts.iter().find(|context| context.name == *name);
-        let context = context.ok_or_else(|| kubeconfig_error(path, KubeconfigError::LoadContext(name.clone())))?;
-        let namespace = context.context.as_ref().and_then(|context| context.namespace.clone());
-        return Ok(namespace.filter(|namespace| !namespace.is_empty()).unwrap_or_else(|| "default".to_owned()));
+        let context = Kubeconfig::read(path)?.context(path, config.context.as_deref())?;
+        return Ok(if context.namespace.is_empty() { "default".to_owned() } else { context.namespace });
     }
     let path = config.in_cluster.directory.join("namespace");
     match std::fs::read_to_string(&path) {
@@ -139,19 +138,29 @@ pub fn default_namespace(config: &ClientConfig) -> Result<String, KubeError> {
 const NO_SERVICE_ACCOUNT: &str = "; the Pod needs its service account's token (automountServiceAccountToken: true), \
                                   or give --kubeconfig";
 
-/// Clients for the API server: one, shared by all watches, and built anew (the kubeconfig, CA and token read again)
+/// The way to the API server, shared by all watches, and found anew (the kubeconfig, CA and certificates read again)
 /// after it failed to reach the server or was not recognised by it. Cheap to clone.
 #[derive(Clone)]
 pub struct Clients {
     config: Arc<ClientConfig>,
-    current: Arc<Mutex<Option<Arc<Connection>>>>,
+    current: Arc<Mutex<Option<Arc<Way>>>>,
 }
 
-/// One client, and where it connects to.
-struct Connection {
-    client: ::kube::Client,
-    /// `host:port`, for messages: the URL itself may hold a password.
-    server: String,
+/// One way to an API server, and the connections that lie idle between two requests.
+struct Way {
+    /// Where its settings come from, for messages.
+    place: PathBuf,
+    connector: Option<(TlsConnector, ServerName<'static>)>,
+    /// Without the brackets of an IPv6 address.
+    host: String,
+    port: u16,
+    /// What each request's path starts with: empty, or one as proxies have it.
+    prefix: String,
+    credentials: Credentials,
+    headers: HeaderMap,
+    /// When the credentials are no good any more.
+    expires: Option<jiff::Timestamp>,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
 impl fmt::Debug for Clients {
@@ -169,7 +178,7 @@ impl Clients {
 
     /// Builds the client, without a word to the server: whether the flags and files make sense, for a start-up error.
     pub async fn check(&self) -> Result<(), KubeError> {
-        self.connection().await.map(drop)
+        self.way().await.map(drop)
     }
 
     /// Clients for the cluster of this very Pod; `None` outside of one, and in a Pod without a service account's token.
@@ -183,10 +192,18 @@ impl Clients {
 
     /// Creates an object, by one request. `path`: of the collection. `object`: JSON.
     pub async fn create(&self, path: &str, object: Vec<u8>) -> Result<(), CreateError> {
-        let request = ::kube::core::Request::new(path).create(&PostParams::default(), object);
-        let request = request.map_err(|_| Failure::Malformed("it does not fit into a URL".to_owned()))?;
-        self.send(request).await.map(drop)?;
+        self.post(path, object).await.map(drop)?;
         Ok(())
+    }
+
+    /// Asks for what lies there, path and query. An answer other than success is a failure.
+    pub(super) async fn get(&self, target: &str) -> Result<Answer, Failure> {
+        self.send(Method::GET, target, Vec::new()).await
+    }
+
+    /// Sends JSON there. An answer other than success is a failure.
+    pub(super) async fn post(&self, target: &str, object: Vec<u8>) -> Result<Answer, Failure> {
+        self.send(Method::POST, target, object).await
     }
 
     /// How long a silent server is waited for.
@@ -194,62 +211,57 @@ impl Clients {
         self.config.deadlines
     }
 
-    async fn connection(&self) -> Result<Arc<Connection>, KubeError> {
+    async fn way(&self) -> Result<Arc<Way>, KubeError> {
         let mut current = self.current.lock().await;
-        if let Some(connection) = &*current {
-            return Ok(Arc::clone(connection));
+        if let Some(way) = current.as_ref().filter(|way| way.is_good()) {
+            return Ok(Arc::clone(way));
         }
+        *current = None;
         let config = Arc::clone(&self.config);
-        // Files, and with an exec plugin a program, that block.
-        let built = tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(connect(&config)));
+        let settings = tokio::task::spawn_blocking(move || settings(&config)).await;
         // It neither panics nor is cancelled but when the runtime ends.
-        let built = built.await.map_err(|_| KubeError::Usage("interrupted while reading the credentials"))?;
-        Ok(Arc::clone(current.insert(Arc::new(built?))))
+        let settings = settings.map_err(|_| KubeError::Usage("interrupted while reading the credentials"))?;
+        let way = Way::new(settings?, &self.config.place()).await?;
+        Ok(Arc::clone(current.insert(Arc::new(way))))
     }
 
-    /// Lets the next request build a new client, unless another watch has already seen to that.
-    async fn forget(&self, failed: &Arc<Connection>) {
+    /// Lets the next request find a new way, unless another watch has already seen to that.
+    async fn forget(&self, failed: &Arc<Way>) {
         let mut current = self.current.lock().await;
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {
             *current = None;
         }
     }
 
-    /// Sends a request, once; an answer other than success is a failure.
-    pub(super) async fn send(&self, request: Request<Vec<u8>>) -> Result<Response<Body>, Failure> {
-        let connection = match timeout(self.config.deadlines.answer, self.connection()).await {
-            Ok(connection) => connection?,
-            Err(_) => return Err(Failure::Silent(self.config.deadlines.answer)),
-        };
-        let sent = connection.client.send(request.map(Body::from));
-        let response = match timeout(self.config.deadlines.answer, sent).await {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => {
-                self.forget(&connection).await;
-                return Err(Failure::transport(&error, Some(&connection.server)));
+    async fn send(&self, method: Method, target: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let patience = self.config.deadlines.answer;
+        let way = timeout(patience, self.way()).await.map_err(|_| Failure::Silent(patience))??;
+        let answer = match timeout(patience, way.send(method, target, body)).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(failure)) => {
+                self.forget(&way).await;
+                return Err(failure);
             }
             Err(_) => {
-                self.forget(&connection).await;
-                return Err(Failure::Silent(self.config.deadlines.answer));
+                self.forget(&way).await;
+                return Err(Failure::Silent(patience));
             }
         };
-        if response.status().is_success() {
-            return Ok(response);
+        if answer.status.is_success() {
+            return Ok(answer);
         }
-        if response.status() == StatusCode::UNAUTHORIZED {
-            self.forget(&connection).await;
+        if answer.status == StatusCode::UNAUTHORIZED {
+            self.forget(&way).await;
         }
-        Err(self.refusal(response).await)
+        Err(self.refusal(answer).await)
     }
 
     /// Reads why the server refused.
-    async fn refusal(&self, response: Response<Body>) -> Failure {
-        let code = response.status().as_u16();
-        let header = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
-        let mut body = response.into_body();
+    async fn refusal(&self, mut answer: Answer) -> Failure {
+        let code = answer.status.as_u16();
         let mut text = Vec::new();
         // A body that breaks off, is too long, or is none of the API server's (a proxy's, say) leaves the code alone.
-        while let Ok(Some(chunk)) = next_chunk(&mut body, self.config.deadlines.answer).await {
+        while let Ok(Some(chunk)) = answer.chunk(self.config.deadlines.answer).await {
             text.extend_from_slice(&chunk);
             if text.len() > STATUS_LIMIT {
                 break;
@@ -257,179 +269,273 @@ impl Clients {
         }
         let mut status: Status = serde_json::from_slice(&text).unwrap_or_default();
         status.code = code;
-        Failure::status(status, header)
+        Failure::status(status, answer.retry_after)
     }
 }
 
-/// The next piece of a body; `None` at its end.
-pub(super) async fn next_chunk(body: &mut Body, patience: Duration) -> Result<Option<Bytes>, Failure> {
-    loop {
-        match timeout(patience, body.frame()).await {
-            Err(_) => return Err(Failure::Silent(patience)),
-            Ok(None) => return Ok(None),
-            Ok(Some(Err(error))) => return Err(Failure::transport(&error, None)),
-            Ok(Some(Ok(frame))) => {
-                if let Ok(data) = frame.into_data() {
-                    return Ok(Some(data));
+/// An answer whose body is still to come.
+pub(super) struct Answer {
+    status: StatusCode,
+    /// In seconds.
+    retry_after: Option<u64>,
+    body: Incoming,
+    /// The connection, and where it goes once the body is read.
+    sender: Option<(SendRequest<Full<Bytes>>, Arc<Way>)>,
+}
+
+impl Answer {
+    /// The next piece of the body; `None` at its end.
+    pub(super) async fn chunk(&mut self, patience: Duration) -> Result<Option<Bytes>, Failure> {
+        loop {
+            match timeout(patience, self.body.frame()).await {
+                Err(_) => return Err(Failure::Silent(patience)),
+                Ok(None) => {
+                    if let Some((sender, way)) = self.sender.take() {
+                        way.idle.lock().await.push(sender);
+                    }
+                    return Ok(None);
+                }
+                Ok(Some(Err(error))) => return Err(Failure::transport(&error, None)),
+                Ok(Some(Ok(frame))) => {
+                    if let Ok(data) = frame.into_data() {
+                        return Ok(Some(data));
+                    }
                 }
             }
         }
     }
 }
 
-async fn connect(config: &ClientConfig) -> Result<Connection, KubeError> {
-    let mut settings = match &config.kubeconfig {
-        Some(path) => from_kubeconfig(path, config.context.clone()).await?,
+impl Way {
+    /// `place`: where the settings come from, for messages.
+    async fn new(settings: Settings, place: &Path) -> Result<Self, KubeError> {
+        let bad = |problem: &str| KubeError::Credentials(format!("{}: {problem}", place.display()));
+        let Settings { server, server_name, authority, insecure, mut credentials, mut identity, .. } = settings;
+        let url = server.parse::<Uri>().ok();
+        let url = url.as_ref().and_then(|url| Some((url.scheme_str()?, url.host()?, url.port_u16(), url.path())));
+        let Some((scheme @ ("http" | "https"), host, port, prefix)) = url else {
+            return Err(unusable(place, "its cluster has no valid server URL"));
+        };
+        let secure = scheme == "https";
+        let port = port.unwrap_or(if secure { 443 } else { 80 });
+
+        let mut expires = None;
+        if let Some(exec) = &settings.exec {
+            let given = run(exec).await.map_err(|problem| bad(&format!("its exec plugin {problem}")))?;
+            let status = given.status.ok_or_else(|| bad("its exec plugin gives no credentials"))?;
+            expires = status.expiration_timestamp.and_then(|time| time.parse().ok());
+            if let Some(token) = status.token {
+                credentials = Credentials::Token(token);
+            }
+            if let (Some(certificate), Some(key)) = (status.client_certificate_data, status.client_key_data) {
+                identity = Some((certificate.into_bytes(), key.into_bytes()));
+            }
+        }
+
+        let mut headers = HeaderMap::new();
+        let authority_of_url =
+            if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() };
+        headers
+            .insert(HOST, value(&format!("{authority_of_url}:{port}")).map_err(|()| bad("its server's name is none"))?);
+        headers.insert(USER_AGENT, HeaderValue::from_static(concat!("trimtab/", env!("CARGO_PKG_VERSION"))));
+        for (name, text) in &settings.impersonate {
+            let text = value(text).map_err(|()| bad("whom it acts as does not fit into a header"))?;
+            headers.append(HeaderName::from_static(name), text);
+        }
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let connector = if secure {
+            let roots = if insecure { None } else { Some(roots(authority).await.map_err(bad)?) };
+            let identity = identity.map(|(certificate, key)| pair(&certificate, &key)).transpose();
+            let identity = identity.map_err(|()| bad(NO_PAIR))?;
+            let tls = tls::client(roots, identity).map_err(|_| bad(NO_PAIR))?;
+            let name = server_name.unwrap_or_else(|| host.clone());
+            let name = ServerName::try_from(name).map_err(|_| bad("tls-server-name is not a name"))?;
+            Some((TlsConnector::from(Arc::new(tls)), name))
+        } else {
+            None
+        };
+        let prefix = prefix.trim_end_matches('/').to_owned();
+        let place = place.to_owned();
+        let way = Self { place, connector, host, port, prefix, credentials, headers, expires, idle: Mutex::default() };
+        // Whether the credentials make sense is known before the first request.
+        way.authorization()?;
+        Ok(way)
+    }
+
+    fn is_good(&self) -> bool {
+        self.expires.is_none_or(|expires| jiff::Timestamp::now() < expires)
+    }
+
+    fn bad(&self, problem: &str) -> KubeError {
+        KubeError::Credentials(format!("{}: {problem}", self.place.display()))
+    }
+
+    /// `host:port`, for messages.
+    fn server(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The header of that name. A file is read for it, small and local.
+    fn authorization(&self) -> Result<Option<HeaderValue>, KubeError> {
+        let text = match &self.credentials {
+            Credentials::None => return Ok(None),
+            Credentials::Token(token) => format!("Bearer {token}"),
+            Credentials::Basic(pair) => format!("Basic {pair}"),
+            Credentials::TokenFile(path) => {
+                // Its path is not told: some write the token itself there.
+                let token = std::fs::read_to_string(path)
+                    .map_err(|error| self.bad(&format!("the file of its token (tokenFile) cannot be read: {error}")))?;
+                format!("Bearer {}", token.trim())
+            }
+        };
+        let mut value = value(&text)
+            .map_err(|()| self.bad("its token holds characters that a header cannot carry, such as a line break"))?;
+        value.set_sensitive(true);
+        Ok(Some(value))
+    }
+
+    async fn send(self: &Arc<Self>, method: Method, target: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+        let transport = |error: hyper::Error| Failure::transport(&error, Some(&self.server()));
+        let mut request = Request::new(Full::new(Bytes::from(body)));
+        let uri = format!("{}{target}", self.prefix).parse();
+        *request.uri_mut() = uri.map_err(|_| Failure::Malformed("it does not fit into a URL".to_owned()))?;
+        *request.headers_mut() = self.headers.clone();
+        if method == Method::POST {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
+        *request.method_mut() = method;
+        if let Some(authorization) = self.authorization()? {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        let mut sender = self.connection().await?;
+        let response = sender.send_request(request).await.map_err(transport)?;
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let status = response.status();
+        let sender = Some((sender, Arc::clone(self)));
+        Ok(Answer { status, retry_after, body: response.into_body(), sender })
+    }
+
+    /// One that lies idle, or a new one.
+    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+        loop {
+            let Some(mut sender) = self.idle.lock().await.pop() else { break };
+            // The server closes what is idle for long.
+            if sender.ready().await.is_ok() {
+                return Ok(sender);
+            }
+        }
+        let failed = |error: io::Error| Failure::transport(&error, Some(&self.server()));
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
+        patient(&stream).map_err(|error| failed(error.into()))?;
+        match &self.connector {
+            Some((connector, name)) => {
+                self.handshake(connector.connect(name.clone(), stream).await.map_err(failed)?).await
+            }
+            None => self.handshake(stream).await,
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+    {
+        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let (sender, connection) = shaken.map_err(|error| Failure::transport(&error, Some(&self.server())))?;
+        // It ends with its sender, or with the server; what goes wrong, the request hears as well.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+}
+
+const NO_PAIR: &str = "the client certificate and key are not a valid pair in PEM";
+
+fn value(text: &str) -> Result<HeaderValue, ()> {
+    HeaderValue::from_str(text).map_err(|_| ())
+}
+
+/// A peer that went without a word is noticed within a minute, also while we have nothing to say.
+fn patient(stream: &TcpStream) -> rustix::io::Result<()> {
+    sockopt::set_tcp_nodelay(stream, true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, Duration::from_secs(30))?;
+    sockopt::set_tcp_keepintvl(stream, Duration::from_secs(10))?;
+    sockopt::set_tcp_keepcnt(stream, 3)?;
+    sockopt::set_tcp_user_timeout(stream, 30_000)
+}
+
+/// The CAs in a text of PEM; the system's without one.
+async fn roots(authority: Option<Vec<u8>>) -> Result<RootCertStore, &'static str> {
+    let Some(authority) = authority else {
+        // It fails only when the runtime ends.
+        let roots = tokio::task::spawn_blocking(tls::system_roots).await.unwrap_or_else(|_| RootCertStore::empty());
+        return if roots.is_empty() {
+            Err("it has no certificate-authority, nor has this image any")
+        } else {
+            Ok(roots)
+        };
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&authority) {
+        let certificate = certificate.map_err(|_| "its certificate-authority is not PEM")?;
+        roots.add(certificate).map_err(|_| "the CA is no valid certificate")?;
+    }
+    if roots.is_empty() { Err("its certificate-authority holds no PEM certificates") } else { Ok(roots) }
+}
+
+fn pair(certificate: &[u8], key: &[u8]) -> Result<tls::Identity, ()> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(certificate).collect();
+    Ok((chain.map_err(|_| ())?, PrivateKeyDer::from_pem_slice(key).map_err(|_| ())?))
+}
+
+/// Runs an exec plugin. What it prints is kept from everyone; what went wrong is told without it.
+async fn run(exec: &Exec) -> Result<ExecCredential, String> {
+    let mut command = tokio::process::Command::new(&exec.command);
+    command.args(exec.args.iter().flatten()).env("KUBERNETES_EXEC_INFO", &exec.info);
+    for variable in exec.env.iter().flatten() {
+        command.env(&variable.name, &variable.value);
+    }
+    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = command.output().await.map_err(|error| format!("cannot be started: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("failed: {}", output.status));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|_| "prints no ExecCredential".to_owned())
+}
+
+impl ClientConfig {
+    /// The file or the folder that says who we are.
+    fn place(&self) -> PathBuf {
+        self.kubeconfig.clone().unwrap_or_else(|| self.in_cluster.directory.clone())
+    }
+}
+
+fn settings(config: &ClientConfig) -> Result<Settings, KubeError> {
+    match &config.kubeconfig {
+        Some(path) => Kubeconfig::read(path)?.settings(path, config.context.as_deref()),
         None if config.context.is_some() => {
-            return Err(KubeError::Usage("--context names a context of a kubeconfig: give --kubeconfig as well"));
+            Err(KubeError::Usage("--context names a context of a kubeconfig: give --kubeconfig as well"))
         }
-        None => from_service_account(&config.in_cluster)?,
-    };
-    let agent = HeaderValue::from_static(concat!("trimtab/", env!("CARGO_PKG_VERSION")));
-    settings.headers.push((USER_AGENT, agent));
-
-    let mut http = HttpConnector::new();
-    http.enforce_http(false);
-    http.set_nodelay(true);
-    // A peer that went without a word is noticed within a minute, also while we have nothing to say.
-    http.set_keepalive(Some(Duration::from_secs(30)));
-    http.set_keepalive_interval(Some(Duration::from_secs(10)));
-    http.set_keepalive_retries(Some(3));
-    http.set_tcp_user_timeout(Some(Duration::from_secs(30)));
-    let https = settings.rustls_https_connector_with_connector(http).map_err(|error| unusable(config, error))?;
-    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .build::<_, Body>(https)
-        .map_err(BoxError::from);
-
-    // kube's own stack, without its retries, which are silent, and its tracing.
-    let headers = settings.extra_headers_layer().map_err(|error| unusable(config, error))?;
-    let auth = settings.auth_layer().map_err(|error| unusable(config, error))?;
-    let base = settings.base_uri_layer();
-    let builder = ClientBuilder::new(http, settings.default_namespace.clone()).with_layer(&headers);
-    let client = match auth {
-        Some(auth) => builder.with_layer(&auth).with_layer(&base).build(),
-        None => builder.with_layer(&base).build(),
-    };
-    Ok(Connection { client, server: server(&settings.cluster_url) })
+        None => from_service_account(&config.in_cluster),
+    }
 }
 
-fn server(url: &Uri) -> String {
-    let host = url.host().unwrap_or_default();
-    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("http") { 80 } else { 443 });
-    format!("{host}:{port}")
-}
-
-fn from_service_account(pod: &InCluster) -> Result<Config, KubeError> {
+fn from_service_account(pod: &InCluster) -> Result<Settings, KubeError> {
     let (Some(host), Some(port)) = (&pod.host, &pod.port) else { return Err(KubeError::NotInCluster) };
-    let host = match host.parse::<IpAddr>() {
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        _ => host.clone(),
-    };
-    let url = Uri::builder().scheme("https").authority(format!("{host}:{port}")).path_and_query("/").build();
-    let url = url.map_err(|_| {
-        KubeError::Usage("KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name a host and a port")
-    })?;
-    let mut config = Config::new(url);
-    // Kept by path: the kubelet replaces both, and they are read again about once a minute. Without the empty list kube
-    // would first load the system's certificates, and fail in an image that has none.
-    config.root_cert = Some(Vec::new());
-    config.root_cert_file = Some(readable(pod.directory.join("ca.crt"))?);
-    config.auth_info.token_file = Some(readable(pod.directory.join("token"))?.to_string_lossy().into_owned());
-    Ok(config)
-}
-
-/// Says which file is missing before kube says that something is.
-fn readable(path: PathBuf) -> Result<PathBuf, KubeError> {
-    match std::fs::File::open(&path) {
-        Ok(_) => Ok(path),
-        Err(error) => Err(KubeError::Unreadable { path, error, remedy: NO_SERVICE_ACCOUNT }),
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    let server = format!("https://{host}:{port}");
+    if server.parse::<Uri>().is_err() {
+        return Err(KubeError::Usage(
+            "KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT do not name a host and a port",
+        ));
     }
+    let authority = Some(read(pod.directory.join("ca.crt"))?);
+    let token = pod.directory.join("token");
+    read(token.clone())?;
+    Ok(Settings { server, authority, credentials: Credentials::TokenFile(token), ..Settings::default() })
 }
 
-fn read_kubeconfig(path: &Path) -> Result<Kubeconfig, KubeError> {
-    Kubeconfig::read_from(path).map_err(|error| kubeconfig_error(path, error))
-}
-
-async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config, KubeError> {
-    let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
-    let config = Config::from_custom_kubeconfig(read_kubeconfig(path)?, &options).await;
-    let config = config.map_err(|error| kubeconfig_error(path, error))?;
-    if config.proxy_url.is_some() {
-        let problem = "proxies (proxy-url, or HTTPS_PROXY in the environment) are not supported".to_owned();
-        return Err(KubeError::Kubeconfig { path: path.to_owned(), problem });
-    }
-    // What makes the layer of it panics on such a one.
-    let token = config.auth_info.token.as_ref().map(ExposeSecret::expose_secret);
-    if token.is_some_and(|token| HeaderValue::from_str(token).is_err()) {
-        let problem = "its token holds characters that a header cannot carry, such as a line break";
-        return Err(KubeError::Credentials(format!("{}: {problem}", path.display())));
-    }
-    Ok(config)
-}
-
-/// Says what is wrong with a kubeconfig, in words that quote no value of it.
-fn kubeconfig_error(path: &Path, error: KubeconfigError) -> KubeError {
-    use KubeconfigError as E;
-    // Credentials come and go while the kubeconfig stays: they are waited for.
-    let credentials = |problem| KubeError::Credentials(format!("{}: {problem}", path.display()));
-    let load = |what: &str, error| {
-        credentials(match error {
-            LoadDataError::ReadFile(error, _) => named_by(what, &error),
-            LoadDataError::DecodeBase64(_) => format!("its {what}-data is not base64"),
-            LoadDataError::NoBase64DataOrFile => format!("it has no {what}"),
-        })
-    };
-    let problem = match error {
-        E::ReadConfig(error, path) => return KubeError::Unreadable { path, error, remedy: "" },
-        E::CurrentContextNotSet => "it has no current-context; give --context".to_owned(),
-        E::LoadContext(name) => format!("it has no context {name:?}; --context or current-context names one"),
-        E::LoadClusterOfContext(name) => format!("it has no cluster {name:?}, which the context names"),
-        E::Parse(error) => match error.location() {
-            Some(at) => format!("not a kubeconfig, at line {}, column {}", at.line(), at.column()),
-            None => "not a kubeconfig".to_owned(),
-        },
-        E::MissingClusterUrl | E::ParseClusterUrl(_) => "its cluster has no valid server URL".to_owned(),
-        E::ParseProxyUrl(_) => "its proxy-url, or HTTPS_PROXY, is not a URL".to_owned(),
-        E::LoadCertificateAuthority(error) => return load("certificate-authority", error),
-        E::LoadClientCertificate(error) => return load("client-certificate", error),
-        E::LoadClientKey(error) => return load("client-key", error),
-        E::ParseCertificates(_) => {
-            return credentials("its certificate-authority holds no PEM certificates".to_owned());
-        }
-        E::KindMismatch | E::ApiVersionMismatch => "its documents differ in kind or apiVersion".to_owned(),
-        E::FindPath => "no such file".to_owned(),
-    };
-    KubeError::Kubeconfig { path: path.to_owned(), problem }
-}
-
-/// A file that a field of the kubeconfig names. Its path is not told: some write the key or token itself there.
-fn named_by(field: &str, error: &io::Error) -> String {
-    format!("the file that its {field} names cannot be read: {error}")
-}
-
-/// Says what is wrong with certificates, keys, tokens or an exec plugin, in words that quote none of them.
-fn unusable(config: &ClientConfig, error: ::kube::Error) -> KubeError {
-    let place = match &config.kubeconfig {
-        Some(path) => path.display().to_string(),
-        None => config.in_cluster.directory.display().to_string(),
-    };
-    let problem = match error {
-        ::kube::Error::InferKubeconfig(error) => {
-            return kubeconfig_error(config.kubeconfig.as_deref().unwrap_or(Path::new("")), error);
-        }
-        ::kube::Error::Auth(AuthError::ReadTokenFile(error, path)) => match &config.kubeconfig {
-            Some(_) => named_by("tokenFile", &error),
-            None => return KubeError::Unreadable { path, error, remedy: "" },
-        },
-        ::kube::Error::Auth(AuthError::AuthExecStart(error)) => format!("its exec plugin cannot be started: {error}"),
-        ::kube::Error::Auth(AuthError::AuthExecRun { out, .. }) => format!("its exec plugin failed: {}", out.status),
-        ::kube::Error::Auth(_) => "its token, password or exec plugin gives none".to_owned(),
-        ::kube::Error::RustlsTls(RustlsTlsError::InvalidServerName(_)) => "tls-server-name is not a name".to_owned(),
-        ::kube::Error::RustlsTls(RustlsTlsError::AddRootCertificate(_)) => {
-            "the CA is no valid certificate, or none is named and this image has none of its own".to_owned()
-        }
-        ::kube::Error::RustlsTls(_) => "the client certificate and key are not a valid pair in PEM".to_owned(),
-        _ => "they do not fit into a request".to_owned(),
-    };
-    KubeError::Credentials(format!("{place}: {problem}"))
+fn read(path: PathBuf) -> Result<Vec<u8>, KubeError> {
+    std::fs::read(&path).map_err(|error| KubeError::Unreadable { path, error, remedy: NO_SERVICE_ACCOUNT })
 }
