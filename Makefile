@@ -25,7 +25,8 @@ demo:
 	TRIMTAB=$(RELEASE) DEMO_SERVER=$(dir $(RELEASE))examples/demo-server demo/run
 
 # Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a
-# cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed.
+# cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed. Then the
+# end-to-end tests, where a node can be started.
 test:
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
@@ -34,6 +35,8 @@ test:
 	node=$$(tests/tools/build node) && TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
+	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then $(MAKE) e2e; else \
+	echo "make test: NOT RUN: the end-to-end tests, which need Linux and root: make e2e" >&2; [ -z "$$CI" ]; fi
 
 # The image, in Pods, on a node of the tests' own (tests/node/run): Linux and root. E2E=NAME runs those of that name.
 e2e:
