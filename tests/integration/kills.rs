@@ -265,3 +265,29 @@ fn retried() {
 fn superseded() {
     Path { name: "superseded", before: Some("good a"), edit: "edit b", flags: &[], end: taken("good edited") }.walk();
 }
+
+#[test]
+fn publish_of_single_files() {
+    let flags = &["--layout", "files"];
+    Path { name: "publish of single files", before: Some("good a"), edit: "good b", flags, end: taken("good b") }.walk();
+}
+
+#[test]
+fn first_generation_of_single_files() {
+    let flags = &["--layout", "files"];
+    Path { name: "first generation of single files", before: None, edit: "good a", flags, end: taken("good a") }.walk();
+}
+
+#[test]
+fn single_files_refused_by_the_validator() {
+    let flags = &["--layout", "files", "--validate", "sh -c '! grep -q refuse $0/app.conf' {dir}"];
+    let end = rejected("good a", "validate");
+    Path { name: "single files refused by the validator", before: Some("good a"), edit: "refuse b", flags, end }.walk();
+}
+
+#[test]
+fn single_files_rolled_back_after_a_refusal() {
+    let flags = &["--layout", "files"];
+    let end = rejected("good a", "reload");
+    Path { name: "single files rolled back, refused", before: Some("good a"), edit: "refuse b", flags, end }.walk();
+}

@@ -61,7 +61,7 @@ impl Scene {
     pub fn left_behind(&self) -> Vec<String> {
         let journal = self.journal();
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
-        let files = ["..data", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];
+        let files = ["..data", "..trimtab.current", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];
         let mut names = names(&self.output);
         names.retain(|name| {
             name.starts_with("..")
