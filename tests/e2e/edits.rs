@@ -191,7 +191,7 @@ fn play(program: &Program) -> (Vec<String>, Vec<String>) {
         all.get(r#"trimtab_stage_total{stage="reload",result="success"}"#).to_string(),
         format!("{:.1?}", delays[delays.len() / 2]),
         format!("{took:.0?}"),
-        format!("{:.1} MiB", cgroup.peak() as f64 / f64::from(1 << 20)),
+        format!("{} KiB", cgroup.peak() / 1024),
         format!("{throttled} of {periods}"),
     ];
 

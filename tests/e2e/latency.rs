@@ -138,7 +138,7 @@ fn edit_arrives_by_the_watch_and_by_the_mounted_volume() {
     for pod in [&watching, &reading] {
         let cgroup = Cgroup::of(pod, "trimtab");
         let (periods, throttled) = cgroup.throttled();
-        let peak = format!("{:.1} MiB", cgroup.peak() as f64 / f64::from(1 << 20));
+        let peak = format!("{} KiB", cgroup.peak() / 1024);
         rows.push(vec![pod.name().to_owned(), peak, format!("{throttled} of {periods}")]);
         assert_eq!(pod.restarts("trimtab") + pod.restarts("main"), 0);
     }

@@ -1,5 +1,6 @@
 //! Tables for people, printed whether the test passes or fails.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 /// The first row is the head. Past libtest, which shows what a test prints only when it fails.
@@ -9,7 +10,7 @@ pub fn print(title: &str, rows: &[Vec<String>]) {
     for row in rows {
         for (column, cell) in row.iter().enumerate() {
             let room = width(column);
-            text += &if column == 0 { format!("{cell:room$}") } else { format!("  {cell:>room$}") };
+            let _ = if column == 0 { write!(text, "{cell:room$}") } else { write!(text, "  {cell:>room$}") };
         }
         text += "\n";
     }
