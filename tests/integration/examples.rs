@@ -154,7 +154,7 @@ fn examples_are_native_sidecars_with_limits_and_a_read_only_root() {
         let sidecar = sidecar(&pod);
         assert_eq!(word(&sidecar["image"]), concat!("trimtab:", env!("CARGO_PKG_VERSION")), "{example}");
         assert_eq!(sidecar["restartPolicy"], "Always", "{example}");
-        assert_eq!(sidecar["startupProbe"]["exec"]["command"], json!(["/trimtab", "status"]), "{example}");
+        assert_eq!(sidecar["startupProbe"]["httpGet"], json!({"path": "/readyz", "port": 9533}), "{example}");
         assert_eq!(sidecar["resources"]["limits"], json!({"memory": "32Mi"}), "{example}");
         for container in containers(&pod) {
             let name = word(&container["name"]);

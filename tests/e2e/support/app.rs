@@ -61,7 +61,7 @@ pub fn spec(flags: &[&str]) -> Value {
         "initContainers": [{
             "name": "trimtab", "image": concat!("trimtab:", env!("CARGO_PKG_VERSION")), "args": args,
             "restartPolicy": "Always",
-            "startupProbe": {"exec": {"command": ["/trimtab", "status"]}, "periodSeconds": 1, "failureThreshold": 120},
+            "startupProbe": {"httpGet": {"path": "/readyz", "port": 9533}, "periodSeconds": 1, "failureThreshold": 120},
             "securityContext": restricted,
             "resources": {"requests": {"cpu": "1m"}, "limits": {"cpu": "10m", "memory": "16Mi"}},
             "volumeMounts": [{"name": "shared", "mountPath": "/shared"}],
