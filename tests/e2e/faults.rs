@@ -326,6 +326,35 @@ impl Drop for Client {
     }
 }
 
+/// A daemon that does not run. It is started again in any case: others need it.
+struct Away(Option<&'static str>);
+
+impl Away {
+    fn stopped(name: &'static str) -> Self {
+        daemon("stop", name);
+        Self(Some(name))
+    }
+
+    /// Without a word: the API server takes a minute to end in good order while somebody watches.
+    fn killed(name: &'static str) -> Self {
+        daemon("kill", name);
+        Self(Some(name))
+    }
+
+    fn back(mut self) {
+        daemon("start", self.0.take().unwrap());
+    }
+}
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        if let Some(name) = self.0 {
+            let program = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/node/daemon");
+            let _the_test_has_failed = Command::new(program).args(["start", name]).status();
+        }
+    }
+}
+
 #[test]
 fn sidecar_killed_loses_no_edit_and_tells_nothing_twice() {
     let space = Space::new("killed");
@@ -533,22 +562,22 @@ fn kubelet_and_containerd_stopped_and_started() {
     let world = World::new(&space, &[HOOK, MOUNTED]);
     let client = Client::new(&world);
 
-    daemon("stop", "kubelet");
+    let kubelet = Away::stopped("kubelet");
     world.edit("two");
     world.until_serves("two/uno");
     // There is nobody to start it again.
     world.kill("trimtab");
     world.edit("three");
     space.edit("mounted", "mounted", "dos");
-    daemon("start", "kubelet");
+    kubelet.back();
     world.until_serves("three/dos");
     world.until_restarted("trimtab", 1);
     world.until_settled();
 
-    daemon("stop", "containerd");
+    let containerd = Away::stopped("containerd");
     world.edit("four");
     world.until_serves("four/dos");
-    daemon("start", "containerd");
+    containerd.back();
     space.edit("mounted", "mounted", "tres");
     world.until_serves("four/tres");
     eventually("commands run in the Pod", || world.pod.status().filter(|status| status["ready"] == true));
@@ -569,7 +598,7 @@ fn api_server_away_then_edits_in_a_row() {
     let told_at_start = world.loads().len();
 
     let since = Instant::now();
-    daemon("stop", "kube-apiserver");
+    let server = Away::killed("kube-apiserver");
     let status = world.until("said to be away", |status| status["sources"][0]["healthy"] == false);
     let message = status["sources"][0]["message"].as_str().unwrap();
     assert!(message.contains("cannot reach the API server at"), "{message}");
@@ -579,7 +608,7 @@ fn api_server_away_then_edits_in_a_row() {
     }
     let outage = std::env::var("E2E_OUTAGE").map_or(20, |seconds| seconds.parse().unwrap());
     sleep(Duration::from_secs(outage).saturating_sub(since.elapsed()));
-    daemon("start", "kube-apiserver");
+    server.back();
     for value in ["two", "three", "four"] {
         world.edit(value);
     }
@@ -608,7 +637,7 @@ fn permission_removed_and_given_back() {
     // The server asks at the beginning of a watch only.
     world.edit("two");
     world.until_serves("two");
-    daemon("restart", "kube-apiserver");
+    Away::killed("kube-apiserver").back();
     let status = world.until("forbidden", |status| {
         status["sources"][0]["message"].as_str().is_some_and(|message| message.contains("403"))
     });
@@ -644,7 +673,7 @@ fn service_account_token_that_is_refused_is_read_again() {
     let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&next).arg("2048").output().unwrap();
     assert!(made.status.success());
     fs::rename(next, key).unwrap();
-    daemon("restart", "kube-apiserver");
+    Away::killed("kube-apiserver").back();
     daemon("restart", "kube-controller-manager");
     let status = world.until("refused", |status| {
         status["sources"][0]["message"].as_str().is_some_and(|message| message.contains("(401)"))
