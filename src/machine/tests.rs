@@ -901,6 +901,7 @@ fn death_by_the_request_is_rejected_at_once() {
     let mut world = settled_on(0, options());
     let good = world.link.clone();
     world.edit(inputs(1));
+    world.fire(0);
     until_reload(&mut world);
     let Some(Op::Reload { step, .. }) = world.op.take() else { panic!() };
     world.on(Event::Reloaded { step, verdict: Verdict::Died(rejection(Stage::Reload)) });
