@@ -870,6 +870,10 @@ impl App {
                 self.problem(Stage::Reload.as_str(), &format!("refused: {message}"), &output);
                 (Ending::Rejected, machine::Verdict::Refused(rejection(Stage::Reload, message)))
             }
+            Verdict::Died { message } => {
+                self.problem(Stage::Reload.as_str(), &format!("rejected: {message}"), &Said::default());
+                (Ending::Rejected, machine::Verdict::Died(rejection(Stage::Reload, message)))
+            }
             Verdict::Unreachable { message, output, .. } => {
                 self.problem(Stage::Reload.as_str(), &message, &output);
                 (Ending::Failed, machine::Verdict::Unreachable)

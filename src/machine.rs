@@ -125,6 +125,8 @@ pub enum Verdict {
     Took,
     /// It refused, died, or did not confirm in time.
     Refused(Rejection),
+    /// It died of being told. Unlike a refusal, it is not asked again.
+    Died(Rejection),
     /// It was not there to answer, or the attempt was abandoned.
     Unreachable,
 }
@@ -843,6 +845,7 @@ impl Machine {
             Verdict::Took if self.options.confirm => self.confirm(effects),
             Verdict::Took => self.clear(effects),
             Verdict::Unreachable => self.note_debt(effects),
+            Verdict::Died(rejection) => self.reject(rejection, effects),
             Verdict::Refused(rejection) => {
                 self.refusals = self.refusals.saturating_add(1);
                 if self.refusals < self.options.attempts {
@@ -872,7 +875,7 @@ impl Machine {
         match verdict {
             Verdict::Took => self.clear(effects),
             Verdict::Unreachable => self.note_debt(effects),
-            Verdict::Refused(rejection) => self.reject(rejection, effects),
+            Verdict::Refused(rejection) | Verdict::Died(rejection) => self.reject(rejection, effects),
         }
     }
 

@@ -72,6 +72,9 @@ pub struct Config {
     pub children: bool,
     /// `--reload-timeout`: for each request, from connect to last byte, and for a program.
     pub timeout: Duration,
+    /// `--confirm-timeout` where `--confirm-url` is given: how long a server may refuse connections after a request that
+    /// it did not answer, before the main process is taken to have died of the reload. `None`: for ever.
+    pub mourning: Option<Duration>,
 }
 
 /// What came of one attempt. Messages are fit for logs, `/status` and Events; output only through a mask, for the log.
@@ -87,6 +90,11 @@ pub enum Verdict {
         message: String,
         /// What else it said.
         output: Output,
+    },
+    /// It was told, did not answer, and has not been there for long since. Not retried: the generation is rejected.
+    Died {
+        /// Who, for how long, by which flag.
+        message: String,
     },
     /// Nobody answered, nobody is there, or not now. Retried for ever, and never a rejection.
     Unreachable {
@@ -214,6 +222,7 @@ pub struct Reloader {
     progress: (u64, usize),
     target: Option<TargetStatus>,
     held: Option<Held>,
+    silence: Silence,
     /// When the last attempt ended.
     at: Instant,
 }
@@ -222,7 +231,7 @@ impl Reloader {
     /// One that has told nobody yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, progress: (0, 0), target: None, held: None, at: Instant::now() }
+        Self { config, progress: (0, 0), target: None, held: None, silence: Silence::default(), at: Instant::now() }
     }
 
     /// The signal's target as the last attempt saw it; `None` before the first, and for the other drivers.
@@ -280,7 +289,7 @@ impl Reloader {
     }
 
     async fn tell(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
-        let Config { driver, children, timeout, .. } = &self.config;
+        let Config { driver, children, timeout, mourning, .. } = &self.config;
         match driver {
             Driver::None => Verdict::Took,
             Driver::Signal { signal, selector } => {
@@ -294,8 +303,10 @@ impl Reloader {
                     self.progress = (generation, 0);
                 }
                 while let Some(endpoint) = endpoints.get(self.progress.1) {
-                    if let Err(verdict) = call(endpoint, http, accept, *timeout).await {
-                        return verdict;
+                    let answer = call(endpoint, http, accept, *timeout).await;
+                    let died = self.silence.after(generation, &answer, *mourning);
+                    if let Err(NotTold { verdict, .. }) = answer {
+                        return died.unwrap_or(verdict);
                     }
                     self.progress.1 += 1;
                 }
@@ -348,12 +359,56 @@ fn started_after(target: &Target, published: &Moment) -> std::io::Result<bool> {
     Ok(process::now()?.boot_id != published.boot_id || target.start_ticks > published.ticks)
 }
 
-async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, timeout: Duration) -> Result<(), Verdict> {
+/// Why an endpoint was not told.
+#[derive(Debug)]
+struct NotTold {
+    verdict: Verdict,
+    /// Whether anybody was there.
+    accepted: bool,
+}
+
+/// Since when an endpoint is silent that was told.
+#[derive(Debug, Default)]
+struct Silence {
+    /// The generation of which an endpoint was told, without an answer since.
+    told: Option<u64>,
+    refused_since: Option<Instant>,
+}
+
+impl Silence {
+    /// Takes in what came of a request; the verdict, if nobody will come back.
+    fn after(&mut self, generation: u64, answer: &Result<(), NotTold>, patience: Option<Duration>) -> Option<Verdict> {
+        if self.told != Some(generation) {
+            *self = Self::default();
+        }
+        match answer {
+            Err(NotTold { verdict: Verdict::Unreachable { delivered: true, .. }, .. }) => {
+                (self.told, self.refused_since) = (Some(generation), None);
+            }
+            Err(NotTold { verdict: Verdict::Unreachable { message, .. }, accepted: false }) if self.told.is_some() => {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                let patience = patience.filter(|patience| since.elapsed() >= *patience)?;
+                *self = Self::default();
+                let message = format!(
+                    "a request of reload was sent and not answered, and no connection was accepted for {patience:?} \
+                     (--confirm-timeout) since, so the main process is taken to have died of the reload: {message}"
+                );
+                return Some(Verdict::Died { message });
+            }
+            // Somebody is there, and will be told again.
+            _ => *self = Self::default(),
+        }
+        None
+    }
+}
+
+async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, timeout: Duration) -> Result<(), NotTold> {
     let Response { status, body } = match http::request(endpoint, http, timeout).await {
         Ok(response) => response,
         Err(error) => {
             let (message, delivered) = (error.to_string(), error.sent());
-            return Err(Verdict::Unreachable { message, output: Output::default(), delivered });
+            let verdict = Verdict::Unreachable { message, output: Output::default(), delivered };
+            return Err(NotTold { verdict, accepted: error.accepted() });
         }
     };
     if accept.contains(status) {
@@ -361,7 +416,7 @@ async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, time
     }
     let mut output = Output::default();
     output.push(&body);
-    Err(match status {
+    let verdict = match status {
         429 | 502..=504 => {
             let message = format!("{endpoint} answered {status}: not now");
             Verdict::Unreachable { message, output, delivered: false }
@@ -376,7 +431,8 @@ async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, time
             let message = format!("{endpoint} answered {status}, which --reload-status does not accept");
             Verdict::Refused { message, output }
         }
-    })
+    };
+    Err(NotTold { verdict, accepted: true })
 }
 
 async fn execute(command: &Command, timeout: Duration) -> Verdict {
@@ -477,7 +533,7 @@ mod tests {
     }
 
     fn reloader(driver: Driver) -> Reloader {
-        Reloader::new(Config { driver, target: None, children: true, timeout: LONG })
+        Reloader::new(Config { driver, target: None, children: true, timeout: LONG, mourning: None })
     }
 
     fn exec(command: &str) -> Reloader {
@@ -597,7 +653,7 @@ mod tests {
                     assert!(!output.is_empty() && !delivered);
                     ("unreachable", message)
                 }
-                Verdict::NotOwed => panic!(),
+                Verdict::NotOwed | Verdict::Died { .. } => panic!(),
             };
             assert_eq!(found, expected, "{statuses:?}");
             assert!(found == "took" || message.contains(&format!("{url} answered {}", statuses[0])), "{message}");
@@ -621,6 +677,31 @@ mod tests {
         assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: true, .. }));
         drop(listener);
         assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: false, .. }));
+    }
+
+    #[tokio::test]
+    async fn who_is_told_does_not_answer_and_stays_away_has_died_of_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut reloader = http(&[&format!("http://{address}/")]);
+        (reloader.config.timeout, reloader.config.mourning) = (Duration::from_millis(200), Some(Duration::ZERO));
+        assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: true, .. }));
+        drop(listener);
+        // Of another generation nobody was told.
+        assert!(matches!(reloader.attempt(2, None).await, Verdict::Unreachable { delivered: false, .. }));
+        assert!(matches!(reloader.attempt(2, None).await, Verdict::Unreachable { delivered: false, .. }));
+
+        let listener = TcpListener::bind(address).unwrap();
+        assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { delivered: true, .. }));
+        drop(listener);
+        reloader.config.mourning = Some(LONG);
+        assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "not yet");
+        reloader.config.mourning = None;
+        assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "nobody looks");
+        reloader.config.mourning = Some(Duration::ZERO);
+        let Verdict::Died { message } = reloader.attempt(3, None).await else { panic!() };
+        assert!(message.contains("--confirm-timeout"), "{message}");
+        assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "once");
     }
 
     #[tokio::test]

@@ -112,7 +112,7 @@ fn named(name: &str) -> Selector {
 
 /// What a reload by this driver leaves.
 async fn told(driver: Driver, target: Option<Selector>) -> Told {
-    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: LONG });
+    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: LONG, mourning: None });
     let verdict = reloader.attempt(1, None).await;
     assert_eq!(verdict, reload::Verdict::Took);
     reloader.told()
@@ -437,7 +437,8 @@ fn later_tick() {
 /// What a signal that is not owed leaves.
 async fn not_owed(main: &Main, before: &crate::journal::Moment) -> Told {
     let driver = Driver::Signal { signal: "TERM".parse().unwrap(), selector: main.selector() };
-    let mut reloader = Reloader::new(reload::Config { driver, target: None, children: true, timeout: LONG });
+    let mut reloader =
+        Reloader::new(reload::Config { driver, target: None, children: true, timeout: LONG, mourning: None });
     assert_eq!(reloader.attempt(1, Some(before)).await, reload::Verdict::NotOwed);
     reloader.told()
 }
@@ -473,7 +474,7 @@ async fn old_children_after(name: &str, first: Option<u16>) -> usize {
     let http = HttpConfig::default();
     let driver = Driver::Http { endpoints: vec![server.url.parse().unwrap()], http, accept: "2xx".parse().unwrap() };
     let target = Some(main.selector());
-    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: SHORT });
+    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: SHORT, mourning: None });
     assert_ne!(reloader.attempt(1, None).await, reload::Verdict::Took);
     let target = process::find(&main.selector()).unwrap();
     target.signal("HUP".parse().unwrap()).unwrap();

@@ -897,6 +897,20 @@ fn refusals_of_a_first_generation_are_reported_as_held_and_tried_on() {
 }
 
 #[test]
+fn death_by_the_request_is_rejected_at_once() {
+    let mut world = settled_on(0, options());
+    let good = world.link.clone();
+    world.edit(inputs(1));
+    world.fire(0);
+    until_reload(&mut world);
+    let Some(Op::Reload { step, .. }) = world.op.take() else { panic!() };
+    world.on(Event::Reloaded { step, verdict: Verdict::Died(rejection(Stage::Reload)) });
+    finish(&mut world);
+    assert_eq!(world.link, good);
+    assert_eq!(world.journal.unwrap().quarantine.unwrap().digest, inputs(1));
+}
+
+#[test]
 fn rejected_generation_is_taken_back_and_the_old_one_reloaded_and_confirmed() {
     let mut world = settled_on(0, options());
     let good = world.link.clone();

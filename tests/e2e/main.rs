@@ -6,6 +6,7 @@
 mod check;
 mod edits;
 mod examples;
+mod faults;
 mod latency;
 mod quickstart;
 mod support;
