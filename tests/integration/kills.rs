@@ -269,7 +269,8 @@ fn superseded() {
 #[test]
 fn publish_of_single_files() {
     let flags = &["--layout", "files"];
-    Path { name: "publish of single files", before: Some("good a"), edit: "good b", flags, end: taken("good b") }.walk();
+    Path { name: "publish of single files", before: Some("good a"), edit: "good b", flags, end: taken("good b") }
+        .walk();
 }
 
 #[test]
