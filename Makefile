@@ -28,6 +28,7 @@ demo:
 # cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed. Then the
 # end-to-end tests, where a node can be started.
 test:
+	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then tests/node/require; fi
 	$(CARGO) build --release --bin trimtab
 	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \

@@ -759,6 +759,7 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
             ("OUTPUT", &stage.text("conf")),
             ("PATH", "{kind}/{name}/{key}"),
             ("FILE_MODE", "0604"),
+            ("LAYOUT", "files"),
             ("ON_DELETE", "apply"),
             ("POLL_INTERVAL", "300ms"),
             ("RELOAD_EXEC", &format!("sh '{script}'")),
@@ -773,6 +774,7 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
     assert_eq!(ran(), 1);
     let kept = stage.at("conf/dir/app/kept");
     assert_eq!(fs::metadata(&kept).unwrap().permissions().mode() & 0o777, 0o604);
+    assert!(!fs::symlink_metadata(stage.at("conf/dir")).unwrap().is_symlink(), "a file in its place, by LAYOUT");
     fs::remove_file(stage.at("plain/gone")).unwrap();
     eventually("the deletion is applied", || (!stage.at("conf/dir/app/gone").exists()).then_some(()));
     // Written in place and not closed: only the poll can tell.
