@@ -3,24 +3,20 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::json;
 
-use super::support::node::{eventually, kubectl};
+use super::support::example::manifest;
+use super::support::node::eventually;
 use super::support::pod::Pod;
 use super::support::space::Space;
 
 /// Applies an example, and waits until its Pods are ready.
 fn apply<'a>(space: &'a Space, example: &str, label: &str, replicas: usize) -> Vec<Pod<'a>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
-    space.apply(&kubectl(&["kustomize", folder.to_str().unwrap()]));
-    let pods = eventually("its Pods are made", || {
-        let pods = space.pods(&format!("app={label}"));
-        (pods.len() == replicas).then_some(pods)
-    });
+    space.apply(&manifest(example));
+    let pods = space.pods_when_there(&format!("app={label}"), replicas);
     pods.into_iter().map(Pod::until_ready).collect()
 }
 

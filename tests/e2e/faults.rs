@@ -3,17 +3,15 @@
 //! The main process is a small program that reads one file when it starts and at each reload, answers with what it
 //! read, and writes down every load. A reload that was lost, or done for nothing, is seen in what it wrote.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::support::node::{PATIENCE, daemon, eventually, folder, kubectl_with, within};
+use super::support::client::Client;
+use super::support::node::{PACE, PATIENCE, daemon, eventually, folder, kubectl_with, polled, within};
 use super::support::pod::{Pod, get};
 use super::support::space::Space;
 
@@ -125,7 +123,7 @@ spec:
       restartPolicy: Always
       args: [--configmap=web, --template=/program/value.j2, --output=/shared/conf, "--admin=0.0.0.0:9534", FLAGS]
       startupProbe:
-        exec: {command: [/trimtab, status]}
+        httpGet: {path: /readyz, port: 9533}
         periodSeconds: 1
         timeoutSeconds: 10
         failureThreshold: 60
@@ -192,13 +190,16 @@ impl<'a> World<'a> {
 
     fn until_serves(&self, value: &str) {
         let mut last = None;
-        let what = format!("served: {value}");
-        let deadline = Instant::now() + PATIENCE;
-        while last.as_deref() != Some(value) {
-            assert!(Instant::now() < deadline, "not {what}, but {last:?}; {:#?}", self.status());
+        let seen = polled(PATIENCE, PACE, || {
             last = get(&self.ip, 8080, "/");
-            sleep(Duration::from_millis(50));
-        }
+            (last.as_deref() == Some(value)).then_some(())
+        });
+        assert!(seen.is_some(), "not served: {value}, but {last:?}; {:#?}", self.status());
+    }
+
+    /// Asks the main process all the time.
+    fn client(&self) -> Client {
+        Client::start(format!("{}:8080", self.ip).parse().unwrap(), "/", &[200])
     }
 
     /// Each load that the main process did: `start one`, `reload two`.
@@ -215,17 +216,13 @@ impl<'a> World<'a> {
     /// Waits until Trimtab's status is as described. It has little time, and is not asked too often.
     fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.status() {
-                if condition(&status) {
-                    return status;
-                }
-                last = Some(status);
-            }
-            assert!(Instant::now() < deadline, "not {what}: {last:#?}");
-            sleep(Duration::from_millis(300));
-        }
+        let seen = polled(PATIENCE, Duration::from_millis(300), || {
+            let status = self.status()?;
+            let found = condition(&status).then(|| status.clone());
+            last = Some(status);
+            found
+        });
+        seen.unwrap_or_else(|| panic!("not {what}: {last:#?}"))
     }
 
     /// Waits until nothing is owed and everything confirmed.
@@ -281,49 +278,11 @@ impl<'a> World<'a> {
     }
 }
 
-/// Asks a main process all the time.
-struct Client {
-    ends: Arc<AtomicBool>,
-    seen: Arc<Mutex<(BTreeSet<String>, u32, u32)>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Client {
-    fn new(world: &World<'_>) -> Self {
-        let (ends, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new((BTreeSet::new(), 0, 0))));
-        let (ip, end, see) = (world.ip.clone(), ends.clone(), seen.clone());
-        let thread = std::thread::spawn(move || {
-            while !end.load(Ordering::Relaxed) {
-                let answer = get(&ip, 8080, "/");
-                let mut seen = see.lock().unwrap();
-                match answer {
-                    Some(value) => {
-                        seen.0.insert(value);
-                        seen.1 += 1;
-                    }
-                    None => seen.2 += 1,
-                }
-                drop(seen);
-                sleep(Duration::from_millis(20));
-            }
-        });
-        Self { ends, seen, thread: Some(thread) }
-    }
-
-    /// What was answered, and how many requests failed.
-    fn ended(mut self) -> (Vec<String>, u32) {
-        self.ends.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        let seen = self.seen.lock().unwrap();
-        assert!(seen.1 > 10, "the client asked");
-        (seen.0.iter().cloned().collect(), seen.2)
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        self.ends.store(true, Ordering::Relaxed);
-    }
+/// What the main process answered to a client that asked all the time, and how many requests failed.
+fn seen_by(client: Client) -> (Vec<String>, usize) {
+    let seen = client.stop();
+    assert!(seen.requests > 10, "the client asked");
+    (seen.bodies.into_keys().collect(), seen.failed.len())
 }
 
 /// A daemon that does not run. It is started again in any case: others need it.
@@ -335,7 +294,7 @@ impl Away {
         Self(Some(name))
     }
 
-    /// Without a word: the API server takes a minute to end in good order while somebody watches.
+    /// Without a word: told to end, the API server was seen to take more than a minute.
     fn killed(name: &'static str) -> Self {
         daemon("kill", name);
         Self(Some(name))
@@ -359,7 +318,7 @@ impl Drop for Away {
 fn sidecar_killed_loses_no_edit_and_tells_nothing_twice() {
     let space = Space::new("killed");
     let world = World::new(&space, &[HOOK]);
-    let client = Client::new(&world);
+    let client = world.client();
 
     let told_at_start = world.loads().len();
     // While nothing goes on, and edited before it is back.
@@ -380,7 +339,7 @@ fn sidecar_killed_loses_no_edit_and_tells_nothing_twice() {
     // Once by the request that was under way, and again, as nobody heard its answer.
     assert_eq!(world.loads()[told_at_start + 1..], ["reload slow three", "reload slow three"]);
 
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert_eq!((served, failed), (vec!["one".into(), "slow three".into(), "two".into()], 0));
     assert_eq!(world.restarts(), (2, 0));
     assert!(world.is_the_same());
@@ -417,7 +376,7 @@ fn main_process_killed_starts_on_the_newest_and_crash_loop_is_healed_by_the_roll
 fn sidecar_out_of_memory_is_started_again_and_the_same_edit_comes_through() {
     let space = Space::new("memory");
     let world = World::new(&space, &[HOOK]);
-    let client = Client::new(&world);
+    let client = world.client();
 
     // Less than it has needed so far and will need, until the kubelet makes it a new cgroup.
     squeeze(world.processes("trimtab")[0]);
@@ -431,7 +390,7 @@ fn sidecar_out_of_memory_is_started_again_and_the_same_edit_comes_through() {
     world.until_serves(&large[..40]);
     world.until_settled();
 
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert_eq!((served, failed), (vec![large[..40].into(), "one".into()], 0));
     assert_eq!(world.restarts(), (1, 0));
 }
@@ -483,7 +442,7 @@ fn crash_loop_is_healed_by_rollback_without_a_shared_process_namespace() {
 fn configmap_deleted_made_again_made_immutable_and_rotated_with_a_secret() {
     let space = Space::new("objects");
     let world = World::new(&space, &[HOOK, "--secret=token"]);
-    let client = Client::new(&world);
+    let client = world.client();
     world.until_serves("one/t1-canary");
     let told_at_start = world.loads().len();
 
@@ -514,14 +473,14 @@ fn configmap_deleted_made_again_made_immutable_and_rotated_with_a_secret() {
     space.apply(&format!("{secret}\n---\n{}", configmap("four", false)));
     world.until_serves("four/t2-canary");
     let status = world.until_settled();
-    // Two objects are two edits, but come in one breath.
+    // Two objects are two edits, but come in one breath: the Secret is changed, the ConfigMap made.
     assert!(status["published"]["sequence"].as_u64().unwrap() <= sequence + 2, "{status:#}");
     let loads = world.loads().split_off(told_at_start);
     assert_eq!(loads[..2], ["reload two/t1-canary", "reload three/t1-canary"]);
 
     let mode = "import os; print(oct(os.stat('/shared/conf/value').st_mode & 0o777))";
     assert_eq!(world.pod.exec("main", &["python3", "-c", mode]).unwrap(), "0o640\n");
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert!(served.iter().all(|value| value.contains("/t")), "{served:?}");
     assert_eq!(failed, 0);
     assert!(!world.pod.log("trimtab").contains("canary"));
@@ -548,7 +507,7 @@ fn pod_deleted_in_the_middle_of_a_publish_goes_and_its_successor_is_whole() {
         let volumes = folder().join("kubelet/pods").join(&world.uid);
         assert!(volumes.exists());
         space.kubectl(&["delete", "pod", "web", "--wait=false"]);
-        // Its grace is a minute: nothing waits for what hangs.
+        // Its grace is a minute: the kubelet did not have to end what hangs.
         within(Duration::from_secs(45), "the Pod is gone", || {
             space.kubectl_try(&["get", "pod", "web"]).is_err().then_some(())
         });
@@ -564,7 +523,7 @@ fn pod_deleted_in_the_middle_of_a_publish_goes_and_its_successor_is_whole() {
 fn kubelet_and_containerd_stopped_and_started() {
     let space = Space::alone("daemons");
     let world = World::new(&space, &[HOOK, MOUNTED]);
-    let client = Client::new(&world);
+    let client = world.client();
 
     let kubelet = Away::stopped("kubelet");
     world.edit("two");
@@ -587,7 +546,7 @@ fn kubelet_and_containerd_stopped_and_started() {
     eventually("commands run in the Pod", || world.pod.status().filter(|status| status["ready"] == true));
     world.until_settled();
 
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert!(served.iter().all(|value| ["one", "two", "three", "four"].iter().any(|ours| value.starts_with(ours))));
     assert_eq!(failed, 0, "of requests; {served:?}");
     assert_eq!(world.restarts(), (1, 0));
@@ -598,7 +557,7 @@ fn kubelet_and_containerd_stopped_and_started() {
 fn api_server_away_then_edits_in_a_row() {
     let space = Space::alone("api");
     let world = World::new(&space, &[HOOK, MOUNTED]);
-    let client = Client::new(&world);
+    let client = world.client();
     let told_at_start = world.loads().len();
 
     let since = Instant::now();
@@ -623,7 +582,7 @@ fn api_server_away_then_edits_in_a_row() {
 
     let loads = world.loads().split_off(told_at_start);
     assert!(loads.len() <= 4 && loads.iter().all(|load| !load.contains("one/uno")), "{loads:?}");
-    let (_, failed) = client.ended();
+    let (_, failed) = seen_by(client);
     assert_eq!(failed, 0);
     assert_eq!(world.restarts(), (0, 0));
     let log = world.pod.log("trimtab");
@@ -634,7 +593,7 @@ fn api_server_away_then_edits_in_a_row() {
 fn permission_removed_and_given_back() {
     let space = Space::alone("rbac");
     let world = World::new(&space, &[HOOK]);
-    let client = Client::new(&world);
+    let client = world.client();
 
     let binding = space.get("rolebinding/web");
     space.kubectl(&["delete", "rolebinding", "web"]);
@@ -662,7 +621,7 @@ fn permission_removed_and_given_back() {
     world.until_serves("three");
     let status = world.until_settled();
     assert_eq!(status["sources"][0]["healthy"], true, "{status:#}");
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert_eq!((served, failed), (vec!["one".into(), "three".into(), "two".into()], 0));
     assert_eq!(world.restarts(), (0, 0));
 }
@@ -671,7 +630,7 @@ fn permission_removed_and_given_back() {
 fn service_account_token_that_is_refused_is_read_again() {
     let space = Space::alone("token");
     let world = World::new(&space, &[HOOK]);
-    let client = Client::new(&world);
+    let client = world.client();
 
     // Every token that was given out is void.
     let (key, next) = (folder().join("service-account.key"), folder().join("next.key"));
@@ -691,7 +650,7 @@ fn service_account_token_that_is_refused_is_read_again() {
     let status = world.until_settled();
     assert_eq!(status["sources"][0]["healthy"], true, "{status:#}");
 
-    let (served, failed) = client.ended();
+    let (served, failed) = seen_by(client);
     assert_eq!((served, failed), (vec!["one".into(), "two".into()], 0));
     assert_eq!(world.restarts(), (0, 0));
 }

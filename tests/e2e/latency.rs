@@ -28,14 +28,18 @@ type Arrivals = Vec<(usize, Instant)>;
 /// Looks again and again for an edit's number.
 fn watch(stop: &AtomicBool, look: impl Fn() -> Option<String>) -> Arrivals {
     let mut seen = Arrivals::new();
-    while !stop.load(Ordering::SeqCst) {
+    loop {
+        // Once more after the end was told: what came before it is seen.
+        let ends = stop.load(Ordering::SeqCst);
         let edit = look().and_then(|text| text.strip_prefix("edit ")?.parse().ok());
         if let Some(edit) = edit.filter(|edit| seen.last().is_none_or(|(last, _)| last < edit)) {
             seen.push((edit, Instant::now()));
         }
+        if ends {
+            return seen;
+        }
         sleep(Duration::from_millis(5));
     }
-    seen
 }
 
 /// The Pod with the ConfigMap mounted into Trimtab's container besides.
@@ -112,8 +116,6 @@ fn edit_arrives_by_the_watch_and_by_the_mounted_volume() {
                     (fs::read_to_string(volume).ok()? == text).then_some(())
                 });
             }
-            // Each of those who look has looked since.
-            sleep(Duration::from_secs(1));
         }));
         stop.store(true, Ordering::SeqCst);
         let seen = watches.map(|thread| thread.join().unwrap());

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// For what takes a Pod's start or the kubelet's next sync, on a machine that may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How often a condition is looked at.
+pub const PACE: Duration = Duration::from_millis(50);
+
 static NODE: RwLock<()> = RwLock::new(());
 
 /// Held by a test for as long as it needs the node whole, or broken.
@@ -81,13 +84,18 @@ pub fn eventually<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
 }
 
 /// [`eventually`], with a deadline of the caller's.
-pub fn within<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub fn within<T>(patience: Duration, what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    polled(patience, PACE, condition).unwrap_or_else(|| panic!("not within {patience:?}: {what}"))
+}
+
+/// The condition's value, asked for at this pace; none at the deadline, for whoever can say more of what was seen.
+pub fn polled<T>(patience: Duration, pace: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let deadline = Instant::now() + patience;
     loop {
-        if let Some(value) = condition() {
+        let value = condition();
+        if value.is_some() || Instant::now() >= deadline {
             return value;
         }
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        sleep(Duration::from_millis(50));
+        sleep(pace);
     }
 }

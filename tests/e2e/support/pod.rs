@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::node::{PATIENCE, within};
+use super::node::{PACE, PATIENCE, polled, within};
 use super::space::Space;
 
 /// A Pod by its name.
@@ -86,13 +86,11 @@ impl<'a> Pod<'a> {
     /// Waits until its Trimtab's status is as described.
     pub fn until(&self, what: &str, condition: impl Fn(&Value) -> bool) -> Value {
         let mut last = None;
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            within(PATIENCE, what, || {
-                last = self.status();
-                last.clone().filter(|status| condition(status))
-            })
-        }));
-        seen.unwrap_or_else(|_| panic!("{}: not {what}: {last:#?}", self.name))
+        let seen = polled(PATIENCE, PACE, || {
+            last = self.status();
+            last.clone().filter(|status| condition(status))
+        });
+        seen.unwrap_or_else(|| panic!("{}: not {what}: {last:#?}", self.name))
     }
 
     pub fn log(&self, container: &str) -> String {
@@ -108,13 +106,11 @@ impl<'a> Pod<'a> {
     pub fn until_serves(&self, port: u16, path: &str, body: &str) {
         let ip = self.ip();
         let mut last = None;
-        let seen = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            within(PATIENCE, body, || {
-                last = get(&ip, port, path);
-                (last.as_deref() == Some(body)).then_some(())
-            });
-        }));
-        assert!(seen.is_ok(), "{}:{port}{path} does not answer {body:?} but {last:?}", self.name);
+        let seen = polled(PATIENCE, PACE, || {
+            last = get(&ip, port, path);
+            (last.as_deref() == Some(body)).then_some(())
+        });
+        assert!(seen.is_some(), "{}:{port}{path} does not answer {body:?} but {last:?}", self.name);
     }
 }
 

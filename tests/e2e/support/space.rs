@@ -35,8 +35,7 @@ impl Space {
             "{{apiVersion: v1, kind: Namespace, metadata: {{name: {name}, \
              labels: {{pod-security.kubernetes.io/enforce: restricted}}}}}}"
         );
-        let output = kubectl_with(&["create", "-f", "-"], &namespace);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        give(&["create", "-f", "-"], &namespace);
         // A Pod needs it, and the controller may be a moment behind.
         eventually("the namespace's service account", || {
             kubectl_try(&["-n", &name, "get", "serviceaccount/default", "configmap/kube-root-ca.crt"]).ok()
@@ -68,14 +67,12 @@ impl Space {
 
     /// `kubectl apply` of a manifest as it stands, but for its images.
     pub fn apply(&self, manifest: &str) {
-        let output = kubectl_with(&self.args(&["apply", "-f", "-"]), &replaced(manifest));
-        assert!(output.status.success(), "kubectl apply: {}", String::from_utf8_lossy(&output.stderr));
+        give(&self.args(&["apply", "-f", "-"]), &replaced(manifest));
     }
 
     /// An object that is not there yet.
     pub fn create(&self, object: &Value) {
-        let output = kubectl_with(&self.args(&["create", "-f", "-"]), &object.to_string());
-        assert!(output.status.success(), "kubectl create: {}", String::from_utf8_lossy(&output.stderr));
+        give(&self.args(&["create", "-f", "-"]), &object.to_string());
     }
 
     /// What `kubectl edit` of one key of a ConfigMap comes to.
@@ -108,6 +105,12 @@ impl Space {
     pub fn pods_when_there(&self, label: &str, count: usize) -> Vec<Pod<'_>> {
         eventually(&format!("{count} pods {label}"), || Some(self.pods(label)).filter(|pods| pods.len() == count))
     }
+}
+
+/// kubectl with objects on its standard input, which it has to take.
+fn give(args: &[&str], objects: &str) {
+    let output = kubectl_with(args, objects);
+    assert!(output.status.success(), "kubectl {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
 impl Drop for Space {
