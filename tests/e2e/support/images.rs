@@ -1,6 +1,7 @@
 //! Puts the images that the node has in the place of those that a manifest names: nothing else of it is changed. The
 //! image that is tested has the name that manifests call it by.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
@@ -40,7 +41,7 @@ pub fn replaced(manifest: &str) -> String {
             format!("localhost/{name}:1")
         };
         let indent = " ".repeat(before.len());
-        text += &format!("{before}image: {local}\n{indent}imagePullPolicy: Never\n");
+        writeln!(text, "{before}image: {local}\n{indent}imagePullPolicy: Never").unwrap();
     }
     text
 }
