@@ -202,13 +202,9 @@ impl Publisher for Files<'_> {
         let mut place = Way::from(&self.0.dir);
         for path in stale {
             let failed = |errno| self.0.io("remove", path, errno);
-            let (dir, leaf) = match place.to(path, None) {
-                Ok(found) => found,
-                Err(Blocked { errno: Errno::NOENT | Errno::NOTDIR, .. }) => {
-                    place.changed();
-                    continue;
-                }
-                Err(Blocked { errno, .. }) => return Err(failed(errno)),
+            let Some((dir, leaf)) = reached(place.to(path, None)).map_err(failed)? else {
+                place.changed();
+                continue;
             };
             match look(dir, leaf).map_err(failed)? {
                 // Perhaps removed by an earlier attempt, and not yet on the disk.
@@ -227,13 +223,9 @@ impl Publisher for Files<'_> {
         // Those below come after those above, and are removed before them.
         for path in empty.into_iter().rev() {
             let failed = |errno| self.0.io("remove the directory", path, errno);
-            let (dir, leaf) = match place.to(path, None) {
-                Ok(found) => found,
-                Err(Blocked { errno: Errno::NOENT | Errno::NOTDIR, .. }) => {
-                    place.changed();
-                    continue;
-                }
-                Err(Blocked { errno, .. }) => return Err(failed(errno)),
+            let Some((dir, leaf)) = reached(place.to(path, None)).map_err(failed)? else {
+                place.changed();
+                continue;
             };
             match unlinkat(dir, leaf, AtFlags::REMOVEDIR) {
                 Ok(()) | Err(Errno::NOENT) => place.changed(),

@@ -192,7 +192,7 @@ impl Clients {
 
     /// Creates an object, by one request. `path`: of the collection. `object`: JSON.
     pub async fn create(&self, path: &str, object: Vec<u8>) -> Result<(), CreateError> {
-        self.post(path, object).await.map(drop)?;
+        self.post(path, object).await?;
         Ok(())
     }
 
