@@ -3,6 +3,9 @@
 //! Each row of the table is a function of [`rows`]. The programs of a row run side by side, each with a volume, an object
 //! and a hook of its own, and take turns edit by edit: a busy moment of the machine meets them all. Nothing is asserted.
 
+#[expect(dead_code, reason = "the tests' own server; not all of it is needed here")]
+#[path = "../../tests/integration/support/apiserver.rs"]
+mod apiserver;
 mod cluster;
 mod elsewhere;
 mod floor;
@@ -16,10 +19,6 @@ mod report;
 mod rows;
 mod subject;
 mod volume;
-// The tests' own server; not all of it is needed here.
-#[allow(dead_code)]
-#[path = "../../tests/integration/support/apiserver.rs"]
-mod apiserver;
 
 use std::env;
 

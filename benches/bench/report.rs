@@ -29,7 +29,6 @@ pub struct Cell {
 
 /// How samples lie around their median.
 #[derive(Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Spread {
     pub min: f64,
     pub p10: f64,
@@ -77,7 +76,7 @@ fn ranks(samples: &Samples) -> Option<[f64; 6]> {
     ranks[0].is_some().then(|| ranks.map(Option::unwrap_or_default))
 }
 
-#[allow(clippy::cast_precision_loss)]
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }

@@ -136,7 +136,7 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
     let busiest = restarted(&mut cluster, members, &own)?;
     // Each of them watches again.
     let later = edit(&cluster, 3)?;
-    #[allow(clippy::cast_precision_loss)]
+    #[expect(clippy::cast_precision_loss, reason = "the members are few")]
     let quarter = members as f64 / 4.0;
     Ok(vec![
         Figure::new("fleet", format!("{members} sidecars, one edit → hook: p50 (p99)"))
@@ -172,7 +172,7 @@ fn restarted(cluster: &mut Cluster, members: usize, own: &Cost) -> Result<f64> {
             let all = cost.watches + cost.lists;
             busiest = busiest.max((all - known) / seconds);
             (known, at) = (all, now());
-            #[allow(clippy::cast_precision_loss)]
+            #[expect(clippy::cast_precision_loss, reason = "the members are few")]
             if cost.watches >= members as f64 + own.watches {
                 return Ok(busiest);
             }

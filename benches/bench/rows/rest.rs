@@ -70,7 +70,7 @@ pub fn rest(bench: &Bench) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-#[allow(clippy::cast_precision_loss)]
+#[expect(clippy::cast_precision_loss, reason = "seconds and counts are small")]
 fn lines(what: &str, seconds: u64, rests: &BTreeMap<Who, Rest>, [resident, dirty]: [f64; 2]) -> Vec<Figure> {
     let cells = |of: fn(&Rest) -> Cell| rests.iter().map(move |(who, rest)| (*who, of(rest)));
     vec![
