@@ -824,6 +824,8 @@ async fn an_exec_plugin_gives_the_token_and_a_new_one_once_it_is_void() {
     let mut source = Source::start(&clients(&path), Kind::ConfigMap, named(&namespace, "web"));
     let trouble = source.trouble().await;
     assert!(trouble.contains("its exec plugin failed: exit status: 7") && !trouble.contains("hunter2"), "{trouble}");
+    print("while echo hunter2; do :; done");
+    source.trouble_with("its exec plugin prints more than 1048576 bytes").await;
     print("echo '{\"status\": {\"token\": \"hunter2\"}}'");
     let trouble = source.trouble_with("(401)").await;
     assert!(!trouble.contains("hunter2"), "{trouble}");

@@ -17,6 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -449,6 +450,9 @@ impl Way {
     }
 }
 
+/// Far more than a token and a certificate take.
+const EXEC_LIMIT: u64 = 1 << 20;
+
 const NO_PAIR: &str = "the client certificate and key are not a valid pair in PEM";
 
 fn value(text: &str) -> Result<HeaderValue, ()> {
@@ -496,12 +500,21 @@ async fn run(exec: &Exec) -> Result<ExecCredential, String> {
     for variable in exec.env.iter().flatten() {
         command.env(&variable.name, &variable.value);
     }
-    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let output = command.output().await.map_err(|error| format!("cannot be started: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("failed: {}", output.status));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|error| format!("cannot be started: {error}"))?;
+    let mut printed = Vec::new();
+    if let Some(stdout) = child.stdout.take() {
+        let read = stdout.take(EXEC_LIMIT + 1).read_to_end(&mut printed).await;
+        read.map_err(|error| format!("cannot be listened to: {error}"))?;
     }
-    serde_json::from_slice(&output.stdout).map_err(|_| "prints no ExecCredential".to_owned())
+    if printed.len() as u64 > EXEC_LIMIT {
+        return Err(format!("prints more than {EXEC_LIMIT} bytes"));
+    }
+    let status = child.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
+    if !status.success() {
+        return Err(format!("failed: {status}"));
+    }
+    serde_json::from_slice(&printed).map_err(|_| "prints no ExecCredential".to_owned())
 }
 
 impl ClientConfig {
