@@ -214,7 +214,7 @@ impl Task {
             self.tell(Err((failure.message(&self.watch, self.verb), failure.is_forbidden()))).await;
         }
         self.last = kind;
-        sleep(failure.delay(self.failures)).await;
+        sleep(failure.delay(self.failures, self.position.is_some())).await;
     }
 
     async fn run(&mut self) -> Result<Infallible, Failure> {

@@ -114,15 +114,21 @@ impl Failure {
         Self::Unreachable { server, why: why.unwrap_or_else(|| "the connection broke".to_owned()) }
     }
 
-    /// How long to wait before the attempt that follows this one, the `failures`th in a row (from 1).
-    pub(super) fn delay(&self, failures: u32) -> Duration {
+    /// How long to wait before the attempt that follows this one, the `failures`th in a row (from 1); `synced`, if the
+    /// source was read before, so that nobody waits for it to start.
+    ///
+    /// A server that is restarted breaks the watches of a whole fleet in one moment, and is away for some seconds. So who
+    /// has found it away once comes back within eight seconds and not within two: not more than a quarter of a fleet in
+    /// any one second, however long the restart takes.
+    pub(super) fn delay(&self, failures: u32, synced: bool) -> Duration {
+        let failures = if synced && failures > 1 { failures.saturating_add(2) } else { failures };
         let backoff = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(MAX_DELAY);
         let delay = backoff.mul_f64(0.25 + 0.75 * random());
         match self {
             Self::Forbidden { .. } => delay.max(FORBIDDEN_DELAY),
             Self::TooLarge(_) => TOO_LARGE_DELAY,
             Self::Refused { after: Some(after), .. } => delay.max(*after).min(MAX_DELAY),
-            Self::Broken(inner) => inner.delay(failures),
+            Self::Broken(inner) => inner.delay(failures, false),
             _ => delay,
         }
     }
@@ -309,23 +315,46 @@ mod tests {
     fn retries_start_within_a_second_double_and_stay_within_half_a_minute() {
         let failure = Failure::Unauthorized;
         for _ in 0..200 {
-            let first = failure.delay(1);
+            let first = failure.delay(1, false);
             assert!(first >= Duration::from_millis(250) && first <= Duration::from_secs(1), "{first:?}");
-            let third = failure.delay(3);
+            let third = failure.delay(3, false);
             assert!(third >= Duration::from_secs(1) && third <= Duration::from_secs(4), "{third:?}");
             for failures in [0, 6, 7, 40, u32::MAX] {
-                assert!(failure.delay(failures) <= MAX_DELAY);
+                assert!(failure.delay(failures, false) <= MAX_DELAY);
             }
-            assert!(failure.delay(u32::MAX) >= MAX_DELAY / 4);
+            assert!(failure.delay(u32::MAX, false) >= MAX_DELAY / 4);
         }
-        let delays: Vec<_> = (0..20).map(|_| failure.delay(10)).collect();
+        let delays: Vec<_> = (0..20).map(|_| failure.delay(10, false)).collect();
         assert!(delays.iter().any(|delay| *delay != delays[0]), "no jitter");
+    }
+
+    #[test]
+    fn after_a_restart_of_the_server_a_fleet_comes_back_spread_over_seconds() {
+        const FLEET: usize = 1000;
+        let broken = Failure::Broken(Box::new(Failure::Unauthorized));
+        let away = Failure::Unauthorized;
+        for restart in [2, 3, 5, 8, 13, 30].map(Duration::from_secs) {
+            let back = |_| {
+                let mut at = broken.delay(1, true);
+                let mut failures = 1;
+                while at < restart {
+                    failures += 1;
+                    at += away.delay(failures, true);
+                }
+                at
+            };
+            let mut all: Vec<_> = (0..FLEET).map(back).collect();
+            all.sort_unstable();
+            let until = |end: Duration| all.partition_point(|at| *at < end);
+            let busiest = all.iter().map(|from| until(*from + Duration::from_secs(1)) - until(*from)).max().unwrap();
+            assert!(busiest <= FLEET * 3 / 10, "{busiest} of {FLEET} in one second of a restart of {restart:?}");
+        }
     }
 
     #[test]
     fn a_forbidden_source_is_asked_for_at_most_every_ten_seconds() {
         for failures in 1..10 {
-            let delay = Failure::Forbidden { user: None }.delay(failures);
+            let delay = Failure::Forbidden { user: None }.delay(failures, false);
             assert!(delay >= FORBIDDEN_DELAY && delay <= MAX_DELAY, "{delay:?}");
         }
     }
@@ -333,10 +362,10 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_within_bounds() {
         let throttled = |header| Failure::status(Status { code: 429, ..Status::default() }, header);
-        assert_eq!(throttled(Some(7)).delay(1), Duration::from_secs(7));
-        assert_eq!(throttled(Some(u64::MAX)).delay(1), MAX_DELAY);
-        assert!(throttled(Some(0)).delay(1) >= Duration::from_millis(250));
-        assert!(throttled(None).delay(1) <= FIRST_DELAY);
+        assert_eq!(throttled(Some(7)).delay(1, false), Duration::from_secs(7));
+        assert_eq!(throttled(Some(u64::MAX)).delay(1, false), MAX_DELAY);
+        assert!(throttled(Some(0)).delay(1, false) >= Duration::from_millis(250));
+        assert!(throttled(None).delay(1, false) <= FIRST_DELAY);
     }
 
     #[test]
