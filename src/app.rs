@@ -30,7 +30,7 @@ use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, W
 use crate::mask::{Mask, Output as Said};
 use crate::metrics::{Ending, Metrics, Stage};
 use crate::pod_events::PodEvents;
-use crate::process;
+use crate::process::{self, Clock};
 use crate::publish::{Found, Lock, Output};
 use crate::reload::{Reloader, Verdict};
 use crate::render::HeldBack;
@@ -271,6 +271,8 @@ struct App {
     sources: Sources,
     machine: Machine,
     timers: BTreeMap<Timer, Instant>,
+    /// `None` where `/proc` does not tell the boot.
+    clock: Option<Clock>,
     reloader: Arc<Mutex<Reloader>>,
     /// The attempt in flight, and whether it may be given up.
     attempt: Option<(Step, AbortHandle)>,
@@ -364,6 +366,7 @@ impl App {
             sources: Sources::new(config.specs.iter().cloned()),
             machine,
             timers: BTreeMap::new(),
+            clock: Clock::new().ok(),
             reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
             attempt: None,
             confirming: None,
@@ -643,7 +646,7 @@ impl App {
     }
 
     fn write(&mut self, step: Step, writes: Vec<Write>) {
-        let (output, faults) = (self.output.clone(), self.faults.clone());
+        let (output, faults, clock) = (self.output.clone(), self.faults.clone(), self.clock.clone());
         self.in_background(move || {
             let began = Instant::now();
             let mut done = 0;
@@ -660,7 +663,7 @@ impl App {
             }
             faults.point("written");
             // Without the moment, a signal is owed even to a process that started after the publish.
-            let at = process::now().ok();
+            let at = clock.as_ref().map(Clock::now);
             Done::Written { step, took: began.elapsed(), done, at, error }
         });
     }

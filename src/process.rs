@@ -421,13 +421,39 @@ fn remedy(ours: u32, theirs: u32) -> &'static str {
     }
 }
 
-/// This moment, in the clock that process start times are in.
-pub fn now() -> io::Result<Moment> {
-    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+/// The clock that process start times are in.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    boot_id: String,
+}
+
+impl Clock {
+    /// Of this boot, which no process outlives.
+    pub fn new() -> io::Result<Self> {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned();
+        Ok(Self { boot_id })
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment { boot_id: self.boot_id.clone(), ticks: ticks() }
+    }
+
+    /// Whether a moment belongs to this boot.
+    #[must_use]
+    pub fn knows(&self, moment: &Moment) -> bool {
+        self.boot_id == moment.boot_id
+    }
+}
+
+/// This moment in clock ticks, as start times are.
+#[must_use]
+pub fn ticks() -> u64 {
     let since_boot = since_boot();
     let hertz = rustix::param::clock_ticks_per_second();
     let fraction = u64::from(since_boot.subsec_nanos()) * hertz / 1_000_000_000;
-    Ok(Moment { boot_id, ticks: since_boot.as_secs() * hertz + fraction })
+    since_boot.as_secs() * hertz + fraction
 }
 
 fn since_boot() -> Duration {
@@ -1114,13 +1140,14 @@ mod tests {
 
     #[test]
     fn moments_and_start_times_share_a_clock() {
-        let before = now().unwrap();
+        let before = ticks();
         let script = Script::start("tt-clock", IDLE);
         let started = Process::read(script.pid()).unwrap().start_ticks;
-        let after = now().unwrap();
-        assert!(before.ticks <= started && started <= after.ticks, "{before:?} {started} {after:?}");
-        assert_eq!(before.boot_id, after.boot_id);
-        assert_eq!(before.boot_id.len(), 36);
+        let after = ticks();
+        assert!(before <= started && started <= after, "{before} {started} {after}");
+        let moment = Clock::new().unwrap().now();
+        assert!(Clock::new().unwrap().knows(&moment));
+        assert_eq!(moment.boot_id.len(), 36);
     }
 
     proptest! {

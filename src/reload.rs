@@ -12,7 +12,7 @@ use crate::exec::{self, Command};
 use crate::http::{self, Endpoint, HttpConfig, Response, StatusCodes};
 use crate::journal::Moment;
 use crate::mask::Output;
-use crate::process::{self, Child, FindError, Selector, Signal, SignalError, Target};
+use crate::process::{self, Child, Clock, FindError, Selector, Signal, SignalError, Target};
 
 /// How the main process is told.
 #[derive(Clone, Debug)]
@@ -196,7 +196,7 @@ struct Held {
     target: Target,
     started_after: bool,
     children: BTreeSet<Child>,
-    ticks: Option<u64>,
+    ticks: u64,
     /// Whether an attempt since may have reached it.
     delivered: bool,
 }
@@ -206,7 +206,7 @@ impl Held {
         // Without the clock, it is taken to be owed.
         let started_after = published.is_some_and(|published| started_after(&target, published).unwrap_or(false));
         // Before the children, so that one that starts in between is among them and not newer.
-        let ticks = process::now().ok().map(|now| now.ticks);
+        let ticks = process::ticks();
         // Where they cannot be listed, the moment alone tells old from new.
         let listed = (with_children && !started_after).then(|| target.children().unwrap_or_default());
         let children = listed.unwrap_or_default();
@@ -257,7 +257,7 @@ impl Reloader {
         };
         let Held { target, started_after, children, ticks, .. } = held;
         let ended_by = self.config.ended_by().filter(|_| !started_after);
-        Told { selector, target: Some(target), started_after, children, ticks, ended_by, at: self.at }
+        Told { selector, target: Some(target), started_after, children, ticks: Some(ticks), ended_by, at: self.at }
     }
 
     /// Tries once. `generation`: the sequence number of what is published; a retry with the same number does not repeat
@@ -356,7 +356,7 @@ fn send(
 
 /// Start times have a grain of 10 ms, so a tie is no proof. Under another boot id, every process started later.
 fn started_after(target: &Target, published: &Moment) -> std::io::Result<bool> {
-    Ok(process::now()?.boot_id != published.boot_id || target.start_ticks > published.ticks)
+    Ok(!Clock::new()?.knows(published) || target.start_ticks > published.ticks)
 }
 
 /// Why an endpoint was not told.
@@ -593,11 +593,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_signal_is_not_owed_to_a_process_that_started_after_the_publish() {
-        let before = process::now().unwrap();
+        let before = Clock::new().unwrap().now();
         let main = Main::start("tt-reload-newer");
         main.trap();
         let mut reloader = main.reloader();
-        until("it started in a later tick", || process::now().unwrap().ticks > before.ticks + 1);
+        until("it started in a later tick", || process::ticks() > before.ticks + 1);
         let target = process::find(&Selector { name: Some(main.name.into()), ..Selector::default() }).unwrap();
         let at = |ticks| Moment { ticks, ..before.clone() };
         assert_eq!(reloader.attempt(1, Some(&at(target.start_ticks - 1))).await, Verdict::NotOwed);
