@@ -44,13 +44,13 @@ impl Publisher for Atomic<'_> {
     }
 
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
-        self.refuse_names(&tree.top_names())
+        self.missing(tree.top_names().into_iter()).map(drop)
     }
 
+    /// The directory's own name is not waited for: the journal that announces the generation lies beside it, and waits
+    /// for both before `..data` can name it.
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
-        let output = self.0;
-        output.write_tree(&output.dir, top, top, tree.iter())?;
-        output.dir.sync().map_err(|errno| output.io("sync", "", errno))
+        self.0.write_tree(&self.0.dir, top, top, tree.iter())
     }
 
     fn candidate(&self, name: &str) -> PathBuf {
@@ -97,13 +97,8 @@ impl Publisher for Atomic<'_> {
     fn link(&self, name: &str) -> Result<(), PublishError> {
         // No fsync here and in unlink: after a crash both are done again.
         let names = self.names_of(name)?;
-        self.refuse_names(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
-        for name in names {
-            match symlinkat(target(&name), &self.0.dir, name.as_str()) {
-                // refuse_names saw that it is ours.
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.0.io("make the link", &name, errno)),
-            }
+        for name in self.missing(names.iter().map(String::as_str))? {
+            symlinkat(target(name), &self.0.dir, name).map_err(|errno| self.0.io("make the link", name, errno))?;
         }
         Ok(())
     }
@@ -122,7 +117,8 @@ impl Publisher for Atomic<'_> {
     fn unlink(&self, name: &str) -> Result<(), PublishError> {
         let wanted = self.names_of(name)?;
         for name in self.0.names()? {
-            if !wanted.contains(&name) && self.0.look(&name)? == ours(&name) {
+            // What begins so is no link of ours, and need not be looked at.
+            if !name.starts_with("..") && !wanted.contains(&name) && self.0.look(&name)? == ours(&name) {
                 self.0.dir.remove(name.as_str()).map_err(|errno| self.0.io("remove the link", &name, errno))?;
             }
         }
@@ -179,16 +175,17 @@ impl Atomic<'_> {
             .collect())
     }
 
-    /// An error if something that is not ours lies at one of these names.
-    fn refuse_names(&self, names: &[&str]) -> Result<(), PublishError> {
-        let mut foreign = Vec::new();
+    /// Those of the names at which there is no link of ours yet; an error if something that is not ours lies at one.
+    fn missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<&'n str>, PublishError> {
+        let (mut missing, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
-            let entry = self.0.look(name)?;
-            if entry != Entry::Missing && entry != ours(name) {
-                foreign.push(((*name).to_owned(), entry.describe()));
+            match self.0.look(name)? {
+                Entry::Missing => missing.push(name),
+                entry if entry == ours(name) => {}
+                entry => foreign.push((name.to_owned(), entry.describe())),
             }
         }
-        self.0.refuse(&foreign)
+        self.0.refuse(&foreign).map(|()| missing)
     }
 }
 
