@@ -271,10 +271,10 @@ impl Walk<'_> {
             if bytes.len() == bytes.capacity() {
                 // The size is a hint only: files of /proc have none, others grow. One byte beyond what is left tells
                 // a file that is too large from one that just fits.
-                let wanted =
-                    if bytes.is_empty() { u64::try_from(stat.st_size).unwrap_or(0) } else { bytes.len() as u64 };
+                let size = u64::try_from(stat.st_size).unwrap_or(0);
+                let wanted = if bytes.is_empty() && size > 0 { size } else { 4095.max(bytes.len() as u64) };
                 let room = left.saturating_add(1).saturating_sub(bytes.len() as u64);
-                let more = wanted.max(4095).saturating_add(1).min(room);
+                let more = wanted.saturating_add(1).min(room);
                 if more == 0 {
                     return Err(too_large().into());
                 }
