@@ -136,7 +136,7 @@ pub enum Verdict {
 pub enum Timer {
     /// Since the last change, `--debounce`.
     Quiet,
-    /// Since the first change, `--debounce-max`.
+    /// Since the first change: `--debounce-max`, less one `--debounce` for the work.
     Ceiling,
     /// Since the last publish, `--reload-min-interval`.
     Interval,
@@ -542,7 +542,10 @@ impl Machine {
             Intake::Calm => {
                 self.intake = Intake::Settling;
                 effects.push(Effect::Arm(Timer::Quiet, Wait::Exactly(self.options.debounce)));
-                effects.push(Effect::Arm(Timer::Ceiling, Wait::Exactly(self.options.debounce_max)));
+                let Options { debounce, debounce_max, .. } = self.options;
+                // What is left of it is for the work: a stream of edits leaves the main process no farther behind.
+                let ceiling = debounce_max.saturating_sub(debounce).max(debounce);
+                effects.push(Effect::Arm(Timer::Ceiling, Wait::Exactly(ceiling)));
             }
             Intake::Settling => effects.push(Effect::Arm(Timer::Quiet, Wait::Exactly(self.options.debounce))),
             Intake::Paced | Intake::Splaying | Intake::Again | Intake::Ready => {}
@@ -670,19 +673,18 @@ impl Machine {
             quarantine: None,
             ..self.journal
         };
-        let keep = keep(&journal);
+        // After a confirmation the volume is pruned by the next one: here it would keep the main process waiting. While
+        // a debt lasts, or where none is ever paid, there is nobody else to do it.
+        let prune = (journal.debt.is_none() || journal.prev_debt.is_some()).then(|| Write::Prune(keep(&journal)));
         let step = self.step();
         self.work = Work::Committing(step, digest, Box::new(journal.clone()));
-        effects.push(Effect::Write {
-            step,
-            writes: vec![
-                Write::Prune(keep),
-                Write::Journal(Box::new(journal)),
-                Write::Link(candidate.clone()),
-                Write::Swap(candidate.clone()),
-                Write::Unlink(candidate),
-            ],
-        });
+        let writes = prune.into_iter().chain([
+            Write::Journal(Box::new(journal)),
+            Write::Link(candidate.clone()),
+            Write::Swap(candidate.clone()),
+            Write::Unlink(candidate),
+        ]);
+        effects.push(Effect::Write { step, writes: writes.collect() });
     }
 
     fn written(&mut self, step: Step, done: usize, at: Option<Moment>, effects: &mut Vec<Effect>) {

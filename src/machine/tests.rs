@@ -1085,6 +1085,35 @@ fn what_is_ready_before_a_publish_is_done_waits_for_the_interval_too() {
 }
 
 #[test]
+fn a_stream_of_edits_is_cut_early_enough_to_be_published_in_time() {
+    let ceiling = |debounce, debounce_max| {
+        let mut world = settled_on(1, Options { debounce, debounce_max, ..options() });
+        let effects = world.machine.on(Event::Observed(inputs(2)));
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Arm(Timer::Ceiling, Wait::Exactly(wait)) => Some(wait),
+            _ => None,
+        })
+    };
+    let [short, long, most] = [200, 1500, 2000].map(Duration::from_millis);
+    assert_eq!(ceiling(short, most), Some(Duration::from_millis(1800)));
+    assert_eq!(ceiling(long, most), Some(long), "there is always time for quiet");
+    assert_eq!(ceiling(most, most), Some(most));
+}
+
+#[test]
+fn a_commit_prunes_only_where_no_confirmation_will_do_it_or_a_debt_lasts() {
+    let prunes = |world: &mut World| {
+        world.edit(inputs(2));
+        world.on(Event::Fired(Timer::Quiet));
+        world.progress(false, false);
+        let Some(Op::Write { writes, .. }) = &world.op else { panic!("no commit: {:?}", world.op) };
+        writes.iter().any(|write| matches!(write, Write::Prune(_)))
+    };
+    assert!(!prunes(&mut settled_on(1, options())), "it would keep the main process waiting");
+    assert!(prunes(&mut settled_on(1, Options { reload: false, confirm: false, ..options() })));
+}
+
+#[test]
 fn splay_comes_after_quiet_and_not_before_the_first_generation() {
     let splay = Duration::from_secs(30);
     let mut world = World::new(Options { splay, ..options() });
