@@ -31,13 +31,16 @@ pub fn tight(manifest: &str) -> String {
 /// its images), and with Trimtab held tight, from its start on. Prints what Trimtab's cgroups counted.
 pub fn twice(example: &str, as_it_stands: &str, label: &str, replicas: usize, test: impl Fn(&Space, &[Pod<'_>])) {
     let mut rows = vec![["", "peak", "throttled periods"].map(str::to_owned).to_vec()];
-    for (how, manifest) in [("as it stands", as_it_stands), ("at 16Mi and 10m", &tight(&manifest(example)))] {
+    let tight = tight(&manifest(example));
+    for (how, manifest, limited) in [("as it stands", as_it_stands, false), ("at 16Mi and 10m", &tight, true)] {
         let space = Space::new(example);
         space.apply(manifest);
         let pods: Vec<_> = space.pods_when_there(label, replicas).into_iter().map(Pod::until_ready).collect();
         test(&space, &pods);
         for pod in &pods {
-            rows.push([vec![how.to_owned()], Cgroup::of(pod, "trimtab").cells().into()].concat());
+            let cgroup = Cgroup::of(pod, "trimtab");
+            assert_eq!(cgroup.throttled().0 > 0, limited, "the kernel counts periods where there is a limit of CPU");
+            rows.push([vec![how.to_owned()], cgroup.cells().into()].concat());
         }
     }
     table::print(&format!("Trimtab's cgroup beside {example}"), &rows);
