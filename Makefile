@@ -54,8 +54,9 @@ bench:
 
 # What was gained stays gained: counts and sizes against benches/ratchet.toml, no time.
 ratchet:
-	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
-	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) bench --profile dev --bench bench -- ratchet
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && \
+	callgrind=$$(tests/tools/valgrind) && TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary \
+	TRIMTAB_BENCH_CALLGRIND=$$callgrind $(CARGO) bench --profile dev --bench bench -- ratchet
 
 # --all-targets leaves out what `cargo test` does not run by itself.
 lint:

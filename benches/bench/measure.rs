@@ -66,6 +66,19 @@ impl Proc {
         Ok(sum)
     }
 
+    /// Whether all its threads are stopped, by a signal or for a tracer.
+    pub fn stopped(self) -> Result<bool> {
+        for task in fs::read_dir(format!("/proc/{}/task", self.0))? {
+            let status = fs::read_to_string(task?.path().join("status")).unwrap_or_default();
+            let state = status.lines().find_map(|line| line.strip_prefix("State:")).unwrap_or_default();
+            // One that has ended meanwhile has none.
+            if !matches!(state.trim_start().chars().next(), None | Some('T' | 't' | 'X' | 'Z')) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// CPU time so far, in ticks of a hundredth of a second.
     pub fn ticks(self) -> Result<u64> {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0))?;

@@ -1,12 +1,13 @@
 //! `make ratchet`: what was gained stays gained. Only what is the same on any machine, however busy: counts and sizes,
 //! no time. The limits stand in `benches/ratchet.toml`, each with the gain that it keeps.
 //!
-//! Instructions are not among them: valgrind knows no `openat2`, without which nothing is read, and loses a stack that
-//! grows by itself; counters of the processor are not there on shared machines.
+//! Instructions are counted by callgrind, whose processor is the same on any machine: counters of the real one are not
+//! there on shared machines.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -22,10 +23,12 @@ use crate::rows::Bench;
 use crate::rows::api::Watcher;
 use crate::say;
 use crate::subject::{PATIENCE, Subject, Tally};
-use crate::volume::{KEYS, Swap};
+use crate::volume::{KEYS, Swap, Volume};
 
 /// Edits whose system calls are counted; what happens once among them weighs little.
 const EDITS: u32 = 20;
+/// Edits before those whose instructions are counted.
+const WARM: u32 = 3;
 /// After this long at rest, a thread or memory that is still there stays.
 const REST: Duration = Duration::from_secs(30);
 
@@ -50,13 +53,13 @@ pub fn run() -> Result<()> {
     let limits: Limits = toml::from_str(&text).with_context(|| file.display().to_string())?;
     let figures = measured()?;
     let mut lost = Vec::new();
-    println!("{:<34} {:>9} {:>9}", "", "figure", "at most");
+    println!("{:<36} {:>9} {:>9}", "", "figure", "at most");
     for (what, figure) in &figures {
         let Some(limit) = limits.limit.iter().find(|limit| limit.what == *what) else {
             lost.push(format!("{what}: {figure}, and there is no limit"));
             continue;
         };
-        println!("{what:<34} {figure:>9} {:>9}", limit.at_most);
+        println!("{what:<36} {figure:>9} {:>9}", limit.at_most);
         if *figure > limit.at_most {
             lost.push(format!(
                 "{what}: {figure}, at most {} were allowed. Lost is the gain of: {}",
@@ -75,6 +78,8 @@ pub fn run() -> Result<()> {
 
 fn measured() -> Result<BTreeMap<&'static str, u64>> {
     let path = trimtab()?;
+    // Pages that were written a moment ago, as by a build, count as dirty with whoever maps them.
+    fs::File::open(&path)?.sync_all()?;
     let bench = Bench {
         programs: Vec::new(),
         disk: env!("CARGO_TARGET_TMPDIR").into(),
@@ -92,7 +97,8 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     let calls = traced(process.0, || {
         let mut tally = Tally::default();
         for _ in 0..EDITS {
-            subject.swap(Swap::default(), PATIENCE, &mut tally)?;
+            let renamed = held(process, || subject.volume.swap(Swap::default()))?;
+            tally.take(subject.calls(), subject.volume.version, renamed, PATIENCE);
             settled(&output)?;
         }
         Ok(())
@@ -122,6 +128,24 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     let [threads, memory] = at_rest(process)?;
     figures.insert("threads at rest, API", threads);
     figures.insert("private memory at rest, API, kB", memory);
+    drop(watcher);
+
+    let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&bench.memory)?;
+    let mut volume = Volume::new(dir.path().join("volume"))?;
+    let path = volume.path.to_string_lossy().into_owned();
+    let swapped = instructions(&bench, &["--watch-dir", &path], || {
+        volume.swap(Swap::default())?;
+        Ok(volume.version)
+    })?;
+    figures.insert("instructions of a swap, thousands", swapped);
+    let mut version = EDITS + 1;
+    let kubeconfig = cluster.kubeconfig().to_string_lossy().into_owned();
+    let edited = instructions(&bench, &["--configmap", &name, "--kubeconfig", &kubeconfig], || {
+        version += 1;
+        cluster.edit("web", version, 8000, "")?;
+        Ok(version)
+    })?;
+    figures.insert("instructions of an edit, thousands", edited);
     Ok(figures)
 }
 
@@ -170,7 +194,7 @@ fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("calls");
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-e", "signal=none", "-p", &pid.to_string(), "-o"]).arg(&file);
+    command.args(["-f", "-qq", "-y", "-e", "signal=none", "-p", &pid.to_string(), "-o"]).arg(&file);
     let mut strace = Tracer(command.stdin(Stdio::null()).spawn().context("no strace: apt-get install strace")?);
     let deadline = now() + PATIENCE;
     while Proc(pid).number("status", "TracerPid:")? == 0 {
@@ -184,12 +208,88 @@ fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String
     for line in fs::read_to_string(&file)?.lines() {
         // "1234  openat2(…", and not "1234  <... epoll_wait resumed>".
         let Some((_, call)) = line.split_once(' ') else { continue };
-        let Some((name, _)) = call.trim_start().split_once('(') else { continue };
-        if name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+        let Some((name, args)) = call.trim_start().split_once('(') else { continue };
+        // How many events come by one read of inotify is chance, as are the wake-ups by eventfd.
+        let by_chance =
+            ["read", "write"].contains(&name) && args.split(',').next().unwrap_or_default().contains("<anon_inode:");
+        if !by_chance && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
             *calls.entry(name.to_owned()).or_default() += 1;
         }
     }
     Ok(calls)
+}
+
+/// Does something while a process is stopped: it sees all of it at once, however slowly it is done.
+fn held<T>(process: Proc, done: impl FnOnce() -> Result<T>) -> Result<T> {
+    signal(process, Signal::STOP)?;
+    let deadline = now() + PATIENCE;
+    while !process.stopped()? {
+        ensure!(now() < deadline, "it does not stop");
+        thread::sleep(Duration::from_millis(1));
+    }
+    let value = done()?;
+    signal(process, Signal::CONT)?;
+    Ok(value)
+}
+
+fn signal(process: Proc, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(i32::try_from(process.0)?).context("the process has no number")?;
+    Ok(kill_process(pid, signal)?)
+}
+
+/// The instructions of one edit, in thousands: how many more it takes to do [`EDITS`] more of them.
+fn instructions(bench: &Bench, source: &[&str], mut edit: impl FnMut() -> Result<u32>) -> Result<u64> {
+    let mut all = |edits| executed(bench, source, edits, &mut edit);
+    // What happens once is over after a few.
+    let (few, more) = (all(WARM)?, all(WARM + EDITS)?);
+    Ok(more.saturating_sub(few).div_ceil(u64::from(EDITS) * 1000))
+}
+
+/// All instructions, from the start over so many edits, each of which gives its version, to the end.
+fn executed(bench: &Bench, source: &[&str], edits: u32, edit: &mut dyn FnMut() -> Result<u32>) -> Result<u64> {
+    let dir = tempfile::tempdir()?;
+    let counts = dir.path().join("counts");
+    let program = counting(&bench.trimtab, dir.path(), &counts)?;
+    let watcher = Watcher::start(&program, &bench.memory, &[source, &["--debounce", "0"]].concat(), KEYS[0])?;
+    let output = watcher.folder().join("conf");
+    watcher.first_call()?;
+    settled(&output)?;
+    for _ in 0..edits {
+        let version = held(watcher.proc(), &mut *edit)?;
+        while watcher.first_call()?.saw != Some(version) {}
+        settled(&output)?;
+    }
+    signal(watcher.proc(), Signal::TERM)?;
+    let deadline = now() + PATIENCE * 12;
+    loop {
+        let text = fs::read_to_string(&counts).unwrap_or_default();
+        // The last line.
+        if let Some((_, total)) = text.split_once("\ntotals: ").filter(|(_, total)| total.ends_with('\n')) {
+            return total.trim().parse().with_context(|| format!("callgrind says {total}"));
+        }
+        ensure!(now() < deadline, "callgrind has not counted");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A program that is Trimtab under callgrind. PR_GET_AUXV has to fail, as on older kernels: callgrind lets it tell of the
+/// kernel's vDSO, which is not there.
+fn counting(trimtab: &Path, dir: &Path, counts: &Path) -> Result<PathBuf> {
+    let tool = std::env::var_os("TRIMTAB_BENCH_CALLGRIND").context("no TRIMTAB_BENCH_CALLGRIND: run `make ratchet`")?;
+    let tool = Path::new(&tool);
+    let quoted = |path: &Path| shlex::try_quote(&path.to_string_lossy()).map(std::borrow::Cow::into_owned);
+    let script = format!(
+        "#!/bin/sh\nVALGRIND_LIB={} VALGRIND_LAUNCHER=/bin/true exec strace -D -f -qq --seccomp-bpf -o /dev/null \
+         -e trace=prctl -e inject=prctl:error=EINVAL {} --tool=callgrind --callgrind-out-file={} {} \"$@\"\n",
+        quoted(tool.parent().context("callgrind lies nowhere")?)?,
+        quoted(tool)?,
+        quoted(counts)?,
+        quoted(trimtab)?,
+    );
+    let program = dir.join("counting");
+    fs::write(&program, script)?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o700))?;
+    Ok(program)
 }
 
 /// Ended when dropped, which lets go of the process.

@@ -175,8 +175,7 @@ fn play(program: &Program) -> (Vec<String>, Vec<String>) {
     let seen = client.stop();
     let bad_served: usize = seen.bodies.iter().filter(|(body, _)| !good.contains(*body)).map(|(_, count)| count).sum();
     let all = metrics(&ip).unwrap();
-    let cgroup = Cgroup::of(&pod, "trimtab");
-    let (periods, throttled) = cgroup.throttled();
+    let [peak, throttled] = Cgroup::of(&pod, "trimtab").cells();
     delays.sort_unstable();
     let row = vec![
         program.example.to_owned(),
@@ -191,8 +190,8 @@ fn play(program: &Program) -> (Vec<String>, Vec<String>) {
         all.get(r#"trimtab_stage_total{stage="reload",result="success"}"#).to_string(),
         format!("{:.1?}", delays[delays.len() / 2]),
         format!("{took:.0?}"),
-        format!("{} KiB", cgroup.peak() / 1024),
-        format!("{throttled} of {periods}"),
+        peak,
+        throttled,
     ];
 
     let mut wrong = Vec::new();

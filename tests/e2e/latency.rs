@@ -138,10 +138,7 @@ fn edit_arrives_by_the_watch_and_by_the_mounted_volume() {
     table::print("From kubectl patch to …, with Trimtab at memory 16Mi and cpu 10m", &rows);
     let mut rows = vec![["", "peak", "throttled periods"].map(str::to_owned).to_vec()];
     for pod in [&watching, &reading] {
-        let cgroup = Cgroup::of(pod, "trimtab");
-        let (periods, throttled) = cgroup.throttled();
-        let peak = format!("{} KiB", cgroup.peak() / 1024);
-        rows.push(vec![pod.name().to_owned(), peak, format!("{throttled} of {periods}")]);
+        rows.push([vec![pod.name().to_owned()], Cgroup::of(pod, "trimtab").cells().into()].concat());
         assert_eq!(pod.restarts("trimtab") + pod.restarts("main"), 0);
     }
     table::print("Trimtab's cgroup", &rows);

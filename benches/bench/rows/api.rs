@@ -28,14 +28,20 @@ pub struct Watcher {
 impl Watcher {
     /// Trimtab, with these flags for its sources; `file`: what is published of the value that is edited.
     pub fn trimtab(bench: &Bench, cluster: &Cluster, flags: &[&str], file: &str) -> Result<Self> {
-        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&bench.memory)?;
+        let kubeconfig = cluster.kubeconfig().to_string_lossy().into_owned();
+        let flags = [flags, &["--kubeconfig", &kubeconfig]].concat();
+        Self::start(&bench.trimtab, &bench.memory, &flags, file)
+    }
+
+    /// The same by the path of the program, in a folder below this one, without an API server unless the flags name one.
+    pub fn start(trimtab: &Path, below: &Path, flags: &[&str], file: &str) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(below)?;
         let hook = Hook::start(dir.path().join("conf").join(file))?;
-        let mut command = Command::new(&bench.trimtab);
-        command.args(flags).arg("--kubeconfig").arg(cluster.kubeconfig());
-        command.arg("--output").arg(dir.path().join("conf"));
+        let mut command = Command::new(trimtab);
+        command.args(flags).arg("--output").arg(dir.path().join("conf"));
         command.args(["--reload-url", &format!("http://{}/-/reload", hook.address)]);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
-        Self::start(command, hook, dir)
+        Self::run(command, hook, dir)
     }
 
     /// The bare watch.
@@ -44,10 +50,10 @@ impl Watcher {
         let hook = Hook::start(dir.path().join("none"))?;
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("watch").arg(cluster.kubeconfig()).args([&cluster.namespace, name, &hook.address.to_string()]);
-        Self::start(command, hook, dir)
+        Self::run(command, hook, dir)
     }
 
-    fn start(command: Command, hook: Hook, dir: TempDir) -> Result<Self> {
+    fn run(command: Command, hook: Hook, dir: TempDir) -> Result<Self> {
         let running = Running::start(command, dir.path())?;
         Ok(Self { hook, running, dir })
     }

@@ -43,6 +43,12 @@ impl Cgroup {
         counts.max().expect("the kernel counts a cgroup's periods")
     }
 
+    /// Both, for a table: "peak" and "throttled periods".
+    pub fn cells(&self) -> [String; 2] {
+        let (periods, throttled) = self.throttled();
+        [format!("{} KiB", self.peak() / 1024), format!("{throttled} of {periods}")]
+    }
+
     fn read(&self, file: &str) -> Option<String> {
         self.0.iter().find_map(|folder| fs::read_to_string(folder.join(file)).ok())
     }
