@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test bench ratchet lint deny fuzz build static image e2e
+.PHONY: all demo test bench ratchet soak lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -57,6 +57,12 @@ ratchet:
 	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && \
 	callgrind=$$(tests/tools/valgrind) && TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary \
 	TRIMTAB_BENCH_CALLGRIND=$$callgrind $(CARGO) bench --profile dev --bench bench -- ratchet
+
+# Sidecars beside sources and main processes that misbehave at random, for SOAK_SECONDS (3600): fails on growth, and on
+# what should not be. SOAK_SEED repeats the actions of a run.
+soak:
+	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
+	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) bench --profile dev --bench bench -- soak
 
 # --all-targets leaves out what `cargo test` does not run by itself.
 lint:

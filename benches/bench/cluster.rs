@@ -13,6 +13,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use crate::apiserver::{ADMIN, ApiServer};
+use crate::guard::Guard;
 use crate::measure::now;
 use crate::volume::KEYS;
 
@@ -27,6 +28,7 @@ pub struct Cluster {
     client: Client,
     /// A namespace for all objects.
     pub namespace: String,
+    _guard: Guard,
 }
 
 /// When the request of an edit began, and when its answer was there.
@@ -62,7 +64,8 @@ impl Cluster {
             let namespace = server.namespace().await;
             (server, client, namespace)
         });
-        Ok(Self { runtime, server, client, namespace })
+        let guard = Guard::removing(server.kubeconfig(ADMIN).parent().context("a file without a folder")?)?;
+        Ok(Self { runtime, server, client, namespace, _guard: guard })
     }
 
     /// Waits for something on this thread.
@@ -75,6 +78,12 @@ impl Cluster {
         let Self { runtime, server, .. } = self;
         server.kill();
         runtime.block_on(async { tokio::join!(server.start_again(), meanwhile).1 })
+    }
+
+    /// Starts the server again after it was killed.
+    pub fn start_again(&mut self) {
+        let Self { runtime, server, .. } = self;
+        runtime.block_on(server.start_again());
     }
 
     /// A kubeconfig that may do everything.

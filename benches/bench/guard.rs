@@ -9,9 +9,14 @@ use std::{fs, io};
 use anyhow::{Context, Result};
 
 /// A shell that waits for the end of this process, or is ended by its drop.
-struct Guard(Child);
+pub struct Guard(Child);
 
 impl Guard {
+    /// Removes a directory when this process is gone. Those who write there may take a moment to be gone as well.
+    pub fn removing(dir: &Path) -> io::Result<Self> {
+        Self::new(r#"for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$0" && break; sleep 0.2; done"#, &[dir])
+    }
+
     fn new<S: AsRef<OsStr>>(script: &str, args: &[S]) -> io::Result<Self> {
         // Its standard input ends with this process. In a group of its own, so that Ctrl-C leaves it.
         let script = format!("read -r _; {script}");

@@ -1,10 +1,11 @@
 //! Who is told: an HTTP server in this process, or a process of its own that takes SIGHUP. Both note the moment, and the
 //! version that a main process would have read then.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +15,7 @@ use std::{env, fs, io, thread};
 
 use anyhow::{Context, Result};
 
-use crate::guard::Running;
+use crate::guard::{Guard, Running};
 use crate::measure::now;
 
 /// One call.
@@ -124,7 +125,40 @@ pub fn read_message(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(second.unwrap_or_default()))
 }
 
-/// A process that takes SIGHUP: this program again, under a name of its own.
+/// This program again as a process that takes signals, under a name of its own.
+pub struct Named {
+    /// Its name, of at most 15 bytes: the same for the same folder.
+    pub name: String,
+    /// Its process.
+    pub running: Running,
+    _link: tempfile::TempDir,
+    _guard: Guard,
+}
+
+impl Named {
+    /// Runs `target` with this argument, and gives the lines that it writes once it takes signals; `dir`: for its log.
+    pub fn start(argument: &OsStr, dir: &Path) -> Result<(Self, Lines<BufReader<ChildStdout>>)> {
+        // A name for it alone: peers go by the name only. Beside the program, as a hard link must be.
+        let exe = env::current_exe()?;
+        let link = tempfile::Builder::new().prefix("target-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let guard = Guard::removing(link.path())?;
+        let unique = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = format!("t-{}", &unique[unique.len().saturating_sub(10)..]);
+        let path = link.path().join(&name);
+        fs::hard_link(&exe, &path).with_context(|| format!("{} cannot be linked", exe.display()))?;
+        let mut command = Command::new(&path);
+        command.arg("target").arg(argument).stdout(Stdio::piped());
+        let target = dir.join("target");
+        fs::create_dir_all(&target)?;
+        let mut running = Running::start(command, &target)?;
+        let mut lines = BufReader::new(running.process.stdout.take().context("no pipe")?).lines();
+        // It says so when it takes signals.
+        lines.next().context("the target does not start")??;
+        Ok((Self { name, running, _link: link, _guard: guard }, lines))
+    }
+}
+
+/// A process that takes SIGHUP.
 pub struct Target {
     /// Its name, of at most 15 bytes.
     pub name: String,
@@ -132,29 +166,13 @@ pub struct Target {
     pub pid: u32,
     /// The signals as they came.
     pub calls: Receiver<Call>,
-    _running: Running,
-    _link: tempfile::TempDir,
+    _process: Named,
 }
 
 impl Target {
     /// `file`: the first key, as it reads it; `dir`: for its log.
     pub fn start(file: &Path, dir: &Path) -> Result<Self> {
-        // A name for it alone: peers go by the name only. Beside the program, as a hard link must be.
-        let exe = env::current_exe()?;
-        let link = tempfile::Builder::new().prefix("target-").tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        let unique = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let name = format!("t-{}", &unique[unique.len().saturating_sub(10)..]);
-        let path = link.path().join(&name);
-        fs::hard_link(&exe, &path).with_context(|| format!("{} cannot be linked", exe.display()))?;
-        let mut command = Command::new(&path);
-        command.arg("target").arg(file).stdout(Stdio::piped());
-        let target = dir.join("target");
-        fs::create_dir(&target)?;
-        let mut running = Running::start(command, &target)?;
-        let pid = running.process.id();
-        let mut lines = BufReader::new(running.process.stdout.take().context("no pipe")?).lines();
-        // It says so when it takes signals.
-        lines.next().context("the target does not start")??;
+        let (process, lines) = Named::start(file.as_os_str(), dir)?;
         let (tell, calls) = channel();
         thread::spawn(move || {
             for line in lines.map_while(io::Result::ok) {
@@ -164,7 +182,7 @@ impl Target {
                 let _ = tell.send(Call { at: Duration::from_nanos(nanoseconds), saw, path: String::new() });
             }
         });
-        Ok(Self { name, pid, calls, _running: running, _link: link })
+        Ok(Self { name: process.name.clone(), pid: process.running.process.id(), calls, _process: process })
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Each row of the table is a function of [`rows`]. The programs of a row run side by side, each with a volume, an object
 //! and a hook of its own, and take turns edit by edit: a busy moment of the machine meets them all. Nothing is asserted.
+//!
+//! `make ratchet` and `make soak` are modes of it, on the same programs: see [`ratchet`] and [`soak`].
 
 #[expect(dead_code, reason = "the tests' own server; not all of it is needed here")]
 #[path = "../../tests/integration/support/apiserver.rs"]
@@ -17,6 +19,7 @@ mod programs;
 mod ratchet;
 mod report;
 mod rows;
+mod soak;
 mod subject;
 mod volume;
 
@@ -35,11 +38,14 @@ fn main() -> Result<()> {
     }
     // What `cargo bench` says; `cargo test --all-targets` does not.
     if !words.contains(&"--bench") {
-        say("run: make bench");
+        say("run: make bench, make ratchet or make soak");
         return Ok(());
     }
     if words.contains(&"ratchet") {
         return ratchet::run();
+    }
+    if words.contains(&"soak") {
+        return soak::run();
     }
     let wanted = env::var("ROWS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split([',', ' ']).filter(|name| !name.is_empty()).collect();

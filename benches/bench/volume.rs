@@ -34,28 +34,37 @@ pub struct Volume {
 impl Volume {
     /// One with a first content.
     pub fn new(path: PathBuf) -> Result<Self> {
-        fs::create_dir(&path)?;
-        let mut volume = Self { path, version: 0, directories: 0 };
+        let mut volume = Self::empty(path)?;
         volume.swap(Swap::default())?;
-        for key in KEYS {
-            symlink(Path::new("..data").join(key), volume.path.join(key))?;
-        }
+        volume.link(&KEYS)?;
         Ok(volume)
+    }
+
+    /// One without any.
+    pub fn empty(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path)?;
+        Ok(Self { path, version: 0, directories: 0 })
     }
 
     /// Replaces the content; the moment before the rename.
     pub fn swap(&mut self, swap: Swap) -> Result<Duration> {
         self.version += u32::from(!swap.same);
+        let files = KEYS.map(|key| (key, format!("{:<KEY_SIZE$}", format!("{} {key}", self.version))));
+        self.write(&files, swap.gap)
+    }
+
+    /// Makes these keys, with their bytes, the content; the moment before the rename. Links to keys are not looked at.
+    pub fn write(&mut self, files: &[(&str, String)], gap: Option<Duration>) -> Result<Duration> {
         self.directories += 1;
         let name = format!("..2026_11_24_07_00_00.{}", self.directories);
         let directory = self.path.join(&name);
         let old = fs::read_link(self.path.join("..data")).ok();
         fs::create_dir(&directory)?;
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
-        for key in KEYS {
-            fs::write(directory.join(key), format!("{:<KEY_SIZE$}", format!("{} {key}", self.version)))?;
+        for (key, bytes) in files {
+            fs::write(directory.join(key), bytes)?;
         }
-        if let Some(gap) = swap.gap {
+        if let Some(gap) = gap {
             std::thread::sleep(gap);
         }
         let temporary = self.path.join("..data_tmp");
@@ -66,5 +75,23 @@ impl Volume {
             fs::remove_dir_all(self.path.join(old))?;
         }
         Ok(renamed)
+    }
+
+    /// Links these keys, and no others, as is done after the rename.
+    pub fn link(&self, keys: &[&str]) -> Result<()> {
+        for key in keys {
+            let link = self.path.join(key);
+            if fs::symlink_metadata(&link).is_err() {
+                symlink(Path::new("..data").join(key), link)?;
+            }
+        }
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            let name = name.to_string_lossy();
+            if !name.starts_with("..") && !keys.contains(&name.as_ref()) {
+                fs::remove_file(self.path.join(&*name))?;
+            }
+        }
+        Ok(())
     }
 }

@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use rustix::net::sockopt;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -35,6 +35,9 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What of an error's body is read: a `Status` of the API server is shorter.
 const STATUS_LIMIT: usize = 64 << 10;
+/// What is read of an answer at once, in bytes, and its longest head. By itself hyper reads 400 kB at once after a large
+/// object, and keeps that room as long as the watch lives.
+const BUFFER: usize = 64 << 10;
 
 /// How to reach the API server. Never guessed: in-cluster, unless a kubeconfig is named.
 #[derive(Clone, Debug, Default)]
@@ -438,16 +441,22 @@ impl Way {
 
     async fn handshake<S>(&self, stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
     where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + Unpin + 'static,
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = shaken.map_err(|error| Failure::transport(&error, Some(&self.server())))?;
-        // It ends with its sender, or with the server; what goes wrong, the request hears as well.
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(sender)
+        shaken(stream).await.map_err(|error| Failure::transport(&error, Some(&self.server())))
     }
+}
+
+async fn shaken<S>(stream: S) -> hyper::Result<SendRequest<Full<Bytes>>>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (sender, connection) = http1::Builder::new().max_buf_size(BUFFER).handshake(TokioIo::new(stream)).await?;
+    // It ends with its sender, or with the server; what goes wrong, the request hears as well.
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    Ok(sender)
 }
 
 /// Far more than a token and a certificate take.
@@ -551,4 +560,57 @@ fn from_service_account(pod: &InCluster) -> Result<Settings, KubeError> {
 
 fn read(path: PathBuf) -> Result<Vec<u8>, KubeError> {
     std::fs::read(&path).map_err(|error| KubeError::Unreadable { path, error, remedy: NO_SERVICE_ACCOUNT })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
+
+    use super::*;
+
+    /// A stream that notes the room of the largest read.
+    struct Roomy(DuplexStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for Roomy {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.1.fetch_max(buf.remaining(), Ordering::SeqCst);
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Roomy {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn large_answer_leaves_no_large_buffer_to_its_connection() {
+        const SIZE: usize = 4 << 20;
+        let (ours, mut theirs) = duplex(1 << 20);
+        let most = Arc::new(AtomicUsize::new(0));
+        let server = tokio::spawn(async move {
+            theirs.read_u8().await.unwrap();
+            theirs.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {SIZE}\r\n\r\n").as_bytes()).await.unwrap();
+            theirs.write_all(&vec![b'x'; SIZE]).await.unwrap();
+        });
+        let mut sender = shaken(Roomy(ours, most.clone())).await.unwrap();
+        let answer = sender.send_request(Request::new(Full::default())).await.unwrap();
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), SIZE);
+        server.await.unwrap();
+        let most = most.load(Ordering::SeqCst);
+        assert!(most <= 2 * BUFFER, "room for {most} bytes");
+    }
 }
