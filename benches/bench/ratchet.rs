@@ -130,7 +130,7 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     figures.insert("private memory at rest, API, kB", memory);
     drop(watcher);
 
-    let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&bench.memory)?;
+    let dir = tempfile::tempdir_in(&bench.disk)?;
     let mut volume = Volume::new(dir.path().join("volume"))?;
     let path = volume.path.to_string_lossy().into_owned();
     let swapped = instructions(&bench, &["--watch-dir", &path], || {
@@ -247,7 +247,7 @@ fn instructions(bench: &Bench, source: &[&str], mut edit: impl FnMut() -> Result
 
 /// All instructions, from the start over so many edits, each of which gives its version, to the end.
 fn executed(bench: &Bench, source: &[&str], edits: u32, edit: &mut dyn FnMut() -> Result<u32>) -> Result<u64> {
-    let dir = tempfile::tempdir()?;
+    let dir = tempfile::tempdir_in(&bench.disk)?;
     let counts = dir.path().join("counts");
     let program = counting(&bench.trimtab, dir.path(), &counts)?;
     let watcher = Watcher::start(&program, &bench.memory, &[source, &["--debounce", "0"]].concat(), KEYS[0])?;
