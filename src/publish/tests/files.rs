@@ -168,3 +168,28 @@ fn a_manifest_that_another_user_wrote_is_not_believed() {
     chown(dir.path().join("..trimtab.current"), Some(NOBODY), None).unwrap();
     assert!(output.disk().unwrap_err().to_string().contains("..trimtab.current is not what Trimtab wrote"));
 }
+
+#[test]
+fn a_swap_that_finds_no_room_for_its_copies_leaves_room_for_the_journal() {
+    needs_privileges();
+    let dir = scratch();
+    apart(|| {
+        mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs"], dir.path());
+        let at = dir.path().join("conf");
+        let output = open_files(&at);
+        let (large, other) = ("1".repeat(60_000), "2".repeat(60_000));
+        let one = tree([("a", "1"), ("b", large.as_str()), ("c", &large)]);
+        publish(&output, &generation(1), &one);
+        output.stage(&generation(2), &tree([("a", "2"), ("b", other.as_str()), ("c", "2")])).unwrap();
+        // As the machine does before it links.
+        let journal = Journal { current: Some(generation(2)), next_sequence: 3, ..Journal::default() };
+        output.write_journal(&journal).unwrap();
+        let error = output.link(&generation(2)).unwrap_err().to_string();
+        assert!(error.contains("cannot keep a copy of") && error.contains("the volume is full"), "{error}");
+        output.write_journal(&Journal::default()).unwrap();
+        assert_eq!(read(&at), files(&one));
+        output.unlink(&generation(1)).unwrap();
+        output.prune(&[]).unwrap();
+        publish(&output, &generation(3), &tree([("a", "3"), ("b", large.as_str()), ("c", &large)]));
+    });
+}
