@@ -12,7 +12,6 @@ use super::*;
 use crate::journal::{Debt, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::metrics::Stage;
-use crate::publish::files::CURRENT;
 
 /// How often timers fire before what does not come to rest is left alone.
 const ROUNDS: usize = 24;
@@ -580,4 +579,9 @@ fn publish_of_single_files_with_nobody_to_tell_comes_out_whatever_fails() {
 #[test]
 fn rollback_of_single_files_comes_out_whatever_fails() {
     fails_everywhere(&scripts()["roll back"].clone().in_files());
+}
+
+#[test]
+fn rollback_of_single_files_and_what_mends_it_come_out_whatever_fails() {
+    fails_everywhere(&scripts()["roll back, then publish"].clone().in_files());
 }
