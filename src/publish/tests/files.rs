@@ -428,8 +428,9 @@ fn secret_file_and_its_copies_are_never_wider_than_its_mode() {
                 while !stop.load(Ordering::Relaxed) {
                     let sequence = now.load(Ordering::Relaxed);
                     // What is staged is the newest, what is copied the one before.
-                    let name = generation(if at == "part/0" { sequence.saturating_sub(1) } else { sequence });
-                    for path in [path_of(output, &name).join(at), dir.path().join("secret")] {
+                    let before = path_of(output, &generation(sequence.saturating_sub(1)));
+                    let of = if at == "part/0" { before.clone() } else { path_of(output, &generation(sequence)) };
+                    for path in [of.join(at), before.join("files/secret"), dir.path().join("secret")] {
                         let Ok(found) = fs::symlink_metadata(&path) else { continue };
                         assert_eq!(found.mode() & 0o7777 & !0o640, 0, "{}", path.display());
                         if found.len() < size {

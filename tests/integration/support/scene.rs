@@ -16,6 +16,9 @@ pub enum Layout {
 }
 
 impl Layout {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Atomic, Self::Files];
+
     /// The flags for it.
     pub fn flags(self) -> &'static [&'static str] {
         match self {
