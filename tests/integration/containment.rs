@@ -621,20 +621,24 @@ fn follows_no_planted_link(layout: Layout) {
         place.check();
     }
     if layout == Layout::Files {
-        // What says which generation is current: one that is not ours names nothing.
-        let pointer = conf.join("..trimtab.current");
-        fs::rename(&pointer, place.at("pointer")).unwrap();
-        for target in [outside.join("journal"), place.at("pointer")] {
-            symlink(target, &pointer).unwrap();
-            let (code, said) = place.once(&flags);
-            assert_eq!(code, Some(73), "{said}");
-            assert!(said.contains("..trimtab.current is not what Trimtab wrote"), "{said}");
-            fs::remove_file(&pointer).unwrap();
-        }
-        fs::write(&pointer, r#"{"current": "../outside", "from": null}"#).unwrap();
-        assert_eq!(place.once(&flags).0, Some(73));
-        place.check();
+        believes_no_planted_pointer(&place, &flags);
     }
+}
+
+/// What says which generation is current: one that is not ours names nothing.
+fn believes_no_planted_pointer(place: &Place, flags: &[&str]) {
+    let pointer = place.at("conf/..trimtab.current");
+    fs::rename(&pointer, place.at("pointer")).unwrap();
+    for target in [place.at("outside/journal"), place.at("pointer")] {
+        symlink(target, &pointer).unwrap();
+        let (code, said) = place.once(flags);
+        assert_eq!(code, Some(73), "{said}");
+        assert!(said.contains("..trimtab.current is not what Trimtab wrote"), "{said}");
+        fs::remove_file(&pointer).unwrap();
+    }
+    fs::write(&pointer, r#"{"current": "../outside", "from": null}"#).unwrap();
+    assert_eq!(place.once(flags).0, Some(73));
+    place.check();
 }
 
 #[test]

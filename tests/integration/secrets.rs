@@ -1169,11 +1169,11 @@ fn narrow_all_the_time(layout: Layout, publishes: u64) {
         let mut secret_ones = BTreeMap::new();
         for n in 0..publishes {
             place.write("public/n", n.to_string());
-            let published = eventually("it is published", || {
+            let current = eventually("it is published", || {
                 let content = fs::read_to_string(place.output().join("public")).ok()?;
                 (content == n.to_string()).then(|| layout.current(&place.output()).unwrap())
             });
-            secret_ones.insert(format!("{published}{below}"), n % 2 == 1);
+            secret_ones.insert(format!("{current}{below}"), n % 2 == 1);
         }
         drop((sidecar, end));
         let mut modes = Modes::new();
