@@ -147,29 +147,12 @@ impl Publisher for Files<'_> {
         if current.as_deref() == Some(name) {
             return self.complete(true).map(drop);
         }
-        let manifest = self.required(name)?;
-        let staged = self.staged(name)?;
-        let books = self.books()?;
-        let places = || manifest.files.keys().map(String::as_str).filter(|path| staged.contains(*path));
-        self.refuse(&books, places())?;
-        // On the way back all copies are there: they were made on the way forth.
-        if current.as_deref().and_then(sequence_of) < sequence_of(name) {
-            self.keep(name, &manifest, &staged, &books)?;
+        let linked = self.prepare(name, current.as_deref());
+        if linked.is_err() {
+            // The first error is the one to tell, and a copy too many does no harm.
+            let _ = self.give_back(name);
         }
-        if current.is_none() {
-            // The swap makes them: a candidate that comes to nothing would leave them behind.
-            return Ok(());
-        }
-        let mut place = Way::from(&self.0.dir);
-        for path in places() {
-            match place.to(path, Some((self.0.group, self.0.dir_mode))) {
-                // Perhaps made by an earlier attempt, and not yet on the disk. A file of ours that becomes a directory is
-                // replaced by the swap.
-                Ok(_) | Err(Blocked { errno: Errno::NOTDIR, .. }) => place.all_changed(),
-                Err(Blocked { at, errno }) => return Err(self.0.io("make the directory", &at, errno)),
-            }
-        }
-        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
+        linked
     }
 
     fn swap(&self, name: &str) -> Result<(), PublishError> {
@@ -179,12 +162,18 @@ impl Publisher for Files<'_> {
             // Begun before a crash or an error: perhaps not yet on the disk.
             self.0.dir.sync()
         } else {
-            let pointer = Pointer { current: name.to_owned(), from };
+            let pointer = Pointer { current: name.to_owned(), from: from.clone() };
             // Two names: there is nothing that serde_json could refuse.
             let bytes = serde_json::to_vec(&pointer).unwrap_or_default();
             self.0.dir.replace(CURRENT, CURRENT_TEMPORARY, &bytes)
         };
-        pointed.map_err(|errno| self.0.io("replace", CURRENT, errno))?;
+        if let Err(errno) = pointed {
+            // If the error came after the rename, the copies are needed.
+            if !again && self.current().is_ok_and(|current| current == from) {
+                let _ = self.give_back(name);
+            }
+            return Err(self.0.io("replace", CURRENT, errno));
+        }
         self.complete(again).map(drop)
     }
 
@@ -543,6 +532,32 @@ impl Files<'_> {
         Ok(claims.any(|entry| found == Some(entry.digest)))
     }
 
+    fn prepare(&self, name: &str, current: Option<&str>) -> Result<(), PublishError> {
+        let manifest = self.required(name)?;
+        let staged = self.staged(name)?;
+        let books = self.books()?;
+        let places = || manifest.files.keys().map(String::as_str).filter(|path| staged.contains(*path));
+        self.refuse(&books, places())?;
+        // On the way back all copies are there: they were made on the way forth.
+        if current.and_then(sequence_of) < sequence_of(name) {
+            self.keep(name, &manifest, &staged, &books)?;
+        }
+        if current.is_none() {
+            // The swap makes them: a candidate that comes to nothing would leave them behind.
+            return Ok(());
+        }
+        let mut place = Way::from(&self.0.dir);
+        for path in places() {
+            match place.to(path, Some((self.0.group, self.0.dir_mode))) {
+                // Perhaps made by an earlier attempt, and not yet on the disk. A file of ours that becomes a directory is
+                // replaced by the swap.
+                Ok(_) | Err(Blocked { errno: Errno::NOTDIR, .. }) => place.all_changed(),
+                Err(Blocked { at, errno }) => return Err(self.0.io("make the directory", &at, errno)),
+            }
+        }
+        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
+    }
+
     /// Copies what a swap to this generation will replace or remove, for each generation that has it: on return the
     /// copies are on the disk.
     fn keep(&self, name: &str, next: &Manifest, changed: &BTreeSet<String>, books: &Books) -> Result<(), PublishError> {
@@ -558,6 +573,31 @@ impl Files<'_> {
             let goes: Vec<_> = manifest.files.iter().filter(goes).collect();
             if !goes.is_empty() {
                 self.keep_of(other, &goes)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the copies of what is in place all the same. A swap that comes to nothing must give back the room that it
+    /// took: the journal needs some to say so.
+    fn give_back(&self, name: &str) -> Result<(), PublishError> {
+        let books = self.books()?;
+        let key = self.key()?;
+        let mut place = Way::from(&self.0.dir);
+        for (other, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
+            let failed = |errno| self.0.io("remove a copy in", other, errno);
+            Dir::open(&self.0.dir, other.as_str()).and_then(|top| top.remove(PART)).map_err(failed)?;
+            let Some(files) = self.files(other)? else { continue };
+            let mut kept = Way::from(&files);
+            for path in self.staged(other)? {
+                let Some(entry) = manifest.files.get(&path) else { continue };
+                let in_place = match reached(place.to(&path, None)).map_err(failed)? {
+                    Some((dir, leaf)) => is_entry(dir, leaf, entry, &key).map_err(failed)?,
+                    None => false,
+                };
+                if in_place && let Some((dir, leaf)) = reached(kept.to(&path, None)).map_err(failed)? {
+                    dir.remove(leaf).map_err(failed)?;
+                }
             }
         }
         Ok(())

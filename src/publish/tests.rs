@@ -20,6 +20,7 @@ use rustix::process::Uid;
 use rustix::thread::{CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use tempfile::TempDir;
 
+use super::files::{CURRENT, CURRENT_TEMPORARY};
 use super::*;
 use crate::digest::Digest;
 use crate::journal::Generation;
@@ -27,6 +28,8 @@ use crate::machine::Disk;
 use crate::tree::{File, Tree, TreePath};
 
 const NOBODY: u32 = 65534;
+
+const LAYOUTS: [Layout; 2] = [Layout::Atomic, Layout::Files];
 
 // What the tests are made of.
 
@@ -125,6 +128,14 @@ fn current(output: &Path) -> Option<BTreeMap<String, String>> {
     let mut found = listing(&output.join(data));
     found.retain(|_, what| what != "a directory");
     Some(found)
+}
+
+/// What is current, as a reader finds it: in the layout of single files, all that is in place.
+fn current_as(layout: Layout, output: &Path) -> Option<BTreeMap<String, String>> {
+    match layout {
+        Layout::Atomic => current(output),
+        Layout::Files => output.join(CURRENT).exists().then(|| disk::in_place(output)),
+    }
 }
 
 /// The top-level names that are not Trimtab's own.
@@ -504,21 +515,25 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
 #[test]
 fn staged_files_do_not_depend_on_the_umask() {
     needs_privileges();
-    for umask in [0, 0o077, 0o777] {
+    for (umask, layout) in [0, 0o077, 0o777].into_iter().flat_map(|umask| LAYOUTS.map(|layout| (umask, layout))) {
         let dir = scratch();
         let at = dir.path().join("conf");
         apart(|| {
             rustix::process::umask(Mode::from_raw_mode(umask));
-            let output = open(&at);
+            let output = open_as(&at, layout);
             let mut tree = tree([("a", "1"), ("d/e", "2")]);
             tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
             publish(&output, &generation(1), &tree);
             output.write_journal(&Journal::default()).unwrap();
             output.digest_key().unwrap();
         });
-        let root = at.join(generation(1).directory);
+        let root = if layout == Layout::Atomic { at.join(generation(1).directory) } else { at.clone() };
         let modes = ["", "d", "a", "d/e", "d/secret"].map(|path| mode(&root.join(path)));
-        assert_eq!(modes, [0o2755, 0o2755, 0o644, 0o644, 0o640], "{umask:o}");
+        assert_eq!(modes, [0o2755, 0o2755, 0o644, 0o644, 0o640], "{umask:o} {layout:?}");
+        if layout == Layout::Files {
+            let own = [CURRENT.to_owned(), format!("{}/manifest", generation(1).directory), generation(1).directory];
+            assert_eq!(own.map(|path| mode(&at.join(path))), [0o600, 0o600, 0o2700], "{umask:o}");
+        }
         assert_eq!([mode(&at), mode(&at.join(JOURNAL)), mode(&at.join(KEY))], [0o2755, 0o600, 0o600]);
     }
 }
@@ -526,6 +541,10 @@ fn staged_files_do_not_depend_on_the_umask() {
 #[test]
 fn a_user_outside_the_group_keeps_the_inherited_group_and_setgid() {
     needs_privileges();
+    LAYOUTS.into_iter().for_each(keeps_the_inherited_group);
+}
+
+fn keeps_the_inherited_group(layout: Layout) {
     // As a volume with fsGroup 4242 looks to a container whose user is not in it.
     let dir = scratch();
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777)).unwrap();
@@ -533,13 +552,21 @@ fn a_user_outside_the_group_keeps_the_inherited_group_and_setgid() {
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o2777)).unwrap();
     let at = dir.path().join("conf");
     as_user(NOBODY, &[4343], || {
-        let (output, warnings) = Output::open(&config(&at)).unwrap();
+        let (output, warnings) = Output::open(&Config { layout, ..config(&at) }).unwrap();
         assert_eq!(warnings, Vec::<String>::new());
         let mut tree = tree([("d/a", "1")]);
         tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
         publish(&output, &generation(1), &tree);
+        if layout == Layout::Files {
+            // And back from a copy, which has the group and the mode as well.
+            publish(&output, &generation(2), &self::tree([("d/a", "2"), ("d/secret", "public")]));
+            for effect in [Output::link, Output::swap, Output::unlink] {
+                effect(&output, &generation(1)).unwrap();
+            }
+        }
     });
-    for path in ["", "..data/", "d"] {
+    let current = if layout == Layout::Atomic { "..data/" } else { "" };
+    for path in ["", current, "d"] {
         let found = fs::metadata(at.join(path)).unwrap();
         assert_eq!((found.gid(), found.mode() & 0o7777, found.uid()), (4242, 0o2755, NOBODY), "{path}");
     }
@@ -613,26 +640,33 @@ fn stage_rejects_names_that_are_taken_and_touches_nothing() {
 
 #[test]
 fn stage_replaces_what_a_crash_left_and_never_what_is_current() {
-    let dir = scratch();
-    let output = open(dir.path());
-    let left = path_of(&output, &generation(1));
-    fs::create_dir_all(left.join("half/done")).unwrap();
-    publish(&output, &generation(1), &tree([("a", "1")]));
-    assert_eq!(current(dir.path()), Some(files(&tree([("a", "1")]))));
+    for layout in LAYOUTS {
+        let dir = scratch();
+        let output = open_as(dir.path(), layout);
+        let left = path_of(&output, &generation(1));
+        fs::create_dir_all(left.join("files/half/done")).unwrap();
+        fs::write(left.join("files/b"), "left").unwrap();
+        publish(&output, &generation(1), &tree([("a", "1")]));
+        assert_eq!(current_as(layout, dir.path()), Some(files(&tree([("a", "1")]))));
 
-    let error = output.stage(&generation(1), &tree([("a", "2")])).unwrap_err();
-    assert!(!error.rejected() && error.to_string().contains("the current one"), "{error}");
-    assert_eq!(current(dir.path()), Some(files(&tree([("a", "1")]))));
+        let error = output.stage(&generation(1), &tree([("a", "2")])).unwrap_err();
+        assert!(!error.rejected() && error.to_string().contains("the current one"), "{error}");
+        assert_eq!(current_as(layout, dir.path()), Some(files(&tree([("a", "1")]))));
+    }
 }
 
 #[test]
 fn full_volume_leaves_no_candidate_and_says_what_to_do() {
     needs_privileges();
+    LAYOUTS.into_iter().for_each(leaves_no_candidate);
+}
+
+fn leaves_no_candidate(layout: Layout) {
     let dir = scratch();
     apart(|| {
         mount(&["-t", "tmpfs", "-o", "size=256k,mode=0755", "tmpfs"], dir.path());
         let at = dir.path().join("conf");
-        let output = open(&at);
+        let output = open_as(&at, layout);
         let small = tree([("a", "1")]);
         publish(&output, &generation(1), &small);
         let large = "x".repeat(100_000);
@@ -643,7 +677,7 @@ fn full_volume_leaves_no_candidate_and_says_what_to_do() {
         assert!(!error.rejected());
         assert!(text.contains("/d/d: No space left on device") && text.contains("sizeLimit"), "{text}");
         assert_eq!(output.disk().unwrap().directories, [generation(1).directory]);
-        assert_eq!(current(&at), Some(files(&small)));
+        assert_eq!(current_as(layout, &at), Some(files(&small)));
         // And the next one finds room, once no child that another test is starting holds the removed files open.
         let next = tree([("a", "3"), ("d/b", &large)]);
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -790,19 +824,21 @@ fn content_follows_nothing_and_ends_whatever_was_put_there() {
 
 #[test]
 fn swap_is_not_blocked_by_what_a_crash_left() {
-    let dir = scratch();
-    let output = open(dir.path());
-    let temporary = dir.path().join("..trimtab.data.tmp");
-    for sequence in 1..4 {
-        match sequence {
-            1 => symlink("..trimtab-000009-aaaaaaaaaaaa", &temporary).unwrap(),
-            2 => fs::create_dir_all(temporary.join("x")).unwrap(),
-            _ => fs::write(&temporary, "").unwrap(),
+    for (layout, temporary) in LAYOUTS.into_iter().zip(["..trimtab.data.tmp", CURRENT_TEMPORARY]) {
+        let dir = scratch();
+        let output = open_as(dir.path(), layout);
+        let temporary = dir.path().join(temporary);
+        for sequence in 1..4 {
+            match sequence {
+                1 => symlink("..trimtab-000009-aaaaaaaaaaaa", &temporary).unwrap(),
+                2 => fs::create_dir_all(temporary.join("x")).unwrap(),
+                _ => fs::write(&temporary, "").unwrap(),
+            }
+            publish(&output, &generation(sequence), &tree([("a", "1")]));
+            output.swap(&generation(sequence)).unwrap();
+            assert_eq!(output.disk().unwrap().link, Some(generation(sequence).directory));
+            assert!(fs::symlink_metadata(&temporary).is_err());
         }
-        publish(&output, &generation(sequence), &tree([("a", "1")]));
-        output.swap(&generation(sequence)).unwrap();
-        assert_eq!(output.disk().unwrap().link, Some(generation(sequence).directory));
-        assert!(fs::symlink_metadata(&temporary).is_err());
     }
 }
 
@@ -837,14 +873,19 @@ fn unlink_removes_only_our_own_links() {
 
 #[test]
 fn prune_removes_our_directories_and_nothing_else() {
+    LAYOUTS.into_iter().for_each(prunes_ours_alone);
+}
+
+fn prunes_ours_alone(layout: Layout) {
     let dir = scratch();
-    let output = open(dir.path());
+    let output = open_as(dir.path(), layout);
     for sequence in 1..5 {
         publish(&output, &generation(sequence), &tree([("a", "1"), ("d/e/f", "2")]));
     }
     let outside = scratch();
     fs::write(outside.path().join("precious"), "x").unwrap();
-    symlink(outside.path(), path_of(&output, &generation(1)).join("d/out")).unwrap();
+    let inside = if layout == Layout::Atomic { "d/out" } else { "files/out" };
+    symlink(outside.path(), path_of(&output, &generation(1)).join(inside)).unwrap();
     // Names that are almost ours.
     for name in
         ["..trimtab-1-aaaaaaaaaaaa", "..trimtab-000001-AAAAAAAAAAAA", "..trimtab-000001", "..2026_11", "lost+found"]
@@ -883,16 +924,24 @@ fn planted_symlinks_are_not_followed() {
         KEY_TEMPORARY,
         LOCK,
         "..trimtab.data.tmp",
+        CURRENT,
+        CURRENT_TEMPORARY,
         "conf.d",
         "a",
         &generation(1).directory,
         &generation(2).directory,
     ];
+    let targets = [&victim, &etc].into_iter().flat_map(|target| LAYOUTS.map(|layout| (target, layout)));
     for name in names {
-        for target in [&victim, &etc] {
+        for (target, layout) in targets.clone() {
             let dir = scratch();
             symlink(target, dir.path().join(name)).unwrap();
-            let output = open(dir.path());
+            let opened = Output::open(&Config { layout, ..config(dir.path()) });
+            if (name, layout) == (CURRENT, Layout::Atomic) {
+                assert!(opened.is_err(), "it is the other layout's");
+                continue;
+            }
+            let output = opened.unwrap().0;
             // Some of these refuse, and may; none may reach what lies behind the link.
             let _ = output.try_lock();
             let _ = output.digest_key();
@@ -910,9 +959,10 @@ fn planted_symlinks_are_not_followed() {
                 let _ = output.prune(&[]);
             }
             assert_eq!(listing(outside.path()), before, "{name} -> {}", target.display());
-            // Our own names never stay in the way.
-            let ours = name.starts_with("..");
-            assert_eq!(current(dir.path()), ours.then(|| files(&tree)), "{name}");
+            // Our own names never stay in the way, but what says which generation is current: all else rests on that.
+            let ours = name.starts_with("..") && name != CURRENT;
+            let found = current_as(layout, dir.path()).filter(|_| name != CURRENT);
+            assert_eq!(found, ours.then(|| files(&tree)), "{name}, {layout:?}");
         }
     }
     // The lock alone is not replaced: two must not hold it.
@@ -935,17 +985,20 @@ fn names_of_our_own_in_a_generation_are_not_linked() {
 
 #[test]
 fn directory_names_that_are_not_of_our_pattern_are_refused() {
-    let dir = scratch();
-    let output = open(dir.path());
-    fs::create_dir(dir.path().join("theirs")).unwrap();
-    for name in ["theirs", "..", ".", "../x", "/etc", "..data", ""] {
-        let generation = Generation { directory: name.to_owned(), ..generation(1) };
-        assert!(output.stage(&generation, &tree([("a", "1")])).is_err(), "{name}");
-        assert!(output.link(&generation).is_err(), "{name}");
-        assert!(output.swap(&generation).is_err(), "{name}");
-        assert!(output.unlink(&generation).is_err(), "{name}");
+    for layout in LAYOUTS {
+        let dir = scratch();
+        let output = open_as(dir.path(), layout);
+        fs::create_dir(dir.path().join("theirs")).unwrap();
+        for name in ["theirs", "..", ".", "../x", "/etc", "..data", CURRENT, ""] {
+            let generation = Generation { directory: name.to_owned(), ..generation(1) };
+            assert!(output.stage(&generation, &tree([("a", "1")])).is_err(), "{name}");
+            assert!(output.link(&generation).is_err(), "{name}");
+            assert!(output.swap(&generation).is_err(), "{name}");
+            assert!(output.unlink(&generation).is_err(), "{name}");
+            assert!(output.content(&generation, &DIGEST_KEY).is_err(), "{name}");
+        }
+        assert_eq!(listing(dir.path()).len(), 1);
     }
-    assert_eq!(listing(dir.path()).len(), 1);
 }
 
 // Crashes and readers.
@@ -1103,9 +1156,11 @@ fn readers_never_see_a_torn_or_mixed_generation() {
 #[ignore = "runs until it is killed"]
 fn publishes_until_killed() {
     let Some(at) = std::env::var_os("TRIMTAB_TEST_OUTPUT") else { return };
-    let output = open(&PathBuf::from(at));
+    let layout = if std::env::var_os("TRIMTAB_TEST_FILES").is_some() { Layout::Files } else { Layout::Atomic };
+    let output = open_as(&PathBuf::from(at), layout);
     let _lock = lock(&output);
     output.digest_key().unwrap();
+    output.finish().unwrap();
     let mut sequence =
         output.disk().unwrap().directories.iter().filter_map(|name| sequence_of(name)).max().unwrap_or(0);
     let mut from = output.disk().unwrap().link.unwrap_or_default();
@@ -1129,16 +1184,26 @@ fn publishes_until_killed() {
 
 #[test]
 fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
+    killed_at_any_moment(Layout::Atomic);
+}
+
+#[test]
+fn kill_at_any_moment_leaves_whole_files_and_what_recovery_can_mend() {
+    killed_at_any_moment(Layout::Files);
+}
+
+fn killed_at_any_moment(layout: Layout) {
     let dir = scratch();
     let at = dir.path();
-    let mut key = None;
+    let (mut key, mut published) = (None, false);
     for round in 0..30_u32 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "publish::tests::publishes_until_killed", "--ignored", "--nocapture"])
-            .env("TRIMTAB_TEST_OUTPUT", at)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut victim = Command::new(std::env::current_exe().unwrap());
+        victim.args(["--exact", "publish::tests::publishes_until_killed", "--ignored", "--nocapture"]);
+        victim.env("TRIMTAB_TEST_OUTPUT", at).stdout(Stdio::piped());
+        if layout == Layout::Files {
+            victim.env("TRIMTAB_TEST_FILES", "1");
+        }
+        let mut child = victim.spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.any(|line| line.unwrap().ends_with("ready")));
         // Any moment will do: a publish takes about 1 ms.
@@ -1146,26 +1211,37 @@ fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
         child.kill().unwrap();
         child.wait().unwrap();
 
-        let output = open(at);
+        // Each file is whole, and none that both generations have is missing.
+        for path in ["a", "b", "d/c", "d/e/f"].iter().filter(|_| published) {
+            number(&at.join(path)).unwrap();
+        }
+        let output = open_as(at, layout);
         // The kernel has released the dead process's lock.
         let _lock = lock(&output);
+        assert_eq!(output.finish().unwrap(), Vec::<String>::new());
         let bytes = fs::read(at.join(KEY)).unwrap();
         assert_eq!(bytes.len(), 32);
         assert_eq!(*key.get_or_insert(bytes.clone()), bytes);
         assert!(!matches!(output.read_journal().unwrap(), Found::SetAside { .. }));
         let disk = output.disk().unwrap();
+        published = disk.link.is_some();
         if let Some(link) = disk.link {
             let sequence = sequence_of(&link).unwrap();
             let mut expected = numbered(sequence);
             expected.insert(TreePath::parse(&format!("only-{sequence}")).unwrap(), file("", false)).unwrap();
-            assert_eq!(current(at), Some(files(&expected)));
+            if layout == Layout::Atomic {
+                assert_eq!(current(at), Some(files(&expected)));
+            }
+            assert_reads(at, &expected);
             let generation = Generation::found(&link).unwrap();
             output.link(&generation).unwrap();
             output.unlink(&generation).unwrap();
             output.prune(&[]).unwrap();
+            assert_eq!(current_as(layout, at), Some(files(&expected)));
             assert_reads(at, &expected);
             assert_eq!(top_names(at), expected.top_names().into_iter().map(str::to_owned).collect());
-            let own = ["..data", JOURNAL, LOCK, KEY, &link].map(str::to_owned);
+            let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
+            let own = [pointer, JOURNAL, LOCK, KEY, &link].map(str::to_owned);
             assert_eq!(own_names(at), own.into());
         }
     }

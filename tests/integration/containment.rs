@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
+use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 use super::support::stage::metric;
 
@@ -512,9 +513,19 @@ fn generation(place: &Place, args: &[&str]) -> String {
 
 #[test]
 fn links_planted_in_the_output_are_never_followed() {
+    follows_no_planted_link(Layout::Atomic);
+}
+
+#[test]
+fn links_planted_among_single_files_are_never_followed() {
+    follows_no_planted_link(Layout::Files);
+}
+
+fn follows_no_planted_link(layout: Layout) {
     let place = Place::new();
     let input = place.text("in");
     let source = ["--watch-dir", input.as_str()];
+    let flags = [&source, layout.flags()].concat();
     // What the second generation will be called: no secret goes in, so that anyone can reckon it.
     let mut names = Vec::new();
     for value in ["1", "2", "3"] {
@@ -533,6 +544,7 @@ fn links_planted_in_the_output_are_never_followed() {
         "..trimtab.key",
         "..trimtab.key.tmp",
         "..trimtab.data.tmp",
+        "..trimtab.current.tmp",
     ] {
         let target = match planted {
             "..trimtab.json" => "journal",
@@ -552,7 +564,7 @@ fn links_planted_in_the_output_are_never_followed() {
         symlink(outside.join("deep/file"), conf.join(format!("{link}-file"))).unwrap();
     }
     symlink(&outside, conf.join("mine")).unwrap();
-    let sidecar = place.sidecar(&source);
+    let sidecar = place.sidecar(&flags);
     let status = sidecar.until_idle();
     assert_eq!(fs::read_to_string(conf.join("app.conf")).unwrap(), "1");
     assert_eq!(status["published"]["sequence"], 1, "a journal that lies elsewhere is none");
@@ -567,18 +579,21 @@ fn links_planted_in_the_output_are_never_followed() {
     }
     assert_eq!(fs::read_link(conf.join("mine")).unwrap(), outside, "what is not ours stays");
     place.check();
-    // Links of theirs where a file of ours is to be.
-    for (planted, target) in
-        [("shadow", "/etc/shadow"), ("twisted", "..data/../../outside/secret"), ("other", "..data/app.conf")]
-    {
+    // Links of theirs where a file of ours is to be, or a directory of it.
+    for (planted, target, key) in [
+        ("shadow", "/etc/shadow", "shadow"),
+        ("twisted", "..data/../../outside/secret", "twisted"),
+        ("other", "..data/app.conf", "other"),
+        ("deep", "../outside/deep", "deep/file"),
+    ] {
         symlink(target, conf.join(planted)).unwrap();
-        place.write(&format!("in/{planted}"), "mine");
+        place.write(&format!("in/{key}"), "mine");
         let status = sidecar.until("rejected", |status| {
             status["quarantine"]["reason"].as_str().is_some_and(|reason| reason.contains(planted))
         });
         assert!(status["quarantine"]["reason"].as_str().unwrap().contains("will not replace"), "{status}");
         assert_eq!(fs::read_link(conf.join(planted)).unwrap(), Path::new(target));
-        fs::remove_file(place.at(&format!("in/{planted}"))).unwrap();
+        fs::remove_file(place.at(&format!("in/{key}"))).unwrap();
         sidecar.until("the rejection is over", |status| status["quarantine"].is_null() && status["phase"] == "idle");
         fs::remove_file(conf.join(planted)).unwrap();
     }
@@ -587,7 +602,7 @@ fn links_planted_in_the_output_are_never_followed() {
     // A lock that leads elsewhere.
     fs::remove_file(conf.join("..trimtab.lock")).unwrap();
     symlink(outside.join("deep/new"), conf.join("..trimtab.lock")).unwrap();
-    let (code, said) = place.once(&source);
+    let (code, said) = place.once(&flags);
     assert_eq!(code, Some(73), "{said}");
     assert!(said.contains("..trimtab.lock") && said.contains("symlink"), "{said}");
     fs::remove_file(conf.join("..trimtab.lock")).unwrap();
@@ -600,11 +615,30 @@ fn links_planted_in_the_output_are_never_followed() {
             hostile[field]["directory"] = json!(directory);
         }
         fs::write(conf.join("..trimtab.json"), hostile.to_string()).unwrap();
-        let (code, said) = place.once(&source);
+        let (code, said) = place.once(&flags);
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("it names a directory that is not of the form"), "{said}");
         place.check();
     }
+    if layout == Layout::Files {
+        believes_no_planted_pointer(&place, &flags);
+    }
+}
+
+/// What says which generation is current: one that is not ours names nothing.
+fn believes_no_planted_pointer(place: &Place, flags: &[&str]) {
+    let pointer = place.at("conf/..trimtab.current");
+    fs::rename(&pointer, place.at("pointer")).unwrap();
+    for target in [place.at("outside/journal"), place.at("pointer")] {
+        symlink(target, &pointer).unwrap();
+        let (code, said) = place.once(flags);
+        assert_eq!(code, Some(73), "{said}");
+        assert!(said.contains("..trimtab.current is not what Trimtab wrote"), "{said}");
+        fs::remove_file(&pointer).unwrap();
+    }
+    fs::write(&pointer, r#"{"current": "../outside", "from": null}"#).unwrap();
+    assert_eq!(place.once(flags).0, Some(73));
+    place.check();
 }
 
 #[test]

@@ -9,7 +9,7 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use serde_json::{Value, json};
 
 use super::support::hook::Hook;
-use super::support::scene::Scene;
+use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
@@ -25,9 +25,9 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(options: &str) -> Self {
+    fn new(layout: Layout, options: &str) -> Self {
         needs_root("mount a tmpfs");
-        let mut scene = Scene::new();
+        let mut scene = Scene::of(layout);
         let mounted = scene.at("shared");
         fs::create_dir(&mounted).unwrap();
         let options = std::ffi::CString::new(options).unwrap();
@@ -98,7 +98,16 @@ impl Drop for Disk {
 
 #[test]
 fn output_that_is_forbidden_for_a_while_keeps_the_last_good_generation() {
-    let mut disk = Disk::new("mode=0755");
+    forbids_for_a_while(Layout::Atomic);
+}
+
+#[test]
+fn output_of_single_files_that_is_forbidden_for_a_while_keeps_the_last_good_generation() {
+    forbids_for_a_while(Layout::Files);
+}
+
+fn forbids_for_a_while(layout: Layout) {
+    let mut disk = Disk::new(layout, "mode=0755");
     fs::set_permissions(disk.scene.at("."), Permissions::from_mode(0o755)).unwrap();
     chown(&disk.mounted, Some(NOBODY), Some(NOBODY)).unwrap();
     let sidecar = Sidecar::start_as(NOBODY, &disk.log(), disk.flags());
@@ -115,12 +124,22 @@ fn output_that_is_forbidden_for_a_while_keeps_the_last_good_generation() {
 
 #[test]
 fn output_without_inodes_keeps_the_last_good_generation() {
-    let mut disk = Disk::new("nr_inodes=40,mode=0755");
+    // Each needs more for its files, and then for its links.
+    takes_the_inodes(Layout::Atomic, [60, 45, 20, 15]);
+}
+
+#[test]
+fn output_of_single_files_without_inodes_keeps_the_last_good_generation() {
+    // The same for its files, and then for the copies of what it replaces.
+    takes_the_inodes(Layout::Files, [60, 45, 28, 27]);
+}
+
+fn takes_the_inodes(layout: Layout, sizes: [usize; 4]) {
+    let mut disk = Disk::new(layout, "nr_inodes=40,mode=0755");
     let sidecar = Sidecar::start(&disk.log(), disk.flags());
     disk.settled(&sidecar, 0);
-    // Each needs more for its files, and then for its links.
     let mut number = 0;
-    for files in [60, 45, 20, 15] {
+    for files in sizes {
         let last = number;
         number += 1;
         disk.edit(number, files);
@@ -141,7 +160,16 @@ fn output_without_inodes_keeps_the_last_good_generation() {
 /// While Trimtab runs, its lock keeps the kernel from making the volume read-only: it is found so after a restart.
 #[test]
 fn output_that_is_read_only_at_a_restart_keeps_the_last_good_generation() {
-    let mut disk = Disk::new("mode=0755");
+    is_read_only_at_a_restart(Layout::Atomic);
+}
+
+#[test]
+fn output_of_single_files_that_is_read_only_at_a_restart_keeps_the_last_good_generation() {
+    is_read_only_at_a_restart(Layout::Files);
+}
+
+fn is_read_only_at_a_restart(layout: Layout) {
+    let mut disk = Disk::new(layout, "mode=0755");
     let mut sidecar = Sidecar::start(&disk.log(), disk.flags());
     disk.settled(&sidecar, 0);
     sidecar.kill();

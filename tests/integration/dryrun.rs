@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY as NOBODY_AT_THE_API, kubeconfig};
 use super::support::hook::Hook;
-use super::support::scene::Scene;
+use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
 
 const NOBODY: u32 = 65534;
@@ -82,7 +82,12 @@ fn traces(path: &Path) -> Vec<String> {
 
 /// A scene with a volume, and the flags for it.
 fn scene(files: &[(&str, &str)]) -> (Scene, Volume, Vec<String>) {
-    let scene = Scene::new();
+    scene_of(Layout::Atomic, files)
+}
+
+/// The same with an output of this layout.
+fn scene_of(layout: Layout, files: &[(&str, &str)]) -> (Scene, Volume, Vec<String>) {
+    let scene = Scene::of(layout);
     let volume = Volume::new(scene.at("volume"), files);
     let flags = scene.flags(&["--watch-dir", &scene.text("volume")]);
     (scene, volume, flags)
@@ -101,7 +106,12 @@ fn change<'a>(report: &'a Value, path: &str) -> &'a Value {
 
 #[test]
 fn render_shows_what_would_change_as_a_unified_diff() {
-    let (_scene, mut volume, flags) = scene(&[("a.conf", "one\ntwo\nthree\n"), ("gone", "x\n"), ("same", "s\n")]);
+    Layout::ALL.into_iter().for_each(shows_what_would_change);
+}
+
+fn shows_what_would_change(layout: Layout) {
+    let (_scene, mut volume, flags) =
+        scene_of(layout, &[("a.conf", "one\ntwo\nthree\n"), ("gone", "x\n"), ("same", "s\n")]);
     publish(&flags);
     volume.swap(&[("a.conf", "one\nTWO\nthree\n"), ("new", "fresh"), ("same", "s\n")]);
     let ended = dry("render", &flags);
@@ -147,7 +157,11 @@ fn render_prints_a_patch_that_applies() {
 
 #[test]
 fn render_touches_nothing() {
-    let (scene, mut volume, flags) = scene(&[("a.conf", "1\n")]);
+    Layout::ALL.into_iter().for_each(touches_nothing);
+}
+
+fn touches_nothing(layout: Layout) {
+    let (scene, mut volume, flags) = scene_of(layout, &[("a.conf", "1\n")]);
     for published in [false, true] {
         if published {
             publish(&flags);
@@ -155,6 +169,7 @@ fn render_touches_nothing() {
             fs::set_permissions(&scene.output, fs::Permissions::from_mode(0o755)).unwrap();
             fs::set_permissions(scene.output.join("..trimtab.key"), fs::Permissions::from_mode(0o644)).unwrap();
             fs::write(scene.output.join("..trimtab.json"), "not a journal").unwrap();
+            fs::write(scene.output.join("..trimtab.current.tmp"), "left by a crash").unwrap();
         }
         volume.swap(&[("a.conf", "2\n")]);
         for subcommand in ["render", "check"] {
@@ -206,7 +221,12 @@ fn render_uses_the_key_that_is_there() {
 /// The new version is secret, the old one, both; text and JSON; added, changed and removed.
 #[test]
 fn render_shows_no_byte_of_a_secret() {
-    let (scene, mut volume, flags) = scene(&[("key", "hunter-old\n"), ("gone", "hunter-gone\n"), ("same", "hunter-s")]);
+    Layout::ALL.into_iter().for_each(shows_no_byte_of_a_secret);
+}
+
+fn shows_no_byte_of_a_secret(layout: Layout) {
+    let files = [("key", "hunter-old\n"), ("gone", "hunter-gone\n"), ("same", "hunter-s")];
+    let (scene, mut volume, flags) = scene_of(layout, &files);
     let secret = with(&flags, &["--secret-dir", "volume"]);
     let public = with(&flags, &["--public-dir", "volume"]);
     let quiet = |ended: &Ended| {
@@ -659,8 +679,12 @@ fn check_tells_of_a_target_that_does_not_handle_the_signal_and_spares_it() {
 
 #[test]
 fn check_tells_of_an_output_that_the_target_cannot_read() {
+    Layout::ALL.into_iter().for_each(tells_of_what_the_target_cannot_read);
+}
+
+fn tells_of_what_the_target_cannot_read(layout: Layout) {
     needs_root("play two users");
-    let (scene, mut volume, flags) = scene(&[("a", "1")]);
+    let (scene, mut volume, flags) = scene_of(layout, &[("a", "1")]);
     open_to_all(&scene);
     let main = Main::start(NOBODY, true);
     let place = format!("--output {}", scene.output.display());
@@ -674,7 +698,11 @@ fn check_tells_of_an_output_that_the_target_cannot_read() {
     // What is published: a file.
     publish(&with(&flags, &["--file-mode", "0640"]));
     let finding = only(&check(&flags, &narrow));
-    says(&finding, "permission", &place, &["cannot read ..trimtab-000001-", "/a (mode 0640, user 0, group 0)"], &[]);
+    let file = match layout {
+        Layout::Atomic => ["cannot read ..trimtab-000001-", "/a (mode 0640, user 0, group 0)"],
+        Layout::Files => ["cannot read a ", "a (mode 0640, user 0, group 0)"],
+    };
+    says(&finding, "permission", &place, &file, &[]);
     volume.swap(&[("a", "2")]);
     publish(&flags);
     assert_eq!(check(&flags, &main.flags()).code, Some(0));

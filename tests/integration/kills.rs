@@ -1,5 +1,5 @@
-//! The kill matrix: on every path that a change can take, the sidecar is killed before and after every effect, started
-//! again, and must come to the same end as without the kill.
+//! The kill matrix: on every path that a change can take, in both layouts, the sidecar is killed before and after every
+//! effect, started again, and must come to the same end as without the kill.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::support::hook::Hook;
-use super::support::scene::{Scene, names};
+use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually};
 
 /// A main process with an HTTP hook: it reads its configuration when it is told to, and says at `/loads` how often it
@@ -142,8 +142,8 @@ impl Path {
     }
 
     /// A scene at the path's beginning: the sidecar has ended in good order, and then the ConfigMap was edited.
-    fn prepare(&self) -> (Scene, Main) {
-        let scene = Scene::new();
+    fn prepare(&self, layout: Layout) -> (Scene, Main) {
+        let scene = Scene::of(layout);
         let volume = Volume::new(scene.at("volume"), &files(self.before.unwrap_or(self.edit)));
         let main = Main::start(scene.output.join("app.conf"), volume);
         if self.before.is_some() {
@@ -180,8 +180,8 @@ impl Path {
     }
 
     /// Walks it without a kill, and then once for each point on it.
-    fn walk(&self) {
-        let (scene, main) = self.prepare();
+    fn walk(&self, layout: Layout) {
+        let (scene, main) = self.prepare(layout);
         let log = scene.text("points");
         let sidecar = self.start(&scene, &main, &[("TRIMTAB_TEST_FAULTS", &log)]);
         self.arrive("not killed", &scene, &main, &sidecar);
@@ -190,7 +190,7 @@ impl Path {
         assert!(points.contains(&"journal"), "{points:?}: fault points need a build with debug assertions");
         for (at, point) in points.iter().enumerate() {
             let number = (at + 1).to_string();
-            let (scene, main) = self.prepare();
+            let (scene, main) = self.prepare(layout);
             let mut sidecar = self.start(&scene, &main, &[("TRIMTAB_TEST_KILL", &number)]);
             // Which point comes how often is a matter of time where newer inputs come; all others come each time.
             eventually("it is killed, or the path has an end before that", || {
@@ -203,41 +203,66 @@ impl Path {
             let sidecar = self.start(&scene, &main, &[]);
             self.arrive(&format!("killed at point {number} ({point})"), &scene, &main, &sidecar);
         }
-        println!("kill matrix, {}: {} points: {}", self.name, points.len(), points.join(" "));
+        println!("kill matrix, {layout:?}, {}: {} points: {}", self.name, points.len(), points.join(" "));
     }
 }
 
-#[test]
-fn publish() {
-    Path { name: "publish", before: Some("good a"), edit: "good b", flags: &[], end: taken("good b") }.walk();
+/// Walks each of these paths in both layouts.
+macro_rules! walked {
+    ($($path:ident),* $(,)?) => {$(
+        mod $path {
+            use super::Layout;
+
+            #[test]
+            fn in_the_atomic_layout() {
+                super::$path().walk(Layout::Atomic);
+            }
+
+            #[test]
+            fn in_the_layout_of_single_files() {
+                super::$path().walk(Layout::Files);
+            }
+        }
+    )*};
 }
 
-#[test]
-fn first_generation() {
-    Path { name: "first generation", before: None, edit: "good a", flags: &[], end: taken("good a") }.walk();
+walked! {
+    publish,
+    first_generation,
+    refused_by_the_validator,
+    rolled_back_after_a_refusal,
+    rolled_back_without_a_confirmation,
+    held_by_the_flag,
+    held_as_the_first_generation,
+    retried,
+    superseded,
 }
 
-#[test]
-fn refused_by_the_validator() {
+fn publish() -> Path {
+    Path { name: "publish", before: Some("good a"), edit: "good b", flags: &[], end: taken("good b") }
+}
+
+fn first_generation() -> Path {
+    Path { name: "first generation", before: None, edit: "good a", flags: &[], end: taken("good a") }
+}
+
+fn refused_by_the_validator() -> Path {
     let flags = &["--validate", "sh -c '! grep -q refuse $0/app.conf' {dir}"];
     let end = rejected("good a", "validate");
-    Path { name: "refused by the validator", before: Some("good a"), edit: "refuse b", flags, end }.walk();
+    Path { name: "refused by the validator", before: Some("good a"), edit: "refuse b", flags, end }
 }
 
-#[test]
-fn rolled_back_after_a_refusal() {
+fn rolled_back_after_a_refusal() -> Path {
     let end = rejected("good a", "reload");
-    Path { name: "rolled back, refused", before: Some("good a"), edit: "refuse b", flags: &[], end }.walk();
+    Path { name: "rolled back, refused", before: Some("good a"), edit: "refuse b", flags: &[], end }
 }
 
-#[test]
-fn rolled_back_without_a_confirmation() {
+fn rolled_back_without_a_confirmation() -> Path {
     let end = rejected("good a", "confirm");
-    Path { name: "rolled back, not confirmed", before: Some("good a"), edit: "ignore b", flags: &[], end }.walk();
+    Path { name: "rolled back, not confirmed", before: Some("good a"), edit: "ignore b", flags: &[], end }
 }
 
-#[test]
-fn held_by_the_flag() {
+fn held_by_the_flag() -> Path {
     let end = End {
         published: "refuse b",
         loaded: Some("good a"),
@@ -246,49 +271,19 @@ fn held_by_the_flag() {
         quarantine: Some("reload"),
     };
     let flags = &["--on-reject", "hold"];
-    Path { name: "held by the flag", before: Some("good a"), edit: "refuse b", flags, end }.walk();
+    Path { name: "held by the flag", before: Some("good a"), edit: "refuse b", flags, end }
 }
 
-#[test]
-fn held_as_the_first_generation() {
+fn held_as_the_first_generation() -> Path {
     let end =
         End { published: "refuse a", loaded: None, phase: "held", debt: Some("publish"), quarantine: Some("reload") };
-    Path { name: "held as the first generation", before: None, edit: "refuse a", flags: &[], end }.walk();
+    Path { name: "held as the first generation", before: None, edit: "refuse a", flags: &[], end }
 }
 
-#[test]
-fn retried() {
-    Path { name: "retried", before: Some("good a"), edit: "busy b", flags: &[], end: taken("busy b") }.walk();
+fn retried() -> Path {
+    Path { name: "retried", before: Some("good a"), edit: "busy b", flags: &[], end: taken("busy b") }
 }
 
-#[test]
-fn superseded() {
-    Path { name: "superseded", before: Some("good a"), edit: "edit b", flags: &[], end: taken("good edited") }.walk();
-}
-
-#[test]
-fn publish_of_single_files() {
-    let flags = &["--layout", "files"];
-    Path { name: "publish of single files", before: Some("good a"), edit: "good b", flags, end: taken("good b") }
-        .walk();
-}
-
-#[test]
-fn first_generation_of_single_files() {
-    let flags = &["--layout", "files"];
-    Path { name: "first generation of single files", before: None, edit: "good a", flags, end: taken("good a") }.walk();
-}
-
-#[test]
-fn single_files_refused_by_the_validator() {
-    let flags = &["--layout", "files", "--validate", "sh -c '! grep -q refuse $0/app.conf' {dir}"];
-    let end = rejected("good a", "validate");
-    Path { name: "single files refused by the validator", before: Some("good a"), edit: "refuse b", flags, end }.walk();
-}
-
-#[test]
-fn single_files_rolled_back_after_a_refusal() {
-    let flags = &["--layout", "files"];
-    let end = rejected("good a", "reload");
-    Path { name: "single files rolled back, refused", before: Some("good a"), edit: "refuse b", flags, end }.walk();
+fn superseded() -> Path {
+    Path { name: "superseded", before: Some("good a"), edit: "edit b", flags: &[], end: taken("good edited") }
 }

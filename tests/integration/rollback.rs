@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 
 use super::support::hook::{Answer, Hook};
+use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, eventually, output_of, trimtab};
 use super::support::stage::{Stage, metric, problem};
 
@@ -67,14 +68,25 @@ fn quarantine_ends_by_a_request_by_sighup_and_by_other_inputs_alone() {
 
 #[test]
 fn last_good_generation_that_was_changed_on_the_disk_is_not_gone_back_to() {
-    let mut stage = Stage::new("1");
+    does_not_go_back_to_what_was_changed(Layout::Atomic);
+}
+
+#[test]
+fn copy_of_a_single_file_that_was_changed_on_the_disk_is_not_gone_back_to() {
+    does_not_go_back_to_what_was_changed(Layout::Files);
+}
+
+fn does_not_go_back_to_what_was_changed(layout: Layout) {
+    let mut stage = Stage::of(layout, "1");
     let hook = Hook::start(Some(stage.file()));
     let sidecar = start(&stage, &hook, &[]);
     sidecar.until_idle();
-    let good = fs::canonicalize(stage.at("conf/..data")).unwrap().join("app.conf");
+    let generation = stage.at("conf").join(layout.current(&stage.at("conf")).unwrap());
+    let good = generation.join(if layout == Layout::Atomic { "app.conf" } else { "files/app.conf" });
     hook.answer(Answer::Code(503));
     stage.edit("2");
     eventually("the newer one is told", || (hook.last_saw()? == "2").then_some(()));
+    assert_eq!(fs::read_to_string(&good).unwrap(), "1");
     fs::write(good, "X").unwrap();
     hook.answer(Answer::Code(500));
     let status = sidecar.until("it is held", |status| status["phase"] == "held");
@@ -122,7 +134,16 @@ impl Drop for CrashLoop {
 
 #[test]
 fn main_process_that_dies_of_a_configuration_and_crash_loops_is_healed() {
-    let mut stage = Stage::new("one\n");
+    heals_a_crash_loop(Layout::Atomic);
+}
+
+#[test]
+fn main_process_that_dies_of_a_single_file_and_crash_loops_is_healed() {
+    heals_a_crash_loop(Layout::Files);
+}
+
+fn heals_a_crash_loop(layout: Layout) {
+    let mut stage = Stage::of(layout, "one\n");
     let pid_file = stage.text("pid");
     let flags = ["--signal", "HUP", "--pid-file", &pid_file, "--confirm-alive", "300ms"];
     let sidecar = stage.start(&[&flags[..], &QUICK].concat());

@@ -28,6 +28,7 @@ use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::hook::{Answer, Hook};
+use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 
 /// A name that a template can hold as well.
@@ -1072,8 +1073,9 @@ fn the_digest_is_keyed_and_the_key_is_kept() {
 /// What was seen of the files in the output: every permission bit that each ever had.
 type Modes = BTreeMap<(String, String), u32>;
 
-/// Looks at the modes of everything in the output until told to stop; `inotify` says where to look at once.
-fn watch_modes(output: &Path, over: &AtomicBool, names: &[String]) -> Modes {
+/// Looks at the modes of everything in the output until told to stop; `inotify` says where to look at once. Generations
+/// have their files in `below`, which begins with a slash or is empty.
+fn watch_modes(output: &Path, below: &str, over: &AtomicBool, names: &[String]) -> Modes {
     let mut modes = Modes::new();
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
     let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::ATTRIB;
@@ -1101,7 +1103,7 @@ fn watch_modes(output: &Path, over: &AtomicBool, names: &[String]) -> Modes {
             // It is being written: nothing else matters until its last file is there.
             for _ in 0..200 {
                 for name in names {
-                    note(&mut modes, directory, name);
+                    note(&mut modes, &format!("{directory}{below}"), name);
                 }
             }
         }
@@ -1109,8 +1111,11 @@ fn watch_modes(output: &Path, over: &AtomicBool, names: &[String]) -> Modes {
             let name = entry.file_name().into_string().unwrap();
             note(&mut modes, "", &name);
             if name.starts_with("..trimtab-") {
-                for below in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
-                    note(&mut modes, &name, below.file_name().to_str().unwrap());
+                // Copies that are being made, too.
+                for directory in BTreeSet::from([name.clone(), format!("{name}{below}"), format!("{name}/part")]) {
+                    for inside in fs::read_dir(output.join(&directory)).into_iter().flatten().flatten() {
+                        note(&mut modes, &directory, inside.file_name().to_str().unwrap());
+                    }
                 }
             }
         }
@@ -1129,8 +1134,17 @@ impl Drop for SetWhenDropped<'_> {
 
 #[test]
 fn no_file_is_wider_than_its_mode_for_a_moment() {
-    const PUBLISHES: u64 = 200;
+    narrow_all_the_time(Layout::Atomic, 200);
+}
+
+#[test]
+fn no_single_file_and_no_copy_of_it_is_wider_than_its_mode_for_a_moment() {
+    narrow_all_the_time(Layout::Files, 80);
+}
+
+fn narrow_all_the_time(layout: Layout, publishes: u64) {
     let place = Place::new();
+    let below = if layout == Layout::Atomic { "" } else { "/files" };
     secret_dir(&place);
     fs::write(place.at("creds/big"), "s".repeat(100_000)).unwrap();
     fs::create_dir(place.at("public")).unwrap();
@@ -1146,31 +1160,20 @@ fn no_file_is_wider_than_its_mode_for_a_moment() {
     fs::create_dir(place.output()).unwrap();
     let over = AtomicBool::new(false);
     let (modes, secret_ones) = std::thread::scope(|scope| {
-        let watchers: Vec<_> = (0..2).map(|_| scope.spawn(|| watch_modes(&place.output(), &over, &names))).collect();
-        let sidecar = place.sidecar(
-            &[],
-            &[
-                "--watch-dir",
-                &creds,
-                "--secret-dir",
-                "creds",
-                "--watch-dir",
-                &public,
-                "--template",
-                &tpl,
-                "--secret-mode",
-                "0440",
-            ],
-        );
+        let watchers: Vec<_> =
+            (0..2).map(|_| scope.spawn(|| watch_modes(&place.output(), below, &over, &names))).collect();
+        let directories = ["--watch-dir", &creds, "--secret-dir", "creds", "--watch-dir", &public];
+        let flags = [&directories[..], &["--template", &tpl, "--secret-mode", "0440"], layout.flags()].concat();
+        let sidecar = place.sidecar(&[], &flags);
         let end = SetWhenDropped(&over);
         let mut secret_ones = BTreeMap::new();
-        for n in 0..PUBLISHES {
+        for n in 0..publishes {
             place.write("public/n", n.to_string());
-            let published = eventually("it is published", || {
+            let current = eventually("it is published", || {
                 let content = fs::read_to_string(place.output().join("public")).ok()?;
-                (content == n.to_string()).then(|| fs::read_link(place.output().join("..data")).unwrap())
+                (content == n.to_string()).then(|| layout.current(&place.output()).unwrap())
             });
-            secret_ones.insert(published.to_str().unwrap().to_owned(), n % 2 == 1);
+            secret_ones.insert(format!("{current}{below}"), n % 2 == 1);
         }
         drop((sidecar, end));
         let mut modes = Modes::new();
@@ -1189,18 +1192,21 @@ fn no_file_is_wider_than_its_mode_for_a_moment() {
             "secret-a" | "secret-b" => 0o440,
             "mixed" if secret_ones.get(directory) == Some(&true) => 0o440,
             "mixed" | "public" => 0o644,
+            // Which file it is a copy of is not seen.
+            _ if directory.ends_with("/part") => 0o644,
             _ => 0o600,
         };
         // While it is written, its owner may write.
         assert_eq!(mode & !(allowed | 0o200), 0, "{directory}/{name} was {mode:04o}");
     }
     println!("seen: {seen:?}");
-    for name in ["..trimtab.json", "..trimtab.json.tmp", "..trimtab.key", "..trimtab.lock"] {
-        let mode = modes.get(&(String::new(), name.to_owned()));
+    let pointer: &[&str] = if layout == Layout::Atomic { &[] } else { &["..trimtab.current"] };
+    for name in ["..trimtab.json", "..trimtab.json.tmp", "..trimtab.key", "..trimtab.lock"].iter().chain(pointer) {
+        let mode = modes.get(&(String::new(), (*name).to_owned()));
         assert!(mode.is_none_or(|mode| *mode == 0o600), "{name}: {mode:?}");
-        assert!(mode.is_some() || name == "..trimtab.json.tmp", "{name} was not seen");
+        assert!(mode.is_some() || *name == "..trimtab.json.tmp", "{name} was not seen");
     }
-    assert!(seen["secret-a"] as u64 >= PUBLISHES / 2, "too few were seen to prove anything: {seen:?}");
+    assert!(seen["secret-a"] as u64 >= publishes / 2, "too few were seen to prove anything: {seen:?}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! Mounted volumes and ordinary directories as sources: what readers of the output see, how often the hook is called,
 //! and what becomes of directories that come, go and are edited.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -16,7 +16,7 @@ use rustix::process::{Signal, Uid};
 use serde_json::Value;
 
 use super::support::hook::Hook;
-use super::support::scene::{Scene, names};
+use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
 
 /// The keys of the volumes that are swapped many times.
@@ -67,6 +67,8 @@ struct Sight {
     /// Reads of a generation that was removed meanwhile.
     late: u64,
     numbers: BTreeSet<u64>,
+    /// By the file.
+    newest: BTreeMap<&'static str, u64>,
 }
 
 impl Sight {
@@ -98,6 +100,18 @@ impl Sight {
         }
     }
 
+    /// Reads single files: each is there and whole, and never older than it was; the others may be of another swap.
+    fn of_single_files(&mut self, output: &Path, files: &[Published]) {
+        self.reads += 1;
+        for (path, keys) in files {
+            let text = fs::read_to_string(output.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+            let number = whole(&text, keys);
+            let newest = self.newest.insert(*path, number).unwrap_or_default();
+            assert!(number >= newest, "{path} of swap {number} is seen after that of swap {newest}");
+            self.numbers.insert(number);
+        }
+    }
+
     /// Reads one file after the other by its own name in the output.
     fn of_top_level_names(&mut self, output: &Path, files: &[Published]) {
         self.reads += 1;
@@ -108,10 +122,10 @@ impl Sight {
     }
 }
 
-/// Swaps a volume 500 times under two readers of generations and one of the top-level names.
-fn swap_under_readers(flags: &[&str], files: &[Published]) {
-    const SWAPS: u64 = 500;
-    let scene = Scene::new();
+/// Swaps a volume so many times, an even number, under two readers of generations and one of the top-level names; in the
+/// layout of single files under three of these.
+fn swap_under_readers(layout: Layout, swaps: u64, flags: &[&str], files: &[Published]) {
+    let scene = Scene::of(layout);
     let mut volume = volume(&scene);
     let templates = scene.at("templates");
     fs::create_dir_all(templates.join("sub")).unwrap();
@@ -141,8 +155,12 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
                 sight
             })
         };
-        let readers = [read(Sight::of_a_generation), read(Sight::of_a_generation), read(Sight::of_top_level_names)];
-        for number in (1..=SWAPS).step_by(2) {
+        let rounds: [fn(&mut Sight, &Path, &[Published]); 3] = match layout {
+            Layout::Atomic => [Sight::of_a_generation, Sight::of_a_generation, Sight::of_top_level_names],
+            Layout::Files => [Sight::of_single_files; 3],
+        };
+        let readers = rounds.map(read);
+        for number in (1..=swaps).step_by(2) {
             // In pairs, so that the sidecar reads the first while the second comes.
             let pair = [number, number + 1].map(|number| KEYS.map(|key| value(key, number)));
             let prepared = [volume.prepare(&keys_of(&pair[0])), volume.prepare(&keys_of(&pair[1]))];
@@ -155,7 +173,7 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
             }
             sleep(Duration::from_millis(8));
         }
-        let told = || hook.last_saw().as_deref().and_then(number_in) == Some(SWAPS);
+        let told = || hook.last_saw().as_deref().and_then(number_in) == Some(swaps);
         if !readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
             eventually("the hook sees the last swap", || told().then_some(()));
         }
@@ -164,34 +182,44 @@ fn swap_under_readers(flags: &[&str], files: &[Published]) {
             let sight = reader.join().unwrap();
             eprintln!("{} reads, {} late, {} generations", sight.reads, sight.late, sight.numbers.len());
             assert!(sight.late * 50 <= sight.reads, "{} of {} reads came too late", sight.late, sight.reads);
-            assert!(sight.numbers.len() >= 30, "only {} generations were seen", sight.numbers.len());
+            assert!(
+                sight.numbers.len() as u64 >= swaps * 6 / 100,
+                "only {} generations were seen",
+                sight.numbers.len()
+            );
         }
     });
     let status = sidecar.until_idle();
-    assert!(status["published"]["sequence"].as_u64().unwrap() >= 50, "{status}");
-    assert_eq!(hook.last_saw().map(|text| whole(&text, files[0].1)), Some(SWAPS));
+    assert!(status["published"]["sequence"].as_u64().unwrap() >= swaps / 10, "{status}");
+    assert_eq!(hook.last_saw().map(|text| whole(&text, files[0].1)), Some(swaps));
     assert!(scene.left_behind().is_empty(), "{:?}", scene.left_behind());
 }
 
+const COPIES: [Published; 8] = [
+    ("alpha", &["alpha"]),
+    ("beta", &["beta"]),
+    ("gamma", &["gamma"]),
+    ("delta", &["delta"]),
+    ("epsilon", &["epsilon"]),
+    ("zeta", &["zeta"]),
+    ("eta", &["eta"]),
+    ("theta", &["theta"]),
+];
+
 #[test]
 fn readers_of_copies_see_whole_generations_under_500_swaps() {
-    let files: [Published; 8] = [
-        ("alpha", &["alpha"]),
-        ("beta", &["beta"]),
-        ("gamma", &["gamma"]),
-        ("delta", &["delta"]),
-        ("epsilon", &["epsilon"]),
-        ("zeta", &["zeta"]),
-        ("eta", &["eta"]),
-        ("theta", &["theta"]),
-    ];
-    swap_under_readers(&[], &files);
+    swap_under_readers(Layout::Atomic, 500, &[], &COPIES);
+}
+
+#[test]
+fn readers_of_single_files_see_each_whole_under_200_swaps() {
+    swap_under_readers(Layout::Files, 200, &[], &COPIES);
 }
 
 #[test]
 fn readers_of_rendered_templates_see_whole_generations_under_500_swaps() {
     let files: [Published; 2] = [("one.conf", &["alpha", "beta"]), ("sub/two.conf", &["gamma", "theta", "alpha"])];
-    swap_under_readers(&["--template", "TEMPLATES"], &files);
+    swap_under_readers(Layout::Atomic, 500, &["--template", "TEMPLATES"], &files);
 }
 
 #[test]
@@ -491,7 +519,16 @@ fn template_directory_is_followed_with_its_partials_and_loses_what_vanishes() {
 
 #[test]
 fn removed_keys_take_their_links_along_and_foreign_files_stay() {
-    let scene = Scene::new();
+    removes_keys_and_leaves_foreign_files(Layout::Atomic);
+}
+
+#[test]
+fn removed_keys_take_their_single_files_along_and_foreign_files_stay() {
+    removes_keys_and_leaves_foreign_files(Layout::Files);
+}
+
+fn removes_keys_and_leaves_foreign_files(layout: Layout) {
+    let scene = Scene::of(layout);
     let mut volume = Volume::new(scene.at("volume"), &[("a", "1"), ("b", "1"), ("c", "1")]);
     let hook = Hook::start(Some(scene.output.join("a")));
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url(), "--debounce", "1ms"];
@@ -507,7 +544,7 @@ fn removed_keys_take_their_links_along_and_foreign_files_stay() {
     assert_eq!(visible(), ["a", "b", "c"]);
     volume.swap(&[("a", "2")]);
     told("2");
-    assert_eq!(visible(), ["a"], "links are gone before the main process is told");
+    assert_eq!(visible(), ["a"], "names are gone before the main process is told");
 
     fs::write(scene.output.join("d"), "mine").unwrap();
     sidecar.until_idle();

@@ -12,7 +12,6 @@ use super::*;
 use crate::journal::{Debt, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::metrics::Stage;
-use crate::publish::files::CURRENT;
 
 /// How often timers fire before what does not come to rest is left alone.
 const ROUNDS: usize = 24;
@@ -507,10 +506,15 @@ fn named(script: &Script, fault: (usize, Fault), then: Then) {
 /// Each call fails; each that changes something does so by each error (one after the other in the layout of single files,
 /// which makes many more calls), for once and for long.
 fn fails_everywhere(script: &Script) {
+    fails_from(script, 0);
+}
+
+/// The same from a call on: those before it are another script's as well.
+fn fails_from(script: &Script, first: usize) {
     const ERRORS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS];
     let calls = run(script, None, Then::Ends);
     let mut runs = 0;
-    for (call, changes) in calls.iter().enumerate() {
+    for (call, changes) in calls.iter().enumerate().skip(first) {
         let errno = ERRORS[call % ERRORS.len()];
         let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
         let mut faults = vec![(Fault::Fails(Errno::IO), then)];
@@ -580,4 +584,10 @@ fn publish_of_single_files_with_nobody_to_tell_comes_out_whatever_fails() {
 #[test]
 fn rollback_of_single_files_comes_out_whatever_fails() {
     fails_everywhere(&scripts()["roll back"].clone().in_files());
+}
+
+#[test]
+fn rollback_of_single_files_and_what_mends_it_come_out_whatever_fails() {
+    let begins = run(&scripts()["roll back"].clone().in_files(), None, Then::Ends).len();
+    fails_from(&scripts()["roll back, then publish"].clone().in_files(), begins);
 }

@@ -350,6 +350,11 @@ fn publish_of_single_files_survives_a_power_loss_at_any_moment() {
 }
 
 #[test]
+fn publish_of_single_files_with_nobody_to_tell_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish with nobody to tell"].clone().in_files());
+}
+
+#[test]
 fn rollback_of_single_files_and_what_mends_it_survive_a_power_loss_at_any_moment() {
     survives(&scripts()["roll back, then publish"].clone().in_files());
 }

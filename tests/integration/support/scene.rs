@@ -8,19 +8,57 @@ use tempfile::TempDir;
 
 use super::sidecar::Sidecar;
 
+/// `--layout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    Atomic,
+    Files,
+}
+
+impl Layout {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Atomic, Self::Files];
+
+    /// The flags for it.
+    pub fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Atomic => &[],
+            Self::Files => &["--layout", "files"],
+        }
+    }
+
+    /// The generation that is current in an output, by its directory's name.
+    pub fn current(self, output: &Path) -> Option<String> {
+        match self {
+            Self::Atomic => fs::read_link(output.join("..data")).ok()?.into_os_string().into_string().ok(),
+            Self::Files => {
+                let pointer: Value = serde_json::from_slice(&fs::read(output.join("..trimtab.current")).ok()?).ok()?;
+                pointer["current"].as_str().map(str::to_owned)
+            }
+        }
+    }
+}
+
 /// The directory. Removed when dropped.
 pub struct Scene {
     dir: TempDir,
     /// The sidecar's `--output`.
     pub output: PathBuf,
+    /// The output's.
+    pub layout: Layout,
 }
 
 impl Scene {
     /// An empty one; the output is `conf` in it.
     pub fn new() -> Self {
+        Self::of(Layout::Atomic)
+    }
+
+    /// The same with an output of this layout.
+    pub fn of(layout: Layout) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let output = dir.path().join("conf");
-        Self { dir, output }
+        Self { dir, output, layout }
     }
 
     /// A path in it.
@@ -38,9 +76,10 @@ impl Scene {
         Sidecar::start(&self.at("log"), self.flags(flags))
     }
 
-    /// These flags, and `--output`.
+    /// These flags, `--output` and its layout.
     pub fn flags<S: AsRef<str>>(&self, flags: &[S]) -> Vec<String> {
         let mut all: Vec<_> = flags.iter().map(|flag| flag.as_ref().to_owned()).collect();
+        all.extend(self.layout.flags().iter().map(|flag| (*flag).to_owned()));
         all.extend(["--output".to_owned(), self.output.to_str().unwrap().to_owned()]);
         all
     }
@@ -48,6 +87,11 @@ impl Scene {
     /// What a file of the output holds, by its top-level name.
     pub fn published(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.output.join(path)).ok()
+    }
+
+    /// The generation that is current, by its directory's name.
+    pub fn current(&self) -> Option<String> {
+        self.layout.current(&self.output)
     }
 
     /// The journal.

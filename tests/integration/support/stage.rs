@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::scene::Layout;
 use super::sidecar::{Sidecar, Volume};
 
 /// A folder with a volume that holds `app.conf`; the output will be `conf`, the log `log`.
@@ -12,14 +13,21 @@ pub struct Stage {
     dir: tempfile::TempDir,
     /// The volume.
     pub volume: Volume,
+    /// The output's.
+    pub layout: Layout,
 }
 
 impl Stage {
     /// One whose `app.conf` holds this.
     pub fn new(content: &str) -> Self {
+        Self::of(Layout::Atomic, content)
+    }
+
+    /// The same with an output of this layout.
+    pub fn of(layout: Layout, content: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let volume = Volume::new(dir.path().join("volume"), &[("app.conf", content)]);
-        Self { dir, volume }
+        Self { dir, volume, layout }
     }
 
     /// A path in the folder.
@@ -57,7 +65,7 @@ impl Stage {
     pub fn flags(&self, more: &[&str]) -> Vec<String> {
         let (volume, output) = (self.text("volume"), self.text("conf"));
         let own = ["--watch-dir", &volume, "--output", &output, "--debounce", "20ms"];
-        own.iter().chain(more).map(|flag| (*flag).to_owned()).collect()
+        own.iter().chain(self.layout.flags()).chain(more).map(|flag| (*flag).to_owned()).collect()
     }
 
     /// Starts a sidecar with these flags and more.
