@@ -673,27 +673,26 @@ impl Machine {
             quarantine: None,
             ..self.journal
         };
-        // After a confirmation the volume is pruned by the next one: here it would keep the main process waiting. While
-        // a debt lasts, or where none is ever paid, there is nobody else to do it.
-        let prune = (journal.debt.is_none() || journal.prev_debt.is_some()).then(|| Write::Prune(keep(&journal)));
+        let prune = prunes(&journal).then(|| Write::Prune(keep(&journal)));
         let step = self.step();
         self.work = Work::Committing(step, digest, Box::new(journal.clone()));
-        let writes = prune.into_iter().chain([
+        let mut writes = vec![
             Write::Journal(Box::new(journal)),
             Write::Link(candidate.clone()),
             Write::Swap(candidate.clone()),
             Write::Unlink(candidate),
-        ]);
-        effects.push(Effect::Write { step, writes: writes.collect() });
+        ];
+        writes.extend(prune);
+        effects.push(Effect::Write { step, writes });
     }
 
     fn written(&mut self, step: Step, done: usize, at: Option<Moment>, effects: &mut Vec<Effect>) {
         // The number of writes of a commit up to and including the swap: what comes after is redone by the next one.
-        const SWAPPED: usize = 4;
+        const SWAPPED: usize = 3;
+        /// And the one after it.
+        const UNLINKED: usize = 4;
         /// All writes that clear a debt.
         const CLEARED: usize = 2;
-        /// All writes of a commit.
-        const COMMITTED: usize = 5;
         // The same for a tidy that turns `..data` back.
         const TURNED: usize = 3;
         match std::mem::replace(&mut self.work, Work::Waiting) {
@@ -719,10 +718,10 @@ impl Machine {
             }
             Work::Committing(awaited, digest, journal) if awaited == step && done >= SWAPPED => {
                 self.have = Some(digest);
+                self.dirty = done < UNLINKED + usize::from(prunes(&journal));
                 self.adopt(*journal);
                 self.published = at;
                 self.start_afresh();
-                self.dirty = done < COMMITTED;
                 if !self.options.min_interval.is_zero() {
                     self.interval_open = false;
                     effects.push(Effect::Arm(Timer::Interval, Wait::Exactly(self.options.min_interval)));
@@ -1039,6 +1038,12 @@ impl Machine {
         self.work = Work::Tidying(step, writes.len());
         effects.push(Effect::Write { step, writes });
     }
+}
+
+/// Whether the commit to this journal removes what it does not need any more. Otherwise what follows its confirmation does,
+/// and the main process need not wait for it; while a debt lasts, or where none is ever paid, nobody else would.
+fn prunes(journal: &Journal) -> bool {
+    journal.debt.is_none() || journal.prev_debt.is_some()
 }
 
 /// The directories that must stay: at most three.
