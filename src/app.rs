@@ -9,7 +9,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -22,6 +21,7 @@ use crate::candidate::{self, Candidate, Made, Order, Problem};
 use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::confirm;
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey};
 use crate::fault::Faults;
 use crate::inputs::Inputs;
@@ -252,7 +252,7 @@ struct Ingredients {
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     /// The secrets that the main process may print while it has the generation. `None`: not known, as it was found at
     /// start and its inputs are gone.
-    secrets: Option<Vec<Bytes>>,
+    secrets: Option<Vec<Content>>,
 }
 
 impl Ingredients {
@@ -1034,13 +1034,15 @@ impl App {
     }
 
     /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
-    /// are not known.
+    /// are not known, or cannot be read.
     fn mask(&self) -> Option<Mask> {
         let mut secrets: Vec<_> = self.inputs.iter().flat_map(Inputs::secrets).collect();
         secrets.extend(self.staged.secrets.iter().flatten().cloned());
         for made_of in [&self.before, &self.published, &self.good] {
             secrets.extend(made_of.secrets.as_ref()?.iter().cloned());
         }
+        // What cannot be had cannot be masked.
+        let secrets = secrets.iter().map(Content::read).collect::<Result<Vec<_>, _>>().ok()?;
         Some(Mask::new(secrets))
     }
 

@@ -150,7 +150,7 @@ pub fn rehearse(
     published: &BTreeMap<ObjectRef, Arc<Object>>,
     syntax: Syntax,
 ) -> Result<(Rendered, Vec<String>), Problem> {
-    let refused = if syntax == Syntax::Strict { malformed(inputs) } else { Refused::new() };
+    let refused = if syntax == Syntax::Strict { malformed(inputs)? } else { Refused::new() };
     let rendered = render(inputs, digest, published, &refused)?;
     let mut warnings = Vec::new();
     check(&rendered.tree, syntax, &mut warnings)?;
@@ -171,7 +171,7 @@ fn render(
 ) -> Result<Rendered, Problem> {
     inputs.render(digest, published, refused).map_err(|rejection| {
         let brief = Some(rejection.brief());
-        Problem { brief, ..Problem::new(Stage::Render, true, &rejection) }
+        Problem { brief, ..Problem::new(Stage::Render, rejection.is_final(), &rejection) }
     })
 }
 
@@ -326,7 +326,7 @@ impl Maker {
         let began = Instant::now();
         let found = in_pool(Stage::Validate, move || malformed(&order.inputs)).await?;
         *self.made.validating.get_or_insert_default() += began.elapsed();
-        Ok(found)
+        found
     }
 
     /// Whether programs look at candidates.
@@ -408,7 +408,8 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
         return Ok(());
     }
     for (path, file) in tree.iter() {
-        let Err(error) = validate::syntax(path, &file.bytes) else { continue };
+        let checked = validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+        let Err(error) = checked else { continue };
         let message = format!("{error} (from {})", file.origin);
         match syntax {
             Syntax::Strict => return Err(Problem::new(Stage::Validate, true, &message)),
@@ -419,19 +420,21 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
 }
 
 /// The independent objects with a malformed key, and where.
-fn malformed(inputs: &Inputs) -> Refused {
+fn malformed(inputs: &Inputs) -> Result<Refused, Problem> {
     let mut found = Refused::new();
     for object in inputs.independent() {
-        let error = object.data.iter().find_map(|(key, bytes)| {
+        for (key, bytes) in &object.data {
             // What is no path is held back for that.
-            let path = inputs.settings.path.place(&object.id, key)?;
-            validate::syntax(&path, bytes).err().map(|error| format!("key {key:?}: {error}"))
-        });
-        if let Some(error) = error {
-            found.insert(object.id.clone(), error);
+            let Some(path) = inputs.settings.path.place(&object.id, key) else { continue };
+            let checked =
+                validate::check(&path, bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+            if let Err(error) = checked {
+                found.insert(object.id.clone(), format!("key {key:?}: {error}"));
+                break;
+            }
         }
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -452,7 +455,7 @@ mod tests {
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
-        let data = [(key.to_owned(), Bytes::copy_from_slice(value.as_bytes()))].into();
+        let data = [(key.to_owned(), Bytes::copy_from_slice(value.as_bytes()).into())].into();
         Arc::new(Object::new(id, String::new(), 0, false, data))
     }
 

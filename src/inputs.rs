@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config;
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
@@ -88,7 +89,7 @@ impl Inputs {
         if let Some(podinfo) = &self.snapshot.podinfo {
             let parse = |file| match podinfo.data.get(file) {
                 None => Ok(BTreeMap::new()),
-                Some(bytes) => render::parse_podinfo(bytes).map_err(|error| Rejection::PodInfo { file, error }),
+                Some(bytes) => render::parse_podinfo(&bytes.read()?).map_err(|error| Rejection::PodInfo { file, error }),
             };
             pod.labels = parse("labels")?;
             pod.annotations = parse("annotations")?;
@@ -129,7 +130,7 @@ impl Inputs {
         for object in self.independent() {
             let own = |(key, place): (String, String)| {
                 let bytes = files.get(&place).filter(|_| claims.get(&place) == Some(&1))?.bytes.clone()?;
-                Some((key, Bytes::from(bytes)))
+                Some((key, Bytes::from(bytes).into()))
             };
             let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
             if !data.is_empty() {
@@ -156,12 +157,12 @@ impl Inputs {
     }
 
     /// Every secret value, to be masked in others' output.
-    pub fn secrets(&self) -> impl Iterator<Item = Bytes> {
+    pub fn secrets(&self) -> impl Iterator<Item = Content> {
         let objects = self.snapshot.objects.iter().map(|taken| &taken.object);
         let templates = self.snapshot.templates.iter().map(|(template, _)| template);
         let values = objects.chain(templates).filter(|object| object.secret).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
-        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes())))
+        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))
     }
 }
 

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 
+use crate::content::Content;
 use crate::digest::{Digest, Hasher};
 
 /// What kind of thing an object is.
@@ -78,8 +78,8 @@ pub struct Object {
     /// Whether its values are secret.
     pub secret: bool,
     /// Key to bytes.
-    pub data: BTreeMap<String, Bytes>,
-    /// SHA-256 over the keys and bytes, so that a comparison never reads them twice. In memory only.
+    pub data: BTreeMap<String, Content>,
+    /// SHA-256 over the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
     content: Digest,
 }
 
@@ -91,12 +91,12 @@ impl Object {
         resource_version: String,
         created: i64,
         secret: bool,
-        data: BTreeMap<String, Bytes>,
+        data: BTreeMap<String, Content>,
     ) -> Self {
         let mut hasher = Hasher::plain();
         for (key, value) in &data {
             hasher.field(key.as_bytes());
-            hasher.field(value);
+            hasher.field(value.digest().as_bytes());
         }
         Self { content: hasher.finish(), id, resource_version, created, secret, data }
     }

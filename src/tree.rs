@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use bytes::Bytes;
-
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey, Hasher};
 
 /// A path below the output directory that cannot lead out of it.
@@ -78,7 +77,7 @@ impl fmt::Display for TreePath {
 #[derive(Clone, PartialEq, Eq)]
 pub struct File {
     /// What lies in it.
-    pub bytes: Bytes,
+    pub bytes: Content,
     /// Whether a value of a secret source went into it: it gets `--secret-mode`, and is redacted in diffs.
     pub secret: bool,
     /// Where it came from, for messages: a template's name, or an object and key.
@@ -199,14 +198,14 @@ impl Tree {
         hasher.finish()
     }
 
-    /// The keyed digest over paths and bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
+    /// The keyed digest over paths and the digests of bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
     /// tell secrecy, since the kubelet widens those of an fsGroup's files.
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);
         for (path, file) in &self.files {
             hasher.field(path.as_str().as_bytes());
-            hasher.field(&file.bytes);
+            hasher.field(file.bytes.digest().as_bytes());
         }
         hasher.finish()
     }
@@ -219,7 +218,7 @@ mod tests {
     use super::*;
 
     fn file(origin: &str) -> File {
-        File { bytes: Bytes::new(), secret: false, origin: origin.into() }
+        File { bytes: Content::from(bytes::Bytes::new()), secret: false, origin: origin.into() }
     }
 
     fn path(text: &str) -> TreePath {

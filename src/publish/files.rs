@@ -262,18 +262,19 @@ impl Publisher for Files<'_> {
             if size != entry.size {
                 return Err(spoilt("of another size"));
             }
-            hasher.field(path.as_bytes());
-            hasher.begin(size);
+            let mut bytes = Hasher::plain();
             let mut left = Some(size);
             let read = read_to_end(file, |chunk| {
                 left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
-                hasher.more(chunk);
+                bytes.more(chunk);
                 left.is_some()
             });
             read.map_err(failed)?;
             if left != Some(0) {
                 return Err(spoilt("a file that is being changed"));
             }
+            hasher.field(path.as_bytes());
+            hasher.field(bytes.finish().as_bytes());
         }
         Ok(hasher.finish())
     }
@@ -439,9 +440,7 @@ impl Files<'_> {
         for (path, file) in tree.iter() {
             let path = path.as_str();
             let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
-            let mut hasher = Hasher::keyed(&key);
-            hasher.field(&file.bytes);
-            let entry = Entry { digest: hasher.finish(), size: file.bytes.len() as u64, mode: mode.as_raw_mode() };
+            let entry = Entry { digest: keyed(&key, file.bytes.digest()), size: file.bytes.len() as u64, mode: mode.as_raw_mode() };
             let ours = above(path).filter(|above| current.directories.contains(*above));
             manifest.directories.extend(ours.map(str::to_owned));
             let in_place = match place.to(path, None) {
@@ -584,13 +583,12 @@ impl Files<'_> {
                 let failed = |errno| output.io("keep a copy of", path, errno);
                 let copy = number.to_string();
                 let mut digest = None;
-                if let Some((file, size)) = open_at(&mut place, path).map_err(failed)? {
-                    let mut hasher = Hasher::keyed(&key);
-                    hasher.begin(size);
+                if let Some((file, _)) = open_at(&mut place, path).map_err(failed)? {
+                    let mut hasher = Hasher::plain();
                     let mode = Mode::from_raw_mode(entry.mode);
                     let result = part.copy(&copy, file, output.group, mode, |chunk| hasher.more(chunk));
                     written.push((result.map_err(failed)?, format!("{name}/{PART}/{copy}")));
-                    digest = Some(hasher.finish());
+                    digest = Some(keyed(&key, hasher.finish()));
                 }
                 if digest == Some(entry.digest) {
                     copies.push((copy, *path));
@@ -740,16 +738,22 @@ fn is_entry(dir: &Dir, leaf: &str, entry: &Entry, key: &DigestKey) -> rustix::io
     Ok(alike && digest_of(dir, leaf, key)? == Some(entry.digest))
 }
 
-/// The digest of a file's bytes; `None` if there is no such file.
+/// The digest of a file's bytes, as a manifest has it; `None` if there is no such file.
 fn digest_of(dir: &Dir, leaf: &str, key: &DigestKey) -> rustix::io::Result<Option<Digest>> {
-    let Some((file, size)) = opened(dir.open_file(leaf))? else { return Ok(None) };
-    let mut hasher = Hasher::keyed(key);
-    hasher.begin(size);
+    let Some((file, _)) = opened(dir.open_file(leaf))? else { return Ok(None) };
+    let mut hasher = Hasher::plain();
     read_to_end(file, |chunk| {
         hasher.more(chunk);
         true
     })?;
-    Ok(Some(hasher.finish()))
+    Ok(Some(keyed(key, hasher.finish())))
+}
+
+/// What a manifest has of bytes with this digest.
+fn keyed(key: &DigestKey, bytes: Digest) -> Digest {
+    let mut hasher = Hasher::keyed(key);
+    hasher.field(bytes.as_bytes());
+    hasher.finish()
 }
 
 /// Opens the file at a path, with its size; `None` if there is no such file.

@@ -32,6 +32,7 @@ use self::dirfd::{Dir, Entry, look};
 pub use self::inspect::Published;
 pub use self::layout::Layout;
 use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
+use crate::content::SpoolError;
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
 
@@ -185,6 +186,9 @@ pub enum PublishError {
         /// Why it was not.
         reason: &'static str,
     },
+    /// What is to be written could not be had. Retried.
+    #[error(transparent)]
+    Kept(#[from] SpoolError),
 }
 
 impl PublishError {

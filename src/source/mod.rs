@@ -323,7 +323,7 @@ mod tests {
     fn object(name: &str, created: i64, keys: &[(&str, &str)]) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
         let data =
-            keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
+            keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()).into())).collect();
         Arc::new(Object::new(id, "1".into(), created, false, data))
     }
 

@@ -13,6 +13,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlag
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{FilesError, Frozen, Root};
+use crate::content::Content;
 use crate::snapshot::{Kind, Object, ObjectRef};
 
 /// The kubelet's link to the directory with the current content.
@@ -163,7 +164,7 @@ struct Walk<'a> {
     entries: usize,
     /// Device and inode of the directories that we are in.
     above: Vec<(u64, u64)>,
-    data: BTreeMap<String, Bytes>,
+    data: BTreeMap<String, Content>,
     directories: &'a mut Vec<PathBuf>,
     /// Devices met, and whether one is tmpfs.
     devices: Vec<u64>,
@@ -287,7 +288,7 @@ impl Walk<'_> {
         }
         self.left = left.checked_sub(bytes.len() as u64).ok_or_else(too_large)?;
         self.note_device(fd, stat.st_dev, path)?;
-        self.data.insert(key, bytes.into_boxed_slice().into());
+        self.data.insert(key, Bytes::from(bytes.into_boxed_slice()).into());
         Ok(())
     }
 
@@ -403,7 +404,7 @@ mod tests {
     /// Keys and values of what must be there.
     fn content(path: impl Into<PathBuf>) -> Vec<(String, String)> {
         let object = get(path).unwrap().expect("it exists");
-        object.data.into_iter().map(|(key, value)| (key, String::from_utf8(value.to_vec()).unwrap())).collect()
+        object.data.into_iter().map(|(key, value)| (key, String::from_utf8(value.read().unwrap().to_vec()).unwrap())).collect()
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
