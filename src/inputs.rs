@@ -11,7 +11,8 @@ use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::source::{Snapshot, Taken};
+use crate::tree::Tree;
+use crate::source::{Snapshot, Taken, Versions};
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]
@@ -22,7 +23,48 @@ pub struct Inputs {
     pub settings: Arc<config::Render>,
 }
 
+/// What was rendered last, and of what: where values alone have changed since, the next render begins with it.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    objects: Arc<[Taken]>,
+    tree: Tree,
+}
+
 impl Inputs {
+    /// What is to be remembered of a render of these inputs, if nothing was held back by it.
+    #[must_use]
+    pub fn drawn(&self, tree: &Tree) -> Option<Drawn> {
+        (!self.settings.templated).then(|| Drawn { objects: self.snapshot.objects.clone(), tree: tree.clone() })
+    }
+
+    /// What [`Inputs::render`] gives where nothing is refused, if that differs from what was rendered last in some
+    /// objects' values alone; `None` if it may differ in more.
+    #[must_use]
+    pub fn redraw(&self, last: Drawn) -> Option<Rendered> {
+        let Drawn { objects, mut tree } = last;
+        if self.settings.templated || self.snapshot.objects.len() != objects.len() {
+            return None;
+        }
+        for (taken, before) in self.snapshot.objects.iter().zip(objects.iter()) {
+            let (new, old) = (&taken.object, &before.object);
+            if Arc::ptr_eq(new, old) && taken.selected == before.selected {
+                continue;
+            }
+            let alike = taken.selected == before.selected
+                && (&new.id, new.created, new.secret) == (&old.id, old.created, old.secret)
+                && new.data.keys().eq(old.data.keys());
+            if !alike {
+                return None;
+            }
+            for (key, bytes) in &new.data {
+                if !tree.replace(&self.settings.path.place(&new.id, key)?, bytes.clone()) {
+                    return None;
+                }
+            }
+        }
+        (tree.size() <= self.settings.max_size).then(|| Rendered { tree, held_back: Vec::new() })
+    }
+
     /// Their identity: SHA-256, or HMAC-SHA256 by `key` as soon as one of them is secret, since a plain hash would let
     /// anyone test guesses.
     #[must_use]
@@ -31,7 +73,7 @@ impl Inputs {
         hasher.field(env!("CARGO_PKG_VERSION").as_bytes());
         hasher.field(self.settings.flags.as_bytes());
         hasher.field(&[u8::from(self.settings.templated)]);
-        for taken in &self.snapshot.objects {
+        for taken in self.snapshot.objects.iter() {
             hasher.field(&[u8::from(taken.selected)]);
             object(&mut hasher, &taken.object);
         }
@@ -68,7 +110,21 @@ impl Inputs {
     pub fn render(
         &self,
         digest: Digest,
-        published: &BTreeMap<ObjectRef, Arc<Object>>,
+        published: &Versions,
+        refused: &BTreeMap<ObjectRef, String>,
+    ) -> Result<Rendered, Rejection> {
+        let rendered = self.render_beside(digest, &BTreeMap::new(), refused);
+        // Only then does it matter what was published, and thousands need not be looked up for nothing.
+        if rendered.as_ref().is_ok_and(|rendered| rendered.held_back.is_empty()) || published.is_empty() {
+            return rendered;
+        }
+        self.render_beside(digest, &published.by_id(), refused)
+    }
+
+    fn render_beside(
+        &self,
+        digest: Digest,
+        published: &BTreeMap<&ObjectRef, &Arc<Object>>,
         refused: &BTreeMap<ObjectRef, String>,
     ) -> Result<Rendered, Rejection> {
         let objects: Vec<_> = self
@@ -82,7 +138,7 @@ impl Inputs {
                     Kind::Dir => Origin::Dir,
                     Kind::ConfigMap | Kind::Secret => Origin::Named,
                 },
-                previous: published.get(&taken.object.id).filter(|_| taken.selected).cloned(),
+                previous: published.get(&taken.object.id).filter(|_| taken.selected).map(|object| Arc::clone(object)),
             })
             .collect();
         let mut pod = self.settings.pod.clone();
@@ -130,7 +186,7 @@ impl Inputs {
         for object in self.independent() {
             let own = |(key, place): (String, String)| {
                 let bytes = files.get(&place).filter(|_| claims.get(&place) == Some(&1))?.bytes.clone()?;
-                Some((key, Bytes::from(bytes).into()))
+                Some((key, bytes))
             };
             let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
             if !data.is_empty() {
@@ -146,7 +202,7 @@ impl Inputs {
         let mut templates = Vec::new();
         for (source, dest) in &self.snapshot.templates {
             // A file was read as one key of its own name; a directory is called by its last segment.
-            let is_file = source.data.len() == 1 && source.data.contains_key(&source.id.name);
+            let is_file = source.data.len() == 1 && source.data.contains_key(&*source.id.name);
             if is_file {
                 templates.push(render::template_file(source, dest.as_deref())?);
             } else {
@@ -167,7 +223,10 @@ impl Inputs {
 }
 
 fn object(hasher: &mut Hasher, object: &Object) {
-    hasher.field(object.id.to_string().as_bytes());
+    let ObjectRef { kind, namespace, name } = &object.id;
+    for part in [kind.as_str(), namespace, name] {
+        hasher.field(part.as_bytes());
+    }
     hasher.field(&[u8::from(object.secret)]);
     hasher.field(object.content().as_bytes());
 }

@@ -42,15 +42,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One object's identity. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
+/// One object's identity, shared by its copies. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     /// `ConfigMap`, `Secret` or directory.
     pub kind: Kind,
     /// The namespace; empty for a directory.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `metadata.name`, or the directory's NAME in `--watch-dir NAME=PATH`.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for ObjectRef {

@@ -21,8 +21,8 @@ const SECRET: &str = "CaNaRy: [{\"";
 const CANARY: &str = "CaNaRy";
 
 fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Input {
-    let namespace = if kind == Kind::Dir { String::new() } else { "ns".into() };
-    let id = ObjectRef { kind, namespace, name: name.into() };
+    let namespace = if kind == Kind::Dir { "" } else { "ns" };
+    let id = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
     let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value).into())).collect();
     let object = Object::new(id, "1".into(), 0, kind == Kind::Secret, data);
     Input { object: Arc::new(object), origin: Origin::Named, previous: None }

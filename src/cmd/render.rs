@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 use tokio::sync::{mpsc, watch};
@@ -24,8 +25,8 @@ use crate::app::{self, Exit};
 use crate::args::{DryRunArgs, Format};
 use crate::candidate;
 use crate::config::Config;
-use crate::content::SpoolError;
-use crate::digest::{Digest, DigestKey};
+use crate::content::{Content, SpoolError};
+use crate::digest::DigestKey;
 use crate::inputs::Inputs;
 use crate::publish::{Output, Published};
 use crate::render::Rendered;
@@ -88,7 +89,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
         None => BTreeMap::new(),
     };
     // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
-    let found = inputs.found(&published);
+    let found = inputs.found(&published).into();
     let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
@@ -116,7 +117,7 @@ async fn read(config: &Config) -> Result<Snapshot, Failure> {
     let refresh = watch::Sender::new(0);
     let mut tasks = JoinSet::new();
     let api = clients.map(|clients| (clients, &config.watches[..]));
-    source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
+    source::follow(&mut tasks, &config.files, api, config.render.max_size, None, &refresh, &told);
     let mut sources = Sources::new(config.specs.iter().cloned());
     let until = Instant::now() + config.once.unwrap_or_default();
     loop {
@@ -237,7 +238,7 @@ impl Difference {
             (_, None) => Change::Removed,
             (Some(old), Some(new)) => {
                 let same_secrecy = old.secret.is_none_or(|secret| secret == new.secret);
-                let same = same_secrecy && old.bytes.as_deref().map(Digest::of) == Some(new.bytes.digest());
+                let same = same_secrecy && old.bytes.as_ref() == Some(&new.bytes);
                 if same { Change::Same } else { Change::Changed }
             }
         };
@@ -245,13 +246,16 @@ impl Difference {
         if change == Change::Same {
             return Ok(difference);
         }
-        let old_bytes = old.map_or(Some(&[][..]), |old| old.bytes.as_deref());
+        let old_bytes = match old {
+            Some(old) => old.bytes.as_ref().map(Content::read).transpose()?,
+            None => Some(Bytes::new()),
+        };
         let new_bytes = new.map(|new| new.bytes.read()).transpose()?.unwrap_or_default();
-        let texts = old_bytes.and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
+        let texts = old_bytes.as_deref().and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
         match texts {
             Some((before, after)) if !secret => difference.diff = Some(unified(path, change, before, after)),
             _ => {
-                let why = match old_bytes {
+                let why = match &old_bytes {
                     _ if secret => "secret",
                     None => "it cannot be read here",
                     Some(_) => "binary",
@@ -260,7 +264,7 @@ impl Difference {
                     Some(bytes) if why != "binary" => format!("{size} bytes in {} lines", lines(bytes)),
                     _ => format!("{size} bytes"),
                 };
-                let before = old.map(|old| size(old.size, old.bytes.as_deref()));
+                let before = old.map(|old| size(old.size, old_bytes.as_deref()));
                 let after = new.map(|new| size(new.bytes.len() as u64, Some(&*new_bytes)));
                 difference.summary = Some(match (before, after) {
                     (Some(before), Some(after)) => format!("differs ({why}, {before} → {after})"),

@@ -49,6 +49,7 @@ impl Publisher for Atomic<'_> {
 
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
         let output = self.0;
+        self.refuse_foreign(tree)?;
         output.write_tree(&output.dir, top, top, tree.iter())?;
         output.dir.sync().map_err(|errno| output.io("sync", "", errno))
     }

@@ -12,9 +12,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
@@ -62,10 +63,32 @@ pub(super) fn is_laid_out(dir: &Dir) -> rustix::io::Result<bool> {
 
 /// What is known of a place.
 struct Books {
-    /// What is ours whatever lies there: the current generation's files, but those that are not in place yet.
-    current: BTreeSet<String>,
+    /// What is ours whatever lies there: the current generation's files,
+    current: Option<Arc<Manifest>>,
+    /// but these, which are not in place yet.
+    absent: BTreeSet<String>,
     /// By the generation's directory.
-    manifests: BTreeMap<String, Manifest>,
+    manifests: BTreeMap<String, Arc<Manifest>>,
+}
+
+impl Books {
+    fn is_current(&self, path: &str) -> bool {
+        self.current.as_ref().is_some_and(|current| current.files.contains_key(path)) && !self.absent.contains(path)
+    }
+}
+
+/// Manifests in memory, by the generation's directory: with thousands of files, reading them takes longer than all else.
+/// Each is believed for as long as the file that it was read from, or written to, was not touched.
+#[derive(Debug, Default)]
+pub(super) struct Manifests(Mutex<BTreeMap<String, (Stamp, Arc<Manifest>)>>);
+
+/// What changes when a file is written, replaced, or given away.
+type Stamp = (u64, u64, i64, i64, u32);
+
+fn stamp(stat: &Stat) -> Stamp {
+    // What it is on this platform: signed or not, 32 or 64 bits.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions, reason = "types differ by platform")]
+    (stat.st_ino, stat.st_size.try_into().unwrap_or(u64::MAX), stat.st_ctime, stat.st_ctime_nsec.try_into().unwrap_or(-1), stat.st_uid)
 }
 
 /// The layout of single files of an output.
@@ -95,7 +118,7 @@ impl Publisher for Files<'_> {
             format!(
                 "{} was changed or removed by somebody else since it was published ({} such in all): it stays so until \
                  its source changes, and cannot be gone back to",
-                self.0.path.join(path).display(),
+                self.0.path.join(&***path).display(),
                 changed.len()
             )
         });
@@ -104,12 +127,17 @@ impl Publisher for Files<'_> {
 
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
         let books = self.books()?;
-        self.refuse(&books, tree.iter().map(|(path, _)| path.as_str()))
+        let (_, changed) = self.compare(tree, &books)?;
+        self.refuse(&books, changed.iter().map(|path| &**path))
     }
 
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError> {
         let output = self.0;
         let failed = |doing, errno| output.io(doing, name, errno);
+        let books = self.books()?;
+        let (manifest, changed) = self.compare(tree, &books)?;
+        // What is in place is ours.
+        self.refuse(&books, changed.iter().map(|path| &**path))?;
         let top = output
             .dir
             .make(name, output.group, self.own_mode())
@@ -118,7 +146,6 @@ impl Publisher for Files<'_> {
         if whole {
             return output.write_tree(&top, FILES, &path_of_files, tree.iter());
         }
-        let (manifest, changed) = self.compare(tree)?;
         output.write_tree(
             &top,
             FILES,
@@ -126,8 +153,12 @@ impl Publisher for Files<'_> {
             tree.iter().filter(|(path, _)| changed.contains(path.as_str())),
         )?;
         let mode = Mode::from_raw_mode(0o600);
-        let written = top.create(MANIFEST, &manifest.to_bytes(), None, mode).and_then(fsync);
-        written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        let written = top.create(MANIFEST, &manifest.to_bytes(), None, mode).and_then(|file| {
+            fsync(&file)?;
+            fstat(&file)
+        });
+        let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        self.remember(name, &stat, Arc::new(manifest));
         top.sync().map_err(|errno| failed("sync", errno))?;
         output.dir.sync().map_err(|errno| output.io("sync", "", errno))
     }
@@ -150,7 +181,7 @@ impl Publisher for Files<'_> {
         let manifest = self.required(name)?;
         let staged = self.staged(name)?;
         let books = self.books()?;
-        let places = || manifest.files.keys().map(String::as_str).filter(|path| staged.contains(*path));
+        let places = || staged.iter().map(String::as_str).filter(|path| manifest.files.contains_key(*path));
         self.refuse(&books, places())?;
         // On the way back all copies are there: they were made on the way forth.
         if current.as_deref().and_then(sequence_of) < sequence_of(name) {
@@ -196,7 +227,7 @@ impl Publisher for Files<'_> {
         let mut stale = BTreeSet::new();
         let mut empty = BTreeSet::new();
         for (_, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
-            stale.extend(manifest.files.keys().filter(|path| !wanted.files.contains_key(*path)));
+            stale.extend(manifest.missing_in(&wanted).map(|(path, _)| path));
             empty.extend(manifest.directories.iter().filter(|path| !wanted.is_above(path)));
         }
         let mut place = Way::from(&self.0.dir);
@@ -216,7 +247,7 @@ impl Publisher for Files<'_> {
                 }
                 _ => warn!(
                     "{} is not needed any more, and left: it is not what Trimtab published there",
-                    self.0.path.join(path).display()
+                    self.0.path.join(&**path).display()
                 ),
             }
         }
@@ -251,14 +282,14 @@ impl Publisher for Files<'_> {
                 None => None,
             };
             if copy.is_some() {
-                self.refuse(&books, [path.as_str()].into_iter())?;
+                self.refuse(&books, [&**path].into_iter())?;
             }
             let found = match copy {
                 Some(copy) => Some(copy),
                 None => open_at(&mut place, path).map_err(failed)?,
             };
             let Some((file, size)) = found else { return Err(failed(Errno::NOENT)) };
-            let spoilt = |what: &str| PublishError::Spoilt { path: self.0.path.join(path), what: what.into() };
+            let spoilt = |what: &str| PublishError::Spoilt { path: self.0.path.join(&**path), what: what.into() };
             if size != entry.size {
                 return Err(spoilt("of another size"));
             }
@@ -284,7 +315,7 @@ impl Publisher for Files<'_> {
         let mut seen = BTreeSet::new();
         for path in self.required(name)?.files.keys() {
             let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
-            for (at, access) in directories.chain([(path.as_str(), 4)]) {
+            for (at, access) in directories.chain([(&**path, 4)]) {
                 let reached = reached(place.to(at, None)).map_err(|errno| self.0.io("read", at, errno))?;
                 let Some((dir, leaf)) = reached else { continue };
                 let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
@@ -303,16 +334,16 @@ impl Publisher for Files<'_> {
         let mut left = limit;
         let mut place = Way::from(&self.0.dir);
         let mut files = BTreeMap::new();
-        for path in self.required(name)?.files.into_keys() {
-            let failed = |errno| self.0.io("read", &path, errno);
-            let Some((dir, leaf)) = reached(place.to(&path, None)).map_err(failed)? else { continue };
+        for path in self.required(name)?.files.keys() {
+            let failed = |errno| self.0.io("read", path, errno);
+            let Some((dir, leaf)) = reached(place.to(path, None)).map_err(failed)? else { continue };
             let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.map_err(failed)?,
             };
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-                let found = self.0.published_file(dir, leaf, &stat, &mut left).map_err(failed)?;
-                files.insert(path, found);
+                let found = self.0.published_file(dir, leaf, path, &stat, &mut left)?;
+                files.insert(path.to_string(), found);
             }
         }
         Ok(files)
@@ -326,7 +357,7 @@ impl Files<'_> {
             other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
         };
         let ours = match &read {
-            Some((_, file)) => is_own(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?,
+            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?),
             None => false,
         };
         let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
@@ -358,21 +389,42 @@ impl Files<'_> {
     }
 
     /// The manifest of a generation; `None` if it has none, or one that a power loss has torn before it was published.
-    fn manifest(&self, name: &str) -> Result<Option<Manifest>, PublishError> {
+    fn manifest(&self, name: &str) -> Result<Option<Arc<Manifest>>, PublishError> {
         let failed = |errno| self.0.io("read", &format!("{name}/{MANIFEST}"), errno);
         let dir = match Dir::open(&self.0.dir, name) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             opened => opened.map_err(failed)?,
         };
+        let stat = match statat(&dir, MANIFEST, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(failed)?,
+        };
+        let known = self.remembered().get(name).filter(|(known, _)| *known == stamp(&stat)).cloned();
+        if let Some((_, manifest)) = known {
+            return Ok(Some(manifest));
+        }
         let read = match dir.read(MANIFEST, MANIFEST_LIMIT) {
             Err(Errno::NOENT) => None,
             read => read.map_err(failed)?,
         };
         let Some((bytes, file)) = read else { return Ok(None) };
-        Ok(if is_own(&file).map_err(failed)? { Manifest::parse(&bytes) } else { None })
+        let stat = fstat(&file).map_err(failed)?;
+        let manifest = if is_own(&stat) { Manifest::parse(&bytes).map(Arc::new) } else { None };
+        if let Some(manifest) = &manifest {
+            self.remember(name, &stat, manifest.clone());
+        }
+        Ok(manifest)
     }
 
-    fn required(&self, name: &str) -> Result<Manifest, PublishError> {
+    fn remembered(&self) -> MutexGuard<'_, BTreeMap<String, (Stamp, Arc<Manifest>)>> {
+        self.0.manifests.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, name: &str, stat: &Stat, manifest: Arc<Manifest>) {
+        self.remembered().insert(name.to_owned(), (stamp(stat), manifest));
+    }
+
+    fn required(&self, name: &str) -> Result<Arc<Manifest>, PublishError> {
         let manifest = self.manifest(name)?;
         manifest.ok_or_else(|| self.record(&format!("{name}/{MANIFEST}"), "is missing or not what Trimtab wrote"))
     }
@@ -384,16 +436,14 @@ impl Files<'_> {
                 manifests.insert(name, manifest);
             }
         }
-        let mut current = BTreeSet::new();
-        if let Some(name) = self.current()?
-            && let Some(manifest) = manifests.get(&name)
-        {
-            current.extend(manifest.files.keys().cloned());
-            for path in self.staged(&name)? {
-                current.remove(&path);
-            }
-        }
-        Ok(Books { current, manifests })
+        self.remembered().retain(|name, _| manifests.contains_key(name));
+        let name = self.current()?;
+        let current = name.as_ref().and_then(|name| manifests.get(name)).cloned();
+        let absent = match &name {
+            Some(name) if current.is_some() => self.staged(name)?,
+            _ => BTreeSet::new(),
+        };
+        Ok(Books { current, absent, manifests })
     }
 
     /// Where a generation has what is not in place.
@@ -430,17 +480,26 @@ impl Files<'_> {
     }
 
     /// The manifest of a tree, and which of its files are to be written: the others are in place.
-    fn compare(&self, tree: &Tree) -> Result<(Manifest, BTreeSet<String>), PublishError> {
+    fn compare(&self, tree: &Tree, books: &Books) -> Result<(Manifest, BTreeSet<Arc<str>>), PublishError> {
         let key = self.key()?;
-        let books = self.books()?;
         let none = Manifest::default();
-        let current = self.current()?.and_then(|name| books.manifests.get(&name)).unwrap_or(&none);
+        let current = books.current.as_deref().unwrap_or(&none);
+        let mut known = current.files.iter().peekable();
         let mut place = Way::from(&self.0.dir);
         let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
-        for (path, file) in tree.iter() {
-            let path = path.as_str();
+        let mut files = Vec::with_capacity(tree.len());
+        for (shared, file) in tree.iter() {
+            let path = shared.as_str();
             let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
-            let entry = Entry { digest: keyed(&key, file.bytes.digest()), size: file.bytes.len() as u64, mode: mode.as_raw_mode() };
+            while known.next_if(|(known, _)| &***known < path).is_some() {}
+            let known = known.next_if(|(known, _)| &***known == path).map(|(_, entry)| entry);
+            let plain = file.bytes.digest();
+            let digest = match known {
+                Some(known) if known.plain == Some(plain) => known.digest,
+                _ => keyed(&key, plain),
+            };
+            let size = file.bytes.len() as u64;
+            let entry = Entry { digest, plain: Some(plain), size, mode: mode.as_raw_mode() };
             let ours = above(path).filter(|above| current.directories.contains(*above));
             manifest.directories.extend(ours.map(str::to_owned));
             let in_place = match place.to(path, None) {
@@ -459,11 +518,13 @@ impl Files<'_> {
                 }
                 Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
             };
-            if !(in_place && current.files.get(path) == Some(&entry) && books.current.contains(path)) {
-                changed.insert(path.to_owned());
+            if !(in_place && known == Some(&entry) && !books.absent.contains(path)) {
+                changed.insert(shared.shared());
             }
-            manifest.files.insert(path.to_owned(), entry);
+            files.push((shared.shared(), entry));
         }
+        // In order already: so it is made in one go.
+        manifest.files = files.into_iter().collect();
         Ok((manifest, changed))
     }
 
@@ -497,7 +558,7 @@ impl Files<'_> {
         match lies {
             Lies::Missing => Ok(true),
             Lies::Other(FileType::Directory) => self.is_all_ours(books, path),
-            _ if books.current.contains(path) => Ok(true),
+            _ if books.is_current(path) => Ok(true),
             Lies::Other(FileType::RegularFile) => {
                 let mut way = Way::from(&self.0.dir);
                 match reached(way.to(path, None)).map_err(|errno| self.0.io("read", path, errno))? {
@@ -522,7 +583,7 @@ impl Files<'_> {
                 let below = format!("{at}/{name}");
                 match look(dir, name.as_str()).map_err(failed)? {
                     Lies::Other(FileType::Directory) if above(&below).count() < MAX_DEPTH => open.push(below),
-                    _ if books.current.contains(&below) => {}
+                    _ if books.is_current(&below) => {}
                     Lies::Other(FileType::RegularFile) if self.is_claimed(books, &below, dir, &name)? => {}
                     _ => return Ok(false),
                 }
@@ -545,16 +606,16 @@ impl Files<'_> {
     /// Copies what a swap to this generation will replace or remove, for each generation that has it: on return the
     /// copies are on the disk.
     fn keep(&self, name: &str, next: &Manifest, changed: &BTreeSet<String>, books: &Books) -> Result<(), PublishError> {
-        let current = self.current()?;
-        let Some(in_place) = current.as_deref().and_then(|current| books.manifests.get(current)) else { return Ok(()) };
+        let Some(in_place) = &books.current else { return Ok(()) };
+        let replaced = changed.iter().filter_map(|path| in_place.files.get_key_value(path.as_str()));
+        let leaving: BTreeMap<_, _> = replaced.chain(in_place.missing_in(next)).collect();
         for (other, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
             let kept = self.staged(other)?;
-            let goes = |(path, entry): &(&String, &Entry)| {
-                (changed.contains(*path) || !next.files.contains_key(*path))
-                    && !kept.contains(*path)
-                    && in_place.files.get(*path).is_some_and(|placed| placed.digest == entry.digest)
+            let of = |(path, placed): (&&Arc<str>, &&Entry)| {
+                let (path, entry) = manifest.files.get_key_value(&***path)?;
+                (!kept.contains(&**path) && placed.digest == entry.digest).then_some((path, entry))
             };
-            let goes: Vec<_> = manifest.files.iter().filter(goes).collect();
+            let goes: Vec<_> = leaving.iter().filter_map(of).collect();
             if !goes.is_empty() {
                 self.keep_of(other, &goes)?;
             }
@@ -562,7 +623,7 @@ impl Files<'_> {
         Ok(())
     }
 
-    fn keep_of(&self, name: &str, goes: &[(&String, &Entry)]) -> Result<(), PublishError> {
+    fn keep_of(&self, name: &str, goes: &[(&Arc<str>, &Entry)]) -> Result<(), PublishError> {
         let output = self.0;
         let key = self.key()?;
         let failed = |doing, errno| output.io(doing, name, errno);
@@ -591,12 +652,12 @@ impl Files<'_> {
                     digest = Some(keyed(&key, hasher.finish()));
                 }
                 if digest == Some(entry.digest) {
-                    copies.push((copy, *path));
+                    copies.push((copy, &***path));
                 } else {
                     warn!(
                         "{} was changed or removed by somebody else since it was published: it is replaced, and cannot \
                          be gone back to",
-                        output.path.join(path).display()
+                        output.path.join(&***path).display()
                     );
                 }
             }
@@ -619,7 +680,7 @@ impl Files<'_> {
 
     /// Moves into place what the current generation has not in place yet; its manifest. `again`, if that may have been
     /// begun before: what was moved then is perhaps not on the disk.
-    fn complete(&self, again: bool) -> Result<Option<Manifest>, PublishError> {
+    fn complete(&self, again: bool) -> Result<Option<Arc<Manifest>>, PublishError> {
         let Some(Pointer { current, from }) = self.pointer()? else { return Ok(None) };
         if self.0.look(&current)? != Lies::Other(FileType::Directory) {
             return Ok(None);
@@ -628,15 +689,13 @@ impl Files<'_> {
         let staged = self.staged(&current)?;
         let files = self.files(&current)?;
         let mut books = self.books()?;
-        books.current.clear();
         let first = from.is_none();
-        if let Some(before) = from.and_then(|from| books.manifests.get(&from)) {
-            books.current.extend(before.files.keys().cloned());
-        }
+        books.current = from.and_then(|from| books.manifests.get(&from)).cloned();
+        books.absent.clear();
         let key = self.key()?;
         // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.
         let mut place = Way::from(&self.0.dir);
-        for path in manifest.files.keys().filter(|path| staged.contains(*path)) {
+        for path in staged.iter().filter(|path| manifest.files.contains_key(path.as_str())) {
             self.make_room(&books, path, &mut place)?;
             if again || first {
                 place.all_changed();
@@ -645,9 +704,11 @@ impl Files<'_> {
         place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))?;
         let mut source = files.as_ref().map(Way::from);
         let mut place = Way::from(&self.0.dir);
-        for (path, entry) in &manifest.files {
+        let moves = staged.iter().filter_map(|path| manifest.files.get_key_value(path.as_str()));
+        let all: Box<dyn Iterator<Item = _>> = if again { Box::new(manifest.files.iter()) } else { Box::new(moves) };
+        for (path, entry) in all {
             match &mut source {
-                Some(source) if staged.contains(path) => self.put(&books, &key, path, entry, source, &mut place)?,
+                Some(source) if staged.contains(&**path) => self.put(&books, &key, path, entry, source, &mut place)?,
                 _ if again && place.to(path, None).is_ok() => place.all_changed(),
                 _ => {}
             }
@@ -683,7 +744,7 @@ impl Files<'_> {
             // A copy that was kept for a swap that did not come to be.
             return staged.remove(staged_leaf).map_err(failed);
         }
-        let moved = if books.current.contains(path) {
+        let moved = if books.is_current(path) {
             renameat(staged, staged_leaf, dir, leaf)
         } else {
             match renameat_with(staged, staged_leaf, dir, leaf, RenameFlags::NOREPLACE) {
@@ -722,8 +783,8 @@ impl Files<'_> {
 }
 
 /// Whether a file is this user's: others may write to the output, and put there what looks like ours.
-fn is_own(file: &OwnedFd) -> rustix::io::Result<bool> {
-    Ok(fstat(file)?.st_uid == geteuid().as_raw())
+fn is_own(stat: &Stat) -> bool {
+    stat.st_uid == geteuid().as_raw()
 }
 
 /// Whether the file is as a manifest has it.

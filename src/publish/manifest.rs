@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::tree::TreePath;
@@ -12,21 +13,31 @@ const FIRST_LINE: &str = "trimtab manifest 1";
 const LAST_LINE: &str = "end";
 
 /// A file of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     /// Of its bytes, keyed by the output's own key.
     pub(super) digest: Digest,
+    /// The same without a key, where that is known: it is not written down.
+    pub(super) plain: Option<Digest>,
     /// In bytes.
     pub(super) size: u64,
     /// Its permissions.
     pub(super) mode: u32,
 }
 
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.digest, self.size, self.mode) == (other.digest, other.size, other.mode)
+    }
+}
+
+impl Eq for Entry {}
+
 /// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
 /// before is not ours to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    pub(super) files: BTreeMap<String, Entry>,
+    pub(super) files: BTreeMap<Arc<str>, Entry>,
     pub(super) directories: BTreeSet<String>,
 }
 
@@ -38,11 +49,23 @@ impl Manifest {
         first.is_some_and(|(path, _)| path.starts_with(&below))
     }
 
+    /// The files that another one does not have.
+    pub(super) fn missing_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> {
+        let mut others = other.files.keys().peekable();
+        self.files.iter().filter(move |(path, _)| {
+            while others.next_if(|other| other < path).is_some() {}
+            others.next_if(|other| Arc::ptr_eq(other, path) || other == path).is_none()
+        })
+    }
+
     /// One line for each.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut text = format!("{FIRST_LINE}\n");
+        // 80 bytes beside the path, or a little more.
+        let mut text = String::with_capacity(self.files.keys().map(|path| path.len() + 84).sum());
+        text.push_str(FIRST_LINE);
+        text.push('\n');
         // Writing to a String cannot fail, and a TreePath holds no line feed.
-        for (path, Entry { digest, size, mode }) in &self.files {
+        for (path, Entry { digest, size, mode, .. }) in &self.files {
             let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
         }
         for path in &self.directories {
@@ -72,7 +95,7 @@ impl Manifest {
             let digest = fields.next()?.parse().ok()?;
             let path = fields.next()?;
             TreePath::parse(path).ok()?;
-            manifest.files.insert(path.to_owned(), Entry { digest, size, mode });
+            manifest.files.insert(path.into(), Entry { digest, plain: None, size, mode });
         }
         Some(manifest)
     }
@@ -88,9 +111,9 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let entry = Entry { digest: Digest::from_bytes([7; 32]), size: 12, mode: 0o640 };
+        let entry = Entry { digest: Digest::from_bytes([7; 32]), plain: None, size: 12, mode: 0o640 };
         Manifest {
-            files: [("a b".to_owned(), entry), ("d/e/f".to_owned(), entry)].into(),
+            files: [("a b".into(), entry), ("d/e/f".into(), entry)].into(),
             directories: ["d".to_owned(), "d/e".to_owned()].into(),
         }
     }
@@ -112,6 +135,22 @@ mod tests {
             assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");
         }
         assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes()), None);
+    }
+
+    #[test]
+    fn what_another_does_not_have_is_found() {
+        let of = |paths: &str| {
+            let entry = manifest().files["a b"];
+            let files = paths.split_terminator(' ').map(|path| (path.into(), entry)).collect();
+            Manifest { files, directories: BTreeSet::new() }
+        };
+        for (one, other, missing) in
+            [("", "a", ""), ("a b", "", "a b"), ("a c e", "b c d", "a e"), ("a b c", "a c", "b"), ("b", "a b c", "")]
+        {
+            let (one, other) = (of(one), of(other));
+            let found: Vec<_> = one.missing_in(&other).map(|(path, _)| &**path).collect();
+            assert_eq!(found.join(" "), missing);
+        }
     }
 
     #[test]

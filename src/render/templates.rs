@@ -118,7 +118,7 @@ pub(super) fn render(inputs: &Inputs<'_>, templates: &[Template]) -> Result<Tree
         }
         room = out.room;
         let origin = format!("template {} ({})", template.name, template.from);
-        tree.insert(dest.clone(), File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin })?;
+        tree.insert(dest.clone(), File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin: origin.into() })?;
     }
     Ok(tree)
 }
@@ -302,10 +302,10 @@ fn find(objects: &BTreeMap<ObjectRef, Value>, kind: Kind, asked: &str, home: &st
         _ => (None, asked),
     };
     let called = |id: &ObjectRef| {
-        id.kind == kind && id.name == name && namespace.is_none_or(|namespace| namespace == id.namespace)
+        id.kind == kind && &*id.name == name && namespace.is_none_or(|namespace| namespace == &*id.namespace)
     };
     let found: Vec<_> = objects.iter().filter(|(id, _)| called(id)).collect();
-    match (&found[..], found.iter().find(|(id, _)| id.namespace == home)) {
+    match (&found[..], found.iter().find(|(id, _)| &*id.namespace == home)) {
         ([(_, value)], _) | (_, Some((_, value))) => Ok((*value).clone()),
         ([], _) => {
             let mut known: Vec<_> = objects.keys().filter(|id| id.kind == kind).map(ToString::to_string).collect();

@@ -12,8 +12,8 @@ fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Object {
 }
 
 fn aged(kind: Kind, name: &str, created: i64, keys: &[(&str, &[u8])]) -> Object {
-    let namespace = if kind == Kind::Dir { String::new() } else { "ns".into() };
-    let id = ObjectRef { kind, namespace, name: name.into() };
+    let namespace = if kind == Kind::Dir { "" } else { "ns" };
+    let id = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
     let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value).into())).collect();
     Object::new(id, "1".into(), created, kind == Kind::Secret, data)
 }

@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -109,7 +110,7 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
         _ => return Err(FilesError::NoFile { path }.into()),
     }
     let Walk { data, tmpfs, .. } = walk;
-    let id = ObjectRef { kind: Kind::Dir, namespace: String::new(), name: root.name.clone() };
+    let id = ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: root.name.as_str().into() };
     Ok(Some(Object::new(id, String::new(), 0, root.secret.unwrap_or(tmpfs), data)))
 }
 
@@ -421,7 +422,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let volume = Volume::new(dir.path().join("v"), &[("a", "1"), ("sub/deep/b", "2"), (".hidden", "3")]);
         let object = get(&volume.path).unwrap().unwrap();
-        assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: String::new(), name: "conf".into() });
+        assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: "conf".into() });
         assert_eq!(content(&volume.path), pairs(&[(".hidden", "3"), ("a", "1"), ("sub/deep/b", "2")]));
     }
 
