@@ -230,3 +230,62 @@ fn object(hasher: &mut Hasher, object: &Object) {
     hasher.field(&[u8::from(object.secret)]);
     hasher.field(object.content().as_bytes());
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::render::Pod;
+
+    /// Objects by name: their age, and the values of their keys.
+    type Objects = BTreeMap<String, (i64, BTreeMap<String, u8>)>;
+
+    fn inputs(objects: &Objects) -> Inputs {
+        let taken = objects.iter().map(|(name, (created, keys))| {
+            let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.as_str().into() };
+            let data = keys.iter().map(|(key, value)| (key.clone(), Bytes::from(vec![*value; 9]).into())).collect();
+            Taken { object: Arc::new(Object::new(id, String::new(), *created, false, data)), selected: true }
+        });
+        let settings = config::Render {
+            templated: false,
+            path: "{key}".parse().unwrap(),
+            env: BTreeMap::new(),
+            pod: Pod::default(),
+            max_size: 60,
+            allow_empty: true,
+            flags: String::new(),
+        };
+        Inputs { snapshot: Snapshot { objects: taken.collect(), ..Snapshot::default() }, settings: Arc::new(settings) }
+    }
+
+    fn objects() -> impl Strategy<Value = Objects> {
+        let keys = proptest::collection::btree_map("[a-f]", 0..3u8, 0..3);
+        proptest::collection::btree_map("[x-z]", (0..2i64, keys), 0..3)
+    }
+
+    fn render(inputs: &Inputs) -> Option<Rendered> {
+        let rendered = inputs.render(Digest::UNKNOWN, &Versions::default(), &BTreeMap::new());
+        rendered.ok().filter(|rendered| rendered.held_back.is_empty())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn what_is_drawn_again_is_what_is_rendered(before in objects(), after in objects(), alike: bool) {
+            // Half of the time, values alone differ.
+            let values = |keys: &BTreeMap<String, u8>| keys.iter().map(|(key, value)| (key.clone(), value / 2)).collect();
+            let edited = before.iter().map(|(name, (age, keys))| (name.clone(), (*age, values(keys)))).collect();
+            let after = if alike { edited } else { after };
+            let (before, after) = (inputs(&before), inputs(&after));
+            let Some(rendered) = render(&before) else { return Ok(()) };
+            let drawn = before.drawn(&rendered.tree).unwrap();
+            let again = after.redraw(drawn);
+            prop_assert!(again.is_some() || !alike);
+            if let Some(again) = again {
+                prop_assert_eq!(Some(again), render(&after));
+            }
+        }
+    }
+}

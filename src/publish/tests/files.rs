@@ -128,6 +128,38 @@ fn a_removed_file_comes_back_with_the_next_publish_and_a_planted_link_is_not_fol
 }
 
 #[test]
+fn a_spool_has_no_name_and_is_ours_alone_and_what_it_cannot_give_is_not_published() {
+    let dir = scratch();
+    let output = open_files(dir.path());
+    publish(&output, &generation(1), &tree([("a", "1")]));
+    let before = listing(dir.path());
+    let spool = output.spool().unwrap();
+    assert_eq!(listing(dir.path()), before);
+    let value = Bytes::from(vec![b'x'; 1000]);
+    let mut two = tree([("a", "2")]);
+    let kept = File { bytes: spool.keep(value.clone()).unwrap(), secret: true, origin: "a test".into() };
+    two.insert(TreePath::parse("kept").unwrap(), kept).unwrap();
+    let mut links = fs::read_dir("/proc/self/fd").unwrap().map(|link| link.unwrap().path());
+    let link = links.find(|link| {
+        // O_TMPFILE's name is `#INODE`, and it was never there.
+        fs::read_link(link).is_ok_and(|to| to.starts_with(dir.path()) && to.to_string_lossy().ends_with("(deleted)"))
+    });
+    let link = link.unwrap();
+    let found = fs::metadata(&link).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.nlink(), found.len()), (0o600, 0, 1000));
+    // Whoever spoils it gets nothing published, and no rejection either.
+    let open = fs::OpenOptions::new().write(true).open(&link).unwrap();
+    open.set_len(0).unwrap();
+    let error = output.stage(&generation(2), &two).unwrap_err();
+    assert!(!error.rejected() && error.to_string().contains("cannot be read again"), "{error}");
+    assert_eq!(listing(dir.path()), before);
+    fs::write(&link, &value).unwrap();
+    publish(&output, &generation(2), &two);
+    assert_eq!(fs::read(dir.path().join("kept")).unwrap(), value);
+    assert_eq!(mode(&dir.path().join("kept")), 0o640);
+}
+
+#[test]
 fn one_layout_is_not_taken_for_the_other() {
     for (first, then, named) in
         [(Layout::Atomic, Layout::Files, "--layout atomic"), (Layout::Files, Layout::Atomic, "--layout files")]
