@@ -170,12 +170,7 @@ async fn read_back(order: &Order) -> Result<BTreeMap<ObjectRef, Arc<Object>>, Pr
     read.await?.map_err(|error: PublishError| Problem::new(Stage::Render, false, &error))
 }
 
-fn render(
-    inputs: &Inputs,
-    digest: Digest,
-    published: &Versions,
-    refused: &Refused,
-) -> Result<Rendered, Problem> {
+fn render(inputs: &Inputs, digest: Digest, published: &Versions, refused: &Refused) -> Result<Rendered, Problem> {
     inputs.render(digest, published, refused).map_err(|rejection| {
         let brief = Some(rejection.brief());
         Problem { brief, ..Problem::new(Stage::Render, rejection.is_final(), &rejection) }
@@ -434,7 +429,8 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
         return Ok(());
     }
     for (path, file) in tree.iter() {
-        let checked = validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+        let checked =
+            validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
         let Err(error) = checked else { continue };
         let message = format!("{error} (from {})", file.origin);
         match syntax {

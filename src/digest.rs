@@ -34,6 +34,15 @@ impl Digest {
         &self.0
     }
 
+    /// Adds the 64 digits to a text.
+    pub fn push_to(&self, text: &mut String) {
+        for byte in self.0 {
+            for digit in [byte >> 4, byte & 15] {
+                text.push(char::from(if digit < 10 { b'0' + digit } else { b'a' + digit - 10 }));
+            }
+        }
+    }
+
     /// The first 12 hex digits: enough for people and directory names.
     #[must_use]
     pub fn short(&self) -> String {
@@ -45,13 +54,9 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        // In one piece: there are thousands in a manifest.
-        let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair.copy_from_slice(&[DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-        }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+        let mut text = String::with_capacity(64);
+        self.push_to(&mut text);
+        f.write_str(&text)
     }
 }
 
@@ -122,7 +127,14 @@ impl fmt::Debug for DigestKey {
 }
 
 /// Takes a digest over fields; each is prefixed by its length, so that no two sequences of fields give the same input.
-pub struct Hasher(Inner);
+pub struct Hasher {
+    inner: Inner,
+    /// What is not hashed yet: thousands of small fields go faster in large pieces.
+    buffer: Vec<u8>,
+}
+
+/// How much is hashed in one go, in bytes.
+const PIECE: usize = 1024;
 
 enum Inner {
     Plain(Sha256),
@@ -133,7 +145,7 @@ impl Hasher {
     /// SHA-256: for what holds no secret, or stays in memory.
     #[must_use]
     pub fn plain() -> Self {
-        Self(Inner::Plain(Sha256::new()))
+        Self { inner: Inner::Plain(Sha256::new()), buffer: Vec::new() }
     }
 
     /// HMAC-SHA256: for what is written down or shown.
@@ -142,7 +154,7 @@ impl Hasher {
         // RFC 2104 pads a shorter key with zeros to the block's length.
         let mut block = [0; 64];
         block[..key.0.len()].copy_from_slice(&key.0);
-        Self(Inner::Keyed(Box::new(Hmac::new(&block.into()))))
+        Self { inner: Inner::Keyed(Box::new(Hmac::new(&block.into()))), buffer: Vec::new() }
     }
 
     /// Adds one field.
@@ -158,19 +170,39 @@ impl Hasher {
 
     /// Adds bytes of the field that was begun.
     pub fn more(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            Inner::Plain(hasher) => hasher.update(bytes),
-            Inner::Keyed(hasher) => hasher.update(bytes),
+        if bytes.len() < PIECE {
+            self.buffer.extend_from_slice(bytes);
+            if self.buffer.len() >= PIECE {
+                self.flush();
+            }
+        } else {
+            self.flush();
+            self.inner.update(bytes);
         }
+    }
+
+    fn flush(&mut self) {
+        self.inner.update(&self.buffer);
+        self.buffer.clear();
     }
 
     /// The digest over all fields.
     #[must_use]
-    pub fn finish(self) -> Digest {
-        Digest(match self.0 {
+    pub fn finish(mut self) -> Digest {
+        self.flush();
+        Digest(match self.inner {
             Inner::Plain(hasher) => hasher.finalize().into(),
             Inner::Keyed(hasher) => hasher.finalize().into_bytes().into(),
         })
+    }
+}
+
+impl Inner {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(hasher) => hasher.update(bytes),
+            Self::Keyed(hasher) => hasher.update(bytes),
+        }
     }
 }
 

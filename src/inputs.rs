@@ -11,8 +11,8 @@ use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::tree::Tree;
 use crate::source::{Snapshot, Taken, Versions};
+use crate::tree::Tree;
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]
@@ -145,7 +145,9 @@ impl Inputs {
         if let Some(podinfo) = &self.snapshot.podinfo {
             let parse = |file| match podinfo.data.get(file) {
                 None => Ok(BTreeMap::new()),
-                Some(bytes) => render::parse_podinfo(&bytes.read()?).map_err(|error| Rejection::PodInfo { file, error }),
+                Some(bytes) => {
+                    render::parse_podinfo(&bytes.read()?).map_err(|error| Rejection::PodInfo { file, error })
+                }
             };
             pod.labels = parse("labels")?;
             pod.annotations = parse("annotations")?;
@@ -223,11 +225,6 @@ impl Inputs {
 }
 
 fn object(hasher: &mut Hasher, object: &Object) {
-    let ObjectRef { kind, namespace, name } = &object.id;
-    for part in [kind.as_str(), namespace, name] {
-        hasher.field(part.as_bytes());
-    }
-    hasher.field(&[u8::from(object.secret)]);
     hasher.field(object.content().as_bytes());
 }
 

@@ -79,7 +79,7 @@ pub struct Object {
     pub secret: bool,
     /// Key to bytes.
     pub data: BTreeMap<String, Content>,
-    /// SHA-256 over the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
+    /// SHA-256 over who it is, whether it is secret, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
     content: Digest,
 }
 
@@ -94,6 +94,10 @@ impl Object {
         data: BTreeMap<String, Content>,
     ) -> Self {
         let mut hasher = Hasher::plain();
+        for part in [id.kind.as_str(), &id.namespace, &id.name] {
+            hasher.field(part.as_bytes());
+        }
+        hasher.field(&[u8::from(secret)]);
         for (key, value) in &data {
             hasher.field(key.as_bytes());
             hasher.field(value.digest().as_bytes());
@@ -101,7 +105,7 @@ impl Object {
         Self { content: hasher.finish(), id, resource_version, created, secret, data }
     }
 
-    /// The digest over keys and bytes. Never shown: it is unkeyed, and would let anyone test guesses.
+    /// The digest over all that a render depends on but its age. Never shown: it is unkeyed, and would let anyone test guesses.
     #[must_use]
     pub fn content(&self) -> Digest {
         self.content

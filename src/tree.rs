@@ -1,7 +1,7 @@
 //! A generation's files in memory: checked relative paths to bytes.
 
-use std::collections::BTreeMap;
 use std::borrow::Borrow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -62,6 +62,12 @@ impl TreePath {
     #[must_use]
     pub fn shared(&self) -> Arc<str> {
         self.0.clone()
+    }
+
+    /// Whether that is the very text of this path: then there is no need to compare the two.
+    #[must_use]
+    pub fn is_shared(&self, text: &Arc<str>) -> bool {
+        Arc::ptr_eq(&self.0, text)
     }
 
     /// The first segment: the name that lies in the output directory itself.
@@ -146,7 +152,11 @@ impl Tree {
     /// Adds a file; refuses a place that is taken.
     pub fn insert(&mut self, path: TreePath, file: File) -> Result<(), CollisionError> {
         if let Some(first) = self.files.get(&path) {
-            return Err(CollisionError::Same { path, first: first.origin.to_string(), second: file.origin.to_string() });
+            return Err(CollisionError::Same {
+                path,
+                first: first.origin.to_string(),
+                second: file.origin.to_string(),
+            });
         }
         for (end, _) in path.0.match_indices('/') {
             if let Some((above, found)) = self.files.get_key_value(&path.0[..end]) {

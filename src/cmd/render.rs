@@ -251,7 +251,8 @@ impl Difference {
             None => Some(Bytes::new()),
         };
         let new_bytes = new.map(|new| new.bytes.read()).transpose()?.unwrap_or_default();
-        let texts = old_bytes.as_deref().and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
+        let texts =
+            old_bytes.as_deref().and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
         match texts {
             Some((before, after)) if !secret => difference.diff = Some(unified(path, change, before, after)),
             _ => {

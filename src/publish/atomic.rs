@@ -228,8 +228,7 @@ impl Output {
             let dir = open.last().map_or(&root, |(.., dir)| dir);
             let mode = if file.secret { self.secret_mode } else { self.file_mode };
             let bytes = file.bytes.read()?;
-            let fd =
-                dir.create(name, &bytes, self.group, mode).map_err(|errno| self.io("write", &path_text, errno))?;
+            let fd = dir.create(name, &bytes, self.group, mode).map_err(|errno| self.io("write", &path_text, errno))?;
             written.push((fd, path_text));
             if written.len() >= BATCH {
                 self.flush(&mut written)?;

@@ -21,7 +21,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, look, read_to_end};
+use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, look, read_to_end, write_all};
 use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::manifest::{Entry, Manifest, above};
@@ -77,18 +77,49 @@ impl Books {
     }
 }
 
-/// Manifests in memory, by the generation's directory: with thousands of files, reading them takes longer than all else.
-/// Each is believed for as long as the file that it was read from, or written to, was not touched.
+/// What need not be read again: with thousands of files, that takes longer than all else.
 #[derive(Debug, Default)]
-pub(super) struct Manifests(Mutex<BTreeMap<String, (Stamp, Arc<Manifest>)>>);
+pub(super) struct Memory {
+    /// Manifests, by the generation's directory. Each is believed for as long as the file that it was read from, or
+    /// written to, was not touched.
+    manifests: Mutex<BTreeMap<String, (Stamp, Arc<Manifest>)>>,
+    seen: Mutex<Seen>,
+}
 
-/// What changes when a file is written, replaced, or given away.
+/// Directories as they were when all files of a generation were in place in them. While one is as it was, no name in it
+/// was removed or replaced. What somebody writes into a file of ours does not show there, and matters only when that file
+/// is replaced. What happens to a directory during our own renames in it is not noticed until it happens again.
+#[derive(Debug, Default)]
+struct Seen {
+    generation: String,
+    directories: BTreeMap<String, Stamp>,
+}
+
+/// Of how many directories that is remembered: a look at a directory costs more than one at a file.
+const MOST_SEEN: usize = 64;
+
+/// A tree beside what is in place.
+struct Compared {
+    manifest: Manifest,
+    /// The files that are to be written.
+    changed: BTreeSet<Arc<str>>,
+    /// The directories, as they were before their files were looked at.
+    directories: BTreeMap<String, Stamp>,
+}
+
+/// What changes when a file is written, replaced, or given away, or when a directory's names change.
 type Stamp = (u64, u64, i64, i64, u32);
 
 fn stamp(stat: &Stat) -> Stamp {
     // What it is on this platform: signed or not, 32 or 64 bits.
     #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions, reason = "types differ by platform")]
-    (stat.st_ino, stat.st_size.try_into().unwrap_or(u64::MAX), stat.st_ctime, stat.st_ctime_nsec.try_into().unwrap_or(-1), stat.st_uid)
+    (
+        stat.st_ino,
+        stat.st_size.try_into().unwrap_or(u64::MAX),
+        stat.st_ctime,
+        stat.st_ctime_nsec.try_into().unwrap_or(-1),
+        stat.st_uid,
+    )
 }
 
 /// The layout of single files of an output.
@@ -127,7 +158,7 @@ impl Publisher for Files<'_> {
 
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
         let books = self.books()?;
-        let (_, changed) = self.compare(tree, &books)?;
+        let Compared { changed, .. } = self.compare(tree, &books)?;
         self.refuse(&books, changed.iter().map(|path| &**path))
     }
 
@@ -135,7 +166,7 @@ impl Publisher for Files<'_> {
         let output = self.0;
         let failed = |doing, errno| output.io(doing, name, errno);
         let books = self.books()?;
-        let (manifest, changed) = self.compare(tree, &books)?;
+        let Compared { manifest, changed, directories } = self.compare(tree, &books)?;
         // What is in place is ours.
         self.refuse(&books, changed.iter().map(|path| &**path))?;
         let top = output
@@ -153,12 +184,14 @@ impl Publisher for Files<'_> {
             tree.iter().filter(|(path, _)| changed.contains(path.as_str())),
         )?;
         let mode = Mode::from_raw_mode(0o600);
-        let written = top.create(MANIFEST, &manifest.to_bytes(), None, mode).and_then(|file| {
+        let written = top.create(MANIFEST, &[], None, mode).and_then(|file| {
+            manifest.write(|piece| write_all(&file, piece))?;
             fsync(&file)?;
             fstat(&file)
         });
         let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
         self.remember(name, &stat, Arc::new(manifest));
+        *self.seen() = Seen { generation: name.to_owned(), directories };
         top.sync().map_err(|errno| failed("sync", errno))?;
         output.dir.sync().map_err(|errno| output.io("sync", "", errno))
     }
@@ -417,7 +450,19 @@ impl Files<'_> {
     }
 
     fn remembered(&self) -> MutexGuard<'_, BTreeMap<String, (Stamp, Arc<Manifest>)>> {
-        self.0.manifests.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.memory.manifests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.memory.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory's stamp; `None` if there is no such directory.
+    fn stamp_of(&self, way: &mut Way<'_>, directory: &str) -> Result<Option<Stamp>, PublishError> {
+        let inside = if directory.is_empty() { "x".to_owned() } else { format!("{directory}/x") };
+        let failed = |errno| self.0.io("stat", directory, errno);
+        let Some((dir, _)) = reached(way.to(&inside, None)).map_err(failed)? else { return Ok(None) };
+        fstat(dir).map(|stat| Some(stamp(&stat))).map_err(failed)
     }
 
     fn remember(&self, name: &str, stat: &Stat, manifest: Arc<Manifest>) {
@@ -480,19 +525,25 @@ impl Files<'_> {
     }
 
     /// The manifest of a tree, and which of its files are to be written: the others are in place.
-    fn compare(&self, tree: &Tree, books: &Books) -> Result<(Manifest, BTreeSet<Arc<str>>), PublishError> {
+    fn compare(&self, tree: &Tree, books: &Books) -> Result<Compared, PublishError> {
         let key = self.key()?;
         let none = Manifest::default();
         let current = books.current.as_deref().unwrap_or(&none);
         let mut known = current.files.iter().peekable();
+        let current_name = self.current()?;
+        let seen = Some(self.seen()).filter(|seen| current_name.as_ref() == Some(&seen.generation));
+        let seen = seen.map(|seen| seen.directories.clone()).unwrap_or_default();
+        // The directory of the file before, and whether it is as it was seen.
+        let (mut directories, mut directory, mut untouched) = (BTreeMap::new(), None, false);
         let mut place = Way::from(&self.0.dir);
         let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
         let mut files = Vec::with_capacity(tree.len());
         for (shared, file) in tree.iter() {
             let path = shared.as_str();
             let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
-            while known.next_if(|(known, _)| &***known < path).is_some() {}
-            let known = known.next_if(|(known, _)| &***known == path).map(|(_, entry)| entry);
+            while known.next_if(|(known, _)| !shared.is_shared(known) && &***known < path).is_some() {}
+            let known = known.next_if(|(known, _)| shared.is_shared(known) || &***known == path);
+            let known = known.map(|(_, entry)| entry);
             let plain = file.bytes.digest();
             let digest = match known {
                 Some(known) if known.plain == Some(plain) => known.digest,
@@ -500,8 +551,21 @@ impl Files<'_> {
             };
             let size = file.bytes.len() as u64;
             let entry = Entry { digest, plain: Some(plain), size, mode: mode.as_raw_mode() };
-            let ours = above(path).filter(|above| current.directories.contains(*above));
-            manifest.directories.extend(ours.map(str::to_owned));
+            let its = path.rsplit_once('/').map_or("", |(above, _)| above);
+            if directory != Some(its) {
+                directory = Some(its);
+                let ours = above(path).filter(|above| current.directories.contains(*above));
+                manifest.directories.extend(ours.map(str::to_owned));
+                let now = if directories.len() < MOST_SEEN { self.stamp_of(&mut place, its)? } else { None };
+                untouched = now.is_some() && now.as_ref() == seen.get(its);
+                if let Some(now) = now {
+                    directories.entry(its.to_owned()).or_insert(now);
+                }
+            }
+            if untouched && known == Some(&entry) && !books.absent.contains(path) {
+                files.push((shared.shared(), entry));
+                continue;
+            }
             let in_place = match place.to(path, None) {
                 Ok((dir, leaf)) => match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => false,
@@ -525,7 +589,7 @@ impl Files<'_> {
         }
         // In order already: so it is made in one go.
         manifest.files = files.into_iter().collect();
-        Ok((manifest, changed))
+        Ok(Compared { manifest, changed, directories })
     }
 
     /// An error if something that is not ours lies at one of these paths, or above it.
@@ -693,6 +757,14 @@ impl Files<'_> {
         books.current = from.and_then(|from| books.manifests.get(&from)).cloned();
         books.absent.clear();
         let key = self.key()?;
+        let seen = std::mem::take(&mut *self.seen());
+        let mut seen = if seen.generation == current && !again { seen } else { Seen::default() };
+        let mut place = Way::from(&self.0.dir);
+        for (directory, before) in std::mem::take(&mut seen.directories) {
+            if self.stamp_of(&mut place, &directory)? == Some(before) {
+                seen.directories.insert(directory, before);
+            }
+        }
         // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.
         let mut place = Way::from(&self.0.dir);
         for path in staged.iter().filter(|path| manifest.files.contains_key(path.as_str())) {
@@ -714,6 +786,12 @@ impl Files<'_> {
             }
         }
         place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))?;
+        let mut place = Way::from(&self.0.dir);
+        for (directory, stamp) in &mut seen.directories {
+            // One that is gone is not as it was.
+            *stamp = self.stamp_of(&mut place, directory)?.unwrap_or_default();
+        }
+        *self.seen() = seen;
         Ok(Some(manifest))
     }
 

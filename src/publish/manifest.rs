@@ -12,6 +12,9 @@ use crate::tree::TreePath;
 const FIRST_LINE: &str = "trimtab manifest 1";
 const LAST_LINE: &str = "end";
 
+/// How much is written in one go, in bytes; a little more if it comes so.
+const PIECE: usize = 16 << 10;
+
 /// A file of a generation.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -58,22 +61,27 @@ impl Manifest {
         })
     }
 
-    /// One line for each.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        // 80 bytes beside the path, or a little more.
-        let mut text = String::with_capacity(self.files.keys().map(|path| path.len() + 84).sum());
-        text.push_str(FIRST_LINE);
-        text.push('\n');
+    /// One line for each, given to `write` in pieces: a manifest of thousands is long.
+    pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut text = format!("{FIRST_LINE}\n");
         // Writing to a String cannot fail, and a TreePath holds no line feed.
         for (path, Entry { digest, size, mode, .. }) in &self.files {
-            let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
+            let _ = write!(text, "f {mode:04o} {size} ");
+            digest.push_to(&mut text);
+            text.push(' ');
+            text.push_str(path);
+            text.push('\n');
+            if text.len() >= PIECE {
+                write(text.as_bytes())?;
+                text.clear();
+            }
         }
         for path in &self.directories {
             let _ = writeln!(text, "d {path}");
         }
         text.push_str(LAST_LINE);
         text.push('\n');
-        text.into_bytes()
+        write(text.as_bytes())
     }
 
     /// Reads it back; `None` if it is cut short, or names what cannot be ours.
@@ -118,9 +126,32 @@ mod tests {
         }
     }
 
+    fn to_bytes(manifest: &Manifest) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Ok(()) = manifest.write(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        bytes
+    }
+
+    #[test]
+    fn a_long_manifest_comes_in_pieces_and_round_trips() {
+        let entry = manifest().files["a b"];
+        let files = (0..1000).map(|number| (format!("f/{number:04}").into(), entry)).collect();
+        let long = Manifest { files, ..manifest() };
+        let mut longest = 0;
+        let Ok(()) = long.write(|piece| {
+            longest = piece.len().max(longest);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        assert!(longest < 2 * PIECE, "{longest}");
+        assert_eq!(Manifest::parse(&to_bytes(&long)), Some(long));
+    }
+
     #[test]
     fn manifest_round_trips_and_is_refused_when_it_is_cut_short_at_any_byte() {
-        let bytes = manifest().to_bytes();
+        let bytes = to_bytes(&manifest());
         assert_eq!(Manifest::parse(&bytes), Some(manifest()));
         for end in 0..bytes.len() {
             assert_eq!(Manifest::parse(&bytes[..end]), None, "cut at {end}");
@@ -129,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_manifest_that_leads_out_of_the_output_is_refused() {
-        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        let text = String::from_utf8(to_bytes(&manifest())).unwrap();
         for path in ["../f", "/etc/f", "d/../f", "..trimtab.json", "", "d//f"] {
             assert_eq!(Manifest::parse(text.replace("d/e/f", path).as_bytes()), None, "{path}");
             assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");

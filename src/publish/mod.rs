@@ -248,8 +248,8 @@ pub struct Output {
     group: Option<Gid>,
     /// The output's own digest key, once it was needed.
     own_key: OnceLock<DigestKey>,
-    /// What the `files` layout has read or written of its manifests.
-    manifests: files::Manifests,
+    /// What the `files` layout need not read again.
+    memory: files::Memory,
     /// Where values are kept, once that was asked for.
     spool: OnceLock<Spool>,
 }
@@ -347,7 +347,7 @@ impl Output {
             dir_mode: Mode::from_raw_mode(0o755 | stat.st_mode & SETGID),
             group,
             own_key: OnceLock::new(),
-            manifests: files::Manifests::default(),
+            memory: files::Memory::default(),
             spool: OnceLock::new(),
         };
         Ok((output, warnings))

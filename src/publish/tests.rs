@@ -116,7 +116,9 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
 
 /// The files of a tree, as `listing` would show them.
 fn files(tree: &Tree) -> BTreeMap<String, String> {
-    tree.iter().map(|(path, file)| (path.to_string(), String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap())).collect()
+    tree.iter()
+        .map(|(path, file)| (path.to_string(), String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap()))
+        .collect()
 }
 
 /// What a reader finds that resolves `..data` once.

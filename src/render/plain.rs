@@ -190,7 +190,11 @@ impl Files<'_> {
     fn clash(&self, path: &TreePath, origin: &str) -> Option<CollisionError> {
         let text = path.as_str();
         if let Some((_, first)) = self.places.get(text) {
-            return Some(CollisionError::Same { path: path.clone(), first: first.to_string(), second: origin.to_owned() });
+            return Some(CollisionError::Same {
+                path: path.clone(),
+                first: first.to_string(),
+                second: origin.to_owned(),
+            });
         }
         let above = text.match_indices('/').find_map(|(end, _)| self.places.get(&text[..end]));
         if let Some((file, file_origin)) = above {
@@ -202,8 +206,11 @@ impl Files<'_> {
             });
         }
         let prefix = format!("{text}/");
-        let (_, (below, below_origin)) =
-            self.places.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded)).next().filter(|(below, _)| below.starts_with(&prefix))?;
+        let (_, (below, below_origin)) = self
+            .places
+            .range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded))
+            .next()
+            .filter(|(below, _)| below.starts_with(&prefix))?;
         Some(CollisionError::Nested {
             file: path.clone(),
             file_origin: origin.to_owned(),

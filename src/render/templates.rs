@@ -118,7 +118,10 @@ pub(super) fn render(inputs: &Inputs<'_>, templates: &[Template]) -> Result<Tree
         }
         room = out.room;
         let origin = format!("template {} ({})", template.name, template.from);
-        tree.insert(dest.clone(), File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin: origin.into() })?;
+        tree.insert(
+            dest.clone(),
+            File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin: origin.into() },
+        )?;
     }
     Ok(tree)
 }

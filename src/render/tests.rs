@@ -172,7 +172,8 @@ fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
             objects.reverse();
         }
         let rendered = Case::plain("{key}", objects).render().unwrap();
-        let files: Vec<_> = rendered.tree.iter().map(|(path, file)| (path.as_str(), file.bytes.read().unwrap())).collect();
+        let files: Vec<_> =
+            rendered.tree.iter().map(|(path, file)| (path.as_str(), file.bytes.read().unwrap())).collect();
         assert_eq!(files, [("x", "old".into()), ("y", "a".into())]);
         let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.to_string()).collect();
         assert_eq!(held, ["configmap/ns/young", "configmap/ns/same-b"]);

@@ -176,10 +176,7 @@ impl View {
                     self.kept = self.keep(&mut next);
                 }
                 let same = next.len() == self.objects.len()
-                    && next
-                        .iter()
-                        .zip(&self.objects)
-                        .all(|((id, new), (old_id, old))| id == old_id && alike(new, old));
+                    && next.iter().zip(&self.objects).all(|((id, new), (old_id, old))| id == old_id && alike(new, old));
                 self.objects = next;
                 same
             }
@@ -353,9 +350,11 @@ impl Sources {
                         .filter(|object| named.is_empty() || !named.contains(&object.id))
                         .map(|object| (object.created, object))
                         .collect();
-                    // Each view is in order: what is left to do is little, and least for a single one.
-                    selected.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
-                    selected.dedup_by(|(_, one), (_, other)| one.id == other.id);
+                    // A single one is in order.
+                    if self.views.iter().filter(|view| view.spec.role == Role::Selected).nth(1).is_some() {
+                        selected.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+                        selected.dedup_by(|(_, one), (_, other)| one.id == other.id);
+                    }
                     selected.sort_by_key(|(created, _)| *created);
                     let taken = |(_, object): (i64, &Arc<Object>)| Taken { object: object.clone(), selected: true };
                     objects.extend(selected.into_iter().map(taken));
@@ -385,8 +384,10 @@ mod tests {
 
     fn object(name: &str, created: i64, keys: &[(&str, &str)]) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
-        let data =
-            keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()).into())).collect();
+        let data = keys
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()).into()))
+            .collect();
         Arc::new(Object::new(id, "1".into(), created, false, data))
     }
 

@@ -160,6 +160,29 @@ fn a_spool_has_no_name_and_is_ours_alone_and_what_it_cannot_give_is_not_publishe
 }
 
 #[test]
+fn a_file_that_is_removed_at_any_moment_comes_back_with_the_next_publish_but_one() {
+    let dir = scratch();
+    let output = open_files(dir.path());
+    let versions: Vec<_> = ["1", "2", "3"].map(|version| tree([("a", "1"), ("d/b", "1"), ("d/c", version)])).into();
+    publish(&output, &generation(1), &versions[0]);
+    for (number, path) in (2..).zip(["a", "d/b", "a", "d/b", "a", "d/b"]) {
+        let (this, next) = (generation(2 * number), generation(2 * number + 1));
+        let steps: [fn(&Output, &Generation) -> _; 3] = [Output::link, Output::swap, Output::unlink];
+        let remove_at = usize::try_from(number).unwrap() / 2;
+        output.stage(&this, &versions[1]).unwrap();
+        for (at, step) in steps.iter().enumerate() {
+            if at == remove_at % 3 {
+                fs::remove_file(dir.path().join(path)).unwrap();
+            }
+            step(&output, &this).unwrap();
+        }
+        publish(&output, &next, &versions[2]);
+        assert_eq!(read(dir.path()), files(&versions[2]), "{path}, {remove_at}");
+        output.prune(&[&next.directory]).unwrap();
+    }
+}
+
+#[test]
 fn one_layout_is_not_taken_for_the_other() {
     for (first, then, named) in
         [(Layout::Atomic, Layout::Files, "--layout atomic"), (Layout::Files, Layout::Atomic, "--layout files")]

@@ -405,7 +405,11 @@ mod tests {
     /// Keys and values of what must be there.
     fn content(path: impl Into<PathBuf>) -> Vec<(String, String)> {
         let object = get(path).unwrap().expect("it exists");
-        object.data.into_iter().map(|(key, value)| (key, String::from_utf8(value.read().unwrap().to_vec()).unwrap())).collect()
+        object
+            .data
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8(value.read().unwrap().to_vec()).unwrap()))
+            .collect()
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {

@@ -585,7 +585,8 @@ mod tests {
 
     fn text(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> String {
         let Some(object) = objects.values().next() else { return "-".into() };
-        let lines = object.data.iter().map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(&value.read().unwrap())));
+        let lines =
+            object.data.iter().map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(&value.read().unwrap())));
         lines.collect::<Vec<_>>().join(" ")
     }
 
@@ -669,7 +670,10 @@ mod tests {
                 let n: u32 = String::from_utf8_lossy(&object.data["a"].read().unwrap()[..6]).parse().unwrap();
                 let keys: Vec<_> = object.data.keys().cloned().collect();
                 assert_eq!(keys, ["a", "b", "deep/er/c", &format!("only-{n}"), "z"]);
-                assert!(object.data.values().all(|found| found.read().unwrap() == value(n).as_bytes()), "generation {n} is mixed");
+                assert!(
+                    object.data.values().all(|found| found.read().unwrap() == value(n).as_bytes()),
+                    "generation {n} is mixed"
+                );
                 assert!(last < Some(n), "{n} after {last:?}");
                 last = Some(n);
                 updates += 1;
