@@ -2,7 +2,7 @@
 //! down beside its content in the `files` layout.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -63,25 +63,24 @@ impl Manifest {
 
     /// One line for each, given to `write` in pieces: a manifest of thousands is long.
     pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut text = format!("{FIRST_LINE}\n");
-        // Writing to a String cannot fail, and a TreePath holds no line feed.
+        let mut text = format!("{FIRST_LINE}\n").into_bytes();
+        // Writing to a Vec cannot fail, and a TreePath holds no line feed.
         for (path, Entry { digest, size, mode, .. }) in &self.files {
             let _ = write!(text, "f {mode:04o} {size} ");
-            digest.push_to(&mut text);
-            text.push(' ');
-            text.push_str(path);
-            text.push('\n');
+            text.extend_from_slice(&digest.digits());
+            text.push(b' ');
+            text.extend_from_slice(path.as_bytes());
+            text.push(b'\n');
             if text.len() >= PIECE {
-                write(text.as_bytes())?;
+                write(&text)?;
                 text.clear();
             }
         }
         for path in &self.directories {
             let _ = writeln!(text, "d {path}");
         }
-        text.push_str(LAST_LINE);
-        text.push('\n');
-        write(text.as_bytes())
+        let _ = writeln!(text, "{LAST_LINE}");
+        write(&text)
     }
 
     /// Reads it back; `None` if it is cut short, or names what cannot be ours.

@@ -625,7 +625,7 @@ async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant
         assert!(!format!("{seen:?}").contains("hunter2"), "{seen:?}");
         told.push(match seen {
             Seen::All(all) => format!("all {}", all.len()),
-            Seen::Changed(object) => format!("changed {:?}", object.data["k"]),
+            Seen::Changed(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
             Seen::Gone(id) => format!("gone {id}"),
             Seen::Healthy => "healthy".to_owned(),
             Seen::Trouble { message, .. } => message.strip_prefix("configmap/web/web: ").unwrap().to_owned(),
