@@ -16,6 +16,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 use rustix::fs::inotify;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -25,7 +26,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
-use super::support::sidecar::{Sidecar, Volume, eventually, in_container};
+use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root};
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
@@ -386,6 +387,38 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     for held in [rest, again] {
         assert!(held < 13_000, "{held} kB are held");
     }
+}
+
+/// Unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_volume_cannot_keep_is_told_and_taken_in_when_there_is_room() {
+    needs_root("mount a tmpfs");
+    let place = Place::new().await;
+    let text = |letter: &str, size: usize| letter.repeat(size);
+    place.put(&labelled("one", &[("conf", &text("1", 100_000))])).await;
+    fs::create_dir(place.at("conf")).unwrap();
+    mount("tmpfs", place.at("conf"), "tmpfs", MountFlags::empty(), Some(c"size=600k,mode=0755")).unwrap();
+    let mounted = Mounted(place.at("conf"));
+    let sidecar = place.start(&["--selector", "app=web", "--path", "{name}-{key}", "--layout", "files"]);
+    eventually("one is published", || (place.read("one-conf")?.len() == 100_000).then_some(()));
+    place.put(&labelled("two", &[("conf", &text("2", 900_000))])).await;
+    eventually("the source says so", || {
+        source(&sidecar.status(), 0).contains("cannot be kept in --output").then_some(())
+    });
+    assert_eq!(place.read("one-conf").unwrap(), text("1", 100_000));
+    assert_eq!(sequence(&sidecar), 1);
+    mount_remount(place.at("conf"), MountFlags::empty(), "size=8m,mode=0755").unwrap();
+    eventually("two is published", || (place.read("two-conf")?.len() == 900_000).then_some(()));
+    drop(sidecar);
+    drop(mounted);
 }
 
 /// A file's length; 0 if it cannot be looked at.
