@@ -9,7 +9,6 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc, watch};
@@ -22,9 +21,10 @@ use crate::candidate::{self, Candidate, Made, Order, Problem};
 use crate::cmd::EX_USAGE;
 use crate::config::Config;
 use crate::confirm;
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey};
 use crate::fault::Faults;
-use crate::inputs::Inputs;
+use crate::inputs::{Drawn, Inputs};
 use crate::journal::{Baseline, Generation, Journal, Moment, Quarantine, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::mask::{Mask, Output as Said};
@@ -37,7 +37,7 @@ use crate::render::HeldBack;
 use crate::shutdown::{Signalled, Signals};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
 use crate::source::kube::KubeError;
-use crate::source::{self, Sources, View, kube};
+use crate::source::{self, Sources, Versions, View, kube};
 use crate::status::{self, Status};
 
 /// The longest `--digest-key-file`, in bytes.
@@ -249,15 +249,15 @@ fn with<T>(shared: &Shared, change: impl FnOnce(&mut Status) -> T) -> T {
 #[derive(Clone, Default)]
 struct Ingredients {
     /// The selected objects that were taken.
-    objects: BTreeMap<ObjectRef, Arc<Object>>,
+    objects: Versions,
     /// The secrets that the main process may print while it has the generation. `None`: not known, as it was found at
     /// start and its inputs are gone.
-    secrets: Option<Vec<Bytes>>,
+    secrets: Option<Vec<Content>>,
 }
 
 impl Ingredients {
     fn found(none_such: bool) -> Arc<Self> {
-        Arc::new(Self { objects: BTreeMap::new(), secrets: none_such.then(Vec::new) })
+        Arc::new(Self { objects: Versions::default(), secrets: none_such.then(Vec::new) })
     }
 }
 
@@ -290,6 +290,8 @@ struct App {
     published: Arc<Ingredients>,
     before: Arc<Ingredients>,
     good: Arc<Ingredients>,
+    /// What was rendered last.
+    drawn: Option<Drawn>,
     /// Whether the published generation was found at start, and what it holds of the selected objects is not known yet.
     unknown: bool,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
@@ -351,7 +353,8 @@ impl App {
         let to_tell = clients.clone().or_else(kube::Clients::of_this_pod);
         let events = PodEvents::start(to_tell, &config.render.pod, &mut tasks);
         let api = clients.map(|clients| (clients, &config.watches[..]));
-        source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
+        let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
+        source::follow(&mut tasks, &config.files, api, config.render.max_size, spool.as_ref(), &refresh, &told);
         let found = machine.journal();
         let unknown = found.current.is_some();
         // The one before matters only while the main process has not taken the newer one.
@@ -380,6 +383,7 @@ impl App {
             published,
             before,
             good,
+            drawn: None,
             unknown,
             unsaid: false,
             brief: None,
@@ -612,21 +616,16 @@ impl App {
 
     fn render(&mut self, step: Step, sequence: u64, unless: Option<Digest>) {
         let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { return };
-        self.staged.objects = inputs
-            .snapshot
-            .objects
-            .iter()
-            .filter(|taken| taken.selected)
-            .map(|taken| (taken.object.id.clone(), taken.object.clone()))
-            .collect();
+        self.staged.objects = Versions::of(&inputs.snapshot);
         // An object that is held back stays as it was last published.
         let earlier =
-            self.published.objects.values().filter(|object| object.secret).flat_map(|object| object.data.values());
+            self.published.objects.iter().filter(|object| object.secret).flat_map(|object| object.data.values());
         self.staged.secrets = Some(inputs.secrets().chain(earlier.cloned()).collect());
         let order = Order {
             inputs,
             digest,
             published: self.published.objects.clone(),
+            drawn: self.drawn.take(),
             unknown: self.unknown,
             sequence,
             unless,
@@ -731,7 +730,8 @@ impl App {
     }
 
     fn rendered(&mut self, step: Step, made: Made, baseline: Option<Baseline>) {
-        let Made { result, rendering, validating, warnings, said, found } = made;
+        let Made { result, rendering, validating, warnings, said, found, drawn } = made;
+        self.drawn = drawn;
         if let Some(found) = found {
             self.found(found);
         }
@@ -781,7 +781,7 @@ impl App {
     fn found(&mut self, found: BTreeMap<ObjectRef, Arc<Object>>) {
         let secret = found.values().filter(|object| object.secret).flat_map(|object| object.data.values());
         self.staged.secrets.get_or_insert_default().extend(secret.cloned());
-        Arc::make_mut(&mut self.published).objects = found;
+        Arc::make_mut(&mut self.published).objects = found.into();
         self.unknown = false;
     }
 
@@ -795,11 +795,12 @@ impl App {
 
     fn hold_back(&mut self, held_back: Vec<HeldBack>, said: &[(ObjectRef, Said)]) {
         // What is held back was not taken: its last published version stays in its place.
-        for HeldBack { source, .. } in &held_back {
-            match self.published.objects.get(source) {
-                Some(previous) => self.staged.objects.insert(source.clone(), previous.clone()),
-                None => self.staged.objects.remove(source),
-            };
+        if !held_back.is_empty() {
+            let published = self.published.objects.by_id();
+            for HeldBack { source, .. } in &held_back {
+                let previous = published.get(source).map(|object| Arc::clone(object));
+                self.staged.objects.replace(source.clone(), previous);
+            }
         }
         let listed = held_back
             .into_iter()
@@ -1037,13 +1038,15 @@ impl App {
     }
 
     /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
-    /// are not known.
+    /// are not known, or cannot be read.
     fn mask(&self) -> Option<Mask> {
         let mut secrets: Vec<_> = self.inputs.iter().flat_map(Inputs::secrets).collect();
         secrets.extend(self.staged.secrets.iter().flatten().cloned());
         for made_of in [&self.before, &self.published, &self.good] {
             secrets.extend(made_of.secrets.as_ref()?.iter().cloned());
         }
+        // What cannot be had cannot be masked.
+        let secrets = secrets.iter().map(Content::read).collect::<Result<Vec<_>, _>>().ok()?;
         Some(Mask::new(secrets))
     }
 

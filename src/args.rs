@@ -274,7 +274,8 @@ pub struct OutputArgs {
     #[arg(long, value_name = "PATTERN", env = "TRIMTAB_PATH", hide_env_values = true)]
     pub path: Option<String>,
     /// How files are published: all by one rename, in a directory that is Trimtab's alone, or each by its own, in one
-    /// that others write to as well or that holds thousands
+    /// that others write to as well or that holds thousands; their content is then kept in the volume a second time,
+    /// and not in memory
     #[arg(long, value_name = "HOW", env = "TRIMTAB_LAYOUT", hide_env_values = true, default_value = "atomic")]
     pub layout: Layout,
     /// Mode of files that no secret went into

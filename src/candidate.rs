@@ -14,13 +14,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::digest::{Digest, DigestKey};
-use crate::inputs::Inputs;
+use crate::inputs::{Drawn, Inputs};
 use crate::journal::Generation;
 use crate::mask::Output as Said;
 use crate::metrics::Stage;
 use crate::publish::{Output, PublishError};
 use crate::render::{HeldBack, Rendered};
 use crate::snapshot::{Object, ObjectRef};
+use crate::source::Versions;
 use crate::tree::Tree;
 use crate::validate::{self, Failure, Syntax};
 
@@ -39,7 +40,9 @@ pub struct Order {
     /// Their digest.
     pub digest: Digest,
     /// The version of each selected object that was published last.
-    pub published: BTreeMap<ObjectRef, Arc<Object>>,
+    pub published: Versions,
+    /// What was rendered last, to begin with.
+    pub drawn: Option<Drawn>,
     /// Whether that is not known, as the published generation was found at start: it is read back from the disk.
     pub unknown: bool,
     /// The candidate's sequence number.
@@ -69,6 +72,8 @@ pub struct Made {
     pub said: Vec<(ObjectRef, Said)>,
     /// What was published of the selected objects, where it was read back.
     pub found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
+    /// What was rendered, for the next order.
+    pub drawn: Option<Drawn>,
 }
 
 /// What may be published.
@@ -131,14 +136,16 @@ pub async fn make(mut order: Order) -> Made {
         warnings: Vec::new(),
         said: Vec::new(),
         found: None,
+        drawn: None,
     };
     if order.unknown && order.inputs.independent().next().is_some() {
         match read_back(&order).await {
-            Ok(found) => order.published = made.found.insert(found).clone(),
+            Ok(found) => order.published = made.found.insert(found).clone().into(),
             Err(problem) => return Made { result: Err(problem), ..made },
         }
     }
-    let mut maker = Maker { order: Arc::new(order), made };
+    let drawn = order.drawn.take();
+    let mut maker = Maker { order: Arc::new(order), made, drawn };
     let result = maker.make().await;
     Made { result, ..maker.made }
 }
@@ -147,10 +154,10 @@ pub async fn make(mut order: Order) -> Made {
 pub fn rehearse(
     inputs: &Inputs,
     digest: Digest,
-    published: &BTreeMap<ObjectRef, Arc<Object>>,
+    published: &Versions,
     syntax: Syntax,
 ) -> Result<(Rendered, Vec<String>), Problem> {
-    let refused = if syntax == Syntax::Strict { malformed(inputs) } else { Refused::new() };
+    let refused = if syntax == Syntax::Strict { malformed(inputs)? } else { Refused::new() };
     let rendered = render(inputs, digest, published, &refused)?;
     let mut warnings = Vec::new();
     check(&rendered.tree, syntax, &mut warnings)?;
@@ -163,21 +170,18 @@ async fn read_back(order: &Order) -> Result<BTreeMap<ObjectRef, Arc<Object>>, Pr
     read.await?.map_err(|error: PublishError| Problem::new(Stage::Render, false, &error))
 }
 
-fn render(
-    inputs: &Inputs,
-    digest: Digest,
-    published: &BTreeMap<ObjectRef, Arc<Object>>,
-    refused: &Refused,
-) -> Result<Rendered, Problem> {
+fn render(inputs: &Inputs, digest: Digest, published: &Versions, refused: &Refused) -> Result<Rendered, Problem> {
     inputs.render(digest, published, refused).map_err(|rejection| {
         let brief = Some(rejection.brief());
-        Problem { brief, ..Problem::new(Stage::Render, true, &rejection) }
+        Problem { brief, ..Problem::new(Stage::Render, rejection.is_final(), &rejection) }
     })
 }
 
 struct Maker {
     order: Arc<Order>,
     made: Made,
+    /// For the first render.
+    drawn: Option<Drawn>,
 }
 
 impl Maker {
@@ -310,10 +314,11 @@ impl Maker {
 
     /// The selected objects that are not as they were last published, where each can be held back alone.
     fn changed(&self) -> impl Iterator<Item = ObjectRef> {
-        self.order.inputs.independent().filter_map(|object| {
+        let published = self.order.published.by_id();
+        self.order.inputs.independent().filter_map(move |object| {
             let same =
-                |previous: &Arc<Object>| previous.content() == object.content() && previous.secret == object.secret;
-            (!self.order.published.get(&object.id).is_some_and(same)).then(|| object.id.clone())
+                |previous: &&Arc<Object>| previous.content() == object.content() && previous.secret == object.secret;
+            (!published.get(&object.id).is_some_and(same)).then(|| object.id.clone())
         })
     }
 
@@ -326,7 +331,7 @@ impl Maker {
         let began = Instant::now();
         let found = in_pool(Stage::Validate, move || malformed(&order.inputs)).await?;
         *self.made.validating.get_or_insert_default() += began.elapsed();
-        Ok(found)
+        found
     }
 
     /// Whether programs look at candidates.
@@ -342,13 +347,14 @@ impl Maker {
         syntax: Syntax,
         whole: bool,
     ) -> Result<(Candidate, Tree), Problem> {
-        let (order, refused) = (self.order.clone(), refused.clone());
-        let staged = in_pool(Stage::Render, move || stage(&order, &refused, unless, syntax, whole)).await?;
+        let (order, refused, drawn) = (self.order.clone(), refused.clone(), self.drawn.take());
+        let staged = in_pool(Stage::Render, move || stage(&order, &refused, drawn, unless, syntax, whole)).await?;
         self.made.rendering += staged.rendering;
         if let Some(parsing) = staged.parsing {
             *self.made.validating.get_or_insert_default() += parsing;
             self.made.warnings = staged.warnings;
         }
+        self.made.drawn = staged.drawn;
         staged.result
     }
 }
@@ -364,29 +370,44 @@ struct Staged {
     rendering: Duration,
     parsing: Option<Duration>,
     warnings: Vec<String>,
+    drawn: Option<Drawn>,
 }
 
-fn stage(order: &Order, refused: &Refused, unless: Option<Digest>, syntax: Syntax, whole: bool) -> Staged {
+fn stage(
+    order: &Order,
+    refused: &Refused,
+    drawn: Option<Drawn>,
+    unless: Option<Digest>,
+    syntax: Syntax,
+    whole: bool,
+) -> Staged {
     let began = Instant::now();
     let mut parsing = None;
     let mut warnings = Vec::new();
-    let result = render_and_write(order, refused, unless, whole, |tree| {
+    let redrawn = drawn.filter(|_| refused.is_empty()).and_then(|drawn| order.inputs.redraw(drawn));
+    let rendered = match redrawn {
+        Some(rendered) => Ok(rendered),
+        None => render(&order.inputs, order.digest, &order.published, refused),
+    };
+    let whole_tree = rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty());
+    let drawn = whole_tree.and_then(|rendered| order.inputs.drawn(&rendered.tree));
+    let result = write(order, rendered, unless, whole, |tree| {
         let began = Instant::now();
         let checked = check(tree, syntax, &mut warnings);
         parsing = (syntax != Syntax::Off).then(|| began.elapsed());
         checked
     });
-    Staged { result, rendering: began.elapsed().saturating_sub(parsing.unwrap_or_default()), parsing, warnings }
+    Staged { result, rendering: began.elapsed().saturating_sub(parsing.unwrap_or_default()), parsing, warnings, drawn }
 }
 
-fn render_and_write(
+fn write(
     order: &Order,
-    refused: &Refused,
+    rendered: Result<Rendered, Problem>,
     unless: Option<Digest>,
     whole: bool,
     check: impl FnOnce(&Tree) -> Result<(), Problem>,
 ) -> Result<(Candidate, Tree), Problem> {
-    let rendered = render(&order.inputs, order.digest, &order.published, refused)?;
+    let rendered = rendered?;
     check(&rendered.tree)?;
     let content = rendered.tree.content(&order.key);
     let tree = rendered.tree.digest(content, &order.key);
@@ -408,7 +429,9 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
         return Ok(());
     }
     for (path, file) in tree.iter() {
-        let Err(error) = validate::syntax(path, &file.bytes) else { continue };
+        let checked =
+            validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+        let Err(error) = checked else { continue };
         let message = format!("{error} (from {})", file.origin);
         match syntax {
             Syntax::Strict => return Err(Problem::new(Stage::Validate, true, &message)),
@@ -419,19 +442,21 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
 }
 
 /// The independent objects with a malformed key, and where.
-fn malformed(inputs: &Inputs) -> Refused {
+fn malformed(inputs: &Inputs) -> Result<Refused, Problem> {
     let mut found = Refused::new();
     for object in inputs.independent() {
-        let error = object.data.iter().find_map(|(key, bytes)| {
+        for (key, bytes) in &object.data {
             // What is no path is held back for that.
-            let path = inputs.settings.path.place(&object.id, key)?;
-            validate::syntax(&path, bytes).err().map(|error| format!("key {key:?}: {error}"))
-        });
-        if let Some(error) = error {
-            found.insert(object.id.clone(), error);
+            let Some(path) = inputs.settings.path.place(&object.id, key) else { continue };
+            let checked =
+                validate::check(&path, bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+            if let Err(error) = checked {
+                found.insert(object.id.clone(), format!("key {key:?}: {error}"));
+                break;
+            }
         }
     }
-    found
+    Ok(found)
 }
 
 #[cfg(test)]
@@ -452,7 +477,7 @@ mod tests {
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
-        let data = [(key.to_owned(), Bytes::copy_from_slice(value.as_bytes()))].into();
+        let data = [(key.to_owned(), Bytes::copy_from_slice(value.as_bytes()).into())].into();
         Arc::new(Object::new(id, String::new(), 0, false, data))
     }
 
@@ -520,7 +545,8 @@ mod tests {
             let order = Order {
                 inputs: Inputs { snapshot, settings: Arc::new(settings) },
                 digest: Digest::from_bytes([7; 32]),
-                published: self.published.clone(),
+                published: self.published.clone().into(),
+                drawn: None,
                 unknown: false,
                 sequence: 1,
                 unless: None,
@@ -539,7 +565,7 @@ mod tests {
             let read = |path: &Path| fs::read_to_string(path).unwrap();
             let files = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap());
             let files = files.map(|entry| (entry.file_name().into_string().unwrap(), read(&entry.path()))).collect();
-            (files, held_back.into_iter().map(|held| (held.source.name, held.reason)).collect())
+            (files, held_back.into_iter().map(|held| (held.source.name.to_string(), held.reason)).collect())
         }
 
         async fn problem(&self) -> Problem {

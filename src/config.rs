@@ -155,6 +155,15 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Whether what the API server sends is kept on the disk, and not in memory: where each value becomes a file as it
+    /// is, and of many that do only those that change are written.
+    #[must_use]
+    pub fn keeps_on_disk(&self) -> bool {
+        self.output.layout == publish::Layout::Files && !self.render.templated
+    }
+}
+
 type SourceParts = (Vec<Spec>, Option<ClientConfig>, Vec<Watch>, files::Config);
 
 fn sources_of(

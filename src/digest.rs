@@ -22,10 +22,27 @@ impl Digest {
         Self(bytes)
     }
 
+    /// SHA-256 of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
     /// The bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// The 64 hex digits, in ASCII.
+    #[must_use]
+    pub fn digits(&self) -> [u8; 64] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [0; 64];
+        for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            *pair = [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        }
+        digits
     }
 
     /// The first 12 hex digits: enough for people and directory names.
@@ -39,7 +56,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(std::str::from_utf8(&self.digits()).unwrap_or_default())
     }
 }
 
@@ -110,7 +127,14 @@ impl fmt::Debug for DigestKey {
 }
 
 /// Takes a digest over fields; each is prefixed by its length, so that no two sequences of fields give the same input.
-pub struct Hasher(Inner);
+pub struct Hasher {
+    inner: Inner,
+    /// What is not hashed yet: thousands of small fields go faster in large pieces.
+    buffer: Vec<u8>,
+}
+
+/// How much is hashed in one go, in bytes.
+const PIECE: usize = 1024;
 
 enum Inner {
     Plain(Sha256),
@@ -121,7 +145,7 @@ impl Hasher {
     /// SHA-256: for what holds no secret, or stays in memory.
     #[must_use]
     pub fn plain() -> Self {
-        Self(Inner::Plain(Sha256::new()))
+        Self { inner: Inner::Plain(Sha256::new()), buffer: Vec::new() }
     }
 
     /// HMAC-SHA256: for what is written down or shown.
@@ -130,7 +154,7 @@ impl Hasher {
         // RFC 2104 pads a shorter key with zeros to the block's length.
         let mut block = [0; 64];
         block[..key.0.len()].copy_from_slice(&key.0);
-        Self(Inner::Keyed(Box::new(Hmac::new(&block.into()))))
+        Self { inner: Inner::Keyed(Box::new(Hmac::new(&block.into()))), buffer: Vec::new() }
     }
 
     /// Adds one field.
@@ -146,19 +170,39 @@ impl Hasher {
 
     /// Adds bytes of the field that was begun.
     pub fn more(&mut self, bytes: &[u8]) {
-        match &mut self.0 {
-            Inner::Plain(hasher) => hasher.update(bytes),
-            Inner::Keyed(hasher) => hasher.update(bytes),
+        if bytes.len() < PIECE {
+            self.buffer.extend_from_slice(bytes);
+            if self.buffer.len() >= PIECE {
+                self.flush();
+            }
+        } else {
+            self.flush();
+            self.inner.update(bytes);
         }
+    }
+
+    fn flush(&mut self) {
+        self.inner.update(&self.buffer);
+        self.buffer.clear();
     }
 
     /// The digest over all fields.
     #[must_use]
-    pub fn finish(self) -> Digest {
-        Digest(match self.0 {
+    pub fn finish(mut self) -> Digest {
+        self.flush();
+        Digest(match self.inner {
             Inner::Plain(hasher) => hasher.finalize().into(),
             Inner::Keyed(hasher) => hasher.finalize().into_bytes().into(),
         })
+    }
+}
+
+impl Inner {
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(hasher) => hasher.update(bytes),
+            Self::Keyed(hasher) => hasher.update(bytes),
+        }
     }
 }
 

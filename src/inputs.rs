@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::config;
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::source::{Snapshot, Taken};
+use crate::source::{Snapshot, Taken, Versions};
+use crate::tree::Tree;
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]
@@ -21,7 +23,48 @@ pub struct Inputs {
     pub settings: Arc<config::Render>,
 }
 
+/// What was rendered last, and of what: where values alone have changed since, the next render begins with it.
+#[derive(Clone, Debug)]
+pub struct Drawn {
+    objects: Arc<[Taken]>,
+    tree: Tree,
+}
+
 impl Inputs {
+    /// What is to be remembered of a render of these inputs, if nothing was held back by it.
+    #[must_use]
+    pub fn drawn(&self, tree: &Tree) -> Option<Drawn> {
+        (!self.settings.templated).then(|| Drawn { objects: self.snapshot.objects.clone(), tree: tree.clone() })
+    }
+
+    /// What [`Inputs::render`] gives where nothing is refused, if that differs from what was rendered last in some
+    /// objects' values alone; `None` if it may differ in more.
+    #[must_use]
+    pub fn redraw(&self, last: Drawn) -> Option<Rendered> {
+        let Drawn { objects, mut tree } = last;
+        if self.settings.templated || self.snapshot.objects.len() != objects.len() {
+            return None;
+        }
+        for (taken, before) in self.snapshot.objects.iter().zip(objects.iter()) {
+            let (new, old) = (&taken.object, &before.object);
+            if Arc::ptr_eq(new, old) && taken.selected == before.selected {
+                continue;
+            }
+            let alike = taken.selected == before.selected
+                && (&new.id, new.created, new.secret) == (&old.id, old.created, old.secret)
+                && new.data.keys().eq(old.data.keys());
+            if !alike {
+                return None;
+            }
+            for (key, bytes) in &new.data {
+                if !tree.replace(&self.settings.path.place(&new.id, key)?, bytes.clone()) {
+                    return None;
+                }
+            }
+        }
+        (tree.size() <= self.settings.max_size).then(|| Rendered { tree, held_back: Vec::new() })
+    }
+
     /// Their identity: SHA-256, or HMAC-SHA256 by `key` as soon as one of them is secret, since a plain hash would let
     /// anyone test guesses.
     #[must_use]
@@ -30,7 +73,7 @@ impl Inputs {
         hasher.field(env!("CARGO_PKG_VERSION").as_bytes());
         hasher.field(self.settings.flags.as_bytes());
         hasher.field(&[u8::from(self.settings.templated)]);
-        for taken in &self.snapshot.objects {
+        for taken in self.snapshot.objects.iter() {
             hasher.field(&[u8::from(taken.selected)]);
             object(&mut hasher, &taken.object);
         }
@@ -67,7 +110,21 @@ impl Inputs {
     pub fn render(
         &self,
         digest: Digest,
-        published: &BTreeMap<ObjectRef, Arc<Object>>,
+        published: &Versions,
+        refused: &BTreeMap<ObjectRef, String>,
+    ) -> Result<Rendered, Rejection> {
+        let rendered = self.render_beside(digest, &BTreeMap::new(), refused);
+        // Only then does it matter what was published, and thousands need not be looked up for nothing.
+        if rendered.as_ref().is_ok_and(|rendered| rendered.held_back.is_empty()) || published.is_empty() {
+            return rendered;
+        }
+        self.render_beside(digest, &published.by_id(), refused)
+    }
+
+    fn render_beside(
+        &self,
+        digest: Digest,
+        published: &BTreeMap<&ObjectRef, &Arc<Object>>,
         refused: &BTreeMap<ObjectRef, String>,
     ) -> Result<Rendered, Rejection> {
         let objects: Vec<_> = self
@@ -81,14 +138,16 @@ impl Inputs {
                     Kind::Dir => Origin::Dir,
                     Kind::ConfigMap | Kind::Secret => Origin::Named,
                 },
-                previous: published.get(&taken.object.id).filter(|_| taken.selected).cloned(),
+                previous: published.get(&taken.object.id).filter(|_| taken.selected).map(|object| Arc::clone(object)),
             })
             .collect();
         let mut pod = self.settings.pod.clone();
         if let Some(podinfo) = &self.snapshot.podinfo {
             let parse = |file| match podinfo.data.get(file) {
                 None => Ok(BTreeMap::new()),
-                Some(bytes) => render::parse_podinfo(bytes).map_err(|error| Rejection::PodInfo { file, error }),
+                Some(bytes) => {
+                    render::parse_podinfo(&bytes.read()?).map_err(|error| Rejection::PodInfo { file, error })
+                }
             };
             pod.labels = parse("labels")?;
             pod.annotations = parse("annotations")?;
@@ -129,7 +188,7 @@ impl Inputs {
         for object in self.independent() {
             let own = |(key, place): (String, String)| {
                 let bytes = files.get(&place).filter(|_| claims.get(&place) == Some(&1))?.bytes.clone()?;
-                Some((key, Bytes::from(bytes)))
+                Some((key, bytes))
             };
             let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
             if !data.is_empty() {
@@ -145,7 +204,7 @@ impl Inputs {
         let mut templates = Vec::new();
         for (source, dest) in &self.snapshot.templates {
             // A file was read as one key of its own name; a directory is called by its last segment.
-            let is_file = source.data.len() == 1 && source.data.contains_key(&source.id.name);
+            let is_file = source.data.len() == 1 && source.data.contains_key(&*source.id.name);
             if is_file {
                 templates.push(render::template_file(source, dest.as_deref())?);
             } else {
@@ -156,17 +215,74 @@ impl Inputs {
     }
 
     /// Every secret value, to be masked in others' output.
-    pub fn secrets(&self) -> impl Iterator<Item = Bytes> {
+    pub fn secrets(&self) -> impl Iterator<Item = Content> {
         let objects = self.snapshot.objects.iter().map(|taken| &taken.object);
         let templates = self.snapshot.templates.iter().map(|(template, _)| template);
         let values = objects.chain(templates).filter(|object| object.secret).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
-        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes())))
+        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))
     }
 }
 
 fn object(hasher: &mut Hasher, object: &Object) {
-    hasher.field(object.id.to_string().as_bytes());
-    hasher.field(&[u8::from(object.secret)]);
     hasher.field(object.content().as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::render::Pod;
+
+    /// Objects by name: their age, and the values of their keys.
+    type Objects = BTreeMap<String, (i64, BTreeMap<String, u8>)>;
+
+    fn inputs(objects: &Objects) -> Inputs {
+        let taken = objects.iter().map(|(name, (created, keys))| {
+            let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.as_str().into() };
+            let data = keys.iter().map(|(key, value)| (key.clone(), Bytes::from(vec![*value; 9]).into())).collect();
+            Taken { object: Arc::new(Object::new(id, String::new(), *created, false, data)), selected: true }
+        });
+        let settings = config::Render {
+            templated: false,
+            path: "{key}".parse().unwrap(),
+            env: BTreeMap::new(),
+            pod: Pod::default(),
+            max_size: 60,
+            allow_empty: true,
+            flags: String::new(),
+        };
+        Inputs { snapshot: Snapshot { objects: taken.collect(), ..Snapshot::default() }, settings: Arc::new(settings) }
+    }
+
+    fn objects() -> impl Strategy<Value = Objects> {
+        let keys = proptest::collection::btree_map("[a-f]", 0..3u8, 0..3);
+        proptest::collection::btree_map("[x-z]", (0..2i64, keys), 0..3)
+    }
+
+    fn render(inputs: &Inputs) -> Option<Rendered> {
+        let rendered = inputs.render(Digest::UNKNOWN, &Versions::default(), &BTreeMap::new());
+        rendered.ok().filter(|rendered| rendered.held_back.is_empty())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) })]
+
+        #[test]
+        fn what_is_drawn_again_is_what_is_rendered(before in objects(), after in objects(), alike: bool) {
+            // Half of the time, values alone differ.
+            let values = |keys: &BTreeMap<String, u8>| keys.iter().map(|(key, value)| (key.clone(), value / 2)).collect();
+            let edited = before.iter().map(|(name, (age, keys))| (name.clone(), (*age, values(keys)))).collect();
+            let after = if alike { edited } else { after };
+            let (before, after) = (inputs(&before), inputs(&after));
+            let Some(rendered) = render(&before) else { return Ok(()) };
+            let drawn = before.drawn(&rendered.tree).unwrap();
+            let again = after.redraw(drawn);
+            prop_assert!(again.is_some() || !alike);
+            if let Some(again) = again {
+                prop_assert_eq!(Some(again), render(&after));
+            }
+        }
+    }
 }

@@ -31,6 +31,7 @@ pub mod config;
 // The way of a change.
 pub mod candidate;
 pub mod confirm;
+pub mod content;
 pub mod digest;
 pub mod inputs;
 pub mod journal;

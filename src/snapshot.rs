@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use serde::Serialize;
 
+use crate::content::Content;
 use crate::digest::{Digest, Hasher};
 
 /// What kind of thing an object is.
@@ -42,15 +42,15 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One object's identity. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
+/// One object's identity, shared by its copies. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
     /// `ConfigMap`, `Secret` or directory.
     pub kind: Kind,
     /// The namespace; empty for a directory.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `metadata.name`, or the directory's NAME in `--watch-dir NAME=PATH`.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl fmt::Display for ObjectRef {
@@ -78,8 +78,8 @@ pub struct Object {
     /// Whether its values are secret.
     pub secret: bool,
     /// Key to bytes.
-    pub data: BTreeMap<String, Bytes>,
-    /// SHA-256 over the keys and bytes, so that a comparison never reads them twice. In memory only.
+    pub data: BTreeMap<String, Content>,
+    /// SHA-256 over who it is, whether it is secret, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
     content: Digest,
 }
 
@@ -91,17 +91,21 @@ impl Object {
         resource_version: String,
         created: i64,
         secret: bool,
-        data: BTreeMap<String, Bytes>,
+        data: BTreeMap<String, Content>,
     ) -> Self {
         let mut hasher = Hasher::plain();
+        for part in [id.kind.as_str(), &id.namespace, &id.name] {
+            hasher.field(part.as_bytes());
+        }
+        hasher.field(&[u8::from(secret)]);
         for (key, value) in &data {
             hasher.field(key.as_bytes());
-            hasher.field(value);
+            hasher.field(value.digest().as_bytes());
         }
         Self { content: hasher.finish(), id, resource_version, created, secret, data }
     }
 
-    /// The digest over keys and bytes. Never shown: it is unkeyed, and would let anyone test guesses.
+    /// The digest over all that a render depends on but its age. Never shown: it is unkeyed, and would let anyone test guesses.
     #[must_use]
     pub fn content(&self) -> Digest {
         self.content

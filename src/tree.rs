@@ -1,10 +1,12 @@
 //! A generation's files in memory: checked relative paths to bytes.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
 
-use bytes::Bytes;
-
+use crate::content::Content;
 use crate::digest::{Digest, DigestKey, Hasher};
 
 /// A path below the output directory that cannot lead out of it.
@@ -13,7 +15,7 @@ use crate::digest::{Digest, DigestKey, Hasher};
 /// as it is the kubelet's: `pkg/volume/util/atomic_writer.go`), is longer than 255 bytes (`NAME_MAX`), or holds a
 /// control character; at most 1,024 bytes in all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TreePath(String);
+pub struct TreePath(Arc<str>);
 
 /// Why a text is no [`TreePath`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -47,13 +49,25 @@ impl TreePath {
                 return fail("it has a control character");
             }
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The path's text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The path's text, shared.
+    #[must_use]
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+
+    /// Whether that is the very text of this path: then there is no need to compare the two.
+    #[must_use]
+    pub fn is_shared(&self, text: &Arc<str>) -> bool {
+        Arc::ptr_eq(&self.0, text)
     }
 
     /// The first segment: the name that lies in the output directory itself.
@@ -68,6 +82,12 @@ impl TreePath {
     }
 }
 
+impl Borrow<str> for TreePath {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
 impl fmt::Display for TreePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -78,11 +98,11 @@ impl fmt::Display for TreePath {
 #[derive(Clone, PartialEq, Eq)]
 pub struct File {
     /// What lies in it.
-    pub bytes: Bytes,
+    pub bytes: Content,
     /// Whether a value of a secret source went into it: it gets `--secret-mode`, and is redacted in diffs.
     pub secret: bool,
     /// Where it came from, for messages: a template's name, or an object and key.
-    pub origin: String,
+    pub origin: Arc<str>,
 }
 
 impl fmt::Debug for File {
@@ -92,9 +112,11 @@ impl fmt::Debug for File {
 }
 
 /// What one inputs digest rendered to. No path is a prefix of another.
+///
+/// Cheap to clone: what is not changed is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    files: BTreeMap<TreePath, File>,
+    files: Arc<BTreeMap<TreePath, File>>,
 }
 
 /// Two files want one place.
@@ -130,30 +152,51 @@ impl Tree {
     /// Adds a file; refuses a place that is taken.
     pub fn insert(&mut self, path: TreePath, file: File) -> Result<(), CollisionError> {
         if let Some(first) = self.files.get(&path) {
-            return Err(CollisionError::Same { path, first: first.origin.clone(), second: file.origin });
+            return Err(CollisionError::Same {
+                path,
+                first: first.origin.to_string(),
+                second: file.origin.to_string(),
+            });
         }
         for (end, _) in path.0.match_indices('/') {
-            if let Some((above, found)) = self.files.get_key_value(&TreePath(path.0[..end].to_owned())) {
+            if let Some((above, found)) = self.files.get_key_value(&path.0[..end]) {
                 return Err(CollisionError::Nested {
                     file: above.clone(),
-                    file_origin: found.origin.clone(),
+                    file_origin: found.origin.to_string(),
                     below: path,
-                    below_origin: file.origin,
+                    below_origin: file.origin.to_string(),
                 });
             }
         }
         let prefix = format!("{path}/");
-        let below = self.files.range(TreePath(prefix.clone())..).next();
+        let below = self.files.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded)).next();
         if let Some((below, found)) = below.filter(|(below, _)| below.0.starts_with(&prefix)) {
             return Err(CollisionError::Nested {
                 below: below.clone(),
-                below_origin: found.origin.clone(),
+                below_origin: found.origin.to_string(),
                 file: path,
-                file_origin: file.origin,
+                file_origin: file.origin.to_string(),
             });
         }
-        self.files.insert(path, file);
+        Arc::make_mut(&mut self.files).insert(path, file);
         Ok(())
+    }
+
+    /// Gives a file other bytes; `false` if there is none at that path.
+    pub fn replace(&mut self, path: &TreePath, bytes: Content) -> bool {
+        match Arc::make_mut(&mut self.files).get_mut(path) {
+            Some(file) => {
+                file.bytes = bytes;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The sum of all files' lengths, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.files.values().map(|file| file.bytes.len() as u64).sum()
     }
 
     /// Paths and files, in the order of paths.
@@ -164,7 +207,7 @@ impl Tree {
     /// The file at a path.
     #[must_use]
     pub fn get(&self, path: &str) -> Option<&File> {
-        self.files.iter().find(|(at, _)| at.as_str() == path).map(|(_, file)| file)
+        self.files.get(path)
     }
 
     /// Number of files.
@@ -199,14 +242,14 @@ impl Tree {
         hasher.finish()
     }
 
-    /// The keyed digest over paths and bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
+    /// The keyed digest over paths and the digests of bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
     /// tell secrecy, since the kubelet widens those of an fsGroup's files.
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);
-        for (path, file) in &self.files {
+        for (path, file) in self.files.iter() {
             hasher.field(path.as_str().as_bytes());
-            hasher.field(&file.bytes);
+            hasher.field(file.bytes.digest().as_bytes());
         }
         hasher.finish()
     }
@@ -219,7 +262,7 @@ mod tests {
     use super::*;
 
     fn file(origin: &str) -> File {
-        File { bytes: Bytes::new(), secret: false, origin: origin.into() }
+        File { bytes: Content::from(bytes::Bytes::new()), secret: false, origin: origin.into() }
     }
 
     fn path(text: &str) -> TreePath {

@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde::de::IgnoredAny;
 use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
 
+use crate::content::{Content, SpoolError};
 use crate::exec::{self, Command};
 use crate::mask::Output;
 use crate::tree::TreePath;
@@ -99,13 +100,49 @@ pub enum SyntaxError {
 /// YAML and JSON are read as a stream, so that neither nesting nor aliases cost memory: an alias is looked up, and
 /// never expanded.
 pub fn syntax(path: &TreePath, bytes: &[u8]) -> Result<(), SyntaxError> {
-    let ending = path.as_str().rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-    let (format, parse): (_, Parser) = match ending.as_deref() {
-        Some("json") => ("JSON", json),
-        Some("yaml" | "yml") => ("YAML", yaml),
-        Some("toml") => ("TOML", toml),
-        _ => return Ok(()),
-    };
+    match Format::of(path) {
+        Some(format) => well_formed(path, format, bytes),
+        None => Ok(()),
+    }
+}
+
+/// The same, for bytes that are read only if they are to be parsed, and were not found well-formed before.
+pub fn check(path: &TreePath, content: &Content) -> Result<Result<(), SyntaxError>, SpoolError> {
+    let Some(format) = Format::of(path).filter(|format| !content.is_noted(format.note)) else { return Ok(Ok(())) };
+    let checked = well_formed(path, format, &content.read()?);
+    if checked.is_ok() {
+        content.note(format.note);
+    }
+    Ok(checked)
+}
+
+/// How a file is parsed.
+#[derive(Clone, Copy)]
+struct Format {
+    name: &'static str,
+    parse: Parser,
+    /// What stands for it in a [`Content`]'s notes.
+    note: u8,
+}
+
+impl Format {
+    fn of(path: &TreePath) -> Option<Self> {
+        let (_, ending) = path.as_str().rsplit_once('.')?;
+        let is = |one: &str| ending.eq_ignore_ascii_case(one);
+        if is("json") {
+            Some(Self { name: "JSON", parse: json, note: 1 })
+        } else if is("yaml") || is("yml") {
+            Some(Self { name: "YAML", parse: yaml, note: 2 })
+        } else if is("toml") {
+            Some(Self { name: "TOML", parse: toml, note: 4 })
+        } else {
+            None
+        }
+    }
+}
+
+fn well_formed(path: &TreePath, format: Format, bytes: &[u8]) -> Result<(), SyntaxError> {
+    let Format { name: format, parse, .. } = format;
     let path = || path.clone();
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
 use serde::Serialize;
 use similar::{ChangeTag, TextDiff};
 use tokio::sync::{mpsc, watch};
@@ -24,6 +25,7 @@ use crate::app::{self, Exit};
 use crate::args::{DryRunArgs, Format};
 use crate::candidate;
 use crate::config::Config;
+use crate::content::{Content, SpoolError};
 use crate::digest::DigestKey;
 use crate::inputs::Inputs;
 use crate::publish::{Output, Published};
@@ -87,7 +89,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
         None => BTreeMap::new(),
     };
     // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
-    let found = inputs.found(&published);
+    let found = inputs.found(&published).into();
     let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
@@ -98,7 +100,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
             .has_room_for(&rendered.tree)
             .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
     }
-    Ok(Report::new(&rendered, &published))
+    Report::new(&rendered, &published).map_err(|error| start_up(error.into()))
 }
 
 /// For what is only compared with itself.
@@ -115,7 +117,7 @@ async fn read(config: &Config) -> Result<Snapshot, Failure> {
     let refresh = watch::Sender::new(0);
     let mut tasks = JoinSet::new();
     let api = clients.map(|clients| (clients, &config.watches[..]));
-    source::follow(&mut tasks, &config.files, api, config.render.max_size, &refresh, &told);
+    source::follow(&mut tasks, &config.files, api, config.render.max_size, None, &refresh, &told);
     let mut sources = Sources::new(config.specs.iter().cloned());
     let until = Instant::now() + config.once.unwrap_or_default();
     loop {
@@ -179,7 +181,7 @@ struct Difference {
 }
 
 impl Report {
-    fn new(rendered: &Rendered, published: &BTreeMap<String, Published>) -> Self {
+    fn new(rendered: &Rendered, published: &BTreeMap<String, Published>) -> Result<Self, SpoolError> {
         let mut files: BTreeMap<&str, (Option<&Published>, Option<&File>)> = BTreeMap::new();
         for (path, old) in published {
             files.entry(path).or_default().0 = Some(old);
@@ -188,12 +190,13 @@ impl Report {
             files.entry(path.as_str()).or_default().1 = Some(new);
         }
         let held_back = rendered.held_back.iter();
-        Self {
-            files: files.into_iter().map(|(path, (old, new))| Difference::new(path, old, new)).collect(),
+        let files = files.into_iter().map(|(path, (old, new))| Difference::new(path, old, new));
+        Ok(Self {
+            files: files.collect::<Result<_, _>>()?,
             held_back: held_back
                 .map(|held| HeldBack { source: held.source.to_string(), reason: held.reason.clone() })
                 .collect(),
-        }
+        })
     }
 
     /// For people. `terminal`: what is read is shown on one, so that control characters are escaped, and colours are
@@ -227,7 +230,7 @@ impl Report {
 }
 
 impl Difference {
-    fn new(path: &str, old: Option<&Published>, new: Option<&File>) -> Self {
+    fn new(path: &str, old: Option<&Published>, new: Option<&File>) -> Result<Self, SpoolError> {
         let was_secret = old.map(|old| old.secret != Some(false));
         let secret = was_secret == Some(true) || new.is_some_and(|new| new.secret);
         let change = match (old, new) {
@@ -235,21 +238,25 @@ impl Difference {
             (_, None) => Change::Removed,
             (Some(old), Some(new)) => {
                 let same_secrecy = old.secret.is_none_or(|secret| secret == new.secret);
-                let same = same_secrecy && old.bytes.as_deref() == Some(&*new.bytes);
+                let same = same_secrecy && old.bytes.as_ref() == Some(&new.bytes);
                 if same { Change::Same } else { Change::Changed }
             }
         };
         let mut difference = Self { path: path.to_owned(), change, secret, diff: None, summary: None };
         if change == Change::Same {
-            return difference;
+            return Ok(difference);
         }
-        let old_bytes = old.map_or(Some(&[][..]), |old| old.bytes.as_deref());
-        let new_bytes = new.map_or(&[][..], |new| &*new.bytes);
-        let texts = old_bytes.and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(new_bytes).ok());
+        let old_bytes = match old {
+            Some(old) => old.bytes.as_ref().map(Content::read).transpose()?,
+            None => Some(Bytes::new()),
+        };
+        let new_bytes = new.map(|new| new.bytes.read()).transpose()?.unwrap_or_default();
+        let texts =
+            old_bytes.as_deref().and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
         match texts {
             Some((before, after)) if !secret => difference.diff = Some(unified(path, change, before, after)),
             _ => {
-                let why = match old_bytes {
+                let why = match &old_bytes {
                     _ if secret => "secret",
                     None => "it cannot be read here",
                     Some(_) => "binary",
@@ -258,8 +265,8 @@ impl Difference {
                     Some(bytes) if why != "binary" => format!("{size} bytes in {} lines", lines(bytes)),
                     _ => format!("{size} bytes"),
                 };
-                let before = old.map(|old| size(old.size, old.bytes.as_deref()));
-                let after = new.map(|new| size(new.bytes.len() as u64, Some(&*new.bytes)));
+                let before = old.map(|old| size(old.size, old_bytes.as_deref()));
+                let after = new.map(|new| size(new.bytes.len() as u64, Some(&*new_bytes)));
                 difference.summary = Some(match (before, after) {
                     (Some(before), Some(after)) => format!("differs ({why}, {before} → {after})"),
                     (None, after) => format!("added ({why}, {})", after.unwrap_or_default()),
@@ -267,7 +274,7 @@ impl Difference {
                 });
             }
         }
-        difference
+        Ok(difference)
     }
 }
 

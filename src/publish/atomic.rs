@@ -50,6 +50,7 @@ impl Publisher for Atomic<'_> {
     /// The directory's own name is not waited for: the journal that announces the generation lies beside it, and waits
     /// for both before `..data` can name it.
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
+        self.refuse_foreign(tree)?;
         self.0.write_tree(&self.0.dir, top, top, tree.iter())
     }
 
@@ -70,7 +71,7 @@ impl Publisher for Atomic<'_> {
                 if let Some(file) = files.get(path.as_str()) {
                     let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
                     let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
-                    let same = read.filter(|(bytes, _)| *bytes == file.bytes);
+                    let same = read.filter(|(bytes, _)| Digest::of(bytes) == file.bytes.digest());
                     let Some((_, fd)) = same else { return Ok(false) };
                     if Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode & 0o777) != mode {
                         return Ok(false);
@@ -223,8 +224,8 @@ impl Output {
             }
             let dir = open.last().map_or(&root, |(.., dir)| dir);
             let mode = if file.secret { self.secret_mode } else { self.file_mode };
-            let fd =
-                dir.create(name, &file.bytes, self.group, mode).map_err(|errno| self.io("write", &path_text, errno))?;
+            let bytes = file.bytes.read()?;
+            let fd = dir.create(name, &bytes, self.group, mode).map_err(|errno| self.io("write", &path_text, errno))?;
             written.push((fd, path_text));
             if written.len() >= BATCH {
                 self.flush(&mut written)?;
@@ -280,18 +281,19 @@ impl Content<'_> {
                 return Err(self.spoilt(&path, "not the file that it was just now".into()));
             };
             self.take(&path, size)?;
-            self.hasher.field(&path);
-            self.hasher.begin(size);
+            let mut hasher = Hasher::plain();
             let mut left = Some(size);
             let read = read_to_end(file, |chunk| {
                 left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
-                self.hasher.more(chunk);
+                hasher.more(chunk);
                 left.is_some()
             });
             read.map_err(|errno| failed(self, errno))?;
             if left != Some(0) {
                 return Err(self.spoilt(&path, "a file that is being changed".into()));
             }
+            self.hasher.field(&path);
+            self.hasher.field(hasher.finish().as_bytes());
         }
         Ok(())
     }

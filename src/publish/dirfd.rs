@@ -196,7 +196,7 @@ impl Dir {
     }
 }
 
-fn write_all(file: impl AsFd, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_all(file: impl AsFd, bytes: &[u8]) -> Result<()> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let written = retry_on_intr(|| write(&file, rest))?;

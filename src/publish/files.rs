@@ -12,15 +12,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode, RenameFlags};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, look, read_to_end};
+use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, look, read_to_end, write_all};
 use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::manifest::{Entry, Manifest, above};
@@ -62,10 +63,63 @@ pub(super) fn is_laid_out(dir: &Dir) -> rustix::io::Result<bool> {
 
 /// What is known of a place.
 struct Books {
-    /// What is ours whatever lies there: the current generation's files, but those that are not in place yet.
-    current: BTreeSet<String>,
+    /// What is ours whatever lies there: the current generation's files,
+    current: Option<Arc<Manifest>>,
+    /// but these, which are not in place yet.
+    absent: BTreeSet<String>,
     /// By the generation's directory.
-    manifests: BTreeMap<String, Manifest>,
+    manifests: BTreeMap<String, Arc<Manifest>>,
+}
+
+impl Books {
+    fn is_current(&self, path: &str) -> bool {
+        self.current.as_ref().is_some_and(|current| current.files.contains_key(path)) && !self.absent.contains(path)
+    }
+}
+
+/// What need not be read again: with thousands of files, that takes longer than all else.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Manifests, by the generation's directory. Each is believed for as long as the file that it was read from, or
+    /// written to, was not touched.
+    manifests: Mutex<BTreeMap<String, (Stamp, Arc<Manifest>)>>,
+    seen: Mutex<Seen>,
+}
+
+/// Directories as they were when all files of a generation were in place in them. While one is as it was, no name in it
+/// was removed or replaced. What somebody writes into a file of ours does not show there, and matters only when that file
+/// is replaced. What happens to a directory during our own renames in it is not noticed until it happens again.
+#[derive(Debug, Default)]
+struct Seen {
+    generation: String,
+    directories: BTreeMap<String, Stamp>,
+}
+
+/// Of how many directories that is remembered: a look at a directory costs more than one at a file.
+const MOST_SEEN: usize = 64;
+
+/// A tree beside what is in place.
+struct Compared {
+    manifest: Manifest,
+    /// The files that are to be written.
+    changed: BTreeSet<Arc<str>>,
+    /// The directories, as they were before their files were looked at.
+    directories: BTreeMap<String, Stamp>,
+}
+
+/// What changes when a file is written, replaced, or given away, or when a directory's names change.
+type Stamp = (u64, u64, i64, i64, u32);
+
+fn stamp(stat: &Stat) -> Stamp {
+    // What it is on this platform: signed or not, 32 or 64 bits.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_fallible_conversions, reason = "types differ by platform")]
+    (
+        stat.st_ino,
+        stat.st_size.try_into().unwrap_or(u64::MAX),
+        stat.st_ctime,
+        stat.st_ctime_nsec.try_into().unwrap_or(-1),
+        stat.st_uid,
+    )
 }
 
 /// The layout of single files of an output.
@@ -95,7 +149,7 @@ impl Publisher for Files<'_> {
             format!(
                 "{} was changed or removed by somebody else since it was published ({} such in all): it stays so until \
                  its source changes, and cannot be gone back to",
-                self.0.path.join(path).display(),
+                self.0.path.join(&***path).display(),
                 changed.len()
             )
         });
@@ -104,12 +158,17 @@ impl Publisher for Files<'_> {
 
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
         let books = self.books()?;
-        self.refuse(&books, tree.iter().map(|(path, _)| path.as_str()))
+        let Compared { changed, .. } = self.compare(tree, &books)?;
+        self.refuse(&books, changed.iter().map(|path| &**path))
     }
 
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError> {
         let output = self.0;
         let failed = |doing, errno| output.io(doing, name, errno);
+        let books = self.books()?;
+        let Compared { manifest, changed, directories } = self.compare(tree, &books)?;
+        // What is in place is ours.
+        self.refuse(&books, changed.iter().map(|path| &**path))?;
         let top = output
             .dir
             .make(name, output.group, self.own_mode())
@@ -118,7 +177,6 @@ impl Publisher for Files<'_> {
         if whole {
             return output.write_tree(&top, FILES, &path_of_files, tree.iter());
         }
-        let (manifest, changed) = self.compare(tree)?;
         output.write_tree(
             &top,
             FILES,
@@ -126,8 +184,14 @@ impl Publisher for Files<'_> {
             tree.iter().filter(|(path, _)| changed.contains(path.as_str())),
         )?;
         let mode = Mode::from_raw_mode(0o600);
-        let written = top.create(MANIFEST, &manifest.to_bytes(), None, mode).and_then(fsync);
-        written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        let written = top.create(MANIFEST, &[], None, mode).and_then(|file| {
+            manifest.write(|piece| write_all(&file, piece))?;
+            fsync(&file)?;
+            fstat(&file)
+        });
+        let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        self.remember(name, &stat, Arc::new(manifest));
+        *self.seen() = Seen { generation: name.to_owned(), directories };
         top.sync().map_err(|errno| failed("sync", errno))?;
         output.dir.sync().map_err(|errno| output.io("sync", "", errno))
     }
@@ -185,7 +249,7 @@ impl Publisher for Files<'_> {
         let mut stale = BTreeSet::new();
         let mut empty = BTreeSet::new();
         for (_, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
-            stale.extend(manifest.files.keys().filter(|path| !wanted.files.contains_key(*path)));
+            stale.extend(manifest.missing_in(&wanted).map(|(path, _)| path));
             empty.extend(manifest.directories.iter().filter(|path| !wanted.is_above(path)));
         }
         let mut place = Way::from(&self.0.dir);
@@ -205,7 +269,7 @@ impl Publisher for Files<'_> {
                 }
                 _ => warn!(
                     "{} is not needed any more, and left: it is not what Trimtab published there",
-                    self.0.path.join(path).display()
+                    self.0.path.join(&**path).display()
                 ),
             }
         }
@@ -240,29 +304,30 @@ impl Publisher for Files<'_> {
                 None => None,
             };
             if copy.is_some() {
-                self.refuse(&books, [path.as_str()].into_iter())?;
+                self.refuse(&books, [&**path].into_iter())?;
             }
             let found = match copy {
                 Some(copy) => Some(copy),
                 None => open_at(&mut place, path).map_err(failed)?,
             };
             let Some((file, size)) = found else { return Err(failed(Errno::NOENT)) };
-            let spoilt = |what: &str| PublishError::Spoilt { path: self.0.path.join(path), what: what.into() };
+            let spoilt = |what: &str| PublishError::Spoilt { path: self.0.path.join(&**path), what: what.into() };
             if size != entry.size {
                 return Err(spoilt("of another size"));
             }
-            hasher.field(path.as_bytes());
-            hasher.begin(size);
+            let mut bytes = Hasher::plain();
             let mut left = Some(size);
             let read = read_to_end(file, |chunk| {
                 left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
-                hasher.more(chunk);
+                bytes.more(chunk);
                 left.is_some()
             });
             read.map_err(failed)?;
             if left != Some(0) {
                 return Err(spoilt("a file that is being changed"));
             }
+            hasher.field(path.as_bytes());
+            hasher.field(bytes.finish().as_bytes());
         }
         Ok(hasher.finish())
     }
@@ -272,7 +337,7 @@ impl Publisher for Files<'_> {
         let mut seen = BTreeSet::new();
         for path in self.required(name)?.files.keys() {
             let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
-            for (at, access) in directories.chain([(path.as_str(), 4)]) {
+            for (at, access) in directories.chain([(&**path, 4)]) {
                 let reached = reached(place.to(at, None)).map_err(|errno| self.0.io("read", at, errno))?;
                 let Some((dir, leaf)) = reached else { continue };
                 let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
@@ -291,16 +356,16 @@ impl Publisher for Files<'_> {
         let mut left = limit;
         let mut place = Way::from(&self.0.dir);
         let mut files = BTreeMap::new();
-        for path in self.required(name)?.files.into_keys() {
-            let failed = |errno| self.0.io("read", &path, errno);
-            let Some((dir, leaf)) = reached(place.to(&path, None)).map_err(failed)? else { continue };
+        for path in self.required(name)?.files.keys() {
+            let failed = |errno| self.0.io("read", path, errno);
+            let Some((dir, leaf)) = reached(place.to(path, None)).map_err(failed)? else { continue };
             let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                 Err(Errno::NOENT) => continue,
                 stat => stat.map_err(failed)?,
             };
             if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
-                let found = self.0.published_file(dir, leaf, &stat, &mut left).map_err(failed)?;
-                files.insert(path, found);
+                let found = self.0.published_file(dir, leaf, path, &stat, &mut left)?;
+                files.insert(path.to_string(), found);
             }
         }
         Ok(files)
@@ -314,7 +379,7 @@ impl Files<'_> {
             other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
         };
         let ours = match &read {
-            Some((_, file)) => is_own(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?,
+            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?),
             None => false,
         };
         let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
@@ -346,21 +411,54 @@ impl Files<'_> {
     }
 
     /// The manifest of a generation; `None` if it has none, or one that a power loss has torn before it was published.
-    fn manifest(&self, name: &str) -> Result<Option<Manifest>, PublishError> {
+    fn manifest(&self, name: &str) -> Result<Option<Arc<Manifest>>, PublishError> {
         let failed = |errno| self.0.io("read", &format!("{name}/{MANIFEST}"), errno);
         let dir = match Dir::open(&self.0.dir, name) {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
             opened => opened.map_err(failed)?,
         };
+        let stat = match statat(&dir, MANIFEST, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(None),
+            stat => stat.map_err(failed)?,
+        };
+        let known = self.remembered().get(name).filter(|(known, _)| *known == stamp(&stat)).cloned();
+        if let Some((_, manifest)) = known {
+            return Ok(Some(manifest));
+        }
         let read = match dir.read(MANIFEST, MANIFEST_LIMIT) {
             Err(Errno::NOENT) => None,
             read => read.map_err(failed)?,
         };
         let Some((bytes, file)) = read else { return Ok(None) };
-        Ok(if is_own(&file).map_err(failed)? { Manifest::parse(&bytes) } else { None })
+        let stat = fstat(&file).map_err(failed)?;
+        let manifest = if is_own(&stat) { Manifest::parse(&bytes).map(Arc::new) } else { None };
+        if let Some(manifest) = &manifest {
+            self.remember(name, &stat, manifest.clone());
+        }
+        Ok(manifest)
     }
 
-    fn required(&self, name: &str) -> Result<Manifest, PublishError> {
+    fn remembered(&self) -> MutexGuard<'_, BTreeMap<String, (Stamp, Arc<Manifest>)>> {
+        self.0.memory.manifests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.memory.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A directory's stamp; `None` if there is no such directory.
+    fn stamp_of(&self, way: &mut Way<'_>, directory: &str) -> Result<Option<Stamp>, PublishError> {
+        let inside = if directory.is_empty() { "x".to_owned() } else { format!("{directory}/x") };
+        let failed = |errno| self.0.io("stat", directory, errno);
+        let Some((dir, _)) = reached(way.to(&inside, None)).map_err(failed)? else { return Ok(None) };
+        fstat(dir).map(|stat| Some(stamp(&stat))).map_err(failed)
+    }
+
+    fn remember(&self, name: &str, stat: &Stat, manifest: Arc<Manifest>) {
+        self.remembered().insert(name.to_owned(), (stamp(stat), manifest));
+    }
+
+    fn required(&self, name: &str) -> Result<Arc<Manifest>, PublishError> {
         let manifest = self.manifest(name)?;
         manifest.ok_or_else(|| self.record(&format!("{name}/{MANIFEST}"), "is missing or not what Trimtab wrote"))
     }
@@ -372,16 +470,14 @@ impl Files<'_> {
                 manifests.insert(name, manifest);
             }
         }
-        let mut current = BTreeSet::new();
-        if let Some(name) = self.current()?
-            && let Some(manifest) = manifests.get(&name)
-        {
-            current.extend(manifest.files.keys().cloned());
-            for path in self.staged(&name)? {
-                current.remove(&path);
-            }
-        }
-        Ok(Books { current, manifests })
+        self.remembered().retain(|name, _| manifests.contains_key(name));
+        let name = self.current()?;
+        let current = name.as_ref().and_then(|name| manifests.get(name)).cloned();
+        let absent = match &name {
+            Some(name) if current.is_some() => self.staged(name)?,
+            _ => BTreeSet::new(),
+        };
+        Ok(Books { current, absent, manifests })
     }
 
     /// Where a generation has what is not in place.
@@ -418,21 +514,47 @@ impl Files<'_> {
     }
 
     /// The manifest of a tree, and which of its files are to be written: the others are in place.
-    fn compare(&self, tree: &Tree) -> Result<(Manifest, BTreeSet<String>), PublishError> {
+    fn compare(&self, tree: &Tree, books: &Books) -> Result<Compared, PublishError> {
         let key = self.key()?;
-        let books = self.books()?;
         let none = Manifest::default();
-        let current = self.current()?.and_then(|name| books.manifests.get(&name)).unwrap_or(&none);
+        let current = books.current.as_deref().unwrap_or(&none);
+        let mut known = current.files.iter().peekable();
+        let current_name = self.current()?;
+        let seen = Some(self.seen()).filter(|seen| current_name.as_ref() == Some(&seen.generation));
+        let seen = seen.map(|seen| seen.directories.clone()).unwrap_or_default();
+        // The directory of the file before, and whether it is as it was seen.
+        let (mut directories, mut directory, mut untouched) = (BTreeMap::new(), None, false);
         let mut place = Way::from(&self.0.dir);
         let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
-        for (path, file) in tree.iter() {
-            let path = path.as_str();
+        let mut files = Vec::with_capacity(tree.len());
+        for (shared, file) in tree.iter() {
+            let path = shared.as_str();
             let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
-            let mut hasher = Hasher::keyed(&key);
-            hasher.field(&file.bytes);
-            let entry = Entry { digest: hasher.finish(), size: file.bytes.len() as u64, mode: mode.as_raw_mode() };
-            let ours = above(path).filter(|above| current.directories.contains(*above));
-            manifest.directories.extend(ours.map(str::to_owned));
+            while known.next_if(|(known, _)| !shared.is_shared(known) && &***known < path).is_some() {}
+            let known = known.next_if(|(known, _)| shared.is_shared(known) || &***known == path);
+            let known = known.map(|(_, entry)| entry);
+            let plain = file.bytes.digest();
+            let digest = match known {
+                Some(known) if known.plain == Some(plain) => known.digest,
+                _ => keyed(&key, plain),
+            };
+            let size = file.bytes.len() as u64;
+            let entry = Entry { digest, plain: Some(plain), size, mode: mode.as_raw_mode() };
+            let its = path.rsplit_once('/').map_or("", |(above, _)| above);
+            if directory != Some(its) {
+                directory = Some(its);
+                let ours = above(path).filter(|above| current.directories.contains(*above));
+                manifest.directories.extend(ours.map(str::to_owned));
+                let now = if directories.len() < MOST_SEEN { self.stamp_of(&mut place, its)? } else { None };
+                untouched = now.is_some() && now.as_ref() == seen.get(its);
+                if let Some(now) = now {
+                    directories.entry(its.to_owned()).or_insert(now);
+                }
+            }
+            if untouched && known == Some(&entry) && !books.absent.contains(path) {
+                files.push((shared.shared(), entry));
+                continue;
+            }
             let in_place = match place.to(path, None) {
                 Ok((dir, leaf)) => match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
                     Err(Errno::NOENT) => false,
@@ -449,12 +571,14 @@ impl Files<'_> {
                 }
                 Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
             };
-            if !(in_place && current.files.get(path) == Some(&entry) && books.current.contains(path)) {
-                changed.insert(path.to_owned());
+            if !(in_place && known == Some(&entry) && !books.absent.contains(path)) {
+                changed.insert(shared.shared());
             }
-            manifest.files.insert(path.to_owned(), entry);
+            files.push((shared.shared(), entry));
         }
-        Ok((manifest, changed))
+        // In order already: so it is made in one go.
+        manifest.files = files.into_iter().collect();
+        Ok(Compared { manifest, changed, directories })
     }
 
     /// An error if something that is not ours lies at one of these paths, or above it.
@@ -487,7 +611,7 @@ impl Files<'_> {
         match lies {
             Lies::Missing => Ok(true),
             Lies::Other(FileType::Directory) => self.is_all_ours(books, path),
-            _ if books.current.contains(path) => Ok(true),
+            _ if books.is_current(path) => Ok(true),
             Lies::Other(FileType::RegularFile) => {
                 let mut way = Way::from(&self.0.dir);
                 match reached(way.to(path, None)).map_err(|errno| self.0.io("read", path, errno))? {
@@ -512,7 +636,7 @@ impl Files<'_> {
                 let below = format!("{at}/{name}");
                 match look(dir, name.as_str()).map_err(failed)? {
                     Lies::Other(FileType::Directory) if above(&below).count() < MAX_DEPTH => open.push(below),
-                    _ if books.current.contains(&below) => {}
+                    _ if books.is_current(&below) => {}
                     Lies::Other(FileType::RegularFile) if self.is_claimed(books, &below, dir, &name)? => {}
                     _ => return Ok(false),
                 }
@@ -536,7 +660,7 @@ impl Files<'_> {
         let manifest = self.required(name)?;
         let staged = self.staged(name)?;
         let books = self.books()?;
-        let places = || manifest.files.keys().map(String::as_str).filter(|path| staged.contains(*path));
+        let places = || staged.iter().map(String::as_str).filter(|path| manifest.files.contains_key(*path));
         self.refuse(&books, places())?;
         // On the way back all copies are there: they were made on the way forth.
         if current.and_then(sequence_of) < sequence_of(name) {
@@ -561,16 +685,16 @@ impl Files<'_> {
     /// Copies what a swap to this generation will replace or remove, for each generation that has it: on return the
     /// copies are on the disk.
     fn keep(&self, name: &str, next: &Manifest, changed: &BTreeSet<String>, books: &Books) -> Result<(), PublishError> {
-        let current = self.current()?;
-        let Some(in_place) = current.as_deref().and_then(|current| books.manifests.get(current)) else { return Ok(()) };
+        let Some(in_place) = &books.current else { return Ok(()) };
+        let replaced = changed.iter().filter_map(|path| in_place.files.get_key_value(path.as_str()));
+        let leaving: BTreeMap<_, _> = replaced.chain(in_place.missing_in(next)).collect();
         for (other, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
             let kept = self.staged(other)?;
-            let goes = |(path, entry): &(&String, &Entry)| {
-                (changed.contains(*path) || !next.files.contains_key(*path))
-                    && !kept.contains(*path)
-                    && in_place.files.get(*path).is_some_and(|placed| placed.digest == entry.digest)
+            let of = |(path, placed): (&&Arc<str>, &&Entry)| {
+                let (path, entry) = manifest.files.get_key_value(&***path)?;
+                (!kept.contains(&**path) && placed.digest == entry.digest).then_some((path, entry))
             };
-            let goes: Vec<_> = manifest.files.iter().filter(goes).collect();
+            let goes: Vec<_> = leaving.iter().filter_map(of).collect();
             if !goes.is_empty() {
                 self.keep_of(other, &goes)?;
             }
@@ -590,7 +714,7 @@ impl Files<'_> {
             let Some(files) = self.files(other)? else { continue };
             let mut kept = Way::from(&files);
             for path in self.staged(other)? {
-                let Some(entry) = manifest.files.get(&path) else { continue };
+                let Some(entry) = manifest.files.get(&*path) else { continue };
                 let in_place = match reached(place.to(&path, None)).map_err(failed)? {
                     Some((dir, leaf)) => is_entry(dir, leaf, entry, &key).map_err(failed)?,
                     None => false,
@@ -603,7 +727,7 @@ impl Files<'_> {
         Ok(())
     }
 
-    fn keep_of(&self, name: &str, goes: &[(&String, &Entry)]) -> Result<(), PublishError> {
+    fn keep_of(&self, name: &str, goes: &[(&Arc<str>, &Entry)]) -> Result<(), PublishError> {
         let output = self.0;
         let key = self.key()?;
         let failed = |doing, errno| output.io(doing, name, errno);
@@ -624,21 +748,20 @@ impl Files<'_> {
                 let failed = |errno| output.io("keep a copy of", path, errno);
                 let copy = number.to_string();
                 let mut digest = None;
-                if let Some((file, size)) = open_at(&mut place, path).map_err(failed)? {
-                    let mut hasher = Hasher::keyed(&key);
-                    hasher.begin(size);
+                if let Some((file, _)) = open_at(&mut place, path).map_err(failed)? {
+                    let mut hasher = Hasher::plain();
                     let mode = Mode::from_raw_mode(entry.mode);
                     let result = part.copy(&copy, file, output.group, mode, |chunk| hasher.more(chunk));
                     written.push((result.map_err(failed)?, format!("{name}/{PART}/{copy}")));
-                    digest = Some(hasher.finish());
+                    digest = Some(keyed(&key, hasher.finish()));
                 }
                 if digest == Some(entry.digest) {
-                    copies.push((copy, *path));
+                    copies.push((copy, &***path));
                 } else {
                     warn!(
                         "{} was changed or removed by somebody else since it was published: it is replaced, and cannot \
                          be gone back to",
-                        output.path.join(path).display()
+                        output.path.join(&***path).display()
                     );
                 }
             }
@@ -661,7 +784,7 @@ impl Files<'_> {
 
     /// Moves into place what the current generation has not in place yet; its manifest. `again`, if that may have been
     /// begun before: what was moved then is perhaps not on the disk.
-    fn complete(&self, again: bool) -> Result<Option<Manifest>, PublishError> {
+    fn complete(&self, again: bool) -> Result<Option<Arc<Manifest>>, PublishError> {
         let Some(Pointer { current, from }) = self.pointer()? else { return Ok(None) };
         if self.0.look(&current)? != Lies::Other(FileType::Directory) {
             return Ok(None);
@@ -670,15 +793,21 @@ impl Files<'_> {
         let staged = self.staged(&current)?;
         let files = self.files(&current)?;
         let mut books = self.books()?;
-        books.current.clear();
         let first = from.is_none();
-        if let Some(before) = from.and_then(|from| books.manifests.get(&from)) {
-            books.current.extend(before.files.keys().cloned());
-        }
+        books.current = from.and_then(|from| books.manifests.get(&from)).cloned();
+        books.absent.clear();
         let key = self.key()?;
+        let seen = std::mem::take(&mut *self.seen());
+        let mut seen = if seen.generation == current && !again { seen } else { Seen::default() };
+        let mut place = Way::from(&self.0.dir);
+        for (directory, before) in std::mem::take(&mut seen.directories) {
+            if self.stamp_of(&mut place, &directory)? == Some(before) {
+                seen.directories.insert(directory, before);
+            }
+        }
         // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.
         let mut place = Way::from(&self.0.dir);
-        for path in manifest.files.keys().filter(|path| staged.contains(*path)) {
+        for path in staged.iter().filter(|path| manifest.files.contains_key(path.as_str())) {
             self.make_room(&books, path, &mut place)?;
             if again || first {
                 place.all_changed();
@@ -687,14 +816,22 @@ impl Files<'_> {
         place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))?;
         let mut source = files.as_ref().map(Way::from);
         let mut place = Way::from(&self.0.dir);
-        for (path, entry) in &manifest.files {
+        let moves = staged.iter().filter_map(|path| manifest.files.get_key_value(path.as_str()));
+        let all: Box<dyn Iterator<Item = _>> = if again { Box::new(manifest.files.iter()) } else { Box::new(moves) };
+        for (path, entry) in all {
             match &mut source {
-                Some(source) if staged.contains(path) => self.put(&books, &key, path, entry, source, &mut place)?,
+                Some(source) if staged.contains(&**path) => self.put(&books, &key, path, entry, source, &mut place)?,
                 _ if again && place.to(path, None).is_ok() => place.all_changed(),
                 _ => {}
             }
         }
         place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))?;
+        let mut place = Way::from(&self.0.dir);
+        for (directory, stamp) in &mut seen.directories {
+            // One that is gone is not as it was.
+            *stamp = self.stamp_of(&mut place, directory)?.unwrap_or_default();
+        }
+        *self.seen() = seen;
         Ok(Some(manifest))
     }
 
@@ -725,7 +862,7 @@ impl Files<'_> {
             // A copy that was kept for a swap that did not come to be.
             return staged.remove(staged_leaf).map_err(failed);
         }
-        let moved = if books.current.contains(path) {
+        let moved = if books.is_current(path) {
             renameat(staged, staged_leaf, dir, leaf)
         } else {
             match renameat_with(staged, staged_leaf, dir, leaf, RenameFlags::NOREPLACE) {
@@ -764,8 +901,8 @@ impl Files<'_> {
 }
 
 /// Whether a file is this user's: others may write to the output, and put there what looks like ours.
-fn is_own(file: &OwnedFd) -> rustix::io::Result<bool> {
-    Ok(fstat(file)?.st_uid == geteuid().as_raw())
+fn is_own(stat: &Stat) -> bool {
+    stat.st_uid == geteuid().as_raw()
 }
 
 /// Whether the file is as a manifest has it.
@@ -780,16 +917,22 @@ fn is_entry(dir: &Dir, leaf: &str, entry: &Entry, key: &DigestKey) -> rustix::io
     Ok(alike && digest_of(dir, leaf, key)? == Some(entry.digest))
 }
 
-/// The digest of a file's bytes; `None` if there is no such file.
+/// The digest of a file's bytes, as a manifest has it; `None` if there is no such file.
 fn digest_of(dir: &Dir, leaf: &str, key: &DigestKey) -> rustix::io::Result<Option<Digest>> {
-    let Some((file, size)) = opened(dir.open_file(leaf))? else { return Ok(None) };
-    let mut hasher = Hasher::keyed(key);
-    hasher.begin(size);
+    let Some((file, _)) = opened(dir.open_file(leaf))? else { return Ok(None) };
+    let mut hasher = Hasher::plain();
     read_to_end(file, |chunk| {
         hasher.more(chunk);
         true
     })?;
-    Ok(Some(hasher.finish()))
+    Ok(Some(keyed(key, hasher.finish())))
+}
+
+/// What a manifest has of bytes with this digest.
+fn keyed(key: &DigestKey, bytes: Digest) -> Digest {
+    let mut hasher = Hasher::keyed(key);
+    hasher.field(bytes.as_bytes());
+    hasher.finish()
 }
 
 /// Opens the file at a path, with its size; `None` if there is no such file.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use rustix::fs::{Access, AtFlags, FileType, Stat, accessat, fstat, statat};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
@@ -9,6 +10,7 @@ use rustix::process::{getegid, geteuid};
 use super::dirfd::Dir;
 use super::layout::describe;
 use super::{Config, Output, PublishError, SETGID, checked, existing, own_path};
+use crate::content::Content;
 use crate::digest::DigestKey;
 use crate::process::Reader;
 use crate::tree::Tree;
@@ -17,7 +19,7 @@ use crate::tree::Tree;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Published {
     /// What lies in it; `None` if that cannot be read, or is more than was asked for.
-    pub bytes: Option<Vec<u8>>,
+    pub bytes: Option<Content>,
     /// Its size in bytes.
     pub size: u64,
     /// Whether a secret went into it, as its mode tells; `None` where `--secret-mode` keeps no more from others than
@@ -94,7 +96,7 @@ impl Output {
                     self.walk(&below, &path, depth - 1, left, files)?;
                 }
                 FileType::RegularFile => {
-                    let found = self.published_file(dir, text, &stat, left).map_err(failed)?;
+                    let found = self.published_file(dir, text, &path, &stat, left)?;
                     files.insert(path, found);
                 }
                 _ => {}
@@ -108,16 +110,21 @@ impl Output {
         &self,
         dir: &Dir,
         name: &str,
+        path: &str,
         stat: &Stat,
         left: &mut u64,
-    ) -> rustix::io::Result<Published> {
+    ) -> Result<Published, PublishError> {
         let most = usize::try_from(*left).unwrap_or(usize::MAX);
         let bytes = match dir.read(name, most) {
-            Ok(read) => read.map(|(bytes, _)| bytes),
+            Ok(read) => read.map(|(bytes, _)| Bytes::from(bytes)),
             Err(Errno::ACCESS | Errno::PERM) => None,
-            Err(errno) => return Err(errno),
+            Err(errno) => return Err(self.io("read", path, errno)),
         };
         *left = left.saturating_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
+        let bytes = match (bytes, self.spool.get()) {
+            (Some(bytes), Some(spool)) => Some(spool.keep(bytes)?),
+            (bytes, _) => bytes.map(Content::from),
+        };
         let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));
         Ok(Published { bytes, size, secret })
     }

@@ -43,7 +43,8 @@ pub(super) trait Publisher {
     /// An error if something that is not ours lies where the tree needs to be.
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError>;
 
-    /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it.
+    /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it. Refuses
+    /// what [`Publisher::refuse_foreign`] does.
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError>;
 
     /// Where in the output a program finds the candidate's files.
@@ -124,7 +125,6 @@ impl Output {
 
     fn stage_as(&self, generation: &Generation, tree: &Tree, whole: bool) -> Result<(), PublishError> {
         let name = self.not_current(generation, "staged")?;
-        self.layout().refuse_foreign(tree)?;
         self.dir.remove(name).map_err(|errno| self.io("remove the left-over", name, errno))?;
         let written = self.layout().write(name, tree, whole);
         if written.is_err() {

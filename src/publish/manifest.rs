@@ -2,8 +2,9 @@
 //! down beside its content in the `files` layout.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::digest::Digest;
 use crate::tree::TreePath;
@@ -11,22 +12,35 @@ use crate::tree::TreePath;
 const FIRST_LINE: &str = "trimtab manifest 1";
 const LAST_LINE: &str = "end";
 
+/// How much is written in one go, in bytes; a little more if it comes so.
+const PIECE: usize = 16 << 10;
+
 /// A file of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
     /// Of its bytes, keyed by the output's own key.
     pub(super) digest: Digest,
+    /// The same without a key, where that is known: it is not written down.
+    pub(super) plain: Option<Digest>,
     /// In bytes.
     pub(super) size: u64,
     /// Its permissions.
     pub(super) mode: u32,
 }
 
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        (self.digest, self.size, self.mode) == (other.digest, other.size, other.mode)
+    }
+}
+
+impl Eq for Entry {}
+
 /// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
 /// before is not ours to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    pub(super) files: BTreeMap<String, Entry>,
+    pub(super) files: BTreeMap<Arc<str>, Entry>,
     pub(super) directories: BTreeSet<String>,
 }
 
@@ -38,19 +52,35 @@ impl Manifest {
         first.is_some_and(|(path, _)| path.starts_with(&below))
     }
 
-    /// One line for each.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let mut text = format!("{FIRST_LINE}\n");
-        // Writing to a String cannot fail, and a TreePath holds no line feed.
-        for (path, Entry { digest, size, mode }) in &self.files {
-            let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
+    /// The files that another one does not have.
+    pub(super) fn missing_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> {
+        let mut others = other.files.keys().peekable();
+        self.files.iter().filter(move |(path, _)| {
+            while others.next_if(|other| other < path).is_some() {}
+            others.next_if(|other| Arc::ptr_eq(other, path) || other == path).is_none()
+        })
+    }
+
+    /// One line for each, given to `write` in pieces: a manifest of thousands is long.
+    pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut text = format!("{FIRST_LINE}\n").into_bytes();
+        // Writing to a Vec cannot fail, and a TreePath holds no line feed.
+        for (path, Entry { digest, size, mode, .. }) in &self.files {
+            let _ = write!(text, "f {mode:04o} {size} ");
+            text.extend_from_slice(&digest.digits());
+            text.push(b' ');
+            text.extend_from_slice(path.as_bytes());
+            text.push(b'\n');
+            if text.len() >= PIECE {
+                write(&text)?;
+                text.clear();
+            }
         }
         for path in &self.directories {
             let _ = writeln!(text, "d {path}");
         }
-        text.push_str(LAST_LINE);
-        text.push('\n');
-        text.into_bytes()
+        let _ = writeln!(text, "{LAST_LINE}");
+        write(&text)
     }
 
     /// Reads it back; `None` if it is cut short, or names what cannot be ours.
@@ -72,7 +102,7 @@ impl Manifest {
             let digest = fields.next()?.parse().ok()?;
             let path = fields.next()?;
             TreePath::parse(path).ok()?;
-            manifest.files.insert(path.to_owned(), Entry { digest, size, mode });
+            manifest.files.insert(path.into(), Entry { digest, plain: None, size, mode });
         }
         Some(manifest)
     }
@@ -88,16 +118,39 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let entry = Entry { digest: Digest::from_bytes([7; 32]), size: 12, mode: 0o640 };
+        let entry = Entry { digest: Digest::from_bytes([7; 32]), plain: None, size: 12, mode: 0o640 };
         Manifest {
-            files: [("a b".to_owned(), entry), ("d/e/f".to_owned(), entry)].into(),
+            files: [("a b".into(), entry), ("d/e/f".into(), entry)].into(),
             directories: ["d".to_owned(), "d/e".to_owned()].into(),
         }
     }
 
+    fn to_bytes(manifest: &Manifest) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Ok(()) = manifest.write(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        bytes
+    }
+
+    #[test]
+    fn a_long_manifest_comes_in_pieces_and_round_trips() {
+        let entry = manifest().files["a b"];
+        let files = (0..1000).map(|number| (format!("f/{number:04}").into(), entry)).collect();
+        let long = Manifest { files, ..manifest() };
+        let mut longest = 0;
+        let Ok(()) = long.write(|piece| {
+            longest = piece.len().max(longest);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        assert!(longest < 2 * PIECE, "{longest}");
+        assert_eq!(Manifest::parse(&to_bytes(&long)), Some(long));
+    }
+
     #[test]
     fn manifest_round_trips_and_is_refused_when_it_is_cut_short_at_any_byte() {
-        let bytes = manifest().to_bytes();
+        let bytes = to_bytes(&manifest());
         assert_eq!(Manifest::parse(&bytes), Some(manifest()));
         for end in 0..bytes.len() {
             assert_eq!(Manifest::parse(&bytes[..end]), None, "cut at {end}");
@@ -106,12 +159,28 @@ mod tests {
 
     #[test]
     fn a_manifest_that_leads_out_of_the_output_is_refused() {
-        let text = String::from_utf8(manifest().to_bytes()).unwrap();
+        let text = String::from_utf8(to_bytes(&manifest())).unwrap();
         for path in ["../f", "/etc/f", "d/../f", "..trimtab.json", "", "d//f"] {
             assert_eq!(Manifest::parse(text.replace("d/e/f", path).as_bytes()), None, "{path}");
             assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");
         }
         assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes()), None);
+    }
+
+    #[test]
+    fn what_another_does_not_have_is_found() {
+        let of = |paths: &str| {
+            let entry = manifest().files["a b"];
+            let files = paths.split_terminator(' ').map(|path| (path.into(), entry)).collect();
+            Manifest { files, directories: BTreeSet::new() }
+        };
+        for (one, other, missing) in
+            [("", "a", ""), ("a b", "", "a b"), ("a c e", "b c d", "a e"), ("a b c", "a c", "b"), ("b", "a b c", "")]
+        {
+            let (one, other) = (of(one), of(other));
+            let found: Vec<_> = one.missing_in(&other).map(|(path, _)| &**path).collect();
+            assert_eq!(found.join(" "), missing);
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use self::dirfd::{Dir, Entry, look};
 pub use self::inspect::Published;
 pub use self::layout::Layout;
 use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
+use crate::content::{Spool, SpoolError};
 use crate::digest::DigestKey;
 use crate::journal::{Journal, JournalError, sequence_of};
 
@@ -41,6 +42,8 @@ const KEY_TEMPORARY: &str = "..trimtab.key.tmp";
 const JOURNAL: &str = "..trimtab.json";
 const JOURNAL_TEMPORARY: &str = "..trimtab.json.tmp";
 const JOURNAL_BAD: &str = "..trimtab.json.bad";
+/// The spool, for the moment that it has a name.
+const SPOOL: &str = "..trimtab.spool";
 
 /// What a crash can leave behind, besides generations.
 const TEMPORARIES: [&str; 4] = [atomic::DATA_TEMPORARY, files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
@@ -185,6 +188,9 @@ pub enum PublishError {
         /// Why it was not.
         reason: &'static str,
     },
+    /// What is to be written could not be had. Retried.
+    #[error(transparent)]
+    Kept(#[from] SpoolError),
 }
 
 impl PublishError {
@@ -242,6 +248,10 @@ pub struct Output {
     group: Option<Gid>,
     /// The output's own digest key, once it was needed.
     own_key: OnceLock<DigestKey>,
+    /// What the `files` layout need not read again.
+    memory: files::Memory,
+    /// Where values are kept, once that was asked for.
+    spool: OnceLock<Spool>,
 }
 
 /// While it lives, no other Trimtab works on the output. The kernel releases it with the process.
@@ -337,6 +347,8 @@ impl Output {
             dir_mode: Mode::from_raw_mode(0o755 | stat.st_mode & SETGID),
             group,
             own_key: OnceLock::new(),
+            memory: files::Memory::default(),
+            spool: OnceLock::new(),
         };
         Ok((output, warnings))
     }
@@ -380,6 +392,30 @@ impl Output {
         let Some((bytes, file)) = found else { return Ok(None) };
         let ours = fstat(&file).map_err(|errno| self.io("stat", KEY, errno))?.st_uid == geteuid().as_raw();
         Ok(<[u8; 32]>::try_from(bytes).ok().filter(|_| ours).map(|bytes| (bytes, file)))
+    }
+
+    /// A spool on the output's volume: 0600, and without a name from the start, where the file system can do that. From
+    /// then on it also keeps what [`Output::published`] reads.
+    pub fn spool(&self) -> Result<Spool, PublishError> {
+        if let Some(spool) = self.spool.get() {
+            return Ok(spool.clone());
+        }
+        let mode = Mode::from_raw_mode(0o600);
+        // With O_EXCL nobody can give it a name later.
+        let nameless = OFlags::RDWR | OFlags::TMPFILE | OFlags::EXCL | OFlags::CLOEXEC;
+        let file = match openat(&self.dir, ".", nameless, mode) {
+            // The last two come from kernels and file systems that do not know the flag, and see a directory.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
+                let named = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                // One that a kill has left.
+                let removed = self.dir.remove(SPOOL);
+                let opened = removed.and_then(|()| openat(&self.dir, SPOOL, named, mode));
+                opened.and_then(|file| self.dir.remove(SPOOL).map(|()| file))
+            }
+            opened => opened,
+        };
+        let file = file.map_err(|errno| self.io("make the file that keeps values, without a name, in", "", errno))?;
+        Ok(self.spool.get_or_init(|| Spool::new(file.into())).clone())
     }
 
     /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.

@@ -62,7 +62,7 @@ fn generation(sequence: u64) -> Generation {
 }
 
 fn file(bytes: &str, secret: bool) -> File {
-    File { bytes: Bytes::copy_from_slice(bytes.as_bytes()), secret, origin: "a test".into() }
+    File { bytes: Bytes::copy_from_slice(bytes.as_bytes()).into(), secret, origin: "a test".into() }
 }
 
 fn tree<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Tree {
@@ -119,7 +119,9 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
 
 /// The files of a tree, as `listing` would show them.
 fn files(tree: &Tree) -> BTreeMap<String, String> {
-    tree.iter().map(|(path, file)| (path.to_string(), String::from_utf8(file.bytes.to_vec()).unwrap())).collect()
+    tree.iter()
+        .map(|(path, file)| (path.to_string(), String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap()))
+        .collect()
 }
 
 /// What a reader finds that resolves `..data` once.
@@ -751,20 +753,20 @@ proptest! {
         // One file is changed, renamed, missing; and then there is one more.
         let (path, file) = tree.iter().nth(at.index(tree.len())).unwrap();
         let path = path_of(&output, &generation(1)).join(path.as_str());
-        let mut flipped = file.bytes.to_vec();
+        let mut flipped = file.bytes.read().unwrap().to_vec();
         match flipped.first_mut() {
             Some(byte) => *byte ^= 1,
             None => flipped.push(0),
         }
         fs::write(&path, flipped).unwrap();
         prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
-        fs::write(&path, &file.bytes).unwrap();
+        fs::write(&path, file.bytes.read().unwrap()).unwrap();
         let elsewhere = path.with_file_name("renamed");
         fs::rename(&path, &elsewhere).unwrap();
         prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
         fs::remove_file(&elsewhere).unwrap();
         prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
-        fs::write(&path, &file.bytes).unwrap();
+        fs::write(&path, file.bytes.read().unwrap()).unwrap();
         prop_assert_eq!(content(), tree.content(&DIGEST_KEY));
         fs::write(elsewhere, "").unwrap();
         prop_assert_ne!(content(), tree.content(&DIGEST_KEY));
@@ -1018,7 +1020,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// Every name of the tree can be read at the top, as a reader that knows nothing of `..data` does.
 fn assert_reads(output: &Path, tree: &Tree) {
     for (path, file) in tree.iter() {
-        assert_eq!(fs::read(output.join(path.as_str())).unwrap(), file.bytes, "{path}");
+        assert_eq!(fs::read(output.join(path.as_str())).unwrap(), file.bytes.read().unwrap(), "{path}");
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::content::SpoolError;
 use crate::digest::Digest;
 use crate::snapshot::{Object, ObjectRef};
 use crate::tree::{CollisionError, Tree, TreePath, TreePathError};
@@ -99,7 +100,8 @@ pub struct HeldBack {
     pub reason: String,
 }
 
-/// Why the inputs are not published. Every variant is a rejection: the same inputs fail again, so it is not retried.
+/// Why the inputs are not published. Every variant but the last is a rejection: the same inputs fail again, so it is not
+/// retried.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// A template does not parse.
@@ -185,9 +187,18 @@ pub enum Rejection {
         /// Where the other comes from.
         second: String,
     },
+    /// A value could not be had. The inputs are not at fault, and it is retried.
+    #[error(transparent)]
+    Kept(#[from] SpoolError),
 }
 
 impl Rejection {
+    /// Whether the inputs are at fault, and are not to be tried again.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(self, Self::Kept(_))
+    }
+
     /// The same without any piece of a template or of what went into it, for readers that may not see these.
     #[must_use]
     pub fn brief(&self) -> String {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::ops::Bound;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use super::{HeldBack, Inputs, Origin, Rejection, Rendered, tree_path};
 use crate::snapshot::{Kind, Object, ObjectRef};
@@ -152,7 +154,7 @@ struct Files<'a> {
     inputs: &'a Inputs<'a>,
     tree: Tree,
     /// What `tree` holds, path text to path and origin: to see all clashes of an object before any of it is added.
-    places: BTreeMap<String, (TreePath, String)>,
+    places: BTreeMap<Arc<str>, (TreePath, Arc<str>)>,
     size: u64,
 }
 
@@ -175,10 +177,10 @@ impl Files<'_> {
             if let Some(clash) = self.clash(&path, &origin) {
                 return Err(clash.into());
             }
-            own.insert(path, File { bytes: bytes.clone(), secret: object.secret, origin })?;
+            own.insert(path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() })?;
         }
         for (path, file) in own.iter() {
-            self.places.insert(path.as_str().to_owned(), (path.clone(), file.origin.clone()));
+            self.places.insert(path.shared(), (path.clone(), file.origin.clone()));
             self.tree.insert(path.clone(), file.clone())?;
         }
         self.size = size;
@@ -188,25 +190,32 @@ impl Files<'_> {
     fn clash(&self, path: &TreePath, origin: &str) -> Option<CollisionError> {
         let text = path.as_str();
         if let Some((_, first)) = self.places.get(text) {
-            return Some(CollisionError::Same { path: path.clone(), first: first.clone(), second: origin.to_owned() });
+            return Some(CollisionError::Same {
+                path: path.clone(),
+                first: first.to_string(),
+                second: origin.to_owned(),
+            });
         }
         let above = text.match_indices('/').find_map(|(end, _)| self.places.get(&text[..end]));
         if let Some((file, file_origin)) = above {
             return Some(CollisionError::Nested {
                 file: file.clone(),
-                file_origin: file_origin.clone(),
+                file_origin: file_origin.to_string(),
                 below: path.clone(),
                 below_origin: origin.to_owned(),
             });
         }
         let prefix = format!("{text}/");
-        let (_, (below, below_origin)) =
-            self.places.range(prefix.clone()..).next().filter(|(below, _)| below.starts_with(&prefix))?;
+        let (_, (below, below_origin)) = self
+            .places
+            .range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded))
+            .next()
+            .filter(|(below, _)| below.starts_with(&prefix))?;
         Some(CollisionError::Nested {
             file: path.clone(),
             file_origin: origin.to_owned(),
             below: below.clone(),
-            below_origin: below_origin.clone(),
+            below_origin: below_origin.to_string(),
         })
     }
 }

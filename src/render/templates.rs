@@ -15,6 +15,7 @@ use minijinja::value::{DynObject, Enumerator, Object as Dynamic, ObjectExt, Obje
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::{EnvVar, Inputs, Place, Pod, Rejection, filters, tree_path};
+use crate::content::{Content, SpoolError};
 use crate::snapshot::{Kind, Object, ObjectRef};
 use crate::tree::{File, Tree, TreePath};
 
@@ -80,7 +81,7 @@ pub fn template_dir(src: &Object, dest: Option<&str>) -> Result<Vec<Template>, R
     src.data.iter().map(|(key, bytes)| template(src, key, bytes, &prefix)).collect()
 }
 
-fn template(src: &Object, key: &str, bytes: &Bytes, prefix: &str) -> Result<Template, Rejection> {
+fn template(src: &Object, key: &str, bytes: &Content, prefix: &str) -> Result<Template, Rejection> {
     let from = src.id.to_string();
     let base = key.rsplit('/').next().unwrap_or(key);
     let dest = if base.starts_with('_') {
@@ -89,7 +90,7 @@ fn template(src: &Object, key: &str, bytes: &Bytes, prefix: &str) -> Result<Temp
         let path = format!("{prefix}{}", key.strip_suffix(".j2").unwrap_or(key));
         Some(tree_path(&path, &format!("template {key} of {from}"))?)
     };
-    Ok(Template { name: key.to_owned(), from, dest, source: bytes.clone(), secret: src.secret })
+    Ok(Template { name: key.to_owned(), from, dest, source: bytes.read()?, secret: src.secret })
 }
 
 /// Renders each template that has a destination.
@@ -117,7 +118,10 @@ pub(super) fn render(inputs: &Inputs<'_>, templates: &[Template]) -> Result<Tree
         }
         room = out.room;
         let origin = format!("template {} ({})", template.name, template.from);
-        tree.insert(dest.clone(), File { bytes: out.bytes.into(), secret: notes.secret(), origin })?;
+        tree.insert(
+            dest.clone(),
+            File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin: origin.into() },
+        )?;
     }
     Ok(tree)
 }
@@ -185,7 +189,7 @@ fn environment<'a>(
     });
 
     filters::add(&mut env, notes);
-    add_names(&mut env, inputs, notes);
+    add_names(&mut env, inputs, notes)?;
     for template in templates.values() {
         let text = template.text()?;
         if let Some(line) = too_complex(text) {
@@ -262,11 +266,11 @@ fn tokens(tag: &str, close: &str, budget: &mut usize) -> usize {
 }
 
 /// The names that templates may use.
-fn add_names(env: &mut Environment<'_>, inputs: &Inputs<'_>, notes: &Arc<Notes>) {
+fn add_names(env: &mut Environment<'_>, inputs: &Inputs<'_>, notes: &Arc<Notes>) -> Result<(), SpoolError> {
     let mut merged = BTreeMap::new();
     let mut objects = BTreeMap::new();
     for input in inputs.objects {
-        let keys = entries(&input.object);
+        let keys = entries(&input.object)?;
         merged.extend(keys.iter().map(|(key, entry)| (key.clone(), Arc::clone(entry))));
         objects.insert(input.object.id.clone(), Keys::value(keys, notes));
     }
@@ -292,6 +296,7 @@ fn add_names(env: &mut Environment<'_>, inputs: &Inputs<'_>, notes: &Arc<Notes>)
     });
     env.add_global("pod", pod(inputs.pod));
     env.add_global("generation", Value::from_pairs([("digest", inputs.digest.to_string())]));
+    Ok(())
 }
 
 fn find(objects: &BTreeMap<ObjectRef, Value>, kind: Kind, asked: &str, home: &str) -> Result<Value, Error> {
@@ -300,10 +305,10 @@ fn find(objects: &BTreeMap<ObjectRef, Value>, kind: Kind, asked: &str, home: &st
         _ => (None, asked),
     };
     let called = |id: &ObjectRef| {
-        id.kind == kind && id.name == name && namespace.is_none_or(|namespace| namespace == id.namespace)
+        id.kind == kind && &*id.name == name && namespace.is_none_or(|namespace| namespace == &*id.namespace)
     };
     let found: Vec<_> = objects.iter().filter(|(id, _)| called(id)).collect();
-    match (&found[..], found.iter().find(|(id, _)| id.namespace == home)) {
+    match (&found[..], found.iter().find(|(id, _)| &*id.namespace == home)) {
         ([(_, value)], _) | (_, Some((_, value))) => Ok((*value).clone()),
         ([], _) => {
             let mut known: Vec<_> = objects.keys().filter(|id| id.kind == kind).map(ToString::to_string).collect();
@@ -361,9 +366,9 @@ struct Entry {
     value: OnceLock<Value>,
 }
 
-fn entries(object: &Object) -> BTreeMap<String, Arc<Entry>> {
-    let entry = |bytes: &Bytes| Entry { bytes: bytes.clone(), secret: object.secret, value: OnceLock::new() };
-    object.data.iter().map(|(key, bytes)| (key.clone(), Arc::new(entry(bytes)))).collect()
+fn entries(object: &Object) -> Result<BTreeMap<String, Arc<Entry>>, SpoolError> {
+    let entry = |bytes: &Content| Ok(Entry { bytes: bytes.read()?, secret: object.secret, value: OnceLock::new() });
+    object.data.iter().map(|(key, bytes)| Ok((key.clone(), Arc::new(entry(bytes)?)))).collect()
 }
 
 /// A map of keys that notes when the value of a secret one is taken. Names of keys are no secrets.

@@ -12,9 +12,9 @@ fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Object {
 }
 
 fn aged(kind: Kind, name: &str, created: i64, keys: &[(&str, &[u8])]) -> Object {
-    let namespace = if kind == Kind::Dir { String::new() } else { "ns".into() };
-    let id = ObjectRef { kind, namespace, name: name.into() };
-    let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value))).collect();
+    let namespace = if kind == Kind::Dir { "" } else { "ns" };
+    let id = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
+    let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value).into())).collect();
     Object::new(id, "1".into(), created, kind == Kind::Secret, data)
 }
 
@@ -100,7 +100,7 @@ impl Case {
 fn one(text: &str) -> Result<(String, bool), Rejection> {
     let tree = Case::templates(&[("t", text)]).render()?.tree;
     let file = tree.get("t").unwrap();
-    Ok((String::from_utf8(file.bytes.to_vec()).unwrap(), file.secret))
+    Ok((String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap(), file.secret))
 }
 
 fn text(template: &str) -> String {
@@ -126,7 +126,7 @@ fn keys_are_copied_untouched_and_share_their_bytes() {
     );
     let tree = case.render().unwrap().tree;
     let file = tree.get("configmap/ns-web/a.bin").unwrap();
-    assert_eq!(file.bytes.as_ptr(), bytes.as_ptr());
+    assert_eq!(file.bytes.read().unwrap().as_ptr(), bytes.read().unwrap().as_ptr());
     assert_eq!(file.bytes, bytes);
     assert!(!file.secret && tree.get("secret/ns-tls/key").unwrap().secret);
     assert!(tree.get("configmap/ns-web/empty").unwrap().bytes.is_empty());
@@ -172,8 +172,9 @@ fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
             objects.reverse();
         }
         let rendered = Case::plain("{key}", objects).render().unwrap();
-        let files: Vec<_> = rendered.tree.iter().map(|(path, file)| (path.as_str(), &file.bytes[..])).collect();
-        assert_eq!(files, [("x", &b"old"[..]), ("y", b"a")]);
+        let files: Vec<_> =
+            rendered.tree.iter().map(|(path, file)| (path.as_str(), file.bytes.read().unwrap())).collect();
+        assert_eq!(files, [("x", "old".into()), ("y", "a".into())]);
         let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.to_string()).collect();
         assert_eq!(held, ["configmap/ns/young", "configmap/ns/same-b"]);
         assert!(rendered.held_back[0].reason.contains("configmap/ns/old"), "{:?}", rendered.held_back);
@@ -193,7 +194,7 @@ fn a_selected_object_yields_to_a_named_one() {
     )
     .render()
     .unwrap();
-    assert_eq!(rendered.tree.get("x").unwrap().bytes, "2");
+    assert_eq!(rendered.tree.get("x").unwrap().bytes.read().unwrap(), "2");
     assert_eq!(rendered.held_back.len(), 1);
     assert_eq!(rendered.held_back[0].source.to_string(), "configmap/ns/selected");
 }
@@ -329,7 +330,7 @@ fn every_name_of_the_contract_gives_its_value() {
     let tree = case.render().unwrap().tree;
     let expected = "4 events {} hidden open open hidden in a directory o n ns u ::1 k l an";
     let expected = format!("{expected} {}\n", "07".repeat(32));
-    assert_eq!(tree.get("t").unwrap().bytes, expected);
+    assert_eq!(tree.get("t").unwrap().bytes.read().unwrap(), expected);
 }
 
 #[test]
@@ -337,15 +338,15 @@ fn a_name_without_namespace_means_the_pods_own_if_there_are_several() {
     let mut case = Case::templates(&[("t", "{{ configmap('web').x }}")]);
     let other = |namespace: &str, value: &str| {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: namespace.into(), name: "web".into() };
-        let data = [("x".to_owned(), Bytes::copy_from_slice(value.as_bytes()))].into();
+        let data = [("x".to_owned(), Bytes::copy_from_slice(value.as_bytes()).into())].into();
         input(Object::new(id, String::new(), 0, false, data), Origin::Named)
     };
     case.objects = vec![other("a", "1"), other("ns", "2")];
-    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes, "2");
+    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes.read().unwrap(), "2");
     case.objects = vec![other("a", "1"), other("b", "2")];
     assert!(case.render().unwrap_err().to_string().contains("write NAMESPACE/NAME"));
     case.objects = vec![other("b", "3")];
-    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes, "3");
+    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes.read().unwrap(), "3");
 }
 
 #[test]
@@ -402,8 +403,8 @@ fn includes_imports_and_extends_reach_the_given_templates_alone() {
     ]);
     let tree = case.render().unwrap().tree;
     assert_eq!(tree.len(), 2);
-    assert_eq!(tree.get("a").unwrap().bytes, "partial 4 partial 4 macro 1");
-    assert_eq!(tree.get("b").unwrap().bytes, "<b>");
+    assert_eq!(tree.get("a").unwrap().bytes.read().unwrap(), "partial 4 partial 4 macro 1");
+    assert_eq!(tree.get("b").unwrap().bytes.read().unwrap(), "<b>");
     for name in ["/etc/passwd", "../Cargo.toml", "Cargo.toml"] {
         assert!(refusal(&format!("{{% include '{name}' %}}")).contains("template not found"));
         assert_eq!(text(&format!("{{% include '{name}' ignore missing %}}x")), "x");
@@ -422,7 +423,7 @@ fn the_text_is_written_as_it_is() {
     for name in ["t.html", "t.json", "t.yaml", "t.xml"] {
         let mut case = Case::templates(&[(name, "{{ data.html }}|{{ '<' }}\n\n")]);
         case.objects.push(input(object(Kind::ConfigMap, "html", &[("html", b"<a href=\"x\">&'")]), Origin::Named));
-        assert_eq!(case.render().unwrap().tree.get(name).unwrap().bytes, "<a href=\"x\">&'|<\n\n");
+        assert_eq!(case.render().unwrap().tree.get(name).unwrap().bytes.read().unwrap(), "<a href=\"x\">&'|<\n\n");
     }
 }
 
@@ -986,7 +987,7 @@ proptest! {
             case.objects.push(input(object(Kind::ConfigMap, "v", &[("v", value.as_bytes())]), Origin::Named));
             let rendered = case.render().map_err(|error| TestCaseError::fail(format!("{value:?}: {error}")))?;
             let file = rendered.tree.get("t").unwrap();
-            prop_assert_eq!(&file.bytes[..], b"True True True True True True True", "{:?}", value);
+            prop_assert_eq!(&file.bytes.read().unwrap()[..], b"True True True True True True True", "{:?}", value);
         }
     }
 }

@@ -31,7 +31,8 @@ use self::client::Answer;
 pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, default_namespace};
 pub use self::trouble::CreateError;
 use self::trouble::{Failure, resource};
-use self::wire::{Event, Page};
+use self::wire::{Event, Page, PageMeta};
+use crate::content::Spool;
 use crate::snapshot::{Kind, Object, ObjectRef, Seen, Update};
 
 /// Objects in a page of a list. The next size is taken when a page exceeds [`PAGE_LIMIT`].
@@ -131,11 +132,12 @@ impl fmt::Display for Encoded<'_> {
 }
 
 /// Watches until the receiver of `updates` is gone. `max_size`: the most that the source's keys and values may take up,
-/// in bytes. Each change of `refresh` makes it list again, at once.
+/// in bytes; `spool`: where its values are kept, if not in memory. Each change of `refresh` makes it list again, at once.
 pub async fn watch(
     clients: Clients,
     watch: Watch,
     max_size: u64,
+    spool: Option<Spool>,
     mut refresh: tokio::sync::watch::Receiver<u64>,
     updates: mpsc::Sender<Update>,
 ) {
@@ -144,9 +146,11 @@ pub async fn watch(
         clients,
         watch,
         max_size,
+        spool,
         updates,
         position: None,
         sizes: BTreeMap::new(),
+        total: 0,
         page: 0,
         verb: "list",
         failures: 0,
@@ -177,11 +181,13 @@ struct Task {
     clients: Clients,
     watch: Watch,
     max_size: u64,
+    spool: Option<Spool>,
     updates: mpsc::Sender<Update>,
     /// The resourceVersion to watch from; `None`: list first.
     position: Option<String>,
-    /// What there is, and its size in bytes.
+    /// What there is, and its size in bytes; and of all together.
     sizes: BTreeMap<ObjectRef, u64>,
+    total: u64,
     /// Index into [`PAGE_SIZES`].
     page: usize,
     /// What is being asked for, for messages.
@@ -242,8 +248,8 @@ impl Task {
                 }
                 page => page?,
             };
-            for item in page.items.unwrap_or_default() {
-                let object = item.into_object(self.watch.kind)?;
+            let Listed { objects, metadata } = page;
+            for object in objects {
                 total += object.size();
                 if total > self.max_size {
                     return Err(Failure::TooLarge(self.max_size));
@@ -251,9 +257,9 @@ impl Task {
                 sizes.insert(object.id.clone(), object.size());
                 all.insert(object.id.clone(), Arc::new(object));
             }
-            next = page.metadata.next;
+            next = metadata.next;
             if next.is_empty() {
-                break page.metadata.resource_version;
+                break metadata.resource_version;
             }
         };
         if position.is_empty() {
@@ -261,12 +267,13 @@ impl Task {
         }
         self.send(Seen::All(all)).await;
         self.sizes = sizes;
+        self.total = total;
         self.position = Some(position.clone());
         Ok(position)
     }
 
     /// One page of the list: the first, or the one that `next` stands for.
-    async fn page(&self, next: &str) -> Result<Page, Failure> {
+    async fn page(&self, next: &str) -> Result<Listed, Failure> {
         let limit = PAGE_SIZES.get(self.page).map_or_else(String::new, u32::to_string);
         let parameters = [("limit", limit.as_str()), ("continue", next)];
         let used = if next.is_empty() { &parameters[..1] } else { &parameters[..] };
@@ -278,7 +285,26 @@ impl Task {
             }
             text.extend_from_slice(&chunk);
         }
-        serde_json::from_slice(&text).map_err(|error| Failure::json(&error))
+        let kind = self.watch.kind;
+        self.decode(move |spool| {
+            let page: Page = serde_json::from_slice(&text).map_err(|error| Failure::json(&error))?;
+            drop(text);
+            let items = page.items.into_iter().flatten();
+            let objects = items.map(|item| item.into_object(kind, spool)).collect::<Result<_, _>>()?;
+            Ok(Listed { objects, metadata: page.metadata })
+        })
+        .await
+    }
+
+    /// Decodes what came; where values are written to a disk, where that holds up nobody.
+    async fn decode<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(Option<&Spool>) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let Some(spool) = self.spool.clone() else { return work(None) };
+        let decoded = tokio::task::spawn_blocking(move || work(Some(&spool))).await;
+        // It fails when the runtime ends, or by a panic in a build that survives it.
+        decoded.unwrap_or(Err(Failure::Ended))
     }
 
     /// Watches from `position` on, until the server ends it in the ordinary way, or it breaks.
@@ -298,7 +324,7 @@ impl Task {
         let end = loop {
             match lines.next().await {
                 Ok(Some(line)) => {
-                    if let Err(failure) = self.take(&line).await {
+                    if let Err(failure) = self.take(line).await {
                         break failure;
                     }
                 }
@@ -313,15 +339,16 @@ impl Task {
             }
         }
         Err(match end {
-            Failure::Expired | Failure::Malformed(_) | Failure::TooLarge(_) => end,
+            Failure::Expired | Failure::Malformed(_) | Failure::TooLarge(_) | Failure::NotKept(_) => end,
             end => Failure::Broken(Box::new(end)),
         })
     }
 
     /// Takes in one line of a watch.
-    async fn take(&mut self, line: &[u8]) -> Result<(), Failure> {
+    async fn take(&mut self, line: Bytes) -> Result<(), Failure> {
         let kind = self.watch.kind;
-        let event: Event = serde_json::from_slice(line).map_err(|error| Failure::json(&error))?;
+        let event: Event = serde_json::from_slice(&line).map_err(|error| Failure::json(&error))?;
+        drop(line);
         let position = match &event {
             Event::Added(item) | Event::Modified(item) | Event::Deleted(item) | Event::Bookmark(item) => {
                 item.metadata.resource_version.clone()
@@ -329,10 +356,13 @@ impl Task {
             Event::Error(_) => String::new(),
         };
         match event {
-            Event::Added(item) | Event::Modified(item) => self.changed(item.into_object(kind)?).await?,
+            Event::Added(item) | Event::Modified(item) => {
+                let object = self.decode(move |spool| item.into_object(kind, spool)).await?;
+                self.changed(object).await?;
+            }
             Event::Deleted(item) => {
                 let id = item.id(kind);
-                self.sizes.remove(&id);
+                self.total -= self.sizes.remove(&id).unwrap_or_default();
                 self.send(Seen::Gone(id)).await;
             }
             Event::Bookmark(_) => {}
@@ -349,11 +379,12 @@ impl Task {
 
     async fn changed(&mut self, object: Object) -> Result<(), Failure> {
         let known = self.sizes.get(&object.id).copied().unwrap_or(0);
-        let total = self.sizes.values().sum::<u64>() - known + object.size();
+        let total = self.total - known + object.size();
         if total > self.max_size {
             return Err(Failure::TooLarge(self.max_size));
         }
         self.sizes.insert(object.id.clone(), object.size());
+        self.total = total;
         self.send(Seen::Changed(Arc::new(object))).await;
         Ok(())
     }
@@ -383,6 +414,12 @@ impl Task {
         // It fails when the receiver is gone: `watch` sees that for itself, and ends.
         let _gone = self.updates.send(Update { source: self.watch.source, seen }).await;
     }
+}
+
+/// A page, decoded.
+struct Listed {
+    objects: Vec<Object>,
+    metadata: PageMeta,
 }
 
 /// The lines of a watch's body.

@@ -6,12 +6,13 @@
 pub mod files;
 pub mod kube;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
+use crate::content::Spool;
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
 
 /// What a source is for.
@@ -149,28 +150,37 @@ impl View {
         self.trouble = None;
         self.at = Some(jiff::Timestamp::now());
         let first = !std::mem::replace(&mut self.heard, true);
-        let mut next = match seen {
-            Seen::All(objects) => objects,
-            Seen::Changed(object) => {
-                let mut next = self.objects.clone();
-                next.insert(object.id.clone(), object);
-                next
+        let alike = |new: &Object, old: &Object| new.content() == old.content() && new.secret == old.secret;
+        let same = match seen {
+            Seen::Changed(object) if self.spec.apply_deletes => {
+                let old = self.objects.insert(object.id.clone(), object.clone());
+                old.is_some_and(|old| alike(&object, &old))
             }
-            Seen::Gone(id) => {
-                let mut next = self.objects.clone();
-                next.remove(&id);
-                next
+            Seen::Gone(id) if self.spec.apply_deletes => self.objects.remove(&id).is_none(),
+            seen => {
+                let mut next = match seen {
+                    Seen::All(objects) => objects,
+                    Seen::Changed(object) => {
+                        let mut next = self.objects.clone();
+                        next.insert(object.id.clone(), object);
+                        next
+                    }
+                    Seen::Gone(id) => {
+                        let mut next = self.objects.clone();
+                        next.remove(&id);
+                        next
+                    }
+                    Seen::Trouble { .. } | Seen::Healthy => return false,
+                };
+                if !self.spec.apply_deletes {
+                    self.kept = self.keep(&mut next);
+                }
+                let same = next.len() == self.objects.len()
+                    && next.iter().zip(&self.objects).all(|((id, new), (old_id, old))| id == old_id && alike(new, old));
+                self.objects = next;
+                same
             }
-            Seen::Trouble { .. } | Seen::Healthy => return false,
         };
-        if !self.spec.apply_deletes {
-            self.kept = self.keep(&mut next);
-        }
-        let same = next.len() == self.objects.len()
-            && next.iter().zip(&self.objects).all(|((id, new), (old_id, old))| {
-                id == old_id && new.content() == old.content() && new.secret == old.secret
-            });
-        self.objects = next;
         self.had_content |= !self.lacks_content();
         first || !same
     }
@@ -198,11 +208,57 @@ pub struct Taken {
     pub selected: bool,
 }
 
+/// The selected objects in the versions that a generation was made of: those of a snapshot, but for those that were
+/// held back. Cheap to keep: they are shared with the snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct Versions {
+    taken: Arc<[Taken]>,
+    instead: BTreeMap<ObjectRef, Option<Arc<Object>>>,
+}
+
+impl Versions {
+    /// All that a snapshot has.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot) -> Self {
+        Self { taken: snapshot.objects.clone(), instead: BTreeMap::new() }
+    }
+
+    /// Another version, or none, in the place of the snapshot's.
+    pub fn replace(&mut self, id: ObjectRef, version: Option<Arc<Object>>) {
+        self.instead.insert(id, version);
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let taken = self.taken.iter().filter(|taken| taken.selected).map(|taken| &taken.object);
+        let taken = taken.filter(|object| self.instead.is_empty() || !self.instead.contains_key(&object.id));
+        taken.chain(self.instead.values().flatten())
+    }
+
+    /// The same, to be looked up.
+    #[must_use]
+    pub fn by_id(&self) -> BTreeMap<&ObjectRef, &Arc<Object>> {
+        self.iter().map(|object| (&object.id, object)).collect()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.iter().next().is_none()
+    }
+}
+
+impl From<BTreeMap<ObjectRef, Arc<Object>>> for Versions {
+    fn from(objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
+        Self { taken: Arc::default(), instead: objects.into_iter().map(|(id, object)| (id, Some(object))).collect() }
+    }
+}
+
 /// Everything that the sources hold at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// ConfigMaps, Secrets and directories; of two values for a key in the merged view, the later one wins.
-    pub objects: Vec<Taken>,
+    pub objects: Arc<[Taken]>,
     /// Files and directories of templates, each with its DEST.
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
@@ -210,13 +266,14 @@ pub struct Snapshot {
 }
 
 /// Starts a task for the directories and one for each of `watches`; they tell what they see for as long as `told` has
-/// a receiver. `max_size`: the largest source at the API server, in bytes. Each change of `refresh` lets them read
-/// everything again.
+/// a receiver. `max_size`: the largest source at the API server, in bytes; `spool`: where its values are kept, if not
+/// in memory. Each change of `refresh` lets them read everything again.
 pub fn follow(
     tasks: &mut JoinSet<()>,
     files: &files::Config,
     api: Option<(kube::Clients, &[kube::Watch])>,
     max_size: u64,
+    spool: Option<&Spool>,
     refresh: &channel::Sender<u64>,
     told: &mpsc::Sender<Update>,
 ) {
@@ -225,8 +282,8 @@ pub fn follow(
     }
     if let Some((clients, watches)) = api {
         for watch in watches {
-            let watching = kube::watch(clients.clone(), watch.clone(), max_size, refresh.subscribe(), told.clone());
-            tasks.spawn(watching);
+            let (clients, watch, spool) = (clients.clone(), watch.clone(), spool.cloned());
+            tasks.spawn(kube::watch(clients, watch, max_size, spool, refresh.subscribe(), told.clone()));
         }
     }
 }
@@ -265,21 +322,21 @@ impl Sources {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        let named: Vec<_> = self
+        let named: BTreeSet<_> = self
             .views
             .iter()
             .filter(|view| view.spec.role == Role::Named)
             .flat_map(|view| view.objects.keys())
             .collect();
-        let mut seen: Vec<&ObjectRef> = Vec::new();
+        let mut objects = Vec::new();
+        let mut seen: BTreeSet<&ObjectRef> = BTreeSet::new();
         let mut selected_are_in = false;
         for view in &self.views {
             match &view.spec.role {
                 Role::Named => {
                     for (id, object) in &view.objects {
-                        if !seen.contains(&id) {
-                            seen.push(id);
-                            snapshot.objects.push(Taken { object: object.clone(), selected: false });
+                        if seen.insert(id) {
+                            objects.push(Taken { object: object.clone(), selected: false });
                         }
                     }
                 }
@@ -290,13 +347,17 @@ impl Sources {
                         .iter()
                         .filter(|view| view.spec.role == Role::Selected)
                         .flat_map(|view| view.objects.values())
-                        .filter(|object| !named.contains(&&object.id))
+                        .filter(|object| named.is_empty() || !named.contains(&object.id))
+                        .map(|object| (object.created, object))
                         .collect();
-                    selected.sort_by_key(|object| (object.created, &object.id));
-                    selected.dedup_by_key(|object| &object.id);
-                    snapshot
-                        .objects
-                        .extend(selected.into_iter().map(|object| Taken { object: object.clone(), selected: true }));
+                    // A single one is in order.
+                    if self.views.iter().filter(|view| view.spec.role == Role::Selected).nth(1).is_some() {
+                        selected.sort_by(|(_, one), (_, other)| one.id.cmp(&other.id));
+                        selected.dedup_by(|(_, one), (_, other)| one.id == other.id);
+                    }
+                    selected.sort_by_key(|(created, _)| *created);
+                    let taken = |(_, object): (i64, &Arc<Object>)| Taken { object: object.clone(), selected: true };
+                    objects.extend(selected.into_iter().map(taken));
                 }
                 Role::Selected => {}
                 Role::Template { dest } => {
@@ -305,6 +366,7 @@ impl Sources {
                 Role::PodInfo => snapshot.podinfo = view.objects.values().next().cloned(),
             }
         }
+        snapshot.objects = objects.into();
         snapshot
     }
 }
@@ -322,8 +384,10 @@ mod tests {
 
     fn object(name: &str, created: i64, keys: &[(&str, &str)]) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
-        let data =
-            keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()))).collect();
+        let data = keys
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value.as_bytes()).into()))
+            .collect();
         Arc::new(Object::new(id, "1".into(), created, false, data))
     }
 
@@ -332,7 +396,7 @@ mod tests {
     }
 
     fn names(sources: &Sources) -> Vec<String> {
-        sources.snapshot().objects.iter().map(|taken| taken.object.id.name.clone()).collect()
+        sources.snapshot().objects.iter().map(|taken| taken.object.id.name.to_string()).collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,6 +15,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
 use kube::{Client, Resource};
+use rustix::fs::inotify;
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use rustix::process::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -24,7 +26,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
-use super::support::sidecar::{Sidecar, Volume, eventually, in_container};
+use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root};
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
@@ -326,6 +328,102 @@ async fn two_thousand_objects_are_held_once_and_an_edit_of_one_changes_its_file_
     }
     // With the binary's own pages, of which a debug build has 15 MB. Seen: 68 MB.
     assert!(memory(&sidecar, "VmHWM") < 90_000, "for a moment all content was held twice");
+}
+
+#[tokio::test]
+async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_file() {
+    const SIZE: usize = 20_000;
+    let place = Place::new().await;
+    let mut random = Random(8);
+    let objects: Vec<_> = (0..1000)
+        .map(|n| {
+            let text: String =
+                std::iter::repeat_with(|| format!("{:016x}", random.below(u64::MAX))).take(SIZE / 16).collect();
+            labelled(&format!("web-{n:04}"), &[("conf.json", &format!("\"{text}\""))])
+        })
+        .collect();
+    let creating = stream::iter(&objects).map(|object| {
+        let api = place.api::<ConfigMap>();
+        async move { api.create(&PostParams::default(), object).await.map(drop) }
+    });
+    creating.buffer_unordered(16).try_collect::<()>().await.unwrap();
+
+    let hook = Hook::start(Some(place.output("all/web-0123-conf.json")));
+    let path = ["--path", "all/{name}-{key}", "--layout", "files"];
+    let sidecar = place.start(&[&["--selector", "app=web", "--reload-url", &hook.url()][..], &path].concat());
+    sidecar.until_idle();
+    for object in &objects {
+        let name = format!("all/{}-conf.json", object.metadata.name.as_ref().unwrap());
+        assert!(place.read(&name).as_ref() == object.data.as_ref().unwrap().get("conf.json"), "{name}");
+    }
+    let rest = memory(&sidecar, "RssAnon");
+
+    // What is kept has no name and is nobody else's.
+    let files = fs::read_dir(format!("/proc/{}/fd", sidecar.pid().as_raw_nonzero())).unwrap();
+    let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    let of_ours = |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(place.at("conf")));
+    let spools: Vec<_> = files.iter().filter(|link| of_ours(link)).filter(|link| size(link) > 10_000_000).collect();
+    let [spool] = spools[..] else { panic!("{spools:?}") };
+    let found = fs::metadata(spool).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.nlink()), (0o600, 0));
+
+    let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+    inotify::add_watch(&inotify, place.output("all"), inotify::WatchFlags::OPEN | inotify::WatchFlags::ACCESS).unwrap();
+    place.put(&labelled("web-0123", &[("conf.json", "\"edited\"")])).await;
+    eventually("the edit is told", || (hook.last_saw()? == "\"edited\"").then_some(()));
+    assert_eq!(sequence(&sidecar), 2);
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = inotify::Reader::new(&inotify, &mut buffer);
+    let mut opened = Vec::new();
+    while let Ok(event) = events.next() {
+        opened.extend(event.file_name().map(|name| name.to_str().unwrap().to_owned()));
+    }
+    opened.dedup();
+    assert_eq!(opened, ["web-0123-conf.json"], "files that did not change were opened");
+
+    let again = memory(&sidecar, "RssAnon");
+    println!("RssAnon {rest} kB, {again} kB after the edit; peak of VmRSS {} kB", memory(&sidecar, "VmHWM"));
+    // 20 MB of content.
+    for held in [rest, again] {
+        assert!(held < 13_000, "{held} kB are held");
+    }
+}
+
+/// Unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test]
+async fn what_a_full_volume_cannot_keep_is_told_and_taken_in_when_there_is_room() {
+    needs_root("mount a tmpfs");
+    let place = Place::new().await;
+    let text = |letter: &str, size: usize| letter.repeat(size);
+    place.put(&labelled("one", &[("conf", &text("1", 100_000))])).await;
+    fs::create_dir(place.at("conf")).unwrap();
+    mount("tmpfs", place.at("conf"), "tmpfs", MountFlags::empty(), Some(c"size=600k,mode=0755")).unwrap();
+    let mounted = Mounted(place.at("conf"));
+    let sidecar = place.start(&["--selector", "app=web", "--path", "{name}-{key}", "--layout", "files"]);
+    eventually("one is published", || (place.read("one-conf")?.len() == 100_000).then_some(()));
+    place.put(&labelled("two", &[("conf", &text("2", 900_000))])).await;
+    eventually("the source says so", || {
+        source(&sidecar.status(), 0).contains("cannot be kept in --output").then_some(())
+    });
+    assert_eq!(place.read("one-conf").unwrap(), text("1", 100_000));
+    assert_eq!(sequence(&sidecar), 1);
+    mount_remount(place.at("conf"), MountFlags::empty(), "size=8m,mode=0755").unwrap();
+    eventually("two is published", || (place.read("two-conf")?.len() == 900_000).then_some(()));
+    drop(sidecar);
+    drop(mounted);
+}
+
+/// A file's length; 0 if it cannot be looked at.
+fn size(path: &Path) -> u64 {
+    fs::metadata(path).map_or(0, |found| found.len())
 }
 
 #[tokio::test]

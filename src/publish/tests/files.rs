@@ -131,6 +131,61 @@ fn a_removed_file_comes_back_with_the_next_publish_and_a_planted_link_is_not_fol
 }
 
 #[test]
+fn a_spool_has_no_name_and_is_ours_alone_and_what_it_cannot_give_is_not_published() {
+    let dir = scratch();
+    let output = open_files(dir.path());
+    publish(&output, &generation(1), &tree([("a", "1")]));
+    let before = listing(dir.path());
+    let spool = output.spool().unwrap();
+    assert_eq!(listing(dir.path()), before);
+    let value = Bytes::from(vec![b'x'; 1000]);
+    let mut two = tree([("a", "2")]);
+    let kept = File { bytes: spool.keep(value.clone()).unwrap(), secret: true, origin: "a test".into() };
+    two.insert(TreePath::parse("kept").unwrap(), kept).unwrap();
+    let mut links = fs::read_dir("/proc/self/fd").unwrap().map(|link| link.unwrap().path());
+    let link = links.find(|link| {
+        // O_TMPFILE's name is `#INODE`, and it was never there.
+        fs::read_link(link).is_ok_and(|to| to.starts_with(dir.path()) && to.to_string_lossy().ends_with("(deleted)"))
+    });
+    let link = link.unwrap();
+    let found = fs::metadata(&link).unwrap();
+    assert_eq!((found.mode() & 0o7777, found.nlink(), found.len()), (0o600, 0, 1000));
+    // Whoever spoils it gets nothing published, and no rejection either.
+    let open = fs::OpenOptions::new().write(true).open(&link).unwrap();
+    open.set_len(0).unwrap();
+    let error = output.stage(&generation(2), &two).unwrap_err();
+    assert!(!error.rejected() && error.to_string().contains("cannot be read again"), "{error}");
+    assert_eq!(listing(dir.path()), before);
+    fs::write(&link, &value).unwrap();
+    publish(&output, &generation(2), &two);
+    assert_eq!(fs::read(dir.path().join("kept")).unwrap(), value);
+    assert_eq!(mode(&dir.path().join("kept")), 0o640);
+}
+
+#[test]
+fn a_file_that_is_removed_at_any_moment_comes_back_with_the_next_publish_but_one() {
+    let dir = scratch();
+    let output = open_files(dir.path());
+    let versions: Vec<_> = ["1", "2", "3"].map(|version| tree([("a", "1"), ("d/b", "1"), ("d/c", version)])).into();
+    publish(&output, &generation(1), &versions[0]);
+    for (number, path) in (2..).zip(["a", "d/b", "a", "d/b", "a", "d/b"]) {
+        let (this, next) = (generation(2 * number), generation(2 * number + 1));
+        let steps: [fn(&Output, &Generation) -> _; 3] = [Output::link, Output::swap, Output::unlink];
+        let remove_at = usize::try_from(number).unwrap() / 2;
+        output.stage(&this, &versions[1]).unwrap();
+        for (at, step) in steps.iter().enumerate() {
+            if at == remove_at % 3 {
+                fs::remove_file(dir.path().join(path)).unwrap();
+            }
+            step(&output, &this).unwrap();
+        }
+        publish(&output, &next, &versions[2]);
+        assert_eq!(read(dir.path()), files(&versions[2]), "{path}, {remove_at}");
+        output.prune(&[&next.directory]).unwrap();
+    }
+}
+
+#[test]
 fn one_layout_is_not_taken_for_the_other() {
     for (first, then, named) in
         [(Layout::Atomic, Layout::Files, "--layout atomic"), (Layout::Files, Layout::Atomic, "--layout files")]
@@ -351,7 +406,7 @@ proptest! {
         let (path, file) = one.iter().nth(at.index(one.len())).unwrap();
         let copy = path_of(&output, &generation(1)).join("files").join(path.as_str());
         let lies = if copy.exists() { copy } else { dir.path().join(path.as_str()) };
-        let mut flipped = file.bytes.to_vec();
+        let mut flipped = file.bytes.read().unwrap().to_vec();
         if let Some(byte) = flipped.first_mut() {
             *byte ^= 1;
             fs::write(&lies, &flipped).unwrap();
@@ -361,7 +416,7 @@ proptest! {
         prop_assert!(content(1).unwrap_err().to_string().contains("of another size"));
         fs::remove_file(&lies).unwrap();
         prop_assert!(content(1).is_err());
-        fs::write(&lies, &file.bytes).unwrap();
+        fs::write(&lies, file.bytes.read().unwrap()).unwrap();
         prop_assert_eq!(content(1).unwrap(), one.content(&DIGEST_KEY));
     }
 }

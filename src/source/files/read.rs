@@ -6,6 +6,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
@@ -13,6 +14,7 @@ use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlag
 use rustix::io::{Errno, retry_on_intr};
 
 use super::{FilesError, Frozen, Root};
+use crate::content::Content;
 use crate::snapshot::{Kind, Object, ObjectRef};
 
 /// The kubelet's link to the directory with the current content.
@@ -108,7 +110,7 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
         _ => return Err(FilesError::NoFile { path }.into()),
     }
     let Walk { data, tmpfs, .. } = walk;
-    let id = ObjectRef { kind: Kind::Dir, namespace: String::new(), name: root.name.clone() };
+    let id = ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: root.name.as_str().into() };
     Ok(Some(Object::new(id, String::new(), 0, root.secret.unwrap_or(tmpfs), data)))
 }
 
@@ -163,7 +165,7 @@ struct Walk<'a> {
     entries: usize,
     /// Device and inode of the directories that we are in.
     above: Vec<(u64, u64)>,
-    data: BTreeMap<String, Bytes>,
+    data: BTreeMap<String, Content>,
     directories: &'a mut Vec<PathBuf>,
     /// Devices met, and whether one is tmpfs.
     devices: Vec<u64>,
@@ -287,7 +289,7 @@ impl Walk<'_> {
         }
         self.left = left.checked_sub(bytes.len() as u64).ok_or_else(too_large)?;
         self.note_device(fd, stat.st_dev, path)?;
-        self.data.insert(key, bytes.into_boxed_slice().into());
+        self.data.insert(key, Bytes::from(bytes.into_boxed_slice()).into());
         Ok(())
     }
 
@@ -403,7 +405,11 @@ mod tests {
     /// Keys and values of what must be there.
     fn content(path: impl Into<PathBuf>) -> Vec<(String, String)> {
         let object = get(path).unwrap().expect("it exists");
-        object.data.into_iter().map(|(key, value)| (key, String::from_utf8(value.to_vec()).unwrap())).collect()
+        object
+            .data
+            .into_iter()
+            .map(|(key, value)| (key, String::from_utf8(value.read().unwrap().to_vec()).unwrap()))
+            .collect()
     }
 
     fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -420,7 +426,7 @@ mod tests {
         let dir = TempDir::new().unwrap();
         let volume = Volume::new(dir.path().join("v"), &[("a", "1"), ("sub/deep/b", "2"), (".hidden", "3")]);
         let object = get(&volume.path).unwrap().unwrap();
-        assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: String::new(), name: "conf".into() });
+        assert_eq!(object.id, ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: "conf".into() });
         assert_eq!(content(&volume.path), pairs(&[(".hidden", "3"), ("a", "1"), ("sub/deep/b", "2")]));
     }
 

@@ -585,7 +585,8 @@ mod tests {
 
     fn text(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> String {
         let Some(object) = objects.values().next() else { return "-".into() };
-        let lines = object.data.iter().map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(value)));
+        let lines =
+            object.data.iter().map(|(key, value)| format!("{key}={}", String::from_utf8_lossy(&value.read().unwrap())));
         lines.collect::<Vec<_>>().join(" ")
     }
 
@@ -666,10 +667,13 @@ mod tests {
         while last != Some(500) {
             if let Seen::All(objects) = running.next().await.seen {
                 let object = objects.values().next().expect("the volume is never gone");
-                let n: u32 = String::from_utf8_lossy(&object.data["a"][..6]).parse().unwrap();
+                let n: u32 = String::from_utf8_lossy(&object.data["a"].read().unwrap()[..6]).parse().unwrap();
                 let keys: Vec<_> = object.data.keys().cloned().collect();
                 assert_eq!(keys, ["a", "b", "deep/er/c", &format!("only-{n}"), "z"]);
-                assert!(object.data.values().all(|found| *found == value(n).as_bytes()), "generation {n} is mixed");
+                assert!(
+                    object.data.values().all(|found| found.read().unwrap() == value(n).as_bytes()),
+                    "generation {n} is mixed"
+                );
                 assert!(last < Some(n), "{n} after {last:?}");
                 last = Some(n);
                 updates += 1;

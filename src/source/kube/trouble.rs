@@ -11,6 +11,7 @@ use tokio_rustls::rustls;
 use super::client::KubeError;
 use super::wire::{NotBase64, Status};
 use super::{Scope, Watch};
+use crate::content::SpoolError;
 use crate::snapshot::Kind;
 
 /// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
@@ -46,6 +47,8 @@ pub(super) enum Failure {
     PageTooLarge,
     /// The source exceeds `--max-size`, in bytes.
     TooLarge(u64),
+    /// A value cannot be kept on the disk. What was known stays.
+    NotKept(SpoolError),
     /// A watch ended before it had lived for long, without a word.
     Ended,
     /// A watch that was running broke.
@@ -55,6 +58,12 @@ pub(super) enum Failure {
 impl From<KubeError> for Failure {
     fn from(error: KubeError) -> Self {
         Self::Setup(error)
+    }
+}
+
+impl From<SpoolError> for Failure {
+    fn from(error: SpoolError) -> Self {
+        Self::NotKept(error)
     }
 }
 
@@ -188,6 +197,7 @@ impl From<Failure> for CreateError {
             | Failure::Malformed(_)
             | Failure::PageTooLarge
             | Failure::TooLarge(_)
+            | Failure::NotKept(_)
             | Failure::Ended
             | Failure::Broken(_) => "the API server gave no proper answer".to_owned(),
         })
@@ -247,6 +257,7 @@ impl fmt::Display for Told<'_> {
                 "more than {limit} bytes, the limit of --max-size; narrow the selector, or raise the limit (and the \
                  container's memory). What was known before stays",
             ),
+            Failure::NotKept(error) => write!(f, "{error}. What was known before stays; trying again"),
             Failure::Ended => f.write_str("the watch ends as soon as it begins; is a proxy in the way?"),
             Failure::Broken(inner) => write!(
                 f,

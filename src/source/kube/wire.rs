@@ -10,6 +10,8 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::trouble::Failure;
+use crate::content::{Content, Spool};
 use crate::snapshot::{Kind, Object, ObjectRef};
 
 /// One page of a list (`ConfigMapList`, `SecretList`).
@@ -100,21 +102,25 @@ pub(super) struct NotBase64(pub(super) String);
 impl Item {
     /// Who it is.
     pub(super) fn id(&self, kind: Kind) -> ObjectRef {
-        ObjectRef { kind, namespace: self.metadata.namespace.clone(), name: self.metadata.name.clone() }
+        ObjectRef { kind, namespace: self.metadata.namespace.as_str().into(), name: self.metadata.name.as_str().into() }
     }
 
-    /// The object that it describes, with its values decoded.
-    pub(super) fn into_object(self, kind: Kind) -> Result<Object, NotBase64> {
+    /// The object that it describes, with its values decoded; they are kept in the spool, if there is one.
+    pub(super) fn into_object(self, kind: Kind, spool: Option<&Spool>) -> Result<Object, Failure> {
+        let kept = |value| match spool {
+            Some(spool) => spool.keep(value),
+            None => Ok(Content::from(value)),
+        };
         let id = self.id(kind);
         let secret = kind == Kind::Secret;
         let mut data = BTreeMap::new();
         for (key, value) in self.data.unwrap_or_default() {
             let value = value.unwrap_or_default();
             let value = if secret { decode(&key, &value)? } else { Bytes::from(value) };
-            data.insert(key, value);
+            data.insert(key, kept(value)?);
         }
         for (key, value) in self.binary_data.unwrap_or_default() {
-            let value = decode(&key, &value.unwrap_or_default())?;
+            let value = kept(decode(&key, &value.unwrap_or_default())?)?;
             data.insert(key, value);
         }
         // A time that cannot be read orders the object before all others; nothing else depends on it.
@@ -140,9 +146,9 @@ mod tests {
         let text = r#"{"metadata": {"name": "a", "namespace": "n", "managedFields": [{"fieldsV1": {"f:data": {}}}]},
             "data": {"null": null, "text": "AAE="}, "type": "Opaque"}"#;
         let item: Item = serde_json::from_str(text).unwrap();
-        let Ok(object) = item.into_object(Kind::Secret) else { panic!("not base64") };
-        assert_eq!(object.data["null"], "");
-        assert_eq!(object.data["text"][..], [0, 1]);
+        let Ok(object) = item.into_object(Kind::Secret, None) else { panic!("not base64") };
+        assert!(object.data["null"].is_empty());
+        assert_eq!(object.data["text"].read().unwrap()[..], [0, 1]);
         assert_eq!((object.id.to_string().as_str(), object.created), ("secret/n/a", 0));
     }
 
