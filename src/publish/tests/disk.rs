@@ -503,8 +503,8 @@ fn named(script: &Script, fault: (usize, Fault), then: Then) {
     }
 }
 
-/// Each call fails; each that changes something does so by each error (one after the other in the layout of single files,
-/// which makes many more calls), for once and for long.
+/// Each call fails; each that changes something does so by each error, for once and for long, with and without a restart
+/// (one after the other in the layout of single files, which makes many more calls).
 fn fails_everywhere(script: &Script) {
     fails_from(script, 0);
 }
@@ -518,9 +518,11 @@ fn fails_from(script: &Script, first: usize) {
         let errno = ERRORS[call % ERRORS.len()];
         let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
         let mut faults = vec![(Fault::Fails(Errno::IO), then)];
-        if *changes {
-            let each = if matches!(script.layout, Layout::Files) { &[errno][..] } else { &ERRORS };
-            faults = each.iter().copied().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
+        if *changes && matches!(script.layout, Layout::Files) {
+            let lasting = [Fault::Fails(errno), Fault::Lies(Errno::IO), Fault::Lasts(errno)].map(|fault| (fault, then));
+            faults = [&lasting[..], &[(Fault::Dies, Then::Ends)]].concat();
+        } else if *changes {
+            faults = ERRORS.iter().copied().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
             faults.extend([
                 (Fault::Fails(errno), Then::Restart),
                 (Fault::Lies(Errno::IO), Then::Ends),
