@@ -145,12 +145,13 @@ fn moment(scene: &Scene) -> &'static str {
     let journal = scene.journal();
     if journal["current"]["directory"].as_str() != scene.current().as_deref() {
         "announced"
+    } else if !journal["debt"].is_null() {
+        // What is not needed any more lies there until it is paid.
+        "owed"
     } else if !scene.left_behind().is_empty() {
         "staged"
-    } else if journal["debt"].is_null() {
-        "at rest"
     } else {
-        "owed"
+        "at rest"
     }
 }
 
@@ -167,7 +168,7 @@ fn kill_at_random_moments(scene: &Scene, kills: u64, flags: &[&str], seed: u64, 
     let mut moments = BTreeMap::new();
     for kill in 1..=kills {
         swap(&mut volume, kill);
-        sleep(Duration::from_micros(random.below(40_000)));
+        sleep(Duration::from_micros(random.below(20_000)));
         sidecar.kill();
         *moments.entry(moment(scene)).or_insert(0) += 1;
         assert_untorn(scene, kill);

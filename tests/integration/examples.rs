@@ -313,7 +313,7 @@ fn examples_have_a_page_are_in_the_index_and_run_on_the_node() {
     let node = text("tests/e2e/examples.rs");
     // The quick start, which has a test of its own.
     for example in run().iter().filter(|example| *example != "nginx") {
-        assert!(node.contains(&format!("&space, \"{example}\", ")), "{example} is not run by tests/e2e/examples.rs");
+        assert!(node.contains(&format!("tested(\"{example}\", ")), "{example} is not run by tests/e2e/examples.rs");
     }
     for example in all() {
         assert!(index.contains(&format!("]({example})")), "{example} is not in examples/README.md");
