@@ -46,10 +46,11 @@ impl App {
         for held in listed.iter().filter(|held| !known.contains(held)) {
             warn!(source = held.source, "held back: {}", held.reason);
             let said = said.iter().find(|(source, said)| source.to_string() == held.source && !said.is_empty());
-            match (said, self.mask()) {
-                (Some((_, said)), Some(mask)) => warn!(source = held.source, "it said: {}", mask.apply(said)),
-                (Some(_), None) => warn!(source = held.source, "{NOT_SHOWN}"),
-                (None, _) => {}
+            let Some((_, said)) = said else { continue };
+            if let Some(mask) = self.mask() {
+                warn!(source = held.source, "it said: {}", mask.apply(said));
+            } else {
+                warn!(source = held.source, "{NOT_SHOWN}");
             }
         }
     }
@@ -92,7 +93,8 @@ impl App {
             }
             known
         });
-        let mask = self.mask().filter(|_| !said.is_empty());
+        // Not for nothing: secrets that are kept on the disk are read for it.
+        let mask = if said.is_empty() { None } else { self.mask() };
         if known && !(self.unsaid && mask.is_some()) {
             return;
         }
