@@ -11,7 +11,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
-use super::dirfd::{Dir, Entry, MAX_DEPTH, look, read_to_end};
+use super::dirfd::{Dir, Entry, MAX_DEPTH, digest_of_just, look};
 use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::sys::{fstat, statat, symlinkat};
@@ -281,19 +281,11 @@ impl Content<'_> {
                 return Err(self.spoilt(&path, "not the file that it was just now".into()));
             };
             self.take(&path, size)?;
-            let mut hasher = Hasher::plain();
-            let mut left = Some(size);
-            let read = read_to_end(file, |chunk| {
-                left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
-                hasher.more(chunk);
-                left.is_some()
-            });
-            read.map_err(|errno| failed(self, errno))?;
-            if left != Some(0) {
+            let Some(bytes) = digest_of_just(size, file).map_err(|errno| failed(self, errno))? else {
                 return Err(self.spoilt(&path, "a file that is being changed".into()));
-            }
+            };
             self.hasher.field(&path);
-            self.hasher.field(hasher.finish().as_bytes());
+            self.hasher.field(bytes.as_bytes());
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use rustix::path::Arg;
 use super::sys::{
     fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, statat, symlinkat, unlinkat, write,
 };
+use crate::digest::{Digest, Hasher};
 
 /// How deep a directory may nest that is to be removed or read: twice what the longest `TreePath` needs. It bounds open files
 /// and stack, whatever somebody else has put there.
@@ -217,6 +218,18 @@ pub(super) fn read_to_end(file: impl AsFd, mut take: impl FnMut(&[u8]) -> bool) 
             return Ok(false);
         }
     }
+}
+
+/// SHA-256 of a file's bytes, if there are just so many; `None`: it is being changed.
+pub(super) fn digest_of_just(size: u64, file: impl AsFd) -> Result<Option<Digest>> {
+    let mut hasher = Hasher::plain();
+    let mut left = Some(size);
+    read_to_end(file, |chunk| {
+        left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
+        hasher.more(chunk);
+        left.is_some()
+    })?;
+    Ok((left == Some(0)).then(|| hasher.finish()))
 }
 
 /// Gives a file or directory its group, then its mode, where they are not right already. In this order, since the wider

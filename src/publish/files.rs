@@ -21,7 +21,7 @@ use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, look, read_to_end, write_all};
+use super::dirfd::{Blocked, Dir, Entry as Lies, MAX_DEPTH, Way, digest_of_just, look, read_to_end, write_all};
 use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::manifest::{Entry, Manifest, above};
@@ -314,19 +314,11 @@ impl Publisher for Files<'_> {
             if size != entry.size {
                 return Err(spoilt("of another size"));
             }
-            let mut bytes = Hasher::plain();
-            let mut left = Some(size);
-            let read = read_to_end(file, |chunk| {
-                left = left.and_then(|left| left.checked_sub(chunk.len() as u64));
-                bytes.more(chunk);
-                left.is_some()
-            });
-            read.map_err(failed)?;
-            if left != Some(0) {
+            let Some(bytes) = digest_of_just(size, file).map_err(failed)? else {
                 return Err(spoilt("a file that is being changed"));
-            }
+            };
             hasher.field(path.as_bytes());
-            hasher.field(bytes.finish().as_bytes());
+            hasher.field(bytes.as_bytes());
         }
         Ok(hasher.finish())
     }
