@@ -153,9 +153,7 @@ impl Config {
             shutdown_grace: life.shutdown_grace,
         })
     }
-}
 
-impl Config {
     /// Whether what the API server sends is kept on the disk, and not in memory: where each value becomes a file as it
     /// is, and of many that do only those that change are written.
     #[must_use]

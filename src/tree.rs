@@ -242,8 +242,8 @@ impl Tree {
         hasher.finish()
     }
 
-    /// The keyed digest over paths and the digests of bytes alone, as [`crate::publish::Output::content`] reads it back: modes do not
-    /// tell secrecy, since the kubelet widens those of an fsGroup's files.
+    /// The keyed digest over paths and the digests of bytes alone, as [`crate::publish::Output::content`] reads it back:
+    /// modes do not tell secrecy, since the kubelet widens those of an fsGroup's files.
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);

@@ -128,7 +128,7 @@ impl Publisher for Atomic<'_> {
 
     fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
         let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
-        let mut content = Content { output: self.0, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
+        let mut content = ReadBack { output: self.0, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
         content.add(&dir, &[])?;
         Ok(content.hasher.finish())
     }
@@ -238,7 +238,7 @@ impl Output {
 }
 
 /// A generation being read back.
-struct Content<'a> {
+struct ReadBack<'a> {
     output: &'a Output,
     top: &'a str,
     hasher: Hasher,
@@ -246,7 +246,7 @@ struct Content<'a> {
     left: u64,
 }
 
-impl Content<'_> {
+impl ReadBack<'_> {
     /// Adds what lies in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
     fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
         let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
