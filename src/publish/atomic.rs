@@ -47,8 +47,6 @@ impl Publisher for Atomic<'_> {
         self.missing(tree.top_names().into_iter()).map(drop)
     }
 
-    /// The directory's own name is not waited for: the journal that announces the generation lies beside it, and waits
-    /// for both before `..data` can name it.
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
         self.refuse_foreign(tree)?;
         self.0.write_tree(&self.0.dir, top, top, tree.iter())

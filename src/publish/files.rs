@@ -191,8 +191,7 @@ impl Publisher for Files<'_> {
         let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
         self.remember(name, &stat, Arc::new(manifest));
         *self.seen() = Seen { generation: name.to_owned(), directories };
-        top.sync().map_err(|errno| failed("sync", errno))?;
-        output.dir.sync().map_err(|errno| output.io("sync", "", errno))
+        top.sync().map_err(|errno| failed("sync", errno))
     }
 
     fn candidate(&self, name: &str) -> PathBuf {

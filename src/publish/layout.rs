@@ -45,6 +45,9 @@ pub(super) trait Publisher {
 
     /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it. Refuses
     /// what [`Publisher::refuse_foreign`] does.
+    ///
+    /// The name of its directory is not waited for: the journal that announces the generation lies beside it, and waits
+    /// for both before anything can name it.
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError>;
 
     /// Where in the output a program finds the candidate's files.
