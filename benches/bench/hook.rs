@@ -34,39 +34,54 @@ pub struct Hook {
     pub address: SocketAddr,
     /// The calls in their order.
     pub calls: Receiver<Call>,
-    over: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<()>>,
+    _acceptor: Acceptor,
 }
 
 impl Hook {
     /// `file`: the first key, as the main process reads it.
     pub fn start(file: PathBuf) -> Result<Self> {
+        let (tell, calls) = channel();
+        let acceptor = Acceptor::start(move |stream| serve(stream, &file, &tell))?;
+        Ok(Self { address: acceptor.address, calls, _acceptor: acceptor })
+    }
+}
+
+/// Accepts connections on a port of its own until it is dropped, and serves each in a thread.
+pub struct Acceptor {
+    /// Where it listens.
+    pub address: SocketAddr,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Acceptor {
+    /// An error of `serve` is the end of the connection.
+    pub fn start(serve: impl Fn(&TcpStream) -> io::Result<()> + Send + Sync + 'static) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let (tell, calls) = channel();
         let over = Arc::new(AtomicBool::new(false));
-        let stop = over.clone();
-        let acceptor = thread::spawn(move || {
+        let (stop, serve) = (over.clone(), Arc::new(serve));
+        let thread = thread::spawn(move || {
             for stream in listener.incoming().map_while(io::Result::ok) {
                 if stop.load(Ordering::SeqCst) {
                     return;
                 }
-                let (file, tell) = (file.clone(), tell.clone());
+                let serve = serve.clone();
                 // Ends with the connection, and that with the program at its other end.
-                thread::spawn(move || serve(&stream, &file, &tell));
+                thread::spawn(move || serve(&stream));
             }
         });
-        Ok(Self { address, calls, over, acceptor: Some(acceptor) })
+        Ok(Self { address, over, thread: Some(thread) })
     }
 }
 
-impl Drop for Hook {
+impl Drop for Acceptor {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        // Wakes the acceptor.
+        // Wakes the thread.
         let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
         }
     }
 }

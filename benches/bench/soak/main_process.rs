@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{Named, read_message};
+use crate::hook::{Acceptor, Named, read_message};
 
 /// The name of an output. No other bench has one of this name.
 pub const OUTPUT: &str = "soaked";
@@ -220,45 +220,21 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     mood: Arc<Mutex<Mood>>,
-    over: Arc<AtomicBool>,
-    acceptor: Option<JoinHandle<()>>,
+    _acceptor: Acceptor,
 }
 
 impl Server {
     /// Starts one for this output.
     pub fn start(output: Arc<Watched>) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0")?;
-        let address = listener.local_addr()?;
         let mood = Arc::new(Mutex::new(Mood::Up));
-        let over = Arc::new(AtomicBool::new(false));
-        let (stop, of_all) = (over.clone(), mood.clone());
-        let acceptor = thread::spawn(move || {
-            for stream in listener.incoming().map_while(io::Result::ok) {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let (output, mood) = (output.clone(), of_all.clone());
-                // Ends with the connection, and that with the sidecar.
-                thread::spawn(move || serve(&stream, &output, &mood));
-            }
-        });
-        Ok(Self { address, mood, over, acceptor: Some(acceptor) })
+        let of_all = mood.clone();
+        let acceptor = Acceptor::start(move |stream| serve(stream, &output, &of_all))?;
+        Ok(Self { address: acceptor.address, mood, _acceptor: acceptor })
     }
 
     /// From now on it answers so.
     pub fn set_mood(&self, mood: Mood) {
         *self.mood.lock().unwrap_or_else(PoisonError::into_inner) = mood;
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::SeqCst);
-        // Wakes the acceptor.
-        let _ = TcpStream::connect(self.address);
-        if let Some(acceptor) = self.acceptor.take() {
-            let _ = acceptor.join();
-        }
     }
 }
 
