@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
@@ -26,6 +26,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
+use super::support::random::Random;
 use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root};
 
 /// A namespace of its own, and a folder for a sidecar's files.
@@ -54,6 +55,13 @@ impl Place {
 
     fn at(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
+    }
+
+    /// Creates these, several at a time.
+    async fn create_all(&self, objects: &[ConfigMap]) {
+        let (api, params) = (self.api::<ConfigMap>(), PostParams::default());
+        let creating = stream::iter(objects).map(|object| api.create(&params, object).map_ok(drop));
+        creating.buffer_unordered(16).try_collect::<()>().await.unwrap();
     }
 
     /// A file of the output.
@@ -153,18 +161,6 @@ fn labelled(name: &str, data: &[(&str, &str)]) -> ConfigMap {
 fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
     let metadata = meta(name, &[("app", "web")]);
     Secret { metadata, string_data: Some(values(data)), ..Secret::default() }
-}
-
-/// xorshift64: the same numbers on each run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
 }
 
 /// A line of `/proc/PID/status`, in kB.
@@ -281,19 +277,10 @@ async fn two_thousand_objects_are_held_once_and_an_edit_of_one_changes_its_file_
     const SIZE: usize = 20_000;
     let place = Place::new().await;
     let mut random = Random(7);
-    let objects: Vec<_> = (0..2000)
-        .map(|n| {
-            let text: String =
-                std::iter::repeat_with(|| format!("{:016x}", random.below(u64::MAX))).take(SIZE / 16).collect();
-            labelled(&format!("web-{n:04}"), &[("conf", &text)])
-        })
-        .collect();
+    let objects: Vec<_> =
+        (0..2000).map(|n| labelled(&format!("web-{n:04}"), &[("conf", &random.text(SIZE))])).collect();
     let began = Instant::now();
-    let creating = stream::iter(&objects).map(|object| {
-        let api = place.api::<ConfigMap>();
-        async move { api.create(&PostParams::default(), object).await.map(drop) }
-    });
-    creating.buffer_unordered(16).try_collect::<()>().await.unwrap();
+    place.create_all(&objects).await;
     println!("created in {:?}", began.elapsed());
 
     let began = Instant::now();
@@ -335,18 +322,10 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     const SIZE: usize = 20_000;
     let place = Place::new().await;
     let mut random = Random(8);
-    let objects: Vec<_> = (0..1000)
-        .map(|n| {
-            let text: String =
-                std::iter::repeat_with(|| format!("{:016x}", random.below(u64::MAX))).take(SIZE / 16).collect();
-            labelled(&format!("web-{n:04}"), &[("conf.json", &format!("\"{text}\""))])
-        })
-        .collect();
-    let creating = stream::iter(&objects).map(|object| {
-        let api = place.api::<ConfigMap>();
-        async move { api.create(&PostParams::default(), object).await.map(drop) }
-    });
-    creating.buffer_unordered(16).try_collect::<()>().await.unwrap();
+    let json = |text: &str| format!("\"{text}\"");
+    let objects: Vec<_> =
+        (0..1000).map(|n| labelled(&format!("web-{n:04}"), &[("conf.json", &json(&random.text(SIZE)))])).collect();
+    place.create_all(&objects).await;
 
     let hook = Hook::start(Some(place.output("all/web-0123-conf.json")));
     let path = ["--path", "all/{name}-{key}", "--layout", "files"];

@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod hook;
+pub mod random;
 pub mod scene;
 pub mod sidecar;
 pub mod stage;
