@@ -14,6 +14,7 @@
 //! that start with `..`, `lost+found`, pipes, sockets and devices, links to nothing (as editors' locks are), and links
 //! to a directory above themselves.
 
+mod medium;
 mod read;
 #[cfg(test)]
 mod volume;

@@ -13,6 +13,7 @@ use rustix::buffer::spare_capacity;
 use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 use rustix::io::{Errno, retry_on_intr};
 
+use super::medium::Medium;
 use super::{FilesError, Frozen, Root};
 use crate::content::Content;
 use crate::snapshot::{Kind, Object, ObjectRef};
@@ -24,8 +25,6 @@ pub(super) const DATA: &str = "..data";
 const ATTEMPTS: u32 = 10;
 const MAX_DEPTH: usize = 32;
 const MAX_ENTRIES: usize = 65_536;
-/// `statfs(2)`: `TMPFS_MAGIC`.
-const TMPFS: u64 = 0x0102_1994;
 
 /// What one read found.
 pub(super) struct Reading {
@@ -34,6 +33,8 @@ pub(super) struct Reading {
     /// The directories, relative to the root, in which a change can change the object; also after a failure, as far
     /// as the read came. Empty if the root is a file.
     pub directories: Vec<PathBuf>,
+    /// What the object lies on; after a failure `Unknown`.
+    pub medium: Medium,
 }
 
 /// Reads a root once. `Ok(None)`: it does not exist.
@@ -49,13 +50,13 @@ pub(super) fn reading(root: &Root, max_size: u64) -> Reading {
     for _ in 0..ATTEMPTS {
         directories.clear();
         match attempt(root, max_size, &mut directories) {
-            Ok(object) => return Reading { object: Ok(object), directories },
-            Err(Stop::Failed(error)) => return Reading { object: Err(error), directories },
+            Ok((object, medium)) => return Reading { object: Ok(object), directories, medium },
+            Err(Stop::Failed(error)) => return Reading { object: Err(error), directories, medium: Medium::Unknown },
             Err(Stop::Changed) => {}
         }
     }
     let error = FilesError::Unsettled { path: root.path.clone(), attempts: ATTEMPTS };
-    Reading { object: Err(error), directories }
+    Reading { object: Err(error), directories, medium: Medium::Unknown }
 }
 
 /// Why a read ended early.
@@ -71,11 +72,11 @@ impl From<FilesError> for Stop {
     }
 }
 
-fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result<Option<Object>, Stop> {
+fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result<(Option<Object>, Medium), Stop> {
     let path = without_trailing_slash(&root.path);
     let fd = match open(CWD, &path, ResolveFlags::empty()) {
         Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(None),
+        Err(Errno::NOENT) => return Ok((None, Medium::Unknown)),
         Err(Errno::NXIO | Errno::NODEV) => return Err(FilesError::NoFile { path }.into()),
         Err(errno) => return Err(failed(&path, errno).into()),
     };
@@ -90,7 +91,6 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
         data: BTreeMap::new(),
         directories,
         devices: Vec::new(),
-        tmpfs: false,
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => {
@@ -109,9 +109,11 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
         }
         _ => return Err(FilesError::NoFile { path }.into()),
     }
-    let Walk { data, tmpfs, .. } = walk;
+    let Walk { data, devices, .. } = walk;
+    let media = || devices.iter().map(|(_, medium)| *medium);
+    let secret = root.secret.unwrap_or(media().any(|medium| medium == Medium::Memory));
     let id = ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: root.name.as_str().into() };
-    Ok(Some(Object::new(id, String::new(), 0, root.secret.unwrap_or(tmpfs), data)))
+    Ok((Some(Object::new(id, String::new(), 0, secret, data)), media().max().unwrap_or(Medium::Unknown)))
 }
 
 /// A directory's trailing slash would make a file `ENOTDIR`, and hide its name.
@@ -167,9 +169,8 @@ struct Walk<'a> {
     above: Vec<(u64, u64)>,
     data: BTreeMap<String, Content>,
     directories: &'a mut Vec<PathBuf>,
-    /// Devices met, and whether one is tmpfs.
-    devices: Vec<u64>,
-    tmpfs: bool,
+    /// The devices met, and what they are.
+    devices: Vec<(u64, Medium)>,
 }
 
 impl Walk<'_> {
@@ -294,10 +295,8 @@ impl Walk<'_> {
     }
 
     fn note_device(&mut self, fd: &OwnedFd, device: u64, path: &Path) -> Result<(), FilesError> {
-        if !self.devices.contains(&device) {
-            self.devices.push(device);
-            let statfs = fs::fstatfs(fd).map_err(|errno| failed(path, errno))?;
-            self.tmpfs |= u64::try_from(statfs.f_type).is_ok_and(|kind| kind == TMPFS);
+        if !self.devices.iter().any(|(known, _)| *known == device) {
+            self.devices.push((device, Medium::of(fd).map_err(|errno| failed(path, errno))?));
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Follows the roots: one task, one inotify instance, a read in the blocking pool for each root that may have changed.
+//! Follows the roots: one task, one inotify instance, a read for each root that may have changed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
+use super::medium::{Medium, QUICK};
 use super::read::{DATA, reading, subpath, without_trailing_slash};
 use super::{Config, FilesError, InotifyError, Root};
 use crate::digest::Digest;
@@ -54,9 +55,9 @@ const MAX_LINKS: usize = 40;
 /// Seen by polling alone: what another machine writes to a network file system, what is replaced in a directory on the
 /// way that the container's user cannot list, and what is mounted later.
 ///
-/// A new value of `refresh` reads everything again. Returns only when nobody receives `updates` any more. The reads
-/// run in tokio's blocking pool and outlive a dropped call by one read each, which a hung disk can make long: end the
-/// runtime with `shutdown_background` or `shutdown_timeout`.
+/// A new value of `refresh` reads everything again. Returns only when nobody receives `updates` any more. What is not
+/// known to be quick is read in tokio's blocking pool, where a read outlives a dropped call, and a hung disk can make it
+/// long: end the runtime with `shutdown_background` or `shutdown_timeout`.
 pub async fn watch(config: Config, refresh: channel::Receiver<u64>, updates: mpsc::Sender<Update>) {
     watch_by(config, refresh, updates, instance).await;
 }
@@ -140,6 +141,7 @@ impl Interest {
 type Sent = Option<(Digest, bool)>;
 
 /// A root as this task knows it.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 struct Followed {
     root: Arc<Root>,
     watches: Watches,
@@ -157,6 +159,8 @@ struct Followed {
     backoff: Duration,
     /// What inotify refused at the last read.
     refused: Option<InotifyError>,
+    /// Whether the next read is quick, by the last.
+    quick: bool,
 }
 
 impl Followed {
@@ -173,6 +177,7 @@ impl Followed {
             retry: None,
             backoff: RETRY.0,
             refused: None,
+            quick: false,
         }
     }
 
@@ -298,7 +303,12 @@ impl Follower {
             // A content that changes is looked at no further: it is on its way.
             let healthy = followed.sent.filter(|_| followed.healthy);
             let max_size = self.max_size;
-            self.reads.spawn_blocking(move || Read::new(index, &root, max_size, inotify, healthy));
+            let read = move || Read::new(index, &root, max_size, inotify, healthy);
+            if followed.quick {
+                self.reads.spawn(async move { read() });
+            } else {
+                self.reads.spawn_blocking(read);
+            }
         }
         if self.reads.is_empty() {
             self.forget_watches();
@@ -334,6 +344,7 @@ impl Follower {
         let unclear = std::mem::take(&mut followed.unclear);
         followed.due |= unclear.iter().any(|(wd, name)| followed.covers(*wd, name.as_deref()));
         followed.refused = read.refused;
+        followed.quick = read.quick;
 
         let source = followed.root.source;
         let mut news = Vec::new();
@@ -399,6 +410,8 @@ struct Read {
     /// The watches that were set only after the read: what changed in between may be missing in it.
     late: Vec<i32>,
     refused: Option<InotifyError>,
+    /// Whether it is small, and lies on the node.
+    quick: bool,
     /// A mount of which the kubelet will never update the content.
     subpath: Option<PathBuf>,
 }
@@ -427,6 +440,8 @@ impl Read {
         }
         let late = watcher.watches.keys().filter(|wd| !before.contains_key(wd)).copied().collect();
         let mut object = reading.object;
+        let small = matches!(&object, Ok(Some(object)) if object.size() <= QUICK);
+        let quick = small && reading.medium != Medium::Unknown;
         let mut mount = None;
         if let Ok(Some(read)) = &object
             && (read.data.is_empty() || healthy.is_none_or(|known| known == summary(Some(read))))
@@ -437,7 +452,7 @@ impl Read {
                 object = Err(FilesError::SubPath { path });
             }
         }
-        Self { index, object, watches: watcher.watches, late, refused: watcher.refused, subpath: mount }
+        Self { index, object, watches: watcher.watches, late, refused: watcher.refused, quick, subpath: mount }
     }
 }
 
@@ -996,6 +1011,44 @@ mod tests {
         while let Some(read) = follower.reads.join_next().await {
             follower.tell(read.unwrap()).await.unwrap();
             follower.start_reads();
+        }
+    }
+
+    /// With a pool of one thread, which somebody else has.
+    #[test]
+    fn what_is_small_and_on_the_node_is_read_without_the_pool() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+        runtime.unwrap().block_on(async {
+            let dir = TempDir::new_in("/dev/shm").unwrap();
+            let mut volume = Volume::new(dir.path().join("v"), &[("a", "1")]);
+            let mut running = start(&volume.path);
+            running.expect("a=1").await;
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            let pool = tokio::task::spawn_blocking(move || held.recv());
+            volume.swap(&[("a", "2")]);
+            running.expect("a=2").await;
+            drop(release);
+            pool.await.unwrap().unwrap_err();
+            running.stop().await;
+        });
+    }
+
+    #[tokio::test]
+    async fn what_is_large_or_may_be_far_away_is_read_in_the_pool() {
+        let dir = TempDir::new_in("/dev/shm").unwrap();
+        let most = usize::try_from(QUICK).unwrap() - "x".len();
+        write(dir.path().join("small/x"), &"x".repeat(most));
+        write(dir.path().join("large/x"), &"x".repeat(most + 1));
+        let here = |name: &str| dir.path().join(name);
+        for (path, quick) in [
+            (here("small"), true),
+            (here("large"), false),
+            (here("missing"), false),
+            ("/proc/sys/kernel/ostype".into(), false),
+        ] {
+            let (mut follower, _updates) = follower(vec![root(0, &path)]);
+            settle(&mut follower).await;
+            assert_eq!(follower.roots[0].quick, quick, "{}", path.display());
         }
     }
 
