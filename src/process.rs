@@ -4,6 +4,7 @@
 //! `/proc`, open a pidfd, read the identity (start time, name) again. If it is unchanged, the pidfd is of the process
 //! that was chosen, and whatever happens to the number later, the signal reaches that process or nobody.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, Metadata, OpenOptions};
@@ -599,6 +600,8 @@ struct Process {
     parent: i32,
     kernel: bool,
     start_ticks: u64,
+    /// As [`Process::executable`] has read it.
+    executable: OnceCell<Option<Vec<u8>>>,
 }
 
 impl Process {
@@ -622,6 +625,7 @@ impl Process {
             parent: field(4)?.parse().ok()?,
             kernel: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
             start_ticks: field(22)?.parse().ok()?,
+            executable: OnceCell::new(),
         })
     }
 
@@ -650,11 +654,15 @@ impl Process {
         self.comm == name.get(..15).unwrap_or(name)
     }
 
-    /// The executable's base name; `None` for another user's process and for a zombie.
-    fn executable(&self) -> Option<Vec<u8>> {
-        let path = fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?.into_os_string().into_vec();
-        let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
-        path.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec)
+    /// The executable's base name, as it was when it was first asked for; `None` for another user's process and for a
+    /// zombie.
+    fn executable(&self) -> Option<&[u8]> {
+        let read = || {
+            let path = fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?.into_os_string().into_vec();
+            let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
+            path.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec)
+        };
+        self.executable.get_or_init(read).as_deref()
     }
 
     /// Empty for a zombie. Never printed.
@@ -664,7 +672,7 @@ impl Process {
 
     /// For messages.
     fn name(&self) -> String {
-        printable(&self.executable().unwrap_or_else(|| self.comm.clone()))
+        printable(self.executable().unwrap_or(&self.comm))
     }
 }
 
