@@ -217,10 +217,11 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// All that a snapshot has.
+    /// All that a snapshot has. Where none is selected, nothing of the snapshot is held.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
-        Self { taken: snapshot.objects.clone(), instead: BTreeMap::new() }
+        let some = snapshot.objects.iter().any(|taken| taken.selected);
+        Self { taken: if some { snapshot.objects.clone() } else { Arc::default() }, instead: BTreeMap::new() }
     }
 
     /// Another version, or none, in the place of the snapshot's.
@@ -435,6 +436,18 @@ mod tests {
         assert!(!optional.waits_for().is_empty(), "unreachable is not absent");
         assert!(optional.take(Update { source: 0, seen: all(&[]) }));
         assert!(optional.waits_for().is_empty());
+    }
+
+    #[test]
+    fn versions_of_named_objects_hold_nothing_of_the_snapshot() {
+        for (role, holders) in [(Role::Named, 1), (Role::Selected, 2)] {
+            let mut sources = Sources::new([spec(role)]);
+            sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) });
+            let snapshot = sources.snapshot();
+            let versions = Versions::of(&snapshot);
+            assert_eq!(Arc::strong_count(&snapshot.objects), holders);
+            assert_eq!(versions.is_empty(), holders == 1);
+        }
     }
 
     #[test]
