@@ -29,6 +29,8 @@ use crate::volume::{KEYS, Swap, Volume};
 const EDITS: u32 = 20;
 /// Edits before those whose instructions are counted.
 const WARM: u32 = 3;
+/// The last line of what callgrind writes.
+const TOTALS: &str = "\ntotals: ";
 /// After this long at rest, a thread or memory that is still there stays.
 const REST: Duration = Duration::from_secs(30);
 
@@ -76,16 +78,21 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
+/// Trimtab without its peers.
+pub fn bench(trimtab: &Path) -> Bench {
+    Bench {
+        programs: Vec::new(),
+        disk: env!("CARGO_TARGET_TMPDIR").into(),
+        memory: "/dev/shm".into(),
+        trimtab: trimtab.to_owned(),
+    }
+}
+
 fn measured() -> Result<BTreeMap<&'static str, u64>> {
     let path = trimtab()?;
     // Pages that were written a moment ago, as by a build, count as dirty with whoever maps them.
     fs::File::open(&path)?.sync_all()?;
-    let bench = Bench {
-        programs: Vec::new(),
-        disk: env!("CARGO_TARGET_TMPDIR").into(),
-        memory: "/dev/shm".into(),
-        trimtab: path.clone(),
-    };
+    let bench = bench(&path);
     let mut figures =
         BTreeMap::from([("binary, kB", fs::metadata(&path)?.len() / 1000), ("dependencies", dependencies()?)]);
 
@@ -104,9 +111,10 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
         Ok(())
     })?;
     count(&mut figures, &calls, "swap", ["syscalls of a swap", "fsyncs of a swap"]);
-    let [threads, memory] = at_rest(process)?;
+    let [threads, memory, binary] = at_rest(process)?;
     figures.insert("threads at rest, files", threads);
     figures.insert("private memory at rest, files, kB", memory);
+    figures.insert("of the binary at rest, files, kB", binary);
     drop(subject);
 
     let cluster = Cluster::start()?;
@@ -125,28 +133,41 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
         Ok(())
     })?;
     count(&mut figures, &calls, "edit", ["syscalls of an edit", "fsyncs of an edit"]);
-    let [threads, memory] = at_rest(process)?;
+    let [threads, memory, binary] = at_rest(process)?;
     figures.insert("threads at rest, API", threads);
     figures.insert("private memory at rest, API, kB", memory);
+    figures.insert("of the binary at rest, API, kB", binary);
     drop(watcher);
 
-    let dir = tempfile::tempdir_in(&bench.disk)?;
+    let [swap, edit] = edited(&cluster, |source, edit| instructions(&bench, source, edit))?;
+    figures.insert("instructions of a swap, thousands", swap);
+    figures.insert("instructions of an edit, thousands", edit);
+    Ok(figures)
+}
+
+/// Does something with a volume and the function that edits it, and then with a ConfigMap and the one that edits that: the
+/// flags of the source come first, and the function gives the version that it has written.
+pub fn edited<T>(
+    cluster: &Cluster,
+    with: impl Fn(&[&str], &mut dyn FnMut() -> Result<u32>) -> Result<T>,
+) -> Result<[T; 2]> {
+    let dir = tempfile::tempdir()?;
     let mut volume = Volume::new(dir.path().join("volume"))?;
     let path = volume.path.to_string_lossy().into_owned();
-    let swapped = instructions(&bench, &["--watch-dir", &path], || {
+    let swapped = with(&["--watch-dir", &path], &mut || {
         volume.swap(Swap::default())?;
         Ok(volume.version)
     })?;
-    figures.insert("instructions of a swap, thousands", swapped);
-    let mut version = EDITS + 1;
+    cluster.create(&["edited".to_owned()], 8000, "")?;
+    let name = format!("{}/edited", cluster.namespace);
+    let mut version = 1;
     let kubeconfig = cluster.kubeconfig().to_string_lossy().into_owned();
-    let edited = instructions(&bench, &["--configmap", &name, "--kubeconfig", &kubeconfig], || {
+    let edited = with(&["--configmap", &name, "--kubeconfig", &kubeconfig], &mut || {
         version += 1;
-        cluster.edit("web", version, 8000, "")?;
+        cluster.edit("edited", version, 8000, "")?;
         Ok(version)
     })?;
-    figures.insert("instructions of an edit, thousands", edited);
-    Ok(figures)
+    Ok([swapped, edited])
 }
 
 /// The packages that a Linux binary is built from, this one not among them.
@@ -238,19 +259,23 @@ fn signal(process: Proc, signal: Signal) -> Result<()> {
 }
 
 /// The instructions of one edit, in thousands: how many more it takes to do [`EDITS`] more of them.
-fn instructions(bench: &Bench, source: &[&str], mut edit: impl FnMut() -> Result<u32>) -> Result<u64> {
-    let mut all = |edits| executed(bench, source, edits, &mut edit);
+fn instructions(bench: &Bench, source: &[&str], edit: &mut dyn FnMut() -> Result<u32>) -> Result<u64> {
+    let mut all = |edits| {
+        let counts = executed(bench, &[source, &["--debounce", "0"]].concat(), edits, edit)?;
+        let (_, total) = counts.split_once(TOTALS).context("callgrind gives no total")?;
+        total.trim().parse::<u64>().with_context(|| format!("callgrind says {total}"))
+    };
     // What happens once is over after a few.
     let (few, more) = (all(WARM)?, all(WARM + EDITS)?);
     Ok(more.saturating_sub(few).div_ceil(u64::from(EDITS) * 1000))
 }
 
-/// All instructions, from the start over so many edits, each of which gives its version, to the end.
-fn executed(bench: &Bench, source: &[&str], edits: u32, edit: &mut dyn FnMut() -> Result<u32>) -> Result<u64> {
+/// What callgrind has counted from the start by these flags over so many edits, each of which gives its version, to the end.
+pub fn executed(bench: &Bench, flags: &[&str], edits: u32, edit: &mut dyn FnMut() -> Result<u32>) -> Result<String> {
     let dir = tempfile::tempdir_in(&bench.disk)?;
     let counts = dir.path().join("counts");
     let program = counting(&bench.trimtab, dir.path(), &counts)?;
-    let watcher = Watcher::start(&program, &bench.memory, &[source, &["--debounce", "0"]].concat(), KEYS[0])?;
+    let watcher = Watcher::start(&program, &bench.memory, flags, KEYS[0])?;
     let output = watcher.folder().join("conf");
     watcher.first_call()?;
     settled(&output)?;
@@ -263,9 +288,8 @@ fn executed(bench: &Bench, source: &[&str], edits: u32, edit: &mut dyn FnMut() -
     let deadline = now() + PATIENCE * 12;
     loop {
         let text = fs::read_to_string(&counts).unwrap_or_default();
-        // The last line.
-        if let Some((_, total)) = text.split_once("\ntotals: ").filter(|(_, total)| total.ends_with('\n')) {
-            return total.trim().parse().with_context(|| format!("callgrind says {total}"));
+        if text.split_once(TOTALS).is_some_and(|(_, total)| total.ends_with('\n')) {
+            return Ok(text);
         }
         ensure!(now() < deadline, "callgrind has not counted");
         thread::sleep(Duration::from_millis(20));
@@ -280,7 +304,7 @@ fn counting(trimtab: &Path, dir: &Path, counts: &Path) -> Result<PathBuf> {
     let quoted = |path: &Path| shlex::try_quote(&path.to_string_lossy()).map(std::borrow::Cow::into_owned);
     let script = format!(
         "#!/bin/sh\nVALGRIND_LIB={} VALGRIND_LAUNCHER=/bin/true exec strace -D -f -qq --seccomp-bpf -o /dev/null \
-         -e trace=prctl -e inject=prctl:error=EINVAL {} --tool=callgrind --callgrind-out-file={} {} \"$@\"\n",
+         -e trace=prctl -e inject=prctl:error=EINVAL {} --tool=callgrind --demangle=no --callgrind-out-file={} {} \"$@\"\n",
         quoted(tool.parent().context("callgrind lies nowhere")?)?,
         quoted(tool)?,
         quoted(counts)?,
@@ -302,8 +326,8 @@ impl Drop for Tracer {
     }
 }
 
-/// Calls whose number depends on which thread comes first, the allocator's among them.
-const BY_CHANCE: [&str; 14] = [
+/// Calls whose number depends on which thread comes first, the allocator's among them, or on how an answer is cut up.
+const BY_CHANCE: [&str; 15] = [
     "brk",
     "clone",
     "clone3",
@@ -315,6 +339,7 @@ const BY_CHANCE: [&str; 14] = [
     "mmap",
     "mremap",
     "munmap",
+    "recvfrom",
     "restart_syscall",
     "rt_sigprocmask",
     "sched_yield",
@@ -337,11 +362,15 @@ fn count(
     figures.insert(syncs, sum(&|name| OF_THE_DISK.contains(&name)));
 }
 
-/// Threads, and private memory in kilobytes, once they do not shrink any more.
-fn at_rest(process: Proc) -> Result<[u64; 2]> {
+/// Threads, and private memory and what is resident of the binary in kilobytes, once they do not shrink any more.
+fn at_rest(process: Proc) -> Result<[u64; 3]> {
     let until = now() + REST;
     while now() < until && process.number("status", "Threads:")? > 1 {
         thread::sleep(Duration::from_millis(100));
     }
-    Ok([process.number("status", "Threads:")?, process.number("smaps_rollup", "Private_Dirty:")?])
+    Ok([
+        process.number("status", "Threads:")?,
+        process.number("smaps_rollup", "Private_Dirty:")?,
+        process.number("status", "RssFile:")?,
+    ])
 }
