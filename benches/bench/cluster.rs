@@ -57,9 +57,14 @@ pub fn value(version: u32, size: usize) -> String {
 impl Cluster {
     /// Starts one; takes a few seconds.
     pub fn start() -> Result<Self> {
+        Self::start_with(Vec::new())
+    }
+
+    /// The same, with more flags for the server.
+    pub fn start_with(flags: Vec<String>) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (server, client, namespace) = runtime.block_on(async {
-            let server = ApiServer::start().await;
+            let server = ApiServer::start_with(flags).await;
             let client = server.client(ADMIN).await;
             let namespace = server.namespace().await;
             (server, client, namespace)

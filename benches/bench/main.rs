@@ -8,6 +8,7 @@
 #[expect(dead_code, reason = "the tests' own server; not all of it is needed here")]
 #[path = "../../tests/integration/support/apiserver.rs"]
 mod apiserver;
+mod audit;
 mod cluster;
 mod elsewhere;
 mod floor;

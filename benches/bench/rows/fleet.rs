@@ -5,12 +5,14 @@ use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use jiff::Timestamp;
 use kube::Client;
 use tempfile::TempDir;
 
 use super::api::Watcher;
 use super::{Bench, setting};
+use crate::audit::{Audit, busiest_second};
 use crate::cluster::{Cluster, ServerMetrics};
 use crate::guard::Running;
 use crate::hook::{Call, Hook};
@@ -25,13 +27,21 @@ struct Cost {
     bytes: f64,
 }
 
+/// Watches of ConfigMaps that are open.
+async fn open(client: &Client) -> Result<f64> {
+    Ok(watches(&ServerMetrics::read(client).await?, "configmaps"))
+}
+
+fn watches(metrics: &ServerMetrics, kind: &str) -> f64 {
+    metrics.sum("apiserver_longrunning_requests", &[("resource", kind), ("verb", "WATCH")])
+}
+
 impl Cost {
     async fn read(client: &Client, kind: &str) -> Result<Self> {
         let metrics = ServerMetrics::read(client).await?;
         let requests = |verb| metrics.sum("apiserver_request_total", &[("resource", kind), ("verb", verb)]);
-        let open = metrics.sum("apiserver_longrunning_requests", &[("resource", kind), ("verb", "WATCH")]);
         Ok(Self {
-            watches: requests("WATCH") + open,
+            watches: requests("WATCH") + watches(&metrics, kind),
             lists: requests("LIST"),
             bytes: metrics.sum("apiserver_response_sizes_sum", &[("resource", kind)])
                 + metrics.sum("apiserver_watch_events_sizes_sum", &[("resource", kind)]),
@@ -118,10 +128,9 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
     const SIZE: usize = 8000;
     let members = setting("FLEET", 200)?;
     let patience = Duration::from_secs(120);
-    let mut cluster = Cluster::start()?;
+    let audit = Audit::new()?;
+    let mut cluster = Cluster::start_with(audit.flags())?;
     cluster.create(&["web".to_owned()], SIZE, "")?;
-    // What the server asks of itself at its start.
-    let own = cluster.wait(Cost::read(&cluster.client(), "configmaps"))?;
     let fleet = Fleet::start(bench, &cluster, members)?;
     fleet.all_called(patience)?;
     thread::sleep(Duration::from_secs(5));
@@ -133,11 +142,15 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
         Ok(Samples::new(&delays))
     };
     let one_edit = edit(&cluster, 2)?;
-    let busiest = restarted(&mut cluster, members, &own)?;
+    let plain = Return::after_restart(&mut cluster, &audit)?;
     // Each of them watches again.
     let later = edit(&cluster, 3)?;
+    // A server that starts knows nothing older than the newest write of all.
+    cluster.create(&["other".to_owned()], SIZE, "")?;
+    let lost = Return::after_restart(&mut cluster, &audit)?;
     #[expect(clippy::cast_precision_loss, reason = "the members are few")]
     let quarter = members as f64 / 4.0;
+    let number = |value: f64| Cell::number(value, format!("{value:.0}"));
     Ok(vec![
         Figure::new("fleet", format!("{members} sidecars, one edit → hook: p50 (p99)"))
             .main()
@@ -145,37 +158,47 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
         Figure::new("fleet", "the same after a restart of the API server").cell(Who::Trimtab, Cell::times(&later)),
         Figure::new("fleet", "most requests in a second after the restart")
             .main()
-            .cell(Who::Trimtab, Cell::number(busiest, format!("{busiest:.0}")))
+            .cell(Who::Trimtab, number(plain.busiest))
             .at_most(Some(quarter), "a quarter of the fleet"),
+        Figure::new("fleet", "from the kill to the last of these requests")
+            .cell(Who::Trimtab, Cell::number(plain.last, format!("{:.0} s", plain.last))),
+        Figure::new("fleet", "most in a second where others had written: watch, list, watch")
+            .cell(Who::Trimtab, number(lost.busiest)),
         Figure::new("fleet", format!("memory of the {members}, shared pages once"))
             .main()
             .cell(Who::Trimtab, Cell::bytes(memory)),
     ])
 }
 
-/// Kills the server and starts it again: the most requests of the fleet in any second, until each member has asked.
-fn restarted(cluster: &mut Cluster, members: usize, own: &Cost) -> Result<f64> {
-    let client = cluster.client();
-    let began = now();
-    let patience = Duration::from_secs(120);
-    cluster.restart_during(async move {
-        let (mut busiest, mut known, mut at) = (0.0_f64, own.watches + own.lists, began);
-        loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            ensure!(now() < began + patience, "the fleet has not come back within {patience:?}");
-            let Ok(cost) = Cost::read(&client, "configmaps").await else {
-                // Not there yet: the first interval begins when it may be.
-                at = now();
-                continue;
-            };
-            let seconds = now().saturating_sub(at).as_secs_f64().max(1.0);
-            let all = cost.watches + cost.lists;
-            busiest = busiest.max((all - known) / seconds);
-            (known, at) = (all, now());
-            #[expect(clippy::cast_precision_loss, reason = "the members are few")]
-            if cost.watches >= members as f64 + own.watches {
-                return Ok(busiest);
+/// How a fleet came back to a server that was killed and started again.
+struct Return {
+    /// The most requests in any second.
+    busiest: f64,
+    /// Seconds from the kill to the last request.
+    last: f64,
+}
+
+impl Return {
+    /// Restarts the server, and waits until there are as many watches as before.
+    fn after_restart(cluster: &mut Cluster, audit: &Audit) -> Result<Self> {
+        let patience = Duration::from_secs(120);
+        let client = cluster.client();
+        let watches = cluster.wait(open(&client))?;
+        let known = audit.arrivals()?.len();
+        let killed = Timestamp::now();
+        cluster.restart_during(async move {
+            let deadline = now() + patience;
+            // It cannot be asked while it is away.
+            while !open(&client).await.is_ok_and(|open| open >= watches) {
+                ensure!(now() < deadline, "the fleet has not come back within {patience:?}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
             }
-        }
-    })
+            Ok(())
+        })?;
+        let arrivals = &audit.arrivals()?[known..];
+        let last = arrivals.last().context("nobody has come back")?.duration_since(killed).as_secs_f64();
+        #[expect(clippy::cast_precision_loss, reason = "the members are few")]
+        let busiest = busiest_second(arrivals) as f64;
+        Ok(Self { busiest, last })
+    }
 }

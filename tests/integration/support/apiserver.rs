@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct ApiServer {
     store: Arc<Store>,
     port: u16,
+    /// Given to it beside those that all have.
+    flags: Vec<String>,
     process: Option<Process>,
 }
 
@@ -52,6 +54,11 @@ struct Store {
 impl ApiServer {
     /// Starts a server that is the caller's alone.
     pub async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// The same, with more flags.
+    pub async fn start_with(flags: Vec<String>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let line =
             |user| format!("{},{user},{user},\"{}\"\n", token(user), if user == ADMIN { "system:masters" } else { "" });
@@ -71,7 +78,7 @@ impl ApiServer {
             ],
         );
         let store = Arc::new(Store { _etcd: etcd, dir });
-        let mut server = Self { store, port: free_port(), process: None };
+        let mut server = Self { store, port: free_port(), flags, process: None };
         server.start_again().await;
         server
     }
@@ -90,7 +97,8 @@ impl ApiServer {
 
     /// Another server for the same etcd, on another port: edits what this one serves, also while this one is down.
     pub async fn twin(&self) -> Self {
-        let mut twin = Self { store: Arc::clone(&self.store), port: free_port(), process: None };
+        let store = Arc::clone(&self.store);
+        let mut twin = Self { store, port: free_port(), flags: self.flags.clone(), process: None };
         twin.start_again().await;
         twin
     }
@@ -108,24 +116,22 @@ impl ApiServer {
             fs::write(self.kubeconfig(user), kubeconfig(self.port, &self.ca(), &user_entry)).unwrap();
         }
         let name = format!("kube-apiserver-{}", self.port);
-        self.process = Some(Process::start_as(
-            self.dir(),
-            "kube-apiserver",
-            &name,
-            &[
-                "--etcd-servers=unix://etcd:0",
-                "--cert-dir=certs",
-                "--bind-address=127.0.0.1",
-                &format!("--secure-port={}", self.port),
-                "--token-auth-file=tokens",
-                "--authorization-mode=RBAC",
-                "--service-cluster-ip-range=10.0.0.0/24",
-                "--service-account-issuer=https://kubernetes.default.svc",
-                // The server's own key, which it makes before it reads these.
-                "--service-account-key-file=certs/apiserver.key",
-                "--service-account-signing-key-file=certs/apiserver.key",
-            ],
-        ));
+        let port = format!("--secure-port={}", self.port);
+        let mut flags = vec![
+            "--etcd-servers=unix://etcd:0",
+            "--cert-dir=certs",
+            "--bind-address=127.0.0.1",
+            &port,
+            "--token-auth-file=tokens",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            // The server's own key, which it makes before it reads these.
+            "--service-account-key-file=certs/apiserver.key",
+            "--service-account-signing-key-file=certs/apiserver.key",
+        ];
+        flags.extend(self.flags.iter().map(String::as_str));
+        self.process = Some(Process::start_as(self.dir(), "kube-apiserver", &name, &flags));
         let deadline = Instant::now() + PATIENCE;
         loop {
             let problem = match self.ready().await {

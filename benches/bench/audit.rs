@@ -1,0 +1,67 @@
+//! When requests arrive at the API server, by its own audit log.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// The audit log of a server: the sidecars' lists and watches of ConfigMaps, each as it arrives.
+pub struct Audit(TempDir);
+
+impl Audit {
+    /// An empty one, for a server that will be given its flags.
+    pub fn new() -> Result<Self> {
+        let policy = json!({
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["ResponseStarted", "ResponseComplete", "Panic"],
+            "rules": [
+                {"level": "Metadata", "verbs": ["list", "watch"], "resources": [{"resources": ["configmaps"]}]},
+                {"level": "None"},
+            ],
+        });
+        let audit = Self(tempfile::Builder::new().prefix("bench-").tempdir()?);
+        fs::write(audit.policy(), policy.to_string())?;
+        fs::write(audit.log(), "")?;
+        Ok(audit)
+    }
+
+    /// What makes a server write it.
+    pub fn flags(&self) -> Vec<String> {
+        vec![
+            format!("--audit-policy-file={}", self.policy().display()),
+            format!("--audit-log-path={}", self.log().display()),
+        ]
+    }
+
+    fn policy(&self) -> PathBuf {
+        self.0.path().join("policy")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.0.path().join("log")
+    }
+
+    /// When each request of Trimtab's came, in the order of the clock.
+    pub fn arrivals(&self) -> Result<Vec<Timestamp>> {
+        let log = fs::read_to_string(self.log())?;
+        let events = log.lines().map(serde_json::from_str::<Value>).collect::<Result<Vec<_>, _>>()?;
+        let ours =
+            events.iter().filter(|event| event["userAgent"].as_str().is_some_and(|by| by.starts_with("trimtab/")));
+        let at = |event: &Value| event["requestReceivedTimestamp"].as_str()?.parse().ok();
+        let arrivals = ours.map(|event| at(event).context("an audit event without a time"));
+        let mut arrivals = arrivals.collect::<Result<Vec<_>>>()?;
+        arrivals.sort_unstable();
+        Ok(arrivals)
+    }
+}
+
+/// The most of these, which are in order, that lie within one second, wherever it begins.
+pub fn busiest_second(arrivals: &[Timestamp]) -> usize {
+    let soon = |from: Timestamp| move |at: &Timestamp| at.duration_since(from) < SignedDuration::from_secs(1);
+    let within = |from: usize| arrivals[from..].partition_point(soon(arrivals[from]));
+    (0..arrivals.len()).map(within).max().unwrap_or(0)
+}
