@@ -142,6 +142,7 @@ pub async fn watch(
     updates: mpsc::Sender<Update>,
 ) {
     let gone = updates.clone();
+    let answer = clients.deadlines().answer;
     let mut task = Task {
         clients,
         watch,
@@ -154,6 +155,7 @@ pub async fn watch(
         page: 0,
         verb: "list",
         failures: 0,
+        patience: answer,
         last: None,
         told: None,
         wary: false,
@@ -164,6 +166,7 @@ pub async fn watch(
             () = changed(&mut refresh) => {
                 task.position = None;
                 task.failures = 0;
+                task.patience = answer;
             }
             () = task.attempt() => {}
         }
@@ -194,6 +197,8 @@ struct Task {
     verb: &'static str,
     /// Since the watch was last healthy.
     failures: u32,
+    /// How long a connection is waited for.
+    patience: Duration,
     /// The last failure since then.
     last: Option<Discriminant<Failure>>,
     /// The last word on the source's health: the trouble and whether it is a permission that is missing, or none.
@@ -211,16 +216,15 @@ impl Task {
         if failure.lost_position() {
             self.position = None;
         }
-        // A watch that breaks, or whose position is lost, is no trouble by itself (servers restart, proxies cut long
-        // connections): the next attempt resumes it, or shows what is wrong. Twice in a row it is.
-        let broken = matches!(failure, Failure::Broken(_));
+        let synced = self.position.is_some();
         let kind = Some(discriminant(&failure));
-        if self.last == kind || !(broken || matches!(failure, Failure::Expired)) {
-            self.wary = broken;
+        if self.last == kind || !failure.may_pass(synced) {
+            self.wary = matches!(failure, Failure::Broken(_));
             self.tell(Err((failure.message(&self.watch, self.verb), failure.is_forbidden()))).await;
         }
         self.last = kind;
-        sleep(failure.delay(self.failures, self.position.is_some())).await;
+        self.patience = failure.patience(synced, self.clients.deadlines().answer);
+        sleep(failure.delay(self.failures, synced)).await;
     }
 
     async fn run(&mut self) -> Result<Infallible, Failure> {
@@ -277,7 +281,7 @@ impl Task {
         let limit = PAGE_SIZES.get(self.page).map_or_else(String::new, u32::to_string);
         let parameters = [("limit", limit.as_str()), ("continue", next)];
         let used = if next.is_empty() { &parameters[..1] } else { &parameters[..] };
-        let mut answer = self.clients.get(&self.watch.target(used)).await?;
+        let mut answer = self.clients.get(&self.watch.target(used), self.patience).await?;
         let mut text = Vec::new();
         while let Some(chunk) = answer.chunk(self.clients.deadlines().answer).await? {
             if text.len() + chunk.len() > PAGE_LIMIT {
@@ -316,7 +320,7 @@ impl Task {
             ("allowWatchBookmarks", "true"),
             ("resourceVersion", &position),
         ]);
-        let mut lines = Lines::new(self.clients.get(&target).await?, self.clients.deadlines().quiet);
+        let mut lines = Lines::new(self.clients.get(&target, self.patience).await?, self.clients.deadlines().quiet);
         if !self.wary {
             self.tell(Ok(())).await;
         }
@@ -392,6 +396,7 @@ impl Task {
     /// The watch has proved itself.
     async fn settled(&mut self) {
         self.failures = 0;
+        self.patience = self.clients.deadlines().answer;
         self.last = None;
         self.wary = false;
         self.tell(Ok(())).await;

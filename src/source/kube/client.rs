@@ -200,14 +200,15 @@ impl Clients {
         Ok(())
     }
 
-    /// Asks for what lies there, path and query. An answer other than success is a failure.
-    pub(super) async fn get(&self, target: &str) -> Result<Answer, Failure> {
-        self.send(Method::GET, target, Vec::new()).await
+    /// Asks for what lies there, path and query; `patience`: how long a connection is waited for, the TLS handshake
+    /// included. An answer other than success is a failure.
+    pub(super) async fn get(&self, target: &str, patience: Duration) -> Result<Answer, Failure> {
+        self.send(Method::GET, target, Vec::new(), patience).await
     }
 
     /// Sends JSON there. An answer other than success is a failure.
     pub(super) async fn post(&self, target: &str, object: Vec<u8>) -> Result<Answer, Failure> {
-        self.send(Method::POST, target, object).await
+        self.send(Method::POST, target, object, self.config.deadlines.answer).await
     }
 
     /// How long a silent server is waited for.
@@ -237,10 +238,10 @@ impl Clients {
         }
     }
 
-    async fn send(&self, method: Method, target: &str, body: Vec<u8>) -> Result<Answer, Failure> {
-        let patience = self.config.deadlines.answer;
-        let way = timeout(patience, self.way()).await.map_err(|_| Failure::Silent(patience))??;
-        let answer = match timeout(patience, way.send(method, target, body)).await {
+    async fn send(&self, method: Method, target: &str, body: Vec<u8>, patience: Duration) -> Result<Answer, Failure> {
+        let deadline = self.config.deadlines.answer;
+        let way = timeout(deadline, self.way()).await.map_err(|_| Failure::Silent(deadline))??;
+        let answer = match timeout(deadline, way.send(method, target, body, patience)).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(failure)) => {
                 self.forget(&way).await;
@@ -248,7 +249,7 @@ impl Clients {
             }
             Err(_) => {
                 self.forget(&way).await;
-                return Err(Failure::Silent(patience));
+                return Err(Failure::Silent(deadline));
             }
         };
         if answer.status.is_success() {
@@ -398,7 +399,13 @@ impl Way {
         Ok(Some(value))
     }
 
-    async fn send(self: &Arc<Self>, method: Method, target: &str, body: Vec<u8>) -> Result<Answer, Failure> {
+    async fn send(
+        self: &Arc<Self>,
+        method: Method,
+        target: &str,
+        body: Vec<u8>,
+        patience: Duration,
+    ) -> Result<Answer, Failure> {
         let transport = |error: hyper::Error| Failure::transport(&error, Some(&self.server()));
         let mut request = Request::new(Full::new(Bytes::from(body)));
         let uri = format!("{}{target}", self.prefix).parse();
@@ -411,7 +418,7 @@ impl Way {
         if let Some(authorization) = self.authorization()? {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
-        let mut sender = self.connection().await?;
+        let mut sender = self.connection(patience).await?;
         let response = sender.send_request(request).await.map_err(transport)?;
         let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
         let status = response.status();
@@ -420,7 +427,7 @@ impl Way {
     }
 
     /// One that lies idle, or a new one.
-    async fn connection(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    async fn connection(&self, patience: Duration) -> Result<SendRequest<Full<Bytes>>, Failure> {
         loop {
             let Some(mut sender) = self.idle.lock().await.pop() else { break };
             // The server closes what is idle for long.
@@ -428,6 +435,10 @@ impl Way {
                 return Ok(sender);
             }
         }
+        timeout(patience, self.connect()).await.unwrap_or(Err(Failure::Silent(patience)))
+    }
+
+    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let failed = |error: io::Error| Failure::transport(&error, Some(&self.server()));
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(failed)?;
         patient(&stream).map_err(|error| failed(error.into()))?;

@@ -17,6 +17,10 @@ use crate::snapshot::Kind;
 /// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_secs(1);
 const MAX_DELAY: Duration = Duration::from_secs(30);
+/// The same of a source that was read before: nobody waits for it to start, but a whole fleet may be in its place.
+const FIRST_SPREAD: Duration = Duration::from_secs(12);
+/// How long the first connection after an outage is waited for; after each that took longer, the double.
+const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 /// A permission is granted by people: asking more often than this only fills the server's audit log.
 const FORBIDDEN_DELAY: Duration = Duration::from_secs(10);
 /// To find out that a source is still too large, all of it has to be fetched.
@@ -124,21 +128,45 @@ impl Failure {
     }
 
     /// How long to wait before the attempt that follows this one, the `failures`th in a row (from 1); `synced`, if the
-    /// source was read before, so that nobody waits for it to start.
+    /// source was read before.
     ///
-    /// A server that is restarted breaks the watches of a whole fleet in one moment, and is away for some seconds. So who
-    /// has found it away once comes back within eight seconds and not within two: not more than a quarter of a fleet in
-    /// any one second, however long the restart takes.
+    /// A server that is restarted, or fails over, breaks the watches of a whole fleet in one moment. So waits of sources
+    /// that were read before are spread evenly: less than a quarter of a fleet comes back in any one second, however
+    /// long the outage takes.
     pub(super) fn delay(&self, failures: u32, synced: bool) -> Duration {
-        let failures = if synced && failures > 1 { failures.saturating_add(2) } else { failures };
-        let backoff = FIRST_DELAY.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(MAX_DELAY);
-        let delay = backoff.mul_f64(0.25 + 0.75 * random());
+        let (first, least) = if synced { (FIRST_SPREAD, 0.0) } else { (FIRST_DELAY, 0.25) };
+        let most = first.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(MAX_DELAY);
+        let delay = most.mul_f64(least + (1.0 - least) * random());
         match self {
-            Self::Forbidden { .. } => delay.max(FORBIDDEN_DELAY),
+            Self::Forbidden { .. } if !synced => delay.max(FORBIDDEN_DELAY),
             Self::TooLarge(_) => TOO_LARGE_DELAY,
-            Self::Refused { after: Some(after), .. } => delay.max(*after).min(MAX_DELAY),
-            Self::Broken(inner) => inner.delay(failures, false),
+            Self::Refused { after: Some(after), .. } => delay.saturating_add(*after).min(MAX_DELAY),
+            Self::Broken(inner) => inner.delay(failures, synced),
             _ => delay,
+        }
+    }
+
+    /// How long the attempt that follows this one waits for its connection, TLS handshake included; `answer`: how long
+    /// an answer is waited for.
+    ///
+    /// A server that is restarted has its port open for seconds before it serves, and answers all who wait there at one
+    /// instant. Who gives up and comes back is spread out, and what is closed is no request. A server that is merely
+    /// slow is reached as well, by the patience that grows.
+    pub(super) fn patience(&self, synced: bool, answer: Duration) -> Duration {
+        match self {
+            _ if !synced => answer,
+            Self::Silent(patience) => patience.saturating_mul(2).min(answer),
+            _ => FIRST_PATIENCE.min(answer),
+        }
+    }
+
+    /// Whether it may pass by itself, so that it is no trouble unless it comes twice in a row. Servers restart, and
+    /// proxies cut long connections. A server that has just started knows no RoleBindings for a moment: 403.
+    pub(super) fn may_pass(&self, synced: bool) -> bool {
+        match self {
+            Self::Broken(_) | Self::Expired => true,
+            Self::Forbidden { .. } => synced,
+            _ => false,
         }
     }
 
@@ -226,10 +254,9 @@ impl fmt::Display for Told<'_> {
                  kubeconfig) must be the one that signed the server's certificate, for the name it is called by",
                 to(server)
             ),
-            Failure::Silent(patience) => write!(
-                f,
-                "the API server has not answered for {} s; is it overloaded, or is a proxy or network policy in the way?",
-                patience.as_secs_f64()
+            // Not for how long: that grows, and would be told each time.
+            Failure::Silent(_) => f.write_str(
+                "the API server does not answer; is it overloaded, or is a proxy or network policy in the way?",
             ),
             Failure::Unauthorized => f.write_str(
                 "the API server does not accept our credentials (401): the token is missing, expired or of another \
@@ -317,6 +344,8 @@ fn random() -> f64 {
 mod tests {
     use super::*;
 
+    const ANSWER: Duration = Duration::from_secs(30);
+
     fn named() -> Watch {
         let scope = Scope::Named { namespace: "web".to_owned(), name: "nginx".to_owned() };
         Watch { source: 0, kind: Kind::ConfigMap, scope }
@@ -339,27 +368,62 @@ mod tests {
         assert!(delays.iter().any(|delay| *delay != delays[0]), "no jitter");
     }
 
-    #[test]
-    fn after_a_restart_of_the_server_a_fleet_comes_back_spread_over_seconds() {
-        const FLEET: usize = 1000;
-        let broken = Failure::Broken(Box::new(Failure::Unauthorized));
-        let away = Failure::Unauthorized;
-        for restart in [2, 3, 5, 8, 13, 30].map(Duration::from_secs) {
-            let back = |_| {
-                let mut at = broken.delay(1, true);
-                let mut failures = 1;
-                while at < restart {
-                    failures += 1;
-                    at += away.delay(failures, true);
-                }
-                at
-            };
-            let mut all: Vec<_> = (0..FLEET).map(back).collect();
-            all.sort_unstable();
-            let until = |end: Duration| all.partition_point(|at| *at < end);
-            let busiest = all.iter().map(|from| until(*from + Duration::from_secs(1)) - until(*from)).max().unwrap();
-            assert!(busiest <= FLEET * 3 / 10, "{busiest} of {FLEET} in one second of a restart of {restart:?}");
+    /// When a member of a fleet is answered, if the server goes at 0, opens its port after `away`, and serves after
+    /// `backlog` more.
+    fn answered(away: Duration, backlog: Duration) -> Duration {
+        let serves = away + backlog;
+        let mut failure = Failure::Broken(Box::new(Failure::Ended));
+        let mut at = Duration::ZERO;
+        for failures in 1.. {
+            at += failure.delay(failures, true);
+            let patience = failure.patience(true, ANSWER);
+            if at >= serves {
+                break;
+            } else if at < away {
+                failure = Failure::Unreachable { server: None, why: String::new() };
+            } else if at + patience < serves {
+                at += patience;
+                failure = Failure::Silent(patience);
+            } else {
+                return serves;
+            }
         }
+        at
+    }
+
+    #[test]
+    fn a_quarter_of_a_fleet_at_most_comes_back_in_any_second_of_a_restart() {
+        const FLEET: usize = 2000;
+        for away in [0.0, 0.1, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 300.0] {
+            for backlog in [0.0, 0.5, 1.0, 2.0, 4.0, 6.0] {
+                let member = |_| answered(Duration::from_secs_f64(away), Duration::from_secs_f64(backlog));
+                let mut all: Vec<_> = (0..FLEET).map(member).collect();
+                all.sort_unstable();
+                let until = |end: Duration| all.partition_point(|at| *at < end);
+                let busiest =
+                    all.iter().map(|from| until(*from + Duration::from_secs(1)) - until(*from)).max().unwrap();
+                assert!(
+                    busiest <= FLEET / 4,
+                    "{busiest} of {FLEET} at once: away for {away} s, then silent for {backlog}"
+                );
+                let last = all.last().unwrap().as_secs_f64() - away - backlog;
+                assert!(last <= MAX_DELAY.as_secs_f64(), "{last} s late");
+            }
+        }
+    }
+
+    #[test]
+    fn a_slow_server_is_reached_and_the_first_start_is_as_patient_as_can_be() {
+        let mut failure = Failure::Broken(Box::new(Failure::Silent(ANSWER)));
+        let waited = [(); 8].map(|()| {
+            let patience = failure.patience(true, ANSWER);
+            failure = Failure::Silent(patience);
+            patience
+        });
+        assert_eq!(waited, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000].map(Duration::from_millis));
+        assert_eq!(Failure::Unauthorized.patience(true, ANSWER), FIRST_PATIENCE);
+        assert_eq!(Failure::Silent(FIRST_PATIENCE).patience(false, ANSWER), ANSWER);
+        assert_eq!(Failure::Ended.patience(true, Duration::from_millis(100)), Duration::from_millis(100));
     }
 
     #[test]
@@ -373,7 +437,8 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_within_bounds() {
         let throttled = |header| Failure::status(Status { code: 429, ..Status::default() }, header);
-        assert_eq!(throttled(Some(7)).delay(1, false), Duration::from_secs(7));
+        let delay = throttled(Some(7)).delay(1, false);
+        assert!(delay > Duration::from_secs(7) && delay <= Duration::from_secs(8), "as asked, and spread: {delay:?}");
         assert_eq!(throttled(Some(u64::MAX)).delay(1, false), MAX_DELAY);
         assert!(throttled(Some(0)).delay(1, false) >= Duration::from_millis(250));
         assert!(throttled(None).delay(1, false) <= FIRST_DELAY);
@@ -390,6 +455,7 @@ mod tests {
              [\"nginx\"], verbs: [\"list\", \"watch\"]}, and a RoleBinding to it"
         );
         assert!(failure.is_forbidden());
+        assert!(failure.may_pass(true) && !failure.may_pass(false), "at the first start it is told at once");
         assert!(Failure::Broken(Box::new(failure)).is_forbidden());
         assert!(!Failure::Unauthorized.is_forbidden());
         let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };

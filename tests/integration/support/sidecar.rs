@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// How long anything may take on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take on a busy machine. A source comes back within half a minute of its server.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Polls until `condition` gives something; `what` is said when it never does.
 #[track_caller]
