@@ -428,14 +428,21 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
     if syntax == Syntax::Off {
         return Ok(());
     }
-    for (path, file) in tree.iter() {
-        let checked =
-            validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
-        let Err(error) = checked else { continue };
-        let message = format!("{error} (from {})", file.origin);
-        match syntax {
-            Syntax::Strict => return Err(Problem::new(Stage::Validate, true, &message)),
-            Syntax::Warn | Syntax::Off => warnings.push(message),
+    for piece in tree.pieces().iter().filter(|piece| !piece.is_well_formed()) {
+        let mut well_formed = true;
+        for (path, file) in piece.iter() {
+            let checked =
+                validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
+            let Err(error) = checked else { continue };
+            let message = format!("{error} (from {})", file.origin);
+            match syntax {
+                Syntax::Strict => return Err(Problem::new(Stage::Validate, true, &message)),
+                Syntax::Warn | Syntax::Off => warnings.push(message),
+            }
+            well_formed = false;
+        }
+        if well_formed {
+            piece.note_well_formed();
         }
     }
     Ok(())
@@ -470,10 +477,12 @@ mod tests {
 
     use super::*;
     use crate::config;
+    use crate::content::Content;
     use crate::publish;
     use crate::render::Pod;
     use crate::snapshot::Kind;
     use crate::source::{Snapshot, Taken};
+    use crate::tree::{File, TreePath};
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
@@ -578,6 +587,27 @@ mod tests {
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn what_is_malformed_is_found_each_time() {
+        let mut tree = Tree::default();
+        let (a, b) = (TreePath::parse("a.json").unwrap(), TreePath::parse("b.json").unwrap());
+        let content = |text: &'static str| Content::from(Bytes::from_static(text.as_bytes()));
+        for path in [&a, &b] {
+            let file = File { bytes: content("{}"), secret: false, origin: "a test".into() };
+            tree.insert(path.clone(), file).unwrap();
+        }
+        let warned = |tree: &Tree| {
+            let mut warnings = Vec::new();
+            check(tree, Syntax::Warn, &mut warnings).unwrap();
+            warnings.len()
+        };
+        for (path, text, malformed) in [(&a, "{}", 0), (&a, "{", 1), (&b, "[", 2), (&a, "[]", 1), (&b, "[]", 0)] {
+            tree.replace(path, content(text));
+            assert_eq!((warned(&tree), warned(&tree)), (malformed, malformed));
+            assert_eq!(check(&tree, Syntax::Strict, &mut Vec::new()).is_err(), malformed > 0);
+        }
     }
 
     #[tokio::test]

@@ -35,8 +35,7 @@ impl Digest {
     }
 
     /// The 64 hex digits, in ASCII.
-    #[must_use]
-    pub fn digits(&self) -> [u8; 64] {
+    fn digits(&self) -> [u8; 64] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [0; 64];
         for (pair, byte) in digits.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {

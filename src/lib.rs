@@ -35,6 +35,7 @@ pub mod content;
 pub mod digest;
 pub mod inputs;
 pub mod journal;
+pub mod pieces;
 pub mod publish;
 pub mod reload;
 pub mod render;

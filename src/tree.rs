@@ -1,13 +1,13 @@
 //! A generation's files in memory: checked relative paths to bytes.
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::content::Content;
 use crate::digest::{Digest, DigestKey, Hasher};
+use crate::pieces::{self, Pieces};
 
 /// A path below the output directory that cannot lead out of it.
 ///
@@ -64,12 +64,6 @@ impl TreePath {
         self.0.clone()
     }
 
-    /// Whether that is the very text of this path: then there is no need to compare the two.
-    #[must_use]
-    pub fn is_shared(&self, text: &Arc<str>) -> bool {
-        Arc::ptr_eq(&self.0, text)
-    }
-
     /// The first segment: the name that lies in the output directory itself.
     #[must_use]
     pub fn top(&self) -> &str {
@@ -116,7 +110,23 @@ impl fmt::Debug for File {
 /// Cheap to clone: what is not changed is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    files: Arc<BTreeMap<TreePath, File>>,
+    files: Pieces<TreePath, File, Known>,
+}
+
+/// Some files of a tree that are next to each other.
+pub type Piece = pieces::Piece<TreePath, File, Known>;
+
+/// What is known of the files in a piece.
+#[derive(Debug)]
+pub struct Known {
+    /// The sum of their lengths, in bytes.
+    size: u64,
+    /// Over their paths and the digests of their bytes. In memory only: it is unkeyed.
+    content: Digest,
+    /// Over the paths of those that are secret, if any is.
+    secret: Option<Digest>,
+    /// Whether all were parsed, and none was malformed.
+    well_formed: AtomicBool,
 }
 
 /// Two files want one place.
@@ -151,7 +161,7 @@ pub enum CollisionError {
 impl Tree {
     /// Adds a file; refuses a place that is taken.
     pub fn insert(&mut self, path: TreePath, file: File) -> Result<(), CollisionError> {
-        if let Some(first) = self.files.get(&path) {
+        if let Some(first) = self.files.get(path.as_str()) {
             return Err(CollisionError::Same {
                 path,
                 first: first.origin.to_string(),
@@ -169,7 +179,7 @@ impl Tree {
             }
         }
         let prefix = format!("{path}/");
-        let below = self.files.range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded)).next();
+        let below = self.files.range_from(&prefix).next();
         if let Some((below, found)) = below.filter(|(below, _)| below.0.starts_with(&prefix)) {
             return Err(CollisionError::Nested {
                 below: below.clone(),
@@ -178,13 +188,13 @@ impl Tree {
                 file_origin: file.origin.to_string(),
             });
         }
-        Arc::make_mut(&mut self.files).insert(path, file);
+        self.files.insert(path, file);
         Ok(())
     }
 
     /// Gives a file other bytes; `false` if there is none at that path.
     pub fn replace(&mut self, path: &TreePath, bytes: Content) -> bool {
-        match Arc::make_mut(&mut self.files).get_mut(path) {
+        match self.files.get_mut(path.as_str()) {
             Some(file) => {
                 file.bytes = bytes;
                 true
@@ -196,12 +206,18 @@ impl Tree {
     /// The sum of all files' lengths, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.files.values().map(|file| file.bytes.len() as u64).sum()
+        self.pieces().iter().map(|piece| piece.known().size).sum()
     }
 
     /// Paths and files, in the order of paths.
     pub fn iter(&self) -> impl Iterator<Item = (&TreePath, &File)> {
         self.files.iter()
+    }
+
+    /// The same in pieces.
+    #[must_use]
+    pub fn pieces(&self) -> &[Arc<Piece>] {
+        self.files.pieces()
     }
 
     /// The file at a path.
@@ -225,7 +241,7 @@ impl Tree {
     /// The distinct first segments, in order: one link in the output directory for each.
     #[must_use]
     pub fn top_names(&self) -> Vec<&str> {
-        let mut names: Vec<_> = self.files.keys().map(TreePath::top).collect();
+        let mut names: Vec<_> = self.files.iter().map(|(path, _)| path.top()).collect();
         names.sort_unstable();
         names.dedup();
         names
@@ -236,8 +252,8 @@ impl Tree {
     pub fn digest(&self, content: Digest, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);
         hasher.field(content.as_bytes());
-        for (path, _) in self.files.iter().filter(|(_, file)| file.secret) {
-            hasher.field(path.as_str().as_bytes());
+        for secret in self.pieces().iter().filter_map(|piece| piece.known().secret) {
+            hasher.field(secret.as_bytes());
         }
         hasher.finish()
     }
@@ -246,12 +262,81 @@ impl Tree {
     /// modes do not tell secrecy, since the kubelet widens those of an fsGroup's files.
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
-        let mut hasher = Hasher::keyed(key);
-        for (path, file) in self.files.iter() {
-            hasher.field(path.as_str().as_bytes());
-            hasher.field(file.bytes.digest().as_bytes());
-        }
+        let mut hasher = ContentHasher::new(key);
+        self.pieces().iter().for_each(|piece| hasher.piece(piece.known().content));
         hasher.finish()
+    }
+}
+
+impl Piece {
+    fn known(&self) -> &Known {
+        self.found(|piece| {
+            let (mut content, mut secret, mut size) = (Hasher::plain(), None, 0);
+            for (path, file) in piece.iter() {
+                add(&mut content, path.as_str().as_bytes(), file.bytes.digest());
+                if file.secret {
+                    secret.get_or_insert_with(Hasher::plain).field(path.as_str().as_bytes());
+                }
+                size += file.bytes.len() as u64;
+            }
+            let (content, secret) = (content.finish(), secret.map(Hasher::finish));
+            Known { size, content, secret, well_formed: AtomicBool::new(false) }
+        })
+    }
+
+    /// Whether all its files were [found](Self::note_well_formed) to be well-formed.
+    #[must_use]
+    pub fn is_well_formed(&self) -> bool {
+        self.known().well_formed.load(Ordering::Relaxed)
+    }
+
+    /// Notes that they are, so that they need not be looked at for it again.
+    pub fn note_well_formed(&self) {
+        self.known().well_formed.store(true, Ordering::Relaxed);
+    }
+}
+
+fn add(hasher: &mut Hasher, path: &[u8], bytes: Digest) {
+    hasher.field(path);
+    hasher.field(bytes.as_bytes());
+}
+
+/// Takes the digest that [`Tree::content`] is.
+pub struct ContentHasher {
+    whole: Hasher,
+    piece: Option<Hasher>,
+}
+
+impl ContentHasher {
+    /// Of no file yet.
+    #[must_use]
+    pub fn new(key: &DigestKey) -> Self {
+        Self { whole: Hasher::keyed(key), piece: None }
+    }
+
+    /// Adds a file, in the order of paths.
+    pub fn file(&mut self, path: &[u8], bytes: Digest) {
+        if pieces::begins(path) {
+            self.end();
+        }
+        add(self.piece.get_or_insert_with(Hasher::plain), path, bytes);
+    }
+
+    fn end(&mut self) {
+        if let Some(piece) = self.piece.take() {
+            self.piece(piece.finish());
+        }
+    }
+
+    fn piece(&mut self, content: Digest) {
+        self.whole.field(content.as_bytes());
+    }
+
+    /// The digest over all files.
+    #[must_use]
+    pub fn finish(mut self) -> Digest {
+        self.end();
+        self.whole.finish()
     }
 }
 

@@ -16,9 +16,9 @@ use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::sys::{fstat, statat, symlinkat};
 use super::{Output, PublishError};
-use crate::digest::{Digest, DigestKey, Hasher};
+use crate::digest::{Digest, DigestKey};
 use crate::process::Reader;
-use crate::tree::{File, Tree, TreePath};
+use crate::tree::{ContentHasher, File, Tree, TreePath};
 
 pub(super) const DATA: &str = "..data";
 pub(super) const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
@@ -126,7 +126,7 @@ impl Publisher for Atomic<'_> {
 
     fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
         let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
-        let mut content = ReadBack { output: self.0, top: name, hasher: Hasher::keyed(key), left: READ_LIMIT };
+        let mut content = ReadBack { output: self.0, top: name, hasher: ContentHasher::new(key), left: READ_LIMIT };
         content.add(&dir, &[])?;
         Ok(content.hasher.finish())
     }
@@ -239,7 +239,7 @@ impl Output {
 struct ReadBack<'a> {
     output: &'a Output,
     top: &'a str,
-    hasher: Hasher,
+    hasher: ContentHasher,
     /// What may still be read.
     left: u64,
 }
@@ -282,8 +282,7 @@ impl ReadBack<'_> {
             let Some(bytes) = digest_of_just(size, file).map_err(|errno| failed(self, errno))? else {
                 return Err(self.spoilt(&path, "a file that is being changed".into()));
             };
-            self.hasher.field(&path);
-            self.hasher.field(bytes.as_bytes());
+            self.hasher.file(&path, bytes);
         }
         Ok(())
     }

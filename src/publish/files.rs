@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, Stat};
@@ -30,7 +30,7 @@ use super::{Output, PublishError, SETGID};
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::sequence_of;
 use crate::process::Reader;
-use crate::tree::Tree;
+use crate::tree::{ContentHasher, Piece, Tree};
 
 /// Names the current generation.
 pub(super) const CURRENT: &str = "..trimtab.current";
@@ -89,10 +89,14 @@ pub(super) struct Memory {
 /// Directories as they were when all files of a generation were in place in them. While one is as it was, no name in it
 /// was removed or replaced. What somebody writes into a file of ours does not show there, and matters only when that file
 /// is replaced. What happens to a directory during our own renames in it is not noticed until it happens again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     generation: String,
     directories: BTreeMap<String, Stamp>,
+    /// Whether these are all in which the generation has files.
+    all: bool,
+    /// The pieces of its tree, as far as somebody still has them: each has one in the manifest.
+    pieces: Vec<Weak<Piece>>,
 }
 
 /// Of how many directories that is remembered: a look at a directory costs more than one at a file.
@@ -103,8 +107,8 @@ struct Compared {
     manifest: Manifest,
     /// The files that are to be written.
     changed: BTreeSet<Arc<str>>,
-    /// The directories, as they were before their files were looked at.
-    directories: BTreeMap<String, Stamp>,
+    /// What there was before its files were looked at.
+    seen: Seen,
 }
 
 /// What changes when a file is written, replaced, or given away, or when a directory's names change.
@@ -135,7 +139,7 @@ impl Publisher for Files<'_> {
         let key = self.key()?;
         let mut changed = Vec::new();
         let mut place = Way::from(&self.0.dir);
-        for (path, entry) in &manifest.files {
+        for (path, entry) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
             let found = match reached(place.to(path, None)).map_err(failed)? {
                 Some((dir, leaf)) => digest_of(dir, leaf, &key).map_err(failed)?,
@@ -165,7 +169,7 @@ impl Publisher for Files<'_> {
         let output = self.0;
         let failed = |doing, errno| output.io(doing, name, errno);
         let books = self.books()?;
-        let Compared { manifest, changed, directories } = self.compare(tree, &books)?;
+        let Compared { manifest, changed, seen } = self.compare(name, tree, &books)?;
         // What is in place is ours.
         self.refuse(&books, changed.iter().map(|path| &**path))?;
         let top = output
@@ -190,7 +194,7 @@ impl Publisher for Files<'_> {
         });
         let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
         self.remember(name, &stat, Arc::new(manifest));
-        *self.seen() = Seen { generation: name.to_owned(), directories };
+        *self.seen() = seen;
         top.sync().map_err(|errno| failed("sync", errno))
     }
 
@@ -247,7 +251,7 @@ impl Publisher for Files<'_> {
         let mut stale = BTreeSet::new();
         let mut empty = BTreeSet::new();
         for (_, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
-            stale.extend(manifest.missing_in(&wanted).map(|(path, _)| path));
+            stale.extend(manifest.files.missing_in(&wanted.files).map(|(path, _)| path));
             empty.extend(manifest.directories.iter().filter(|path| !wanted.is_above(path)));
         }
         let mut place = Way::from(&self.0.dir);
@@ -294,8 +298,8 @@ impl Publisher for Files<'_> {
         let files = self.files(name)?;
         let mut kept = files.as_ref().map(Way::from);
         let mut place = Way::from(&self.0.dir);
-        let mut hasher = Hasher::keyed(key);
-        for (path, entry) in &manifest.files {
+        let mut hasher = ContentHasher::new(key);
+        for (path, entry) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
             let copy = match &mut kept {
                 Some(kept) => open_at(kept, path).map_err(failed)?,
@@ -316,8 +320,7 @@ impl Publisher for Files<'_> {
             let Some(bytes) = digest_of_just(size, file).map_err(failed)? else {
                 return Err(spoilt("a file that is being changed"));
             };
-            hasher.field(path.as_bytes());
-            hasher.field(bytes.as_bytes());
+            hasher.file(path.as_bytes(), bytes);
         }
         Ok(hasher.finish())
     }
@@ -325,7 +328,7 @@ impl Publisher for Files<'_> {
     fn unreadable_by(&self, reader: &Reader, name: &str) -> Result<Option<String>, PublishError> {
         let mut place = Way::from(&self.0.dir);
         let mut seen = BTreeSet::new();
-        for path in self.required(name)?.files.keys() {
+        for (path, _) in self.required(name)?.files.iter() {
             let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
             for (at, access) in directories.chain([(&**path, 4)]) {
                 let reached = reached(place.to(at, None)).map_err(|errno| self.0.io("read", at, errno))?;
@@ -346,7 +349,7 @@ impl Publisher for Files<'_> {
         let mut left = limit;
         let mut place = Way::from(&self.0.dir);
         let mut files = BTreeMap::new();
-        for path in self.required(name)?.files.keys() {
+        for (path, _) in self.required(name)?.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
             let Some((dir, leaf)) = reached(place.to(path, None)).map_err(failed)? else { continue };
             let stat = match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
@@ -504,71 +507,85 @@ impl Files<'_> {
     }
 
     /// The manifest of a tree, and which of its files are to be written: the others are in place.
-    fn compare(&self, tree: &Tree, books: &Books) -> Result<Compared, PublishError> {
+    fn compare(&self, name: &str, tree: &Tree, books: &Books) -> Result<Compared, PublishError> {
         let key = self.key()?;
         let none = Manifest::default();
         let current = books.current.as_deref().unwrap_or(&none);
-        let mut known = current.files.iter().peekable();
         let current_name = self.current()?;
         let seen = Some(self.seen()).filter(|seen| current_name.as_ref() == Some(&seen.generation));
-        let seen = seen.map(|seen| seen.directories.clone()).unwrap_or_default();
-        // The directory of the file before, and whether it is as it was seen.
-        let (mut directories, mut directory, mut untouched) = (BTreeMap::new(), None, false);
+        let seen = seen.map(|seen| seen.clone()).unwrap_or_default();
         let mut place = Way::from(&self.0.dir);
-        let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
-        let mut files = Vec::with_capacity(tree.len());
-        for (shared, file) in tree.iter() {
-            let path = shared.as_str();
-            let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
-            while known.next_if(|(known, _)| !shared.is_shared(known) && &***known < path).is_some() {}
-            let known = known.next_if(|(known, _)| shared.is_shared(known) || &***known == path);
-            let known = known.map(|(_, entry)| entry);
-            let plain = file.bytes.digest();
-            let digest = match known {
-                Some(known) if known.plain == Some(plain) => known.digest,
-                _ => keyed(&key, plain),
-            };
-            let size = file.bytes.len() as u64;
-            let entry = Entry { digest, plain: Some(plain), size, mode: mode.as_raw_mode() };
-            let its = path.rsplit_once('/').map_or("", |(above, _)| above);
-            if directory != Some(its) {
-                directory = Some(its);
-                let ours = above(path).filter(|above| current.directories.contains(*above));
-                manifest.directories.extend(ours.map(str::to_owned));
-                let now = if directories.len() < MOST_SEEN { self.stamp_of(&mut place, its)? } else { None };
-                untouched = now.is_some() && now.as_ref() == seen.get(its);
-                if let Some(now) = now {
-                    directories.entry(its.to_owned()).or_insert(now);
-                }
+        let pieces = tree.pieces().iter().map(Arc::downgrade).collect();
+        let mut next = Seen { generation: name.to_owned(), directories: BTreeMap::new(), all: true, pieces };
+        for directory in seen.directories.keys() {
+            if let Some(now) = self.stamp_of(&mut place, directory)? {
+                next.directories.insert(directory.clone(), now);
             }
-            if untouched && known == Some(&entry) && !books.absent.contains(path) {
-                files.push((shared.shared(), entry));
+        }
+        // Then a piece that is in both trees is in place.
+        let all_untouched = seen.all && next.directories == seen.directories && books.absent.is_empty();
+        // The directory of the file before, and whether it is as it was seen.
+        let (mut directory, mut untouched) = (None, false);
+        let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
+        let mut known = seen.pieces.iter().zip(current.files.pieces()).peekable();
+        for piece in tree.pieces() {
+            let is_same = |(before, _): &(&Weak<Piece>, _)| before.as_ptr() == Arc::as_ptr(piece);
+            while known.next_if(|known| !is_same(known) && known.1.first() < piece.first()).is_some() {}
+            if let Some((_, entries)) = known.next_if(|known| all_untouched && is_same(known)) {
+                manifest.files.push(entries.clone());
                 continue;
             }
-            let in_place = match place.to(path, None) {
-                Ok((dir, leaf)) => match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
-                    Err(Errno::NOENT) => false,
-                    stat => {
-                        let stat = stat.map_err(|errno| self.0.io("stat", path, errno))?;
-                        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-                            && u64::try_from(stat.st_size) == Ok(entry.size)
+            for (shared, file) in piece.iter() {
+                let path = shared.as_str();
+                let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
+                let known = current.files.get(path);
+                let plain = file.bytes.digest();
+                let digest = match known {
+                    Some(known) if known.plain == Some(plain) => known.digest,
+                    _ => keyed(&key, plain),
+                };
+                let size = file.bytes.len() as u64;
+                let entry = Entry { digest, plain: Some(plain), size, mode: mode.as_raw_mode() };
+                manifest.files.insert(shared.shared(), entry);
+                let its = path.rsplit_once('/').map_or("", |(above, _)| above);
+                if directory != Some(its) {
+                    directory = Some(its);
+                    let room = next.directories.len() < MOST_SEEN && !next.directories.contains_key(its);
+                    if let Some(now) = if room { self.stamp_of(&mut place, its)? } else { None } {
+                        next.directories.insert(its.to_owned(), now);
                     }
-                },
-                Err(Blocked { at, errno: Errno::NOENT | Errno::NOTDIR }) => {
-                    let missing = above(path).filter(|above| above.len() >= at.len());
-                    manifest.directories.extend(missing.map(str::to_owned));
-                    false
+                    let now = next.directories.get(its);
+                    next.all &= now.is_some();
+                    untouched = now.is_some() && now == seen.directories.get(its);
                 }
-                Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
-            };
-            if !(in_place && known == Some(&entry) && !books.absent.contains(path)) {
-                changed.insert(shared.shared());
+                if untouched && known == Some(&entry) && !books.absent.contains(path) {
+                    continue;
+                }
+                let in_place = match place.to(path, None) {
+                    Ok((dir, leaf)) => match statat(dir, leaf, AtFlags::SYMLINK_NOFOLLOW) {
+                        Err(Errno::NOENT) => false,
+                        stat => {
+                            let stat = stat.map_err(|errno| self.0.io("stat", path, errno))?;
+                            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+                                && u64::try_from(stat.st_size) == Ok(entry.size)
+                        }
+                    },
+                    Err(Blocked { at, errno: Errno::NOENT | Errno::NOTDIR }) => {
+                        let missing = above(path).filter(|above| above.len() >= at.len());
+                        manifest.directories.extend(missing.map(str::to_owned));
+                        false
+                    }
+                    Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
+                };
+                if !(in_place && known == Some(&entry) && !books.absent.contains(path)) {
+                    changed.insert(shared.shared());
+                }
             }
-            files.push((shared.shared(), entry));
         }
-        // In order already: so it is made in one go.
-        manifest.files = files.into_iter().collect();
-        Ok(Compared { manifest, changed, directories })
+        let ours = current.directories.iter().filter(|directory| manifest.is_above(directory)).cloned();
+        let ours: Vec<_> = ours.collect();
+        manifest.directories.extend(ours);
+        Ok(Compared { manifest, changed, seen: next })
     }
 
     /// An error if something that is not ours lies at one of these paths, or above it.
@@ -650,7 +667,7 @@ impl Files<'_> {
         let manifest = self.required(name)?;
         let staged = self.staged(name)?;
         let books = self.books()?;
-        let places = || staged.iter().map(String::as_str).filter(|path| manifest.files.contains_key(*path));
+        let places = || staged.iter().map(String::as_str).filter(|path| manifest.files.contains_key(path));
         self.refuse(&books, places())?;
         // On the way back all copies are there: they were made on the way forth.
         if current.and_then(sequence_of) < sequence_of(name) {
@@ -677,11 +694,11 @@ impl Files<'_> {
     fn keep(&self, name: &str, next: &Manifest, changed: &BTreeSet<String>, books: &Books) -> Result<(), PublishError> {
         let Some(in_place) = &books.current else { return Ok(()) };
         let replaced = changed.iter().filter_map(|path| in_place.files.get_key_value(path.as_str()));
-        let leaving: BTreeMap<_, _> = replaced.chain(in_place.missing_in(next)).collect();
+        let leaving: BTreeMap<_, _> = replaced.chain(in_place.files.missing_in(&next.files)).collect();
         for (other, manifest) in books.manifests.iter().filter(|(other, _)| *other != name) {
             let kept = self.staged(other)?;
             let of = |(path, placed): (&&Arc<str>, &&Entry)| {
-                let (path, entry) = manifest.files.get_key_value(&***path)?;
+                let (path, entry) = manifest.files.get_key_value(path)?;
                 (!kept.contains(&**path) && placed.digest == entry.digest).then_some((path, entry))
             };
             let goes: Vec<_> = leaving.iter().filter_map(of).collect();
@@ -704,7 +721,7 @@ impl Files<'_> {
             let Some(files) = self.files(other)? else { continue };
             let mut kept = Way::from(&files);
             for path in self.staged(other)? {
-                let Some(entry) = manifest.files.get(&*path) else { continue };
+                let Some(entry) = manifest.files.get(&path) else { continue };
                 let in_place = match reached(place.to(&path, None)).map_err(failed)? {
                     Some((dir, leaf)) => is_entry(dir, leaf, entry, &key).map_err(failed)?,
                     None => false,
@@ -793,6 +810,8 @@ impl Files<'_> {
         for (directory, before) in std::mem::take(&mut seen.directories) {
             if self.stamp_of(&mut place, &directory)? == Some(before) {
                 seen.directories.insert(directory, before);
+            } else {
+                seen.all = false;
             }
         }
         // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.

@@ -1,12 +1,12 @@
 //! What is ours of a directory that others write to as well: a generation's files and directories, as they are written
 //! down beside its content in the `files` layout.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io::Write as _;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::digest::Digest;
+use crate::pieces::{self, Pieces};
 use crate::tree::TreePath;
 
 const FIRST_LINE: &str = "trimtab manifest 1";
@@ -36,11 +36,14 @@ impl PartialEq for Entry {
 
 impl Eq for Entry {}
 
+/// Files by path, with the lines that stand for them.
+pub(super) type Entries = Pieces<Arc<str>, Entry, Box<[u8]>>;
+
 /// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
 /// before is not ours to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    pub(super) files: BTreeMap<Arc<str>, Entry>,
+    pub(super) files: Entries,
     pub(super) directories: BTreeSet<String>,
 }
 
@@ -48,34 +51,21 @@ impl Manifest {
     /// Whether the generation has a file below this directory.
     pub(super) fn is_above(&self, directory: &str) -> bool {
         let below = format!("{directory}/");
-        let first = self.files.range::<str, _>((Bound::Included(below.as_str()), Bound::Unbounded)).next();
+        let first = self.files.range_from(&below).next();
         first.is_some_and(|(path, _)| path.starts_with(&below))
-    }
-
-    /// The files that another one does not have.
-    pub(super) fn missing_in<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = (&'a Arc<str>, &'a Entry)> {
-        let mut others = other.files.keys().peekable();
-        self.files.iter().filter(move |(path, _)| {
-            while others.next_if(|other| other < path).is_some() {}
-            others.next_if(|other| Arc::ptr_eq(other, path) || other == path).is_none()
-        })
     }
 
     /// One line for each, given to `write` in pieces: a manifest of thousands is long.
     pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut text = format!("{FIRST_LINE}\n").into_bytes();
-        // Writing to a Vec cannot fail, and a TreePath holds no line feed.
-        for (path, Entry { digest, size, mode, .. }) in &self.files {
-            let _ = write!(text, "f {mode:04o} {size} ");
-            text.extend_from_slice(&digest.digits());
-            text.push(b' ');
-            text.extend_from_slice(path.as_bytes());
-            text.push(b'\n');
+        for piece in self.files.pieces() {
+            text.extend_from_slice(piece.found(lines));
             if text.len() >= PIECE {
                 write(&text)?;
                 text.clear();
             }
         }
+        // Writing to a Vec cannot fail, and a TreePath holds no line feed.
         for path in &self.directories {
             let _ = writeln!(text, "d {path}");
         }
@@ -108,6 +98,15 @@ impl Manifest {
     }
 }
 
+fn lines(piece: &pieces::Piece<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
+    let mut text = Vec::new();
+    // As above.
+    for (path, Entry { digest, size, mode, .. }) in piece.iter() {
+        let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
+    }
+    text.into()
+}
+
 /// The directories above a path, outermost first.
 pub(super) fn above(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').filter_map(|(end, _)| path.get(..end))
@@ -120,7 +119,7 @@ mod tests {
     fn manifest() -> Manifest {
         let entry = Entry { digest: Digest::from_bytes([7; 32]), plain: None, size: 12, mode: 0o640 };
         Manifest {
-            files: [("a b".into(), entry), ("d/e/f".into(), entry)].into(),
+            files: [("a b".into(), entry), ("d/e/f".into(), entry)].into_iter().collect(),
             directories: ["d".to_owned(), "d/e".to_owned()].into(),
         }
     }
@@ -136,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_long_manifest_comes_in_pieces_and_round_trips() {
-        let entry = manifest().files["a b"];
+        let entry = *manifest().files.get("a b").unwrap();
         let files = (0..1000).map(|number| (format!("f/{number:04}").into(), entry)).collect();
         let long = Manifest { files, ..manifest() };
         let mut longest = 0;
@@ -165,22 +164,6 @@ mod tests {
             assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");
         }
         assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes()), None);
-    }
-
-    #[test]
-    fn what_another_does_not_have_is_found() {
-        let of = |paths: &str| {
-            let entry = manifest().files["a b"];
-            let files = paths.split_terminator(' ').map(|path| (path.into(), entry)).collect();
-            Manifest { files, directories: BTreeSet::new() }
-        };
-        for (one, other, missing) in
-            [("", "a", ""), ("a b", "", "a b"), ("a c e", "b c d", "a e"), ("a b c", "a c", "b"), ("b", "a b c", "")]
-        {
-            let (one, other) = (of(one), of(other));
-            let found: Vec<_> = one.missing_in(&other).map(|(path, _)| &**path).collect();
-            assert_eq!(found.join(" "), missing);
-        }
     }
 
     #[test]
