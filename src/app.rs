@@ -615,8 +615,7 @@ impl App {
         let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { return };
         self.staged.objects = Versions::of(&inputs.snapshot);
         // An object that is held back stays as it was last published.
-        let earlier =
-            self.published.objects.iter().filter(|object| object.secret).flat_map(|object| object.data.values());
+        let earlier = self.published.objects.secret().flat_map(|object| object.data.values());
         self.staged.secrets = Some(inputs.secrets().chain(earlier.cloned()).collect());
         let order = Order {
             inputs,

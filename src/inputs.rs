@@ -11,7 +11,7 @@ use crate::digest::{Digest, DigestKey, Hasher};
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
 use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::source::{Snapshot, Taken, Versions};
+use crate::source::{Objects, Snapshot, Taken, Versions};
 use crate::tree::Tree;
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
@@ -26,7 +26,7 @@ pub struct Inputs {
 /// What was rendered last, and of what: where values alone have changed since, the next render begins with it.
 #[derive(Clone, Debug)]
 pub struct Drawn {
-    objects: Arc<[Taken]>,
+    objects: Objects,
     tree: Tree,
 }
 
@@ -45,7 +45,8 @@ impl Inputs {
         if self.settings.templated || self.snapshot.objects.len() != objects.len() {
             return None;
         }
-        for (taken, before) in self.snapshot.objects.iter().zip(objects.iter()) {
+        let groups = self.snapshot.objects.groups().zip(objects.groups()).filter(|(new, old)| !Arc::ptr_eq(new, old));
+        for (taken, before) in groups.flat_map(|(new, old)| new.taken.iter().zip(&old.taken)) {
             let (new, old) = (&taken.object, &before.object);
             if Arc::ptr_eq(new, old) && taken.selected == before.selected {
                 continue;
@@ -73,9 +74,8 @@ impl Inputs {
         hasher.field(env!("CARGO_PKG_VERSION").as_bytes());
         hasher.field(self.settings.flags.as_bytes());
         hasher.field(&[u8::from(self.settings.templated)]);
-        for taken in self.snapshot.objects.iter() {
-            hasher.field(&[u8::from(taken.selected)]);
-            object(&mut hasher, &taken.object);
+        for group in self.snapshot.objects.groups() {
+            hasher.field(group.content.as_bytes());
         }
         // Each list ends with its length, so that nothing can move from one to the next.
         hasher.field(&self.snapshot.objects.len().to_be_bytes());
@@ -100,7 +100,7 @@ impl Inputs {
     }
 
     fn is_secret(&self) -> bool {
-        self.snapshot.objects.iter().any(|taken| taken.object.secret)
+        self.snapshot.objects.groups().any(|group| group.secret)
             || self.snapshot.templates.iter().any(|(template, _)| template.secret)
             || self.settings.env.values().any(|variable| variable.secret)
     }
@@ -216,9 +216,9 @@ impl Inputs {
 
     /// Every secret value, to be masked in others' output.
     pub fn secrets(&self) -> impl Iterator<Item = Content> {
-        let objects = self.snapshot.objects.iter().map(|taken| &taken.object);
-        let templates = self.snapshot.templates.iter().map(|(template, _)| template);
-        let values = objects.chain(templates).filter(|object| object.secret).flat_map(|object| object.data.values());
+        let objects = self.snapshot.objects.secret().map(|taken| &taken.object);
+        let templates = self.snapshot.templates.iter().map(|(template, _)| template).filter(|template| template.secret);
+        let values = objects.chain(templates).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
         values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))
     }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
 use crate::content::Spool;
+use crate::digest::{Digest, Hasher};
 use crate::snapshot::{Object, ObjectRef, Seen, Update};
 
 /// What a source is for.
@@ -208,11 +209,94 @@ pub struct Taken {
     pub selected: bool,
 }
 
+/// Objects in their order, in groups. What has not changed from one snapshot to the next is shared.
+#[derive(Clone, Debug, Default)]
+pub struct Objects(Vec<Arc<Group>>);
+
+/// How many objects a group has; the last one has fewer.
+const GROUP: usize = 64;
+
+/// Some objects that are next to each other.
+#[derive(Debug)]
+pub struct Group {
+    /// The objects.
+    pub taken: Vec<Taken>,
+    /// Over what they hold and how they came in. Never shown: it is unkeyed, and would let anyone test guesses.
+    pub content: Digest,
+    /// Whether one of them is secret.
+    pub secret: bool,
+}
+
+impl Objects {
+    /// Puts another version in the place of one, if that is among them.
+    fn replace(&mut self, old: &Arc<Object>, new: &Arc<Object>) {
+        let is_old = |taken: &Taken| Arc::ptr_eq(&taken.object, old);
+        if let Some(group) = self.0.iter_mut().find(|group| group.taken.iter().any(is_old)) {
+            let version = |taken: &Taken| {
+                let object = if is_old(taken) { new } else { &taken.object };
+                Taken { object: object.clone(), selected: taken.selected }
+            };
+            *group = Arc::new(Group::of(group.taken.iter().map(version).collect()));
+        }
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Taken> {
+        self.0.iter().flat_map(|group| &group.taken)
+    }
+
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|group| group.taken.len()).sum()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same in groups.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
+        self.0.iter()
+    }
+
+    /// Those that are secret.
+    pub fn secret(&self) -> impl Iterator<Item = &Taken> {
+        let groups = self.0.iter().filter(|group| group.secret);
+        groups.flat_map(|group| &group.taken).filter(|taken| taken.object.secret)
+    }
+}
+
+impl FromIterator<Taken> for Objects {
+    fn from_iter<I: IntoIterator<Item = Taken>>(taken: I) -> Self {
+        let mut taken = taken.into_iter().peekable();
+        let mut groups = Vec::new();
+        while taken.peek().is_some() {
+            groups.push(Arc::new(Group::of(taken.by_ref().take(GROUP).collect())));
+        }
+        Self(groups)
+    }
+}
+
+impl Group {
+    fn of(taken: Vec<Taken>) -> Self {
+        let mut hasher = Hasher::plain();
+        for Taken { object, selected } in &taken {
+            hasher.field(&[u8::from(*selected)]);
+            hasher.field(object.content().as_bytes());
+        }
+        let secret = taken.iter().any(|taken| taken.object.secret);
+        Self { taken, content: hasher.finish(), secret }
+    }
+}
+
 /// The selected objects in the versions that a generation was made of: those of a snapshot, but for those that were
 /// held back. Cheap to keep: they are shared with the snapshot.
 #[derive(Clone, Debug, Default)]
 pub struct Versions {
-    taken: Arc<[Taken]>,
+    taken: Objects,
     instead: BTreeMap<ObjectRef, Option<Arc<Object>>>,
 }
 
@@ -236,6 +320,13 @@ impl Versions {
         taken.chain(self.instead.values().flatten())
     }
 
+    /// Those that are secret.
+    pub fn secret(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let taken = self.taken.secret().filter(|taken| taken.selected).map(|taken| &taken.object);
+        let taken = taken.filter(|object| !self.instead.contains_key(&object.id));
+        taken.chain(self.instead.values().flatten().filter(|object| object.secret))
+    }
+
     /// The same, to be looked up.
     #[must_use]
     pub fn by_id(&self) -> BTreeMap<&ObjectRef, &Arc<Object>> {
@@ -251,7 +342,10 @@ impl Versions {
 
 impl From<BTreeMap<ObjectRef, Arc<Object>>> for Versions {
     fn from(objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
-        Self { taken: Arc::default(), instead: objects.into_iter().map(|(id, object)| (id, Some(object))).collect() }
+        Self {
+            taken: Objects::default(),
+            instead: objects.into_iter().map(|(id, object)| (id, Some(object))).collect(),
+        }
     }
 }
 
@@ -259,7 +353,7 @@ impl From<BTreeMap<ObjectRef, Arc<Object>>> for Versions {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// ConfigMaps, Secrets and directories; of two values for a key in the merged view, the later one wins.
-    pub objects: Arc<[Taken]>,
+    pub objects: Objects,
     /// Files and directories of templates, each with its DEST.
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
@@ -293,13 +387,15 @@ pub fn follow(
 #[derive(Clone, Debug)]
 pub struct Sources {
     views: Vec<View>,
+    /// What they hold, in the order of the merged view; `None` if that is to be worked out.
+    objects: Option<Objects>,
 }
 
 impl Sources {
     /// Sources of which nothing is known yet. [`Update::source`] is an index into `specs`.
     #[must_use]
     pub fn new(specs: impl IntoIterator<Item = Spec>) -> Self {
-        Self { views: specs.into_iter().map(View::new).collect() }
+        Self { views: specs.into_iter().map(View::new).collect(), objects: None }
     }
 
     /// Each source as it is known.
@@ -310,7 +406,19 @@ impl Sources {
 
     /// Takes in what a source saw; says whether the snapshot changed.
     pub fn take(&mut self, update: Update) -> bool {
-        self.views.get_mut(update.source).is_some_and(|view| view.take(update.seen))
+        let Some(view) = self.views.get_mut(update.source) else { return false };
+        let edited = if let Seen::Changed(object) = &update.seen { Some(object.id.clone()) } else { None };
+        let may_move = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy);
+        let old = edited.as_ref().and_then(|id| view.objects.get(id)).cloned();
+        let changed = view.take(update.seen);
+        let new = edited.as_ref().and_then(|id| view.objects.get(id));
+        match (&mut self.objects, old.zip(new)) {
+            // It stays in its place, and so do the thousands beside it.
+            (Some(objects), Some((old, new))) if old.created == new.created => objects.replace(&old, new),
+            _ if may_move => self.objects = None,
+            _ => {}
+        }
+        changed
     }
 
     /// What is waited for before anything can be rendered; empty when the snapshot is complete.
@@ -321,8 +429,22 @@ impl Sources {
 
     /// The snapshot. An object that comes in twice is taken once, by name before by label.
     #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot::default();
+    pub fn snapshot(&mut self) -> Snapshot {
+        let objects = self.objects.take().unwrap_or_else(|| self.in_order());
+        let mut snapshot = Snapshot { objects: self.objects.insert(objects).clone(), ..Snapshot::default() };
+        for view in &self.views {
+            match &view.spec.role {
+                Role::Named | Role::Selected => {}
+                Role::Template { dest } => {
+                    snapshot.templates.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
+                }
+                Role::PodInfo => snapshot.podinfo = view.objects.values().next().cloned(),
+            }
+        }
+        snapshot
+    }
+
+    fn in_order(&self) -> Objects {
         let named: BTreeSet<_> = self
             .views
             .iter()
@@ -360,21 +482,17 @@ impl Sources {
                     let taken = |(_, object): (i64, &Arc<Object>)| Taken { object: object.clone(), selected: true };
                     objects.extend(selected.into_iter().map(taken));
                 }
-                Role::Selected => {}
-                Role::Template { dest } => {
-                    snapshot.templates.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
-                }
-                Role::PodInfo => snapshot.podinfo = view.objects.values().next().cloned(),
+                Role::Selected | Role::Template { .. } | Role::PodInfo => {}
             }
         }
-        snapshot.objects = objects.into();
-        snapshot
+        objects.into_iter().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::snapshot::Kind;
@@ -397,7 +515,7 @@ mod tests {
     }
 
     fn names(sources: &Sources) -> Vec<String> {
-        sources.snapshot().objects.iter().map(|taken| taken.object.id.name.to_string()).collect()
+        sources.clone().snapshot().objects.iter().map(|taken| taken.object.id.name.to_string()).collect()
     }
 
     #[test]
@@ -457,6 +575,35 @@ mod tests {
         assert!(!sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) }));
         assert!(!sources.take(Update { source: 0, seen: Seen::Changed(object("a", 0, &[("k", "v")])) }));
         assert!(sources.take(Update { source: 0, seen: Seen::Changed(object("a", 0, &[("k", "w")])) }));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_snapshot_is_the_same_whatever_came_before_it(
+            steps in proptest::collection::vec((0..3usize, 0..4u8, "[a-d]", 0..2i64, 0..3u8), 0..40),
+        ) {
+            let mut sources = Sources::new([spec(Role::Named), spec(Role::Selected), spec(Role::Selected)]);
+            for (source, what, name, created, value) in steps {
+                let data = [("k", "v"), ("k", "w"), ("l", "v")];
+                let new = object(&name, created, &data[usize::from(value)..][..1]);
+                let seen = match what {
+                    0 => all(&[new, object("c", 0, &[("k", "v")])]),
+                    1 => Seen::Gone(new.id.clone()),
+                    _ => Seen::Changed(new),
+                };
+                sources.take(Update { source, seen });
+                let objects = sources.snapshot().objects;
+                let afresh = sources.in_order();
+                let same = objects.iter().zip(afresh.iter()).all(|(one, other)| {
+                    Arc::ptr_eq(&one.object, &other.object) && one.selected == other.selected
+                });
+                prop_assert!(same && objects.len() == afresh.len());
+                let contents = |objects: &Objects| objects.groups().map(|group| group.content).collect::<Vec<_>>();
+                prop_assert_eq!(contents(&objects), contents(&afresh));
+            }
+        }
     }
 
     #[test]
