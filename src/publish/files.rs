@@ -30,7 +30,7 @@ use super::{Output, PublishError, SETGID};
 use crate::digest::{Digest, DigestKey, Hasher};
 use crate::journal::sequence_of;
 use crate::process::Reader;
-use crate::tree::{ContentHasher, Piece, Tree};
+use crate::tree::{ContentHasher, File, Piece, Tree, TreePath};
 
 /// Names the current generation.
 pub(super) const CURRENT: &str = "..trimtab.current";
@@ -103,10 +103,10 @@ struct Seen {
 const MOST_SEEN: usize = 64;
 
 /// A tree beside what is in place.
-struct Compared {
+struct Compared<'t> {
     manifest: Manifest,
     /// The files that are to be written.
-    changed: BTreeSet<Arc<str>>,
+    changed: Vec<(&'t TreePath, &'t File)>,
     /// What there was before its files were looked at.
     seen: Seen,
 }
@@ -171,7 +171,7 @@ impl Publisher for Files<'_> {
         let books = self.books()?;
         let Compared { manifest, changed, seen } = self.compare(name, tree, &books)?;
         // What is in place is ours.
-        self.refuse(&books, changed.iter().map(|path| &**path))?;
+        self.refuse(&books, changed.iter().map(|(path, _)| path.as_str()))?;
         let top = output
             .dir
             .make(name, output.group, self.own_mode())
@@ -180,12 +180,7 @@ impl Publisher for Files<'_> {
         if whole {
             return output.write_tree(&top, FILES, &path_of_files, tree.iter());
         }
-        output.write_tree(
-            &top,
-            FILES,
-            &path_of_files,
-            tree.iter().filter(|(path, _)| changed.contains(path.as_str())),
-        )?;
+        output.write_tree(&top, FILES, &path_of_files, changed.into_iter())?;
         let mode = Mode::from_raw_mode(0o600);
         let written = top.create(MANIFEST, &[], None, mode).and_then(|file| {
             manifest.write(|piece| write_all(&file, piece))?;
@@ -507,7 +502,7 @@ impl Files<'_> {
     }
 
     /// The manifest of a tree, and which of its files are to be written: the others are in place.
-    fn compare(&self, name: &str, tree: &Tree, books: &Books) -> Result<Compared, PublishError> {
+    fn compare<'t>(&self, name: &str, tree: &'t Tree, books: &Books) -> Result<Compared<'t>, PublishError> {
         let key = self.key()?;
         let none = Manifest::default();
         let current = books.current.as_deref().unwrap_or(&none);
@@ -526,7 +521,7 @@ impl Files<'_> {
         let all_untouched = seen.all && next.directories == seen.directories && books.absent.is_empty();
         // The directory of the file before, and whether it is as it was seen.
         let (mut directory, mut untouched) = (None, false);
-        let (mut manifest, mut changed) = (Manifest::default(), BTreeSet::new());
+        let (mut manifest, mut changed) = (Manifest::default(), Vec::new());
         let mut known = seen.pieces.iter().zip(current.files.pieces()).peekable();
         for piece in tree.pieces() {
             let is_same = |(before, _): &(&Weak<Piece>, _)| before.as_ptr() == Arc::as_ptr(piece);
@@ -578,7 +573,7 @@ impl Files<'_> {
                     Err(Blocked { at, errno }) => return Err(self.0.io("open", &at, errno)),
                 };
                 if !(in_place && known == Some(&entry) && !books.absent.contains(path)) {
-                    changed.insert(shared.shared());
+                    changed.push((shared, file));
                 }
             }
         }

@@ -282,7 +282,7 @@ fn until_a_change_shows(dir: &Path) {
     let at = outside.path().join("x");
     let last = ["a", "b", "c/d"].map(|name| changed(&dir.join(name))).into_iter().max().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
-    while { fs::write(&at, "").map(|()| changed(&at)).unwrap() <= last } {
+    while fs::write(&at, "").map(|()| changed(&at)).unwrap() <= last {
         assert!(Instant::now() < deadline, "the clock stands");
     }
 }
