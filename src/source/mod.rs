@@ -301,11 +301,11 @@ pub struct Versions {
 }
 
 impl Versions {
-    /// All that a snapshot has. Where none is selected, nothing of the snapshot is held.
+    /// All that a snapshot has. What it has of named objects alone is not held.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
-        let some = snapshot.objects.iter().any(|taken| taken.selected);
-        Self { taken: if some { snapshot.objects.clone() } else { Arc::default() }, instead: BTreeMap::new() }
+        let groups = snapshot.objects.groups().filter(|group| group.taken.iter().any(|taken| taken.selected));
+        Self { taken: Objects(groups.cloned().collect()), instead: BTreeMap::new() }
     }
 
     /// Another version, or none, in the place of the snapshot's.
@@ -558,13 +558,15 @@ mod tests {
 
     #[test]
     fn versions_of_named_objects_hold_nothing_of_the_snapshot() {
-        for (role, holders) in [(Role::Named, 1), (Role::Selected, 2)] {
-            let mut sources = Sources::new([spec(role)]);
+        for role in [Role::Named, Role::Selected] {
+            let mut sources = Sources::new([spec(role.clone())]);
             sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) });
             let snapshot = sources.snapshot();
             let versions = Versions::of(&snapshot);
-            assert_eq!(Arc::strong_count(&snapshot.objects), holders);
-            assert_eq!(versions.is_empty(), holders == 1);
+            let object = Arc::downgrade(&snapshot.objects.iter().next().unwrap().object);
+            drop((snapshot, sources));
+            assert_eq!(object.upgrade().is_some(), role == Role::Selected);
+            assert_eq!(versions.is_empty(), role == Role::Named);
         }
     }
 
