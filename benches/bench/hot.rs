@@ -21,7 +21,7 @@ use crate::programs::trimtab;
 use crate::ratchet::{bench, edited, executed};
 use crate::say;
 
-/// How many edits: what is done after one (a prune, the end of an idle thread) is done as well.
+/// How many edits: what is done after one, such as a prune, is done as well.
 const EDITS: u32 = 4;
 
 /// What callgrind does not see: its processor has no instructions for SHA-256, nor has it a vDSO, and a thread of the pool

@@ -312,7 +312,7 @@ fn unified(path: &str, change: Change, before: &str, after: &str) -> String {
 fn hunks(before: &[&str], after: &[&str]) -> Vec<Vec<DiffOp>> {
     let mut script = Compact::new(Replace::new(Capture::new()), before, after);
     let deadline = std::time::Instant::now() + DIFF_TIMEOUT;
-    // The algorithm by its own name: one that is chosen at run time brings all of them along, a tenth of the binary.
+    // The algorithm by its own name: one that is chosen at run time brings all of them along, 130 kB.
     let Ok(()) = myers::diff_deadline(&mut script, before, 0..before.len(), after, 0..after.len(), Some(deadline));
     script.into_inner().into_inner().into_grouped_ops(3)
 }
