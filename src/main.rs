@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
-use trimtab::args::{Cli, Command};
-use trimtab::cmd;
+use trimtab::cli;
+use trimtab::cli::args::{Cli, Command};
 
 fn main() -> ExitCode {
     forbid_core_dumps();
@@ -17,15 +17,15 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nothing can be done about a closed standard output.
             let _ = error.print();
-            return if error.use_stderr() { cmd::EX_USAGE.into() } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { cli::EX_USAGE.into() } else { ExitCode::SUCCESS };
         }
     };
     match cli.command {
-        None => cmd::run(cli.run),
-        Some(Command::Render(args)) => cmd::render(*args),
-        Some(Command::Check(args)) => cmd::check(*args),
-        Some(Command::Status(args)) => cmd::status(&args),
-        Some(Command::Retry(args)) => cmd::retry(&args),
+        None => cli::run(cli.run),
+        Some(Command::Render(args)) => cli::render(*args),
+        Some(Command::Check(args)) => cli::check(*args),
+        Some(Command::Status(args)) => cli::status(&args),
+        Some(Command::Retry(args)) => cli::retry(&args),
     }
 }
 

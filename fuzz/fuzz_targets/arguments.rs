@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 use libfuzzer_sys::fuzz_target;
-use trimtab::args::{Cli, Command, RunArgs};
-use trimtab::config::Config;
+use trimtab::cli::args::{Cli, Command, RunArgs};
+use trimtab::cli::config::Config;
 
 const CANARY: &str = "hunter2-canary";
 

@@ -6,7 +6,7 @@
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::runtime::Runtime;
-use trimtab::http::{BODY_KEPT, Endpoint, HttpConfig, request_over};
+use trimtab::net::http::{BODY_KEPT, Endpoint, HttpConfig, request_over};
 
 const CANARY: &str = "hunter2-canary";
 

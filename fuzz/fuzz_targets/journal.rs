@@ -5,10 +5,10 @@
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
-use trimtab::digest::Digest;
-use trimtab::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
+use trimtab::model::digest::Digest;
+use trimtab::model::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
 use trimtab::machine::{Disk, Effect, Event, Machine, Options, Outcome, Timer, Verdict, Write, recover};
-use trimtab::metrics::Stage;
+use trimtab::observe::metrics::Stage;
 
 type Bytes<'a> = Unstructured<'a>;
 

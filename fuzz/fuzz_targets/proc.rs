@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    if let Some(name) = trimtab::process::parse_all(data) {
+    if let Some(name) = trimtab::reload::process::parse_all(data) {
         assert!(name.len() <= 64 * 10 && !name.contains(char::is_control), "{name:?}");
     }
     let _ = trimtab::render::parse_podinfo(data);

@@ -10,10 +10,10 @@ use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 use libfuzzer_sys::{Corpus, fuzz_target};
-use trimtab::digest::Digest;
+use trimtab::model::digest::Digest;
 use trimtab::render::{EnvVar, Input, Inputs, Origin, Pod, Template, render};
-use trimtab::snapshot::{Kind, Object, ObjectRef};
-use trimtab::tree::TreePath;
+use trimtab::model::snapshot::{Kind, Object, ObjectRef};
+use trimtab::model::tree::TreePath;
 
 /// Neither a number nor valid JSON, base64, YAML or TOML, so that each filter that reads such a text fails on it.
 const SECRET: &str = "CaNaRy: [{\"";

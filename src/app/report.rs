@@ -6,14 +6,14 @@ use jiff::Timestamp;
 use tracing::{error, warn};
 
 use super::{App, with};
-use crate::content::Content;
-use crate::inputs::Inputs;
-use crate::journal::{Generation, Journal};
-use crate::mask::{Mask, Output as Said};
-use crate::metrics::Stage;
+use crate::model::content::Content;
+use crate::model::journal::{Generation, Journal};
+use crate::model::snapshot::ObjectRef;
+use crate::observe::metrics::Stage;
+use crate::observe::status;
+use crate::os::mask::{Mask, Output as Said};
 use crate::render::HeldBack;
-use crate::snapshot::ObjectRef;
-use crate::status;
+use crate::render::inputs::Inputs;
 
 /// In the place of what others said, where it cannot be masked.
 const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use super::*;
-use crate::metrics::Stage;
+use crate::observe::metrics::Stage;
 
 fn options() -> Options {
     Options {

@@ -16,9 +16,9 @@ use super::inspect::Published;
 use super::layout::{BATCH, Publisher, describe};
 use super::sys::{fstat, statat, symlinkat};
 use super::{Output, PublishError};
-use crate::digest::{Digest, DigestKey};
-use crate::process::Reader;
-use crate::tree::{ContentHasher, File, Tree, TreePath};
+use crate::model::digest::{Digest, DigestKey};
+use crate::model::tree::{ContentHasher, File, Tree, TreePath};
+use crate::reload::process::Reader;
 
 pub(super) const DATA: &str = "..data";
 pub(super) const DATA_TEMPORARY: &str = "..trimtab.data.tmp";

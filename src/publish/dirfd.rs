@@ -10,7 +10,7 @@ use rustix::path::Arg;
 use super::sys::{
     fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, statat, symlinkat, unlinkat, write,
 };
-use crate::digest::{Digest, Hasher};
+use crate::model::digest::{Digest, Hasher};
 
 /// How deep a directory may nest that is to be removed or read: twice what the longest `TreePath` needs. It bounds open files
 /// and stack, whatever somebody else has put there.

@@ -27,10 +27,10 @@ use super::layout::{BATCH, Publisher, describe};
 use super::manifest::{Entry, Manifest, above};
 use super::sys::{fstat, fsync, renameat, renameat_with, statat, unlinkat};
 use super::{Output, PublishError, SETGID};
-use crate::digest::{Digest, DigestKey, Hasher};
-use crate::journal::sequence_of;
-use crate::process::Reader;
-use crate::tree::{ContentHasher, File, Piece, Tree, TreePath};
+use crate::model::digest::{Digest, DigestKey, Hasher};
+use crate::model::journal::sequence_of;
+use crate::model::tree::{ContentHasher, File, Piece, Tree, TreePath};
+use crate::reload::process::Reader;
 
 /// Names the current generation.
 pub(super) const CURRENT: &str = "..trimtab.current";

@@ -10,10 +10,10 @@ use rustix::process::{getegid, geteuid};
 use super::dirfd::Dir;
 use super::layout::describe;
 use super::{Config, Output, PublishError, SETGID, checked, existing, own_path};
-use crate::content::Content;
-use crate::digest::DigestKey;
-use crate::process::Reader;
-use crate::tree::Tree;
+use crate::model::content::Content;
+use crate::model::digest::DigestKey;
+use crate::model::tree::Tree;
+use crate::reload::process::Reader;
 
 /// A file of the current generation.
 #[derive(Clone, PartialEq, Eq)]

@@ -13,11 +13,11 @@ use super::files::Files;
 use super::inspect::Published;
 use super::sys::fsync;
 use super::{Output, PublishError, TEMPORARIES};
-use crate::digest::{Digest, DigestKey};
-use crate::journal::{Generation, sequence_of};
 use crate::machine::Disk;
-use crate::process::Reader;
-use crate::tree::Tree;
+use crate::model::digest::{Digest, DigestKey};
+use crate::model::journal::{Generation, sequence_of};
+use crate::model::tree::Tree;
+use crate::reload::process::Reader;
 
 /// How many files are held open until they are on the disk.
 pub(super) const BATCH: usize = 128;

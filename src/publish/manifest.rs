@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use crate::digest::Digest;
-use crate::pieces::{self, Pieces};
-use crate::tree::TreePath;
+use crate::model::chunked_map::{self, Pieces};
+use crate::model::digest::Digest;
+use crate::model::tree::TreePath;
 
 const FIRST_LINE: &str = "trimtab manifest 1";
 const LAST_LINE: &str = "end";
@@ -98,7 +98,7 @@ impl Manifest {
     }
 }
 
-fn lines(piece: &pieces::Piece<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
+fn lines(piece: &chunked_map::Piece<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
     let mut text = Vec::new();
     // As above.
     for (path, Entry { digest, size, mode, .. }) in piece.iter() {

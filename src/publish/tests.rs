@@ -22,10 +22,10 @@ use tempfile::TempDir;
 
 use super::files::{CURRENT, CURRENT_TEMPORARY};
 use super::*;
-use crate::digest::Digest;
-use crate::journal::Generation;
 use crate::machine::Disk;
-use crate::tree::{File, Tree, TreePath};
+use crate::model::digest::Digest;
+use crate::model::journal::Generation;
+use crate::model::tree::{File, Tree, TreePath};
 
 const NOBODY: u32 = 65534;
 

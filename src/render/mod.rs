@@ -8,12 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::content::SpoolError;
-use crate::digest::Digest;
-use crate::snapshot::{Object, ObjectRef};
-use crate::tree::{CollisionError, Tree, TreePath, TreePathError};
+use crate::model::content::SpoolError;
+use crate::model::digest::Digest;
+use crate::model::snapshot::{Object, ObjectRef};
+use crate::model::tree::{CollisionError, Tree, TreePath, TreePathError};
 
 mod filters;
+pub mod inputs;
 mod plain;
 mod pod;
 mod templates;

@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{HeldBack, Inputs, Origin, Rejection, Rendered, tree_path};
-use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::tree::{CollisionError, File, Tree, TreePath, TreePathError};
+use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::tree::{CollisionError, File, Tree, TreePath, TreePathError};
 
 /// `--path`: literal text and placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use minijinja::value::{DynObject, Enumerator, Object as Dynamic, ObjectExt, Obje
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::{EnvVar, Inputs, Place, Pod, Rejection, filters, tree_path};
-use crate::content::{Content, SpoolError};
-use crate::snapshot::{Kind, Object, ObjectRef};
-use crate::tree::{File, Tree, TreePath};
+use crate::model::content::{Content, SpoolError};
+use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::tree::{File, Tree, TreePath};
 
 /// Steps a template may take beside those for its output. The engine counts one for an instruction or 64 bytes moved.
 /// Fewer under the fuzzer, which needs many short runs.

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
-use crate::content::Spool;
-use crate::digest::{Digest, Hasher};
-use crate::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::model::content::Spool;
+use crate::model::digest::{Digest, Hasher};
+use crate::model::snapshot::{Object, ObjectRef, Seen, Update};
 
 /// What a source is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -495,7 +495,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::snapshot::Kind;
+    use crate::model::snapshot::Kind;
 
     fn spec(role: Role) -> Spec {
         Spec { name: "x".into(), apply_deletes: role == Role::Selected, role, required: true, may_be_empty: false }

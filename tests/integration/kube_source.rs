@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use trimtab::snapshot::{Kind, Object, ObjectRef, Seen, Update};
+use trimtab::model::snapshot::{Kind, Object, ObjectRef, Seen, Update};
 use trimtab::source::kube::{self as source, ClientConfig, Clients, Deadlines, InCluster, Scope, Watch};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, WIDE, kubeconfig, token};

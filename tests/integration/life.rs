@@ -660,7 +660,7 @@ fn every_flag_works_by_its_variable() {
     by_variables_checks(&mut variables);
     by_variables_objects(&mut variables);
     by_variables_servers_and_logs(&mut variables);
-    let command = trimtab::args::Cli::command();
+    let command = trimtab::cli::args::Cli::command();
     let all = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
     assert_eq!(variables.used, all.collect::<BTreeSet<_>>(), "a flag without a test of its variable, or a wrong name");
 }
@@ -1000,7 +1000,7 @@ fn flags_beat_variables() {
 #[test]
 fn variables_are_never_printed() {
     let canary = "c4n4ry-value";
-    let command = trimtab::args::Cli::command();
+    let command = trimtab::cli::args::Cli::command();
     let names: Vec<_> = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_owned())).collect();
     for args in [&["--help"][..], &["-h"], &["--version"], &["status", "--help"], &["retry", "--help"]] {
         let mut command = trimtab();

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use serde_json::json;
-use trimtab::args::Cli;
+use trimtab::cli::args::Cli;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::sidecar::trimtab;

@@ -9,9 +9,9 @@ use rustix::io::Errno;
 
 use super::faulty::{self, Fault};
 use super::*;
-use crate::journal::{Debt, Rejection};
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
-use crate::metrics::Stage;
+use crate::model::journal::{Debt, Rejection};
+use crate::observe::metrics::Stage;
 
 /// How often timers fire before what does not come to rest is left alone.
 const ROUNDS: usize = 24;

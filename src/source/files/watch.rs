@@ -20,8 +20,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 use super::medium::{Medium, QUICK};
 use super::read::{DATA, reading, subpath, without_trailing_slash};
 use super::{Config, FilesError, InotifyError, Root};
-use crate::digest::Digest;
-use crate::snapshot::{Object, Seen, Update};
+use crate::model::digest::Digest;
+use crate::model::snapshot::{Object, Seen, Update};
 
 /// A failed read is tried again after this long, then twice as long, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -524,7 +524,7 @@ mod tests {
 
     use super::super::volume::{Volume, as_nobody};
     use super::*;
-    use crate::snapshot::ObjectRef;
+    use crate::model::snapshot::ObjectRef;
 
     const DEADLINE: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::ZERO;

@@ -27,7 +27,7 @@ use tokio_rustls::rustls::RootCertStore;
 use super::kubeconfig::{Credentials, Exec, ExecCredential, Kubeconfig, Settings, unusable};
 use super::trouble::{CreateError, Failure};
 use super::wire::Status;
-use crate::tls;
+use crate::net::tls;
 
 /// Where the kubelet mounts a service account's token, CA and namespace
 /// (pkg/serviceaccount: `DefaultAPITokenMountPath`).

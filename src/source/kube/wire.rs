@@ -11,8 +11,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::trouble::Failure;
-use crate::content::{Content, Spool};
-use crate::snapshot::{Kind, Object, ObjectRef};
+use crate::model::content::{Content, Spool};
+use crate::model::snapshot::{Kind, Object, ObjectRef};
 
 /// One page of a list (`ConfigMapList`, `SecretList`).
 #[derive(Deserialize)]

@@ -1,0 +1,345 @@
+//! `trimtab check`: what would not work here with these flags, and how to mend it. It changes nothing and tells nobody:
+//! no signal is sent and no request but access reviews.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use rustix::io::Errno;
+use serde::Serialize;
+use tracing::error;
+
+use super::{escaped, prepare};
+use crate::app::{self, Exit};
+use crate::cli::args::{DryRunArgs, Format};
+use crate::cli::config::Config;
+use crate::model::snapshot::{Seen, Update};
+use crate::net::http;
+use crate::publish::{Output, PublishError};
+use crate::reload::Driver;
+use crate::reload::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
+use crate::source::files::{self, Frozen};
+use crate::source::kube::{self, Access};
+use crate::source::{Sources, View};
+
+/// How much a finding weighs; the exit code follows the heaviest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    /// It works, and could work better. Exit code 0.
+    Advice,
+    /// It does not work. Exit code 1.
+    Problem,
+    /// It does not work for lack of a permission. Exit code 77.
+    Permission,
+}
+
+/// One thing that would not work.
+#[derive(Debug, Serialize)]
+struct Finding {
+    severity: Severity,
+    /// Where: a source, or flags with their values.
+    place: String,
+    /// What is wrong.
+    message: String,
+    /// What to change; lines of a Pod spec or of RBAC among it.
+    remedy: String,
+}
+
+impl Finding {
+    fn new(
+        severity: Severity,
+        place: impl fmt::Display,
+        message: impl fmt::Display,
+        remedy: impl fmt::Display,
+    ) -> Self {
+        Self { severity, place: place.to_string(), message: message.to_string(), remedy: remedy.to_string() }
+    }
+}
+
+/// Prints what is found. Exit code 0: nothing but advice; 77: permissions are missing; 1: anything else.
+#[must_use]
+pub fn check(args: DryRunArgs) -> ExitCode {
+    let (config, runtime) = match prepare(args.run) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    let config = Arc::new(config);
+    let mut findings = runtime.block_on(of_api(&config));
+    findings.extend(of_files(&config));
+    findings.extend(of_output(&config));
+    findings.extend(runtime.block_on(of_urls(&config)));
+    findings.extend(of_target(&config));
+    findings.extend(of_confirmation(&config));
+    runtime.shutdown_background();
+    let written = match args.format {
+        Format::Text => Ok(text(&findings, std::io::stdout().is_terminal())),
+        Format::Json => serde_json::to_string_pretty(&serde_json::json!({ "findings": findings })).context("JSON"),
+    };
+    let written =
+        written.and_then(|text| std::io::stdout().write_all((text + "\n").as_bytes()).context("standard output"));
+    if let Err(failure) = written {
+        error!("{failure:#}");
+        return Exit::StartUp.code().into();
+    }
+    let exit = match findings.iter().map(|finding| finding.severity).max() {
+        None | Some(Severity::Advice) => Exit::Done,
+        Some(Severity::Problem) => Exit::StartUp,
+        Some(Severity::Permission) => Exit::Forbidden,
+    };
+    exit.code().into()
+}
+
+/// For people. `terminal`: what is found is shown on one, which names must not be able to steer.
+fn text(findings: &[Finding], terminal: bool) -> String {
+    let mut text = String::new();
+    for Finding { severity, place, message, remedy } in findings {
+        let word = match severity {
+            Severity::Advice => "advice",
+            Severity::Problem => "problem",
+            Severity::Permission => "permission",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{word}: {place}\n  {message}");
+        for line in remedy.lines() {
+            let _ = writeln!(text, "    {line}");
+        }
+    }
+    let weighty = findings.iter().filter(|finding| finding.severity > Severity::Advice).count();
+    let _ = match weighty {
+        0 => write!(text, "nothing found that would not work"),
+        1 => write!(text, "1 problem"),
+        count => write!(text, "{count} problems"),
+    };
+    if terminal { escaped(&text, '\n') } else { text }
+}
+
+// --- sources ---------------------------------------------------------------------------------------------------------
+
+async fn of_api(config: &Config) -> Vec<Finding> {
+    let clients = match app::clients(config).await {
+        Ok(None) => return Vec::new(),
+        Ok(Some(clients)) => clients,
+        Err((_, error)) => {
+            let remedy = "run it in a Pod with automountServiceAccountToken: true, or give --kubeconfig";
+            return vec![Finding::new(Severity::Problem, "API server", error, remedy)];
+        }
+    };
+    let mut findings = Vec::new();
+    for watch in &config.watches {
+        match kube::access(&clients, watch).await {
+            Access::Granted => {}
+            Access::Missing { verbs, role, namespace, rule } => {
+                let place = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+                let message = format!("this user may not {} it", verbs.join(" and "));
+                let remedy = format!("add to a {role}{place}, and bind it by a {role}Binding:\n{rule}");
+                findings.push(Finding::new(Severity::Permission, watch, message, remedy));
+            }
+            Access::Unknown { message, forbidden } => {
+                let severity = if forbidden { Severity::Permission } else { Severity::Problem };
+                let remedy = if forbidden {
+                    "give the Pod a service account with automountServiceAccountToken: true, or a --kubeconfig with \
+                     credentials that the API server accepts"
+                } else {
+                    "the API server must be reachable from here: see NetworkPolicies, and the server in --kubeconfig"
+                };
+                findings.push(Finding::new(severity, watch, message, remedy));
+            }
+        }
+    }
+    findings
+}
+
+fn of_files(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut sources = Sources::new(config.specs.iter().cloned());
+    for root in &config.files.roots {
+        let seen = match files::read(root, config.files.max_size) {
+            Ok(object) => Seen::All(object.into_iter().map(|object| (object.id.clone(), Arc::new(object))).collect()),
+            Err(error) => Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() },
+        };
+        sources.take(Update { source: root.source, seen });
+        let Some(view) = sources.views().get(root.source) else { continue };
+        let place = &view.spec.name;
+        if let Some(waited) = view.waits_for() {
+            let message = waited.strip_prefix(&format!("{place}: ")).unwrap_or(&waited);
+            let (severity, remedy) = if view.is_forbidden() {
+                (Severity::Permission, "securityContext.fsGroup of the Pod, or defaultMode of the volume".to_owned())
+            } else {
+                (Severity::Problem, mount_of(&root.path))
+            };
+            findings.push(Finding::new(severity, place, message, remedy));
+        }
+        findings.extend(files::frozen(&root.path).map(|frozen| of_mount(view, frozen)));
+    }
+    findings
+}
+
+fn mount_of(path: &Path) -> String {
+    format!("it must be in this container's volumeMounts:\n- {{name: VOLUME, mountPath: {}}}", path.display())
+}
+
+fn of_mount(view: &View, frozen: Frozen) -> Finding {
+    let (point, message) = match frozen {
+        Frozen::SubPath(point) => (point, "is a subPath volumeMount, which the kubelet never updates"),
+        Frozen::File(point) => (
+            point,
+            "is a single mounted file: what replaces it by a rename, as the kubelet and editors do, is never seen",
+        ),
+    };
+    let above = point.parent().unwrap_or(&point).display();
+    let remedy = format!(
+        "mount the whole volume, in a directory of its own, and watch that:\n- {{name: VOLUME, mountPath: {above}}}  # \
+         without subPath"
+    );
+    Finding::new(Severity::Problem, &view.spec.name, format!("{} {message}", point.display()), remedy)
+}
+
+// --- output ----------------------------------------------------------------------------------------------------------
+
+fn of_output(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let place = format!("--output {}", config.output.output.display());
+    let result = match Output::inspect(&config.output) {
+        Ok(Some((output, warnings))) => {
+            let remedy = "a directory of its own below the volume, and securityContext.fsGroup of the Pod";
+            findings.extend(warnings.iter().map(|warning| Finding::new(Severity::Advice, &place, warning, remedy)));
+            output.writable()
+        }
+        Ok(None) => Output::creatable(&config.output).map(drop),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = result {
+        findings.push(of_publish_error(&place, &error));
+    }
+    findings
+}
+
+fn of_publish_error(place: &str, error: &PublishError) -> Finding {
+    let errno = match error {
+        PublishError::Io { errno, .. } | PublishError::Parent { errno, .. } => Some(*errno),
+        _ => None,
+    };
+    let severity = match errno {
+        Some(Errno::ACCESS | Errno::PERM) => Severity::Permission,
+        _ => Severity::Problem,
+    };
+    let remedy = match error {
+        _ if severity == Severity::Permission => "the Pod's spec:\nsecurityContext: {fsGroup: GROUP}".to_owned(),
+        PublishError::Io { errno: Errno::ROFS, path, .. } => {
+            let above = path.parent().unwrap_or(path).display();
+            format!("this container's volumeMounts:\n- {{name: VOLUME, mountPath: {above}}}  # without readOnly")
+        }
+        PublishError::Parent { parent, .. } => mount_of(parent),
+        PublishError::Sticky { path, .. } => format!("--output {}", path.join("conf").display()),
+        _ => "name a directory that nothing else writes to".to_owned(),
+    };
+    Finding::new(severity, place, error, remedy)
+}
+
+// --- reload ----------------------------------------------------------------------------------------------------------
+
+async fn of_urls(config: &Config) -> Vec<Finding> {
+    let mut urls = Vec::new();
+    if let Driver::Http { endpoints, http, .. } = &config.reload.driver {
+        urls.extend(endpoints.iter().map(|endpoint| ("--reload-url", endpoint, http)));
+    }
+    urls.extend(config.confirm.url.iter().map(|probe| ("--confirm-url", &probe.endpoint, &probe.http)));
+    let mut findings = Vec::new();
+    for (flag, endpoint, http) in urls {
+        if let Err(error) = http::reach(endpoint, http, config.reload.timeout).await {
+            let message = error.to_string();
+            let message = message.strip_prefix(&format!("{endpoint}: ")).unwrap_or(&message);
+            let remedy = "the main process must listen there; containers of one Pod reach one another at 127.0.0.1, \
+                          or by a unix socket on a volume that both mount";
+            findings.push(Finding::new(Severity::Problem, format!("{flag} {endpoint}"), message, remedy));
+        }
+    }
+    findings
+}
+
+fn of_target(config: &Config) -> Vec<Finding> {
+    let Driver::Signal { signal, selector } = &config.reload.driver else { return Vec::new() };
+    match process::find(selector) {
+        Ok(target) => of_found_target(config, *signal, selector, &target),
+        Err(error) => vec![of_find_error(selector, &error)],
+    }
+}
+
+fn of_find_error(selector: &Selector, error: &FindError) -> Finding {
+    let message = error.to_string();
+    let message = message.strip_prefix(&format!("{selector}: ")).unwrap_or(&message);
+    let remedy = match error {
+        FindError::NotShared { .. } => "the Pod's spec:\nshareProcessNamespace: true",
+        FindError::Missing { .. } => "start the main process first, or name it as it is called here",
+        FindError::Ambiguous { .. } => "--process-args REGEX that only one command line matches, or --pid-file PATH",
+        FindError::PidFile { .. } => "a --pid-file on a volume that both containers mount, written by the main process",
+        FindError::Io { .. } => "the container's spec:\nsecurityContext: {seccompProfile: {type: RuntimeDefault}}",
+    };
+    Finding::new(Severity::Problem, selector, message, remedy)
+}
+
+fn of_found_target(config: &Config, signal: Signal, selector: &Selector, target: &Target) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if let Err(error) = target.permits(signal) {
+        let (severity, remedy) = match &error {
+            SignalError::Forbidden { theirs, .. } => (
+                Severity::Permission,
+                format!(
+                    "this container's spec:\nsecurityContext: {{runAsUser: {theirs}}}\nor, with which it may signal any \
+                     user:\nsecurityContext: {{runAsUser: 0, capabilities: {{add: [KILL]}}}}"
+                ),
+            ),
+            _ => (Severity::Problem, "start the main process first".to_owned()),
+        };
+        findings.push(Finding::new(severity, selector, error, remedy));
+    }
+    if let Err(error) = target.handles(signal) {
+        let remedy = "another --signal, or --reload-url or --reload-exec";
+        findings.push(Finding::new(Severity::Problem, selector, error, remedy));
+    }
+    findings.extend(Reader::of(target.pid).and_then(|reader| of_reader(config, target, &reader)));
+    findings
+}
+
+/// Whether the main process can read the output: what lies there, or what would, as modes and owners are.
+fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Finding> {
+    // What is wrong with the output itself is told already.
+    let output = Output::inspect(&config.output).ok()?.map(|(output, _)| output);
+    let found = match &output {
+        Some(output) => output.unreadable(reader).ok()?,
+        None => None,
+    };
+    let published = output.as_ref().is_some_and(|output| output.current().is_ok_and(|name| name.is_some()));
+    let would = || {
+        let (user, group) = match &output {
+            Some(output) => output.owners(),
+            None => Output::creatable(&config.output).ok()?,
+        };
+        let mode = config.output.file_mode;
+        let what = format!("files of --file-mode {mode:04o}, which will belong to user {user} and group {group}");
+        (!published && !reader.may(4, user, group, mode)).then_some(what)
+    };
+    let what = found.or_else(would)?;
+    let message = format!("{} (pid {}, user {}) cannot read {what}", target.name, target.pid, target.uid);
+    let remedy = "the Pod's spec, so that both containers have one group:\nsecurityContext: {fsGroup: GROUP}\nor one \
+                  runAsUser for both, or a wider --file-mode or --secret-mode";
+    let place = format!("--output {}", config.output.output.display());
+    Some(Finding::new(Severity::Permission, place, message, remedy))
+}
+
+/// A signal is answered by nobody: without a flag that looks further, the main process is only seen to live on.
+fn of_confirmation(config: &Config) -> Option<Finding> {
+    let Driver::Signal { signal, .. } = &config.reload.driver else { return None };
+    if config.confirm.workers || config.confirm.url.is_some() {
+        return None;
+    }
+    let message = "nothing tells whether the main process took what it was told to read: it is at most seen to live on";
+    let remedy = "--confirm-workers, if it starts new workers at a reload as nginx does; --confirm-url, if it tells by \
+                  HTTP what it runs";
+    Some(Finding::new(Severity::Advice, format!("--signal {signal}"), message, remedy))
+}

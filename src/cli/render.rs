@@ -1,0 +1,345 @@
+//! `trimtab render`: what the sidecar would write, as a diff against what is published. It touches nothing: no
+//! directory, lock, journal or key is made, and neither validators nor reloads are run.
+//!
+//! Of a file into which a secret goes, or may have gone in its published version, sizes alone are shown.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use serde::Serialize;
+use similar::algorithms::{Capture, Compact, Replace, myers};
+use similar::udiff::UnifiedHunkHeader;
+use similar::{ChangeTag, DiffOp};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, warn};
+
+use super::{escaped, prepare};
+use crate::app::{self, Exit};
+use crate::candidate;
+use crate::cli::args::{DryRunArgs, Format};
+use crate::cli::config::Config;
+use crate::model::content::{Content, SpoolError};
+use crate::model::digest::DigestKey;
+use crate::model::snapshot::{Seen, Update};
+use crate::model::tree::File;
+use crate::publish::{Output, Published};
+use crate::render::Rendered;
+use crate::render::inputs::Inputs;
+use crate::source::{self, Snapshot, Sources, View};
+
+/// How long the shortest diff of one file is looked for; then a longer one has to do.
+const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How a run ended early: the exit code, and what is said.
+type Failure = (Exit, anyhow::Error);
+
+/// Renders once and prints the difference. Exit code 0 when it renders, whether anything differs or not.
+#[must_use]
+pub fn render(mut args: DryRunArgs) -> ExitCode {
+    // Of the sidecar's own life nothing matters but how long sources are waited for.
+    args.run.life.once = true;
+    let (config, runtime) = match prepare(args.run) {
+        Ok(prepared) => prepared,
+        Err(code) => return code,
+    };
+    let result = runtime.block_on(report(config));
+    // A read that hangs on a dead disk must not hold up the end.
+    runtime.shutdown_background();
+    let written = result.and_then(|report| {
+        let text = match args.format {
+            Format::Text => report.text(std::io::stdout().is_terminal()),
+            Format::Json => format!("{:#}\n", serde_json::to_value(&report).context("JSON").map_err(start_up)?),
+        };
+        std::io::stdout().write_all(text.as_bytes()).context("standard output").map_err(start_up)
+    });
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((exit, failure)) => {
+            error!("{failure:#}");
+            exit.code().into()
+        }
+    }
+}
+
+fn start_up(error: anyhow::Error) -> Failure {
+    (Exit::StartUp, error)
+}
+
+async fn report(config: Config) -> Result<Report, Failure> {
+    let cannot_write = |error: anyhow::Error| (Exit::CannotWrite, error);
+    let rejected = |reason: String| (Exit::Rejected, anyhow!("rejected: {reason}"));
+    let output = Output::inspect(&config.output).map_err(|error| cannot_write(error.into()))?.map(|(output, _)| output);
+    let given = app::given_key(&config).map_err(start_up)?;
+    let existing = || output.as_ref().and_then(Output::existing_digest_key);
+    let key = match given.or_else(existing) {
+        Some(key) => key,
+        None => throwaway_key().map_err(start_up)?,
+    };
+    let snapshot = read(&config).await?;
+    let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
+    let published = match &output {
+        Some(output) => output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?,
+        None => BTreeMap::new(),
+    };
+    // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
+    let found = inputs.found(&published).into();
+    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
+    let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    if let Some(output) = &output {
+        output
+            .has_room_for(&rendered.tree)
+            .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
+    }
+    Report::new(&rendered, &published).map_err(|error| start_up(error.into()))
+}
+
+/// For what is only compared with itself.
+fn throwaway_key() -> anyhow::Result<DigestKey> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random bytes for a digest")?;
+    Ok(DigestKey::new(bytes))
+}
+
+/// Reads all sources once, and waits for those that are missing as long as `--once` does.
+async fn read(config: &Config) -> Result<Snapshot, Failure> {
+    let clients = app::clients(config).await?;
+    let (told, mut updates) = mpsc::channel(64);
+    let refresh = watch::Sender::new(0);
+    let mut tasks = JoinSet::new();
+    let api = clients.map(|clients| (clients, &config.watches[..]));
+    source::follow(&mut tasks, &config.files, api, config.render.max_size, None, &refresh, &told);
+    let mut sources = Sources::new(config.specs.iter().cloned());
+    let until = Instant::now() + config.once.unwrap_or_default();
+    loop {
+        let waits_for = sources.waits_for();
+        if waits_for.is_empty() {
+            return Ok(sources.snapshot());
+        }
+        let Ok(Some(update)) = timeout_at(until, updates.recv()).await else {
+            let forbidden = sources.views().iter().any(View::is_forbidden);
+            let exit = if forbidden { Exit::Forbidden } else { Exit::Unavailable };
+            return Err((exit, anyhow!("--once-timeout is over, waiting for {}", waits_for.join("; and for "))));
+        };
+        tell(config, &update);
+        sources.take(update);
+    }
+}
+
+/// Says at once what a source lacks: it may be mended while the others are waited for.
+fn tell(config: &Config, update: &Update) {
+    if let (Seen::Trouble { message, .. }, Some(spec)) = (&update.seen, config.specs.get(update.source)) {
+        warn!(source = spec.name, "{message}");
+    }
+}
+
+/// What would change. Without `Debug`, as it holds what files hold.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    files: Vec<Difference>,
+    held_back: Vec<HeldBack>,
+}
+
+#[derive(Serialize)]
+struct HeldBack {
+    source: String,
+    reason: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Change {
+    Added,
+    Removed,
+    Changed,
+    Same,
+}
+
+/// One file.
+#[derive(Serialize)]
+struct Difference {
+    path: String,
+    change: Change,
+    /// A secret goes into it, or went or may have gone into what it replaces.
+    secret: bool,
+    /// A unified diff; `None` where there is none, or none that may be shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
+    /// What is said instead of a diff.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<String>,
+}
+
+impl Report {
+    fn new(rendered: &Rendered, published: &BTreeMap<String, Published>) -> Result<Self, SpoolError> {
+        let mut files: BTreeMap<&str, (Option<&Published>, Option<&File>)> = BTreeMap::new();
+        for (path, old) in published {
+            files.entry(path).or_default().0 = Some(old);
+        }
+        for (path, new) in rendered.tree.iter() {
+            files.entry(path.as_str()).or_default().1 = Some(new);
+        }
+        let held_back = rendered.held_back.iter();
+        let files = files.into_iter().map(|(path, (old, new))| Difference::new(path, old, new));
+        Ok(Self {
+            files: files.collect::<Result<_, _>>()?,
+            held_back: held_back
+                .map(|held| HeldBack { source: held.source.to_string(), reason: held.reason.clone() })
+                .collect(),
+        })
+    }
+
+    /// For people. `terminal`: what is read is shown on one, so that control characters are escaped, and colours are
+    /// used unless `NO_COLOR` is set (<https://no-color.org>).
+    fn text(&self, terminal: bool) -> String {
+        let colours = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let mut text = String::new();
+        for file in &self.files {
+            if let Some(diff) = &file.diff {
+                print_diff(&mut text, diff, terminal, colours);
+            }
+            if let Some(summary) = &file.summary {
+                push(&mut text, &format!("{}: {summary}", file.path), terminal, colours.then_some(BOLD));
+            }
+        }
+        for HeldBack { source, reason } in &self.held_back {
+            let line = format!("held back: {source}: {reason}; what a running sidecar last published of it stays");
+            push(&mut text, &line, terminal, colours.then_some(BOLD));
+        }
+        let count = |change| self.files.iter().filter(|file| file.change == change).count();
+        let (added, removed, changed) = (count(Change::Added), count(Change::Removed), count(Change::Changed));
+        let same = count(Change::Same);
+        let line = if added + removed + changed == 0 {
+            format!("nothing differs from what is published ({same} files)")
+        } else {
+            format!("{changed} changed, {added} added, {removed} removed, {same} the same; nothing was written")
+        };
+        push(&mut text, &line, false, None);
+        text
+    }
+}
+
+impl Difference {
+    fn new(path: &str, old: Option<&Published>, new: Option<&File>) -> Result<Self, SpoolError> {
+        let was_secret = old.map(|old| old.secret != Some(false));
+        let secret = was_secret == Some(true) || new.is_some_and(|new| new.secret);
+        let change = match (old, new) {
+            (None, _) => Change::Added,
+            (_, None) => Change::Removed,
+            (Some(old), Some(new)) => {
+                let same_secrecy = old.secret.is_none_or(|secret| secret == new.secret);
+                let same = same_secrecy && old.bytes.as_ref() == Some(&new.bytes);
+                if same { Change::Same } else { Change::Changed }
+            }
+        };
+        let mut difference = Self { path: path.to_owned(), change, secret, diff: None, summary: None };
+        if change == Change::Same {
+            return Ok(difference);
+        }
+        let old_bytes = match old {
+            Some(old) => old.bytes.as_ref().map(Content::read).transpose()?,
+            None => Some(Bytes::new()),
+        };
+        let new_bytes = new.map(|new| new.bytes.read()).transpose()?.unwrap_or_default();
+        let texts =
+            old_bytes.as_deref().and_then(|bytes| str::from_utf8(bytes).ok()).zip(str::from_utf8(&new_bytes).ok());
+        match texts {
+            Some((before, after)) if !secret => difference.diff = Some(unified(path, change, before, after)),
+            _ => {
+                let why = match &old_bytes {
+                    _ if secret => "secret",
+                    None => "it cannot be read here",
+                    Some(_) => "binary",
+                };
+                let size = |size: u64, bytes: Option<&[u8]>| match bytes {
+                    Some(bytes) if why != "binary" => format!("{size} bytes in {} lines", lines(bytes)),
+                    _ => format!("{size} bytes"),
+                };
+                let before = old.map(|old| size(old.size, old_bytes.as_deref()));
+                let after = new.map(|new| size(new.bytes.len() as u64, Some(&*new_bytes)));
+                difference.summary = Some(match (before, after) {
+                    (Some(before), Some(after)) => format!("differs ({why}, {before} → {after})"),
+                    (None, after) => format!("added ({why}, {})", after.unwrap_or_default()),
+                    (Some(before), None) => format!("removed ({why}, {before})"),
+                });
+            }
+        }
+        Ok(difference)
+    }
+}
+
+fn lines(bytes: &[u8]) -> usize {
+    bytes.split_inclusive(|byte| *byte == b'\n').count()
+}
+
+/// A diff as `diff -u` writes it.
+fn unified(path: &str, change: Change, before: &str, after: &str) -> String {
+    let name = |side: &str, absent: bool| if absent { "/dev/null".to_owned() } else { format!("{side}/{path}") };
+    let (old, new) = (name("a", change == Change::Added), name("b", change == Change::Removed));
+    let mut text = format!("--- {old}\n+++ {new}\n");
+    let [before, after] = [before, after].map(|text| text.split_inclusive('\n').collect::<Vec<_>>());
+    for hunk in hunks(&before, &after) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{}", UnifiedHunkHeader::new(&hunk));
+        for change in hunk.iter().flat_map(|operation| operation.iter_changes(&before, &after)) {
+            text.push(match change.tag() {
+                ChangeTag::Delete => '-',
+                ChangeTag::Insert => '+',
+                ChangeTag::Equal => ' ',
+            });
+            text.push_str(change.value());
+            if !change.value().ends_with('\n') {
+                text.push_str("\n\\ No newline at end of file\n");
+            }
+        }
+    }
+    text
+}
+
+/// What differs between two lists of lines, with three lines around each change.
+fn hunks(before: &[&str], after: &[&str]) -> Vec<Vec<DiffOp>> {
+    let mut script = Compact::new(Replace::new(Capture::new()), before, after);
+    let deadline = std::time::Instant::now() + DIFF_TIMEOUT;
+    // The algorithm by its own name: one that is chosen at run time brings all of them along, 130 kB.
+    let Ok(()) = myers::diff_deadline(&mut script, before, 0..before.len(), after, 0..after.len(), Some(deadline));
+    script.into_inner().into_inner().into_grouped_ops(3)
+}
+
+const BOLD: &str = "1";
+const RED: &str = "31";
+const GREEN: &str = "32";
+const CYAN: &str = "36";
+
+fn print_diff(text: &mut String, diff: &str, terminal: bool, colours: bool) {
+    for (index, line) in diff.split_terminator('\n').enumerate() {
+        let colour = match line.as_bytes().first() {
+            _ if index < 2 => Some(BOLD),
+            Some(b'+') => Some(GREEN),
+            Some(b'-') => Some(RED),
+            Some(b'@') => Some(CYAN),
+            _ => None,
+        };
+        push(text, line, terminal, colour.filter(|_| colours));
+    }
+}
+
+/// Adds a line. What is shown on a terminal must not be able to steer it: `escape`.
+fn push(text: &mut String, line: &str, escape: bool, colour: Option<&str>) {
+    let line = if escape { Cow::from(escaped(line, '\t')) } else { Cow::from(line) };
+    let _ = match colour {
+        Some(colour) => writeln!(text, "\x1b[{colour}m{line}\x1b[0m"),
+        None => writeln!(text, "{line}"),
+    };
+}

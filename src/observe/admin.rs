@@ -1,0 +1,177 @@
+//! The two servers: `--listen` for probes and scrapes, `--admin` for people and scripts of the Pod itself.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::observe::metrics::Metrics;
+use crate::observe::page;
+use crate::observe::status::Status;
+
+/// Connections that one server serves at a time; more wait in the backlog.
+const CONNECTIONS: usize = 32;
+/// How long a connection may live, and how long the loop may take to turn.
+const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const TURN: Duration = Duration::from_secs(5);
+const STUCK: &str = "the loop does not turn\n";
+
+/// What the app is asked.
+#[derive(Debug)]
+pub enum Ask {
+    /// Does the loop turn?
+    Ping(oneshot::Sender<()>),
+    /// Forget the rejection, try at once; answered with what that means now.
+    Retry(oneshot::Sender<&'static str>),
+}
+
+/// What the servers know, and whom they ask.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Written by the app.
+    pub status: Arc<Mutex<Status>>,
+    /// Counted by the app.
+    pub metrics: Arc<Metrics>,
+    /// To the app's loop.
+    pub asks: mpsc::Sender<Ask>,
+}
+
+impl Shared {
+    /// The status as it is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Which of the two servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// `/livez`, `/readyz`, `/metrics`.
+    Listen,
+    /// `/status`, `POST /retry`, and `/`, a page for people.
+    Admin,
+}
+
+/// Takes the address; a failure names the flag and what to do.
+pub async fn bind(flag: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let mut result = TcpListener::bind(address).await;
+    if address.ip().is_unspecified()
+        && address.is_ipv6()
+        && result.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::AddrInUse)
+    {
+        // A node without IPv6.
+        result = TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
+    result.map_err(|error| {
+        anyhow::anyhow!("{flag} {address}: {error}; choose another address with {flag}, or {flag}=off for none")
+    })
+}
+
+/// Serves until it is dropped.
+pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Infallible {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        // The semaphore is never closed.
+        let Ok(permit) = permits.clone().acquire_owned().await else { std::future::pending().await };
+        let Ok((stream, _)) = listener.accept().await else {
+            // Out of file descriptors, or the peer has gone already: accept(2) says to try again.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let shared = shared.clone();
+                async move { Ok::<_, Infallible>(answer(server, &request, &shared).await) }
+            });
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(10))
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(stream), service);
+            // A client that goes away early is none of our trouble.
+            let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match (server, request.uri().path()) {
+        (Server::Listen, "/livez") if reads => livez(shared).await,
+        (Server::Listen, "/readyz") if reads => {
+            if shared.status().ready {
+                text(StatusCode::OK, "ok\n")
+            } else {
+                text(StatusCode::SERVICE_UNAVAILABLE, "no generation is published yet; see /status on --admin\n")
+            }
+        }
+        (Server::Listen, "/metrics") if reads => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response(StatusCode::OK, kind, shared.metrics.encode().into())
+        }
+        (Server::Admin, "/status") if reads => match serde_json::to_vec_pretty(&shared.status()) {
+            Ok(json) => response(StatusCode::OK, "application/json", json.into()),
+            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written as JSON\n"),
+        },
+        (Server::Admin, "/") if reads => {
+            let mut response =
+                response(StatusCode::OK, "text/html; charset=utf-8", page::page(&shared.status()).into());
+            response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+            response
+        }
+        (Server::Admin, "/retry") if *request.method() == Method::POST => retry(shared).await,
+        (Server::Admin, "/retry") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
+        (Server::Listen, _) => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n"),
+        (Server::Admin, _) => text(StatusCode::NOT_FOUND, "here are /, /status and POST /retry\n"),
+    }
+}
+
+/// The loop answers itself: a server that only shared its thread would stay alive when the loop is stuck.
+async fn livez(shared: &Shared) -> Response<Full<Bytes>> {
+    match ask(shared, Ask::Ping).await {
+        Some(()) => text(StatusCode::OK, "ok\n"),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
+    }
+}
+
+async fn retry(shared: &Shared) -> Response<Full<Bytes>> {
+    match ask(shared, Ask::Retry).await {
+        Some(said) => text(StatusCode::ACCEPTED, said),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
+    }
+}
+
+/// Asks the loop; `None` when it does not answer in time.
+async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    let asked = async {
+        shared.asks.send(question(answer)).await.ok()?;
+        answered.await.ok()
+    };
+    tokio::time::timeout(TURN, asked).await.ok().flatten()
+}
+
+fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    response(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+}
+
+fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,7 @@
+//! What others see: `/status`, the page, metrics, Events. Holds no secret.
+
+pub mod admin;
+pub mod metrics;
+pub mod page;
+pub mod pod_events;
+pub mod status;

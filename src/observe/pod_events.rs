@@ -1,0 +1,583 @@
+//! Kubernetes Events on the Pod, for `kubectl describe pod`: what became of a change, in a line.
+//!
+//! An Event is a courtesy. It never holds up the loop, is never waited for, and whether it may be sent at all is the
+//! cluster's to say: it takes the Pod's name, namespace and UID in the environment, a way to the API server, and the
+//! permission to create Events, without which one line is logged. It can be read by many, so it holds the stage, a code
+//! and names of files, and no content of any.
+//!
+//! What can flood is bounded twice: of one reason, no more than [`MOST`] are sent in [`WINDOW`], and of those that wait,
+//! only the newest of each reason is kept.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info};
+
+use crate::model::digest::Digest;
+use crate::model::journal::{DebtKind, Journal};
+use crate::observe::metrics::Stage;
+use crate::reload::{TargetState, TargetStatus};
+use crate::render::Pod;
+use crate::source::kube::{Clients, CreateError};
+
+/// Of one reason, no more than this many are sent in [`WINDOW`].
+const MOST: usize = 10;
+const WINDOW: Duration = Duration::from_secs(600);
+/// How long one request may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// After a request that failed, none is made for this long; where the permission is missing, for [`WINDOW`].
+const PAUSE: Duration = Duration::from_secs(60);
+/// An older one is news no more: as long as the API server keeps them (kube-apiserver: `--event-ttl`).
+const STALE: Duration = Duration::from_secs(3600);
+/// What waits for the task to take it.
+const QUEUE: usize = 32;
+/// While a Pod starts, its main process is not there yet: that is told only if it lasts.
+const TARGET_GRACE: Duration = Duration::from_secs(30);
+/// The longest note, and the longest name of an instance, in bytes (kubernetes pkg/apis/core/validation/events.go:
+/// `NoteLengthLimit`, `ReportingInstanceLengthLimit`).
+const LONGEST_NOTE: usize = 1024;
+const LONGEST_INSTANCE: usize = 128;
+
+/// What is told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PodEvent {
+    /// A generation is published and confirmed.
+    Reloaded {
+        /// Its number.
+        sequence: u64,
+        /// Whether it was gone back to.
+        again: bool,
+    },
+    /// The newest inputs were rejected.
+    Rejected {
+        /// Where.
+        stage: Stage,
+        /// Why; without content.
+        reason: String,
+    },
+    /// The last good generation is made current again.
+    RolledBack {
+        /// The one that is taken back, if known.
+        from: Option<u64>,
+        /// The last good one.
+        to: u64,
+    },
+    /// The process to be signalled is not there, not the only one, or not to be signalled.
+    TargetMissing {
+        /// What is wrong, and the remedy.
+        message: String,
+    },
+}
+
+impl PodEvent {
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Reloaded { .. } => "ConfigReloaded",
+            Self::Rejected { .. } => "ConfigRejected",
+            Self::RolledBack { .. } => "ConfigRolledBack",
+            Self::TargetMissing { .. } => "ReloadTargetMissing",
+        }
+    }
+
+    /// What was being done.
+    fn action(&self) -> &'static str {
+        match self {
+            Self::Reloaded { .. } => "Reload",
+            Self::Rejected { .. } => "Check",
+            Self::RolledBack { .. } => "RollBack",
+            Self::TargetMissing { .. } => "FindTarget",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        if matches!(self, Self::Reloaded { .. }) { "Normal" } else { "Warning" }
+    }
+
+    fn note(&self) -> String {
+        let text = match self {
+            Self::Reloaded { sequence, again: false } => {
+                format!("Configuration generation {sequence} is published and confirmed")
+            }
+            Self::Reloaded { sequence, again: true } => {
+                format!("Configuration generation {sequence} is confirmed again; what came after it was rejected")
+            }
+            Self::Rejected { stage, reason } => {
+                format!("Configuration rejected at {stage}: {reason} (trimtab status says more)")
+            }
+            Self::RolledBack { from: Some(from), to } => {
+                format!(
+                    "Configuration generation {from} is taken back: generation {to}, the last good one, replaces it"
+                )
+            }
+            Self::RolledBack { from: None, to } => {
+                format!("Configuration generation {to}, the last good one, is made current again")
+            }
+            Self::TargetMissing { message } => format!("No process to reload: {message}"),
+        };
+        // Names of files may hold anything.
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        cut(&text, LONGEST_NOTE)
+    }
+}
+
+/// The text, no longer than so many bytes.
+fn cut(text: &str, longest: usize) -> String {
+    let fits = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=longest.min(text.len())).rev().find(fits).unwrap_or_default();
+    text[..end].to_owned()
+}
+
+/// What of the state becomes an Event when it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Facts {
+    current: Option<u64>,
+    debt: Option<DebtKind>,
+    rejected: Option<(Digest, Stage, String)>,
+}
+
+impl Facts {
+    fn of(journal: &Journal) -> Self {
+        let rejected = |quarantine: &crate::model::journal::Quarantine| {
+            let rejection = &quarantine.rejection;
+            (quarantine.digest, rejection.stage, rejection.reason.clone())
+        };
+        Self {
+            current: journal.current.as_ref().map(|current| current.sequence),
+            debt: journal.debt.as_ref().map(|debt| debt.kind),
+            rejected: journal.quarantine.as_ref().map(rejected),
+        }
+    }
+
+    fn confirmed(&self) -> Option<u64> {
+        self.current.filter(|_| self.debt.is_none())
+    }
+
+    /// What became of `before`. `brief`: the reason of a rejection by rendering, without content.
+    fn since(&self, before: &Self, brief: Option<&str>) -> Vec<PodEvent> {
+        let mut events = Vec::new();
+        if self.rejected != before.rejected
+            && let Some((_, stage, reason)) = &self.rejected
+        {
+            let reason = brief.filter(|_| *stage == Stage::Render).unwrap_or(reason).to_owned();
+            events.push(PodEvent::Rejected { stage: *stage, reason });
+        }
+        let rolled_back = Some(DebtKind::Rollback);
+        if self.debt == rolled_back && before.debt != rolled_back {
+            let from = before.current.filter(|_| before.current != self.current);
+            events.extend(self.current.map(|to| PodEvent::RolledBack { from, to }));
+        }
+        if self.confirmed() != before.confirmed() {
+            let again = before.debt == rolled_back;
+            events.extend(self.confirmed().map(|sequence| PodEvent::Reloaded { sequence, again }));
+        }
+        events
+    }
+}
+
+/// Tells of what changes.
+#[derive(Debug)]
+pub struct PodEvents {
+    queue: Option<mpsc::Sender<Told>>,
+    before: Option<Facts>,
+    /// The state of a target that cannot be signalled, since when, and whether it was told.
+    trouble: Option<(TargetState, Instant, bool)>,
+    overflowed: bool,
+}
+
+/// An event, and when it came to pass.
+#[derive(Clone, Debug)]
+struct Told {
+    event: PodEvent,
+    at: Timestamp,
+    since: Instant,
+}
+
+impl PodEvents {
+    /// Starts the task that sends; without clients, or where the Pod is not known by name, namespace and UID (kubectl
+    /// asks by all three), there is none, and nothing is told.
+    pub fn start(clients: Option<Clients>, pod: &Pod, tasks: &mut JoinSet<()>) -> Self {
+        let known = ![&pod.name, &pod.namespace, &pod.uid].iter().any(|value| value.is_empty());
+        let queue = clients.filter(|_| known).map(|clients| {
+            let (sender, told) = mpsc::channel(QUEUE);
+            tasks.spawn(send_all(clients, pod.clone(), told));
+            sender
+        });
+        if queue.is_none() {
+            debug!("no Events on the Pod: they need POD_NAME, POD_NAMESPACE, POD_UID, and a way to the API server");
+        }
+        Self { queue, before: None, trouble: None, overflowed: false }
+    }
+
+    /// Tells of what has changed since the last call; what there is at the first one was told by an earlier life.
+    /// `brief`: why rendering rejected the newest inputs, without content.
+    pub fn report(&mut self, journal: &Journal, target: Option<&TargetStatus>, brief: Option<&str>) {
+        if self.queue.is_none() {
+            return;
+        }
+        let now = Facts::of(journal);
+        let before = self.before.replace(now.clone()).unwrap_or_else(|| now.clone());
+        for event in now.since(&before, brief) {
+            self.tell(event);
+        }
+        if let Some(event) = target.and_then(|target| self.look_at(target, Instant::now())) {
+            self.tell(event);
+        }
+    }
+
+    fn look_at(&mut self, target: &TargetStatus, now: Instant) -> Option<PodEvent> {
+        let grace = match target.state {
+            TargetState::Found => {
+                self.trouble = None;
+                return None;
+            }
+            TargetState::Missing | TargetState::NotHandling => TARGET_GRACE,
+            TargetState::Ambiguous | TargetState::Forbidden => Duration::ZERO,
+        };
+        let known = self.trouble.filter(|(state, ..)| *state == target.state);
+        let (state, since, told) = known.unwrap_or((target.state, now, false));
+        let due = !told && now.saturating_duration_since(since) >= grace;
+        self.trouble = Some((state, since, told || due));
+        due.then(|| PodEvent::TargetMissing { message: target.message.clone().unwrap_or_default() })
+    }
+
+    /// Tells of this, if it can: without waiting.
+    pub fn tell(&mut self, event: PodEvent) {
+        let Some(queue) = &self.queue else { return };
+        let told = Told { event, at: Timestamp::now(), since: Instant::now() };
+        if queue.try_send(told).is_err() && !std::mem::replace(&mut self.overflowed, true) {
+            info!("Events on the Pod come faster than the API server takes them: some are left out");
+        }
+    }
+}
+
+/// What waits, and when it may be sent.
+#[derive(Debug, Default)]
+struct Outbox {
+    /// The newest of each reason.
+    waiting: BTreeMap<&'static str, Told>,
+    /// When those of each reason were sent.
+    sent: BTreeMap<&'static str, VecDeque<Instant>>,
+    paused_until: Option<Instant>,
+}
+
+/// What the outbox says is next.
+#[derive(Debug)]
+enum Next {
+    Send(Told),
+    Wait(Instant),
+    Nothing,
+}
+
+impl Outbox {
+    fn put(&mut self, told: Told) {
+        self.waiting.insert(told.event.reason(), told);
+    }
+
+    /// Puts one back that could not be sent, unless a newer one has taken its place.
+    fn put_back(&mut self, told: Told) {
+        self.waiting.entry(told.event.reason()).or_insert(told);
+    }
+
+    fn pause(&mut self, until: Instant) {
+        self.paused_until = Some(until);
+    }
+
+    fn next(&mut self, now: Instant) -> Next {
+        self.waiting.retain(|_, told| now.saturating_duration_since(told.since) < STALE);
+        let pause = self.paused_until.filter(|until| *until > now);
+        let mut earliest: Option<(Instant, Instant, &'static str)> = None;
+        for (reason, told) in &self.waiting {
+            let sent = self.sent.entry(reason).or_default();
+            while sent.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
+                sent.pop_front();
+            }
+            let free = sent.front().filter(|_| sent.len() >= MOST).map(|first| *first + WINDOW);
+            let due = [free, pause].into_iter().flatten().max().unwrap_or(now);
+            let candidate = (due, told.since, *reason);
+            earliest = Some(earliest.map_or(candidate, |earliest| earliest.min(candidate)));
+        }
+        match earliest {
+            None => Next::Nothing,
+            Some((due, ..)) if due > now => Next::Wait(due),
+            Some((.., reason)) => {
+                self.sent.entry(reason).or_default().push_back(now);
+                self.waiting.remove(reason).map_or(Next::Nothing, Next::Send)
+            }
+        }
+    }
+}
+
+/// Sends what is told, until nobody tells any more.
+async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
+    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
+    let mut outbox = Outbox::default();
+    let mut complaints = Complaints::default();
+    loop {
+        while let Ok(told) = queue.try_recv() {
+            outbox.put(told);
+        }
+        let told = match outbox.next(Instant::now()) {
+            Next::Send(told) => told,
+            Next::Nothing => match queue.recv().await {
+                Some(told) => {
+                    outbox.put(told);
+                    continue;
+                }
+                None => return,
+            },
+            Next::Wait(until) => {
+                tokio::select! {
+                    told = queue.recv() => match told {
+                        Some(told) => outbox.put(told),
+                        None => return,
+                    },
+                    () = sleep_until(until) => {}
+                }
+                continue;
+            }
+        };
+        let body = event(&pod, &told).to_string().into_bytes();
+        let answer = timeout(DEADLINE, clients.create(&path, body)).await;
+        let answer = answer.unwrap_or_else(|_| Err(CreateError::Later(format!("no answer within {DEADLINE:?}"))));
+        if let Some(complaint) = complaints.about(&answer, &pod.namespace) {
+            info!("{complaint}");
+        }
+        let (pause, again) = match answer {
+            Ok(()) => continue,
+            Err(CreateError::Forbidden { .. }) => (WINDOW, true),
+            Err(CreateError::Refused(_)) => (PAUSE, false),
+            Err(CreateError::Later(_)) => (PAUSE, true),
+        };
+        outbox.pause(Instant::now() + pause);
+        if again {
+            outbox.put_back(told);
+        }
+    }
+}
+
+/// What was complained of already.
+#[derive(Debug, Default)]
+struct Complaints {
+    forbidden: bool,
+    failure: bool,
+}
+
+impl Complaints {
+    /// A line for the log: of a missing permission once in a life, of other failures once until one has succeeded.
+    fn about(&mut self, answer: &Result<(), CreateError>, namespace: &str) -> Option<String> {
+        match answer {
+            Ok(()) => {
+                self.failure = false;
+                None
+            }
+            Err(CreateError::Forbidden { user }) => {
+                let known = std::mem::replace(&mut self.forbidden, true);
+                (!known).then(|| permission(user.as_deref(), namespace))
+            }
+            Err(error) => {
+                let known = std::mem::replace(&mut self.failure, true);
+                (!known).then(|| format!("an Event on the Pod could not be created: {error}"))
+            }
+        }
+    }
+}
+
+fn permission(user: Option<&str>, namespace: &str) -> String {
+    format!(
+        "no Events on the Pod: {} may not create them (403). All else works without; for them, it needs a Role in \
+         namespace {namespace} with the rule {{apiGroups: [\"events.k8s.io\"], resources: [\"events\"], verbs: \
+         [\"create\"]}}, and a RoleBinding to it",
+        user.unwrap_or("this user")
+    )
+}
+
+/// As the API wants it (kubernetes pkg/apis/core/validation/events.go: `strictEventValidation`).
+fn event(pod: &Pod, told: &Told) -> serde_json::Value {
+    let Told { event, at, .. } = told;
+    json!({
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"generateName": format!("{}-", pod.name), "namespace": pod.namespace},
+        "eventTime": format!("{at:.6}"),
+        "type": event.kind(),
+        "reason": event.reason(),
+        "action": event.action(),
+        "note": event.note(),
+        "regarding": {
+            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+        },
+        "reportingController": "trimtab",
+        "reportingInstance": cut(&pod.name, LONGEST_INSTANCE),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::journal::{Debt, Generation, Quarantine, Rejection};
+
+    fn generation(sequence: u64) -> Generation {
+        let digest = Digest::UNKNOWN;
+        Generation::new(sequence, digest, digest, digest)
+    }
+
+    fn journal(sequence: u64, debt: Option<DebtKind>) -> Journal {
+        let debt = debt.map(|kind| Debt { kind, ..Debt::default() });
+        Journal { current: Some(generation(sequence)), debt, ..Journal::default() }
+    }
+
+    fn rejected(journal: Journal, stage: Stage, reason: &str) -> Journal {
+        let rejection = Rejection { stage, reason: reason.to_owned(), at: Timestamp::UNIX_EPOCH };
+        let quarantine = Quarantine { digest: Digest::UNKNOWN, gate: Digest::UNKNOWN, rejection };
+        Journal { quarantine: Some(quarantine), ..journal }
+    }
+
+    fn watched() -> (PodEvents, mpsc::Receiver<Told>) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        (PodEvents { queue: Some(sender), before: None, trouble: None, overflowed: false }, queue)
+    }
+
+    fn notes(queue: &mut mpsc::Receiver<Told>) -> Vec<String> {
+        let told = std::iter::from_fn(|| queue.try_recv().ok());
+        told.map(|told| format!("{}: {}", told.event.reason(), told.event.note())).collect()
+    }
+
+    #[tokio::test]
+    async fn each_change_is_told_once_and_what_was_found_is_not() {
+        use DebtKind::{Publish, Rollback};
+        let (mut events, mut queue) = watched();
+        let mut step = |journal: &Journal, brief: Option<&str>| {
+            events.report(journal, None, brief);
+            events.report(journal, None, brief);
+            notes(&mut queue)
+        };
+        assert!(step(&rejected(journal(1, None), Stage::Confirm, "found"), None).is_empty());
+        assert!(step(&journal(1, None), None).is_empty());
+        assert!(step(&journal(2, Some(Publish)), None).is_empty());
+        let reloaded = "ConfigReloaded: Configuration generation 2 is published and confirmed";
+        assert_eq!(step(&journal(2, None), None), [reloaded]);
+        assert_eq!(
+            step(&rejected(journal(2, None), Stage::Render, "quotes `content`"), Some("template a.j2, line 3")),
+            ["ConfigRejected: Configuration rejected at render: template a.j2, line 3 (trimtab status says more)"]
+        );
+        assert!(step(&journal(3, Some(Publish)), None).is_empty());
+        assert_eq!(
+            step(&rejected(journal(2, Some(Rollback)), Stage::Reload, "it answered 500"), Some("an older one")),
+            [
+                "ConfigRejected: Configuration rejected at reload: it answered 500 (trimtab status says more)",
+                "ConfigRolledBack: Configuration generation 3 is taken back: generation 2, the last good one, replaces it",
+            ]
+        );
+        let again = "ConfigReloaded: Configuration generation 2 is confirmed again; what came after it was rejected";
+        assert_eq!(step(&rejected(journal(2, None), Stage::Reload, "it answered 500"), None), [again]);
+        // Asked to retry, and rejected once more.
+        assert!(step(&journal(2, None), None).is_empty());
+        assert_eq!(step(&rejected(journal(2, None), Stage::Render, "why"), None).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_target_is_missed_once_it_has_been_for_a_while_and_once_for_each_state() {
+        let (mut events, _queue) = watched();
+        let status = |state| TargetStatus { state, pid: None, name: None, message: Some("where is it".to_owned()) };
+        let start = Instant::now();
+        let mut look = |state, seconds| {
+            let told = events.look_at(&status(state), start + Duration::from_secs(seconds));
+            told.is_some_and(|event| event.note() == "No process to reload: where is it")
+        };
+        assert!(!look(TargetState::Missing, 0));
+        assert!(!look(TargetState::Missing, 29));
+        assert!(look(TargetState::Missing, 30));
+        assert!(!look(TargetState::Missing, 3000));
+        assert!(look(TargetState::Ambiguous, 3001));
+        assert!(!look(TargetState::Ambiguous, 3002));
+        assert!(look(TargetState::Forbidden, 3003));
+        assert!(!look(TargetState::Found, 3004));
+        assert!(!look(TargetState::Missing, 3005), "it is counted from when it was missed again");
+        assert!(look(TargetState::Missing, 3035));
+    }
+
+    fn told(event: PodEvent, since: Instant) -> Told {
+        Told { event, at: Timestamp::UNIX_EPOCH, since }
+    }
+
+    fn reloaded(sequence: u64, since: Instant) -> Told {
+        told(PodEvent::Reloaded { sequence, again: false }, since)
+    }
+
+    #[test]
+    fn an_edit_each_second_for_an_hour_sends_few_and_the_newest() {
+        let start = Instant::now();
+        let mut outbox = Outbox::default();
+        let mut sent = Vec::new();
+        for second in 0..3600 {
+            let now = start + Duration::from_secs(second);
+            outbox.put(reloaded(second, now));
+            while let Next::Send(told) = outbox.next(now) {
+                sent.push((second, told.event));
+            }
+        }
+        assert_eq!(sent.len(), 6 * MOST);
+        assert!(sent.iter().all(|(second, event)| *event == reloaded(*second, start).event), "{sent:?}");
+        // Another reason has its own bound, and is older: it comes first.
+        let now = start + Duration::from_secs(3600);
+        outbox.put(told(PodEvent::RolledBack { from: None, to: 1 }, start + Duration::from_secs(3599)));
+        outbox.put(reloaded(3600, now));
+        assert!(matches!(outbox.next(now), Next::Send(told) if told.event.reason() == "ConfigRolledBack"));
+    }
+
+    #[test]
+    fn after_a_failure_nothing_is_sent_for_a_while_and_then_the_newest() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut outbox = Outbox::default();
+        outbox.put(reloaded(1, start));
+        let Next::Send(failed) = outbox.next(start) else { panic!("nothing to send") };
+        outbox.pause(at(60));
+        outbox.put_back(failed.clone());
+        assert!(matches!(outbox.next(at(59)), Next::Wait(until) if until == at(60)));
+        outbox.put(reloaded(2, at(59)));
+        outbox.put_back(failed);
+        assert!(matches!(outbox.next(at(60)), Next::Send(told) if told.event == reloaded(2, start).event));
+        assert!(matches!(outbox.next(at(60)), Next::Nothing));
+        outbox.put(reloaded(3, at(60)));
+        outbox.pause(at(10_000));
+        assert!(matches!(outbox.next(at(61 + 3600)), Next::Nothing), "it is news no more");
+    }
+
+    #[tokio::test]
+    async fn whoever_tells_never_waits() {
+        let (mut events, _queue) = watched();
+        for _ in 0..10 * QUEUE {
+            events.tell(PodEvent::RolledBack { from: None, to: 1 });
+        }
+        assert!(events.overflowed);
+    }
+
+    #[test]
+    fn a_missing_permission_is_complained_of_once_and_a_failure_once_until_it_is_over() {
+        let mut complaints = Complaints::default();
+        let forbidden = Err(CreateError::Forbidden { user: Some("app".to_owned()) });
+        let failed = Err(CreateError::Later("no answer".to_owned()));
+        let mut lines = |answer| complaints.about(&answer, "web").is_some();
+        assert!(lines(forbidden.clone()));
+        assert!(lines(failed.clone()) && !lines(failed.clone()));
+        assert!(!lines(Ok(())) && !lines(forbidden.clone()) && lines(failed));
+        assert!(!lines(forbidden));
+    }
+
+    #[test]
+    fn an_event_is_within_the_limits_of_the_api() {
+        let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
+        let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
+        let event = event(&pod, &told(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
+        let note = event["note"].as_str().unwrap();
+        assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
+        assert!(!note.contains(char::is_control));
+        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), LONGEST_INSTANCE);
+    }
+}

@@ -1,0 +1,6 @@
+//! Small system tools that belong to no one room.
+
+pub mod exec;
+pub mod fault;
+pub mod mask;
+pub mod signals;
