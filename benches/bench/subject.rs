@@ -90,7 +90,7 @@ impl Subject {
     }
 
     fn warm_up(&mut self, pace: Pace) -> Result<()> {
-        let deadline = now() + Duration::from_secs(60);
+        let deadline = now() + Duration::from_mins(1);
         let mut tally = Tally::default();
         while tally.delays.len() < 3 {
             ensure!(now() < deadline, "{} tells nobody; its log:\n{}", self.program.who.title(), self.log());

@@ -606,7 +606,7 @@ impl fmt::Display for Listen {
 
 /// A duration: numbers with the units `h`, `m`, `s`, `ms`, one after the other, or a bare `0`.
 fn duration(text: &str) -> Result<Duration, String> {
-    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    const YEAR: Duration = Duration::from_hours(8760);
     const EXPECTED: &str = "expected a duration such as 250ms, 5s, 1m30s or 0";
     if text == "0" {
         return Ok(Duration::ZERO);

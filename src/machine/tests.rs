@@ -1053,7 +1053,7 @@ fn newer_inputs_end_a_confirmation_that_nobody_answers() {
 
 #[test]
 fn publishes_are_no_closer_than_the_interval_and_what_comes_sooner_is_joined() {
-    let mut world = settled_on(0, Options { min_interval: Duration::from_secs(60), ..options() });
+    let mut world = settled_on(0, Options { min_interval: Duration::from_mins(1), ..options() });
     world.edit(inputs(1));
     world.on(Event::Fired(Timer::Quiet));
     finish(&mut world);
@@ -1071,7 +1071,7 @@ fn publishes_are_no_closer_than_the_interval_and_what_comes_sooner_is_joined() {
 
 #[test]
 fn what_is_ready_before_a_publish_is_done_waits_for_the_interval_too() {
-    let mut world = settled_on(0, Options { min_interval: Duration::from_secs(60), ..options() });
+    let mut world = settled_on(0, Options { min_interval: Duration::from_mins(1), ..options() });
     world.edit(inputs(1));
     world.on(Event::Fired(Timer::Quiet));
     world.edit(inputs(2));

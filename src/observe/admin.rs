@@ -22,7 +22,7 @@ use crate::observe::status::Status;
 /// Connections that one server serves at a time; more wait in the backlog.
 const CONNECTIONS: usize = 32;
 /// How long a connection may live, and how long the loop may take to turn.
-const CONNECTION_LIFE: Duration = Duration::from_secs(60);
+const CONNECTION_LIFE: Duration = Duration::from_mins(1);
 const TURN: Duration = Duration::from_secs(5);
 const STUCK: &str = "the loop does not turn\n";
 

@@ -27,13 +27,13 @@ use crate::source::kube::{Clients, CreateError};
 
 /// Of one reason, no more than this many are sent in [`WINDOW`].
 const MOST: usize = 10;
-const WINDOW: Duration = Duration::from_secs(600);
+const WINDOW: Duration = Duration::from_mins(10);
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// After a request that failed, none is made for this long; where the permission is missing, for [`WINDOW`].
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_mins(1);
 /// An older one is news no more: as long as the API server keeps them (kube-apiserver: `--event-ttl`).
-const STALE: Duration = Duration::from_secs(3600);
+const STALE: Duration = Duration::from_hours(1);
 /// What waits for the task to take it.
 const QUEUE: usize = 32;
 /// While a Pod starts, its main process is not there yet: that is told only if it lasts.
@@ -524,7 +524,7 @@ mod tests {
         assert_eq!(sent.len(), 6 * MOST);
         assert!(sent.iter().all(|(second, event)| *event == reloaded(*second, start).event), "{sent:?}");
         // Another reason has its own bound, and is older: it comes first.
-        let now = start + Duration::from_secs(3600);
+        let now = start + Duration::from_hours(1);
         outbox.put(told(PodEvent::RolledBack { from: None, to: 1 }, start + Duration::from_secs(3599)));
         outbox.put(reloaded(3600, now));
         assert!(matches!(outbox.next(now), Next::Send(told) if told.event.reason() == "ConfigRolledBack"));

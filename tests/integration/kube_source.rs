@@ -25,7 +25,7 @@ use trimtab::source::kube::{self as source, ClientConfig, Clients, Deadlines, In
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, WIDE, kubeconfig, token};
 
 /// How long a test waits for what must come. A busy machine is slow; a broken program is for ever.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How long a test waits to see that nothing comes.
 const QUIET: Duration = Duration::from_millis(300);
 

@@ -127,7 +127,7 @@ impl Fleet {
 pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
     const SIZE: usize = 8000;
     let members = setting("FLEET", 200)?;
-    let patience = Duration::from_secs(120);
+    let patience = Duration::from_mins(2);
     let audit = Audit::new()?;
     let mut cluster = Cluster::start_with(audit.flags())?;
     cluster.create(&["web".to_owned()], SIZE, "")?;
@@ -181,7 +181,7 @@ struct Return {
 impl Return {
     /// Restarts the server, and waits until there are as many watches as before.
     fn after_restart(cluster: &mut Cluster, audit: &Audit) -> Result<Self> {
-        let patience = Duration::from_secs(120);
+        let patience = Duration::from_mins(2);
         let client = cluster.client();
         let watches = cluster.wait(open(&client))?;
         let known = audit.arrivals()?.len();

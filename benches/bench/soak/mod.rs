@@ -27,13 +27,13 @@ use sidecar::{Main, Sidecar};
 use sources::{OBJECTS, Sources};
 
 /// Until a condition must hold, however busy the machine is.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 /// Actions of a round.
 const ACTIONS: u64 = 20;
 /// Between two of them at most: less than the debounce, so that some are joined, or more.
 const PAUSE: u64 = 600;
 /// What is measured before is not counted: what is made once is made by then.
-const WARM_UP: Duration = Duration::from_secs(60);
+const WARM_UP: Duration = Duration::from_mins(1);
 /// Rounds that are counted, at least: three thirds of two.
 const ROUNDS: usize = 6;
 

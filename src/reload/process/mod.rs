@@ -1121,7 +1121,7 @@ mod tests {
         let ours = find_as(&by_file(&path), i32::try_from(std::process::id()).unwrap());
         assert!(message(ours).contains("one of Trimtab's own"));
         let written = fs::File::options().write(true).open(&path).unwrap();
-        written.set_modified(SystemTime::now() - Duration::from_secs(3600)).unwrap();
+        written.set_modified(SystemTime::now() - Duration::from_hours(1)).unwrap();
         assert!(message(find_as(&by_file(&path), NOBODY)).contains("stale"));
         script.zombify();
         assert!(message(find_as(&by_file(&path), NOBODY)).contains("has exited"));

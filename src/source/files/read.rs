@@ -432,7 +432,7 @@ mod tests {
     /// Reads without a pause until `done`; each read must give one whole generation of `keys` keys.
     fn reads_are_whole(path: &Path, keys: usize, done: &AtomicBool) {
         let mut reads = 0;
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        let deadline = std::time::Instant::now() + std::time::Duration::from_mins(1);
         while !done.load(Relaxed) && std::time::Instant::now() < deadline {
             match get(path) {
                 Ok(Some(object)) => {

@@ -24,7 +24,7 @@ const FIRST_PATIENCE: Duration = Duration::from_millis(500);
 /// A permission is granted by people: asking more often than this only fills the server's audit log.
 const FORBIDDEN_DELAY: Duration = Duration::from_secs(10);
 /// To find out that a source is still too large, all of it has to be fetched.
-const TOO_LARGE_DELAY: Duration = Duration::from_secs(60);
+const TOO_LARGE_DELAY: Duration = Duration::from_mins(1);
 
 /// Why a list or a watch failed. All of them are retried; none holds a byte of an object's content.
 #[derive(Debug)]

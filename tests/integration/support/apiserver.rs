@@ -33,7 +33,7 @@ pub const NOBODY: &str = "nobody";
 const USERS: [&str; 4] = [ADMIN, APP, WIDE, NOBODY];
 
 /// A server takes two seconds; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running kube-apiserver. Killed when dropped.
 pub struct ApiServer {
