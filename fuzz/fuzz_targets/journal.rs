@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use trimtab::model::digest::Digest;
 use trimtab::model::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
 use trimtab::machine::{Disk, Effect, Event, Machine, Options, Outcome, Timer, Verdict, Write, recover};
-use trimtab::observe::metrics::Stage;
+use trimtab::model::stage::Stage;
 
 type Bytes<'a> = Unstructured<'a>;
 

@@ -9,9 +9,9 @@ use super::{App, with};
 use crate::model::content::Content;
 use crate::model::journal::{Generation, Journal};
 use crate::model::snapshot::ObjectRef;
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 use crate::observe::status;
-use crate::os::mask::{Mask, Output as Said};
+use crate::os::mask::{Mask, Said};
 use crate::render::HeldBack;
 use crate::render::inputs::Inputs;
 

@@ -19,9 +19,9 @@ use self::validate::{Failure, Syntax};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
 use crate::model::snapshot::{Object, ObjectRef};
+use crate::model::stage::Stage;
 use crate::model::tree::Tree;
-use crate::observe::metrics::Stage;
-use crate::os::mask::Output as Said;
+use crate::os::mask::Said;
 use crate::publish::{Output, PublishError};
 use crate::render::inputs::{Drawn, Inputs};
 use crate::render::{HeldBack, Rendered};
@@ -430,9 +430,9 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
     if syntax == Syntax::Off {
         return Ok(());
     }
-    for piece in tree.pieces().iter().filter(|piece| !piece.is_well_formed()) {
+    for chunk in tree.chunks().iter().filter(|chunk| !chunk.is_well_formed()) {
         let mut well_formed = true;
-        for (path, file) in piece.iter() {
+        for (path, file) in chunk.iter() {
             let checked =
                 validate::check(path, &file.bytes).map_err(|error| Problem::new(Stage::Validate, false, &error))?;
             let Err(error) = checked else { continue };
@@ -444,7 +444,7 @@ fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), 
             well_formed = false;
         }
         if well_formed {
-            piece.note_well_formed();
+            chunk.note_well_formed();
         }
     }
     Ok(())

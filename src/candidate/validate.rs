@@ -1,7 +1,7 @@
 //! Validation: whether a candidate may become visible. Its files' syntax, and programs that look at it.
 //!
 //! What is wrong is told by place alone: parsers quote what they read, and that may be secret. What a program says
-//! comes back as a [`mask::Output`](crate::os::mask::Output), for the log.
+//! comes back as a [`Said`](crate::os::mask::Said), for the log.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
 use crate::model::content::{Content, SpoolError};
 use crate::model::tree::TreePath;
 use crate::os::exec::{self, Command};
-use crate::os::mask::Output;
+use crate::os::mask::Said;
 
 /// How deeply YAML may be nested. Those who read it have limits of their own, and none that is known is wider.
 const YAML_DEPTH: usize = 255;
@@ -210,14 +210,14 @@ pub enum Failure {
         /// Which program, how it ended, and what to do.
         message: String,
         /// What it said, for the log.
-        output: Output,
+        output: Said,
     },
     /// Nobody knows what the inputs are worth: it could not be run, or was ended by somebody else. Retried.
     Failed {
         /// Which program, why, and what to do.
         message: String,
         /// What it said, for the log.
-        output: Output,
+        output: Said,
     },
 }
 
@@ -228,7 +228,7 @@ pub async fn run(config: &Config, dir: &Path) -> Result<(), Failure> {
     for command in &config.commands {
         let ran = exec::run(&command.replace(PLACEHOLDER, &dir), config.timeout).await;
         let outcome =
-            ran.map_err(|error| Failure::Failed { message: format!("--validate {error}"), output: Output::default() })?;
+            ran.map_err(|error| Failure::Failed { message: format!("--validate {error}"), output: Said::default() })?;
         let Some(status) = outcome.status else {
             let message = format!(
                 "--validate {command} did not end within --validate-timeout ({:?}), and was killed with its process \
@@ -245,7 +245,7 @@ pub async fn run(config: &Config, dir: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn judge(command: &Command, status: std::process::ExitStatus, output: Output) -> Failure {
+fn judge(command: &Command, status: std::process::ExitStatus, output: Said) -> Failure {
     use std::os::unix::process::ExitStatusExt as _;
 
     match status.signal() {

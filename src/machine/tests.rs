@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
 use super::*;
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 
 fn options() -> Options {
     Options {

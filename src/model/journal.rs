@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest::Digest;
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 
 /// The version that this program writes, and the only one that it reads.
 pub const VERSION: u32 = 1;

@@ -5,4 +5,5 @@ pub mod content;
 pub mod digest;
 pub mod journal;
 pub mod snapshot;
+pub mod stage;
 pub mod tree;

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::model::chunked_map::{self, Pieces};
+use crate::model::chunked_map::{self, ChunkedMap};
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
 
@@ -110,13 +110,13 @@ impl fmt::Debug for File {
 /// Cheap to clone: what is not changed is shared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tree {
-    files: Pieces<TreePath, File, Known>,
+    files: ChunkedMap<TreePath, File, Known>,
 }
 
 /// Some files of a tree that are next to each other.
-pub type Piece = chunked_map::Piece<TreePath, File, Known>;
+pub type Chunk = chunked_map::Chunk<TreePath, File, Known>;
 
-/// What is known of the files in a piece.
+/// What is known of the files in a chunk.
 #[derive(Debug)]
 pub struct Known {
     /// The sum of their lengths, in bytes.
@@ -206,7 +206,7 @@ impl Tree {
     /// The sum of all files' lengths, in bytes.
     #[must_use]
     pub fn size(&self) -> u64 {
-        self.pieces().iter().map(|piece| piece.known().size).sum()
+        self.chunks().iter().map(|chunk| chunk.known().size).sum()
     }
 
     /// Paths and files, in the order of paths.
@@ -214,10 +214,10 @@ impl Tree {
         self.files.iter()
     }
 
-    /// The same in pieces.
+    /// The same in chunks.
     #[must_use]
-    pub fn pieces(&self) -> &[Arc<Piece>] {
-        self.files.pieces()
+    pub fn chunks(&self) -> &[Arc<Chunk>] {
+        self.files.chunks()
     }
 
     /// The file at a path.
@@ -252,7 +252,7 @@ impl Tree {
     pub fn digest(&self, content: Digest, key: &DigestKey) -> Digest {
         let mut hasher = Hasher::keyed(key);
         hasher.field(content.as_bytes());
-        for secret in self.pieces().iter().filter_map(|piece| piece.known().secret) {
+        for secret in self.chunks().iter().filter_map(|chunk| chunk.known().secret) {
             hasher.field(secret.as_bytes());
         }
         hasher.finish()
@@ -263,16 +263,16 @@ impl Tree {
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
         let mut hasher = ContentHasher::new(key);
-        self.pieces().iter().for_each(|piece| hasher.piece(piece.known().content));
+        self.chunks().iter().for_each(|chunk| hasher.chunk(chunk.known().content));
         hasher.finish()
     }
 }
 
-impl Piece {
+impl Chunk {
     fn known(&self) -> &Known {
-        self.found(|piece| {
+        self.found(|chunk| {
             let (mut content, mut secret, mut size) = (Hasher::plain(), None, 0);
-            for (path, file) in piece.iter() {
+            for (path, file) in chunk.iter() {
                 add(&mut content, path.as_str().as_bytes(), file.bytes.digest());
                 if file.secret {
                     secret.get_or_insert_with(Hasher::plain).field(path.as_str().as_bytes());
@@ -304,14 +304,14 @@ fn add(hasher: &mut Hasher, path: &[u8], bytes: Digest) {
 /// Takes the digest that [`Tree::content`] is.
 pub struct ContentHasher {
     whole: Hasher,
-    piece: Option<Hasher>,
+    chunk: Option<Hasher>,
 }
 
 impl ContentHasher {
     /// Of no file yet.
     #[must_use]
     pub fn new(key: &DigestKey) -> Self {
-        Self { whole: Hasher::keyed(key), piece: None }
+        Self { whole: Hasher::keyed(key), chunk: None }
     }
 
     /// Adds a file, in the order of paths.
@@ -319,16 +319,16 @@ impl ContentHasher {
         if chunked_map::begins(path) {
             self.end();
         }
-        add(self.piece.get_or_insert_with(Hasher::plain), path, bytes);
+        add(self.chunk.get_or_insert_with(Hasher::plain), path, bytes);
     }
 
     fn end(&mut self) {
-        if let Some(piece) = self.piece.take() {
-            self.piece(piece.finish());
+        if let Some(chunk) = self.chunk.take() {
+            self.chunk(chunk.finish());
         }
     }
 
-    fn piece(&mut self, content: Digest) {
+    fn chunk(&mut self, content: Digest) {
         self.whole.field(content.as_bytes());
     }
 

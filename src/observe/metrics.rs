@@ -1,8 +1,8 @@
 //! Metrics: the project's own names, and the ones that dashboards and alerts of config reloaders know.
 
-use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use crate::model::stage::Stage;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -11,48 +11,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
-use serde::{Deserialize, Serialize};
 
 type FloatGauge = Gauge<f64, AtomicU64>;
-
-/// A stage of the way of a change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Stage {
-    /// Templates and copies, staged.
-    Render,
-    /// Syntax, and programs that look at the candidate.
-    Validate,
-    /// Journal, links, rename.
-    Publish,
-    /// The main process is told.
-    Reload,
-    /// Whether it took it.
-    Confirm,
-    /// Back to the last good generation.
-    Rollback,
-}
-
-impl Stage {
-    /// The name in metrics and `/status`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Render => "render",
-            Self::Validate => "validate",
-            Self::Publish => "publish",
-            Self::Reload => "reload",
-            Self::Confirm => "confirm",
-            Self::Rollback => "rollback",
-        }
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

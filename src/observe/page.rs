@@ -144,7 +144,7 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
     use crate::model::digest::Digest;
-    use crate::observe::metrics::Stage;
+    use crate::model::stage::Stage;
     use crate::observe::status::{HeldBack, Observed, Problem, Quarantine, Source};
     use crate::reload::{TargetState, TargetStatus};
 

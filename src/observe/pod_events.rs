@@ -20,7 +20,7 @@ use tracing::{debug, info};
 
 use crate::model::digest::Digest;
 use crate::model::journal::{DebtKind, Journal};
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
 use crate::source::kube::{Clients, CreateError};

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::model::digest::Digest;
 use crate::model::journal::{self, Generation};
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 use crate::reload::TargetStatus;
 
 /// The status. Shared by the app, which writes it, and the servers, which read it.

@@ -17,7 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Child;
 
-use crate::os::mask::Output;
+use crate::os::mask::Said;
 
 /// A program and its arguments. Prints as the program alone: arguments may hold what is nobody's business.
 #[derive(Clone, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub struct Outcome {
     /// `None`: it was killed when its time was up.
     pub status: Option<ExitStatus>,
     /// Standard output and error, as they came.
-    pub output: Output,
+    pub output: Said,
 }
 
 /// Why a program did not run.
@@ -115,7 +115,7 @@ pub async fn run(command: &Command, timeout: Duration) -> Result<Outcome, ExecEr
     let (reader, writer) = io::pipe().map_err(io)?;
     let mut reader = Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(io)?;
     let mut group = Group(spawn(command, writer)?);
-    let mut output = Output::default();
+    let mut output = Said::default();
     let ended = tokio::time::timeout(timeout, async {
         let mut open = true;
         let mut buffer = [0; 8192];
@@ -168,7 +168,7 @@ fn spawn(command: &Command, writer: io::PipeWriter) -> Result<Child, ExecError> 
 }
 
 /// What is left in the pipe, without waiting: someone in the background may hold it open for ever, and even write on.
-fn drain(reader: &Receiver, output: &mut Output) {
+fn drain(reader: &Receiver, output: &mut Said) {
     let mut buffer = [0; 8192];
     // A pipe holds at most 1 MiB (/proc/sys/fs/pipe-max-size).
     for _ in 0..128 {
@@ -217,7 +217,7 @@ mod tests {
         "sh -c {script}".parse::<Command>().unwrap().replace("{script}", script)
     }
 
-    fn text(output: &Output) -> String {
+    fn text(output: &Said) -> String {
         Mask::new(std::iter::empty::<Bytes>()).apply(output)
     }
 
@@ -274,7 +274,7 @@ mod tests {
         let outcome = run(&shell("head -c 3000000 /dev/zero | tr '\\0' x; echo; echo end"), LONG).await.unwrap();
         assert!(outcome.status.unwrap().success());
         let text = text(&outcome.output);
-        assert!(text.ends_with("x\\nend\\n") && text.len() < Output::LIMIT + 8, "{}", text.len());
+        assert!(text.ends_with("x\\nend\\n") && text.len() < Said::LIMIT + 8, "{}", text.len());
     }
 
     #[tokio::test]

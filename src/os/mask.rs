@@ -1,7 +1,7 @@
 //! What others say, made fit for the log: secrets masked, control characters escaped.
 //!
 //! A child process or a server may print anything, the secrets that it was just given included. What it said is kept
-//! as an [`Output`], which cannot be printed but through a [`Mask`].
+//! as an [`Said`], which cannot be printed but through a [`Mask`].
 
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -14,14 +14,14 @@ use bytes::Bytes;
 /// text, and tell more about the secret than leaving it does.
 const SHORTEST: usize = 4;
 
-/// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into an [`Output`] anyway.
-const LONGEST_ENCODED: usize = 4 * Output::LIMIT;
+/// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into an [`Said`] anyway.
+const LONGEST_ENCODED: usize = 4 * Said::LIMIT;
 
 /// The last 4 KiB of what a child process or a server said. May hold secrets: `Debug` shows the length alone.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Output(Vec<u8>);
+pub struct Said(Vec<u8>);
 
-impl Output {
+impl Said {
     /// How much is kept, in bytes.
     pub const LIMIT: usize = 4096;
 
@@ -38,9 +38,9 @@ impl Output {
     }
 }
 
-impl fmt::Debug for Output {
+impl fmt::Debug for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output({} bytes)", self.0.len())
+        write!(f, "Said({} bytes)", self.0.len())
     }
 }
 
@@ -98,7 +98,7 @@ impl Mask {
     /// The text for a log line: secrets as `***`, control characters, line ends and what is not UTF-8 as escapes
     /// (`\n`, `\u{1b}`, `\xff`), all else as it was.
     #[must_use]
-    pub fn apply(&self, output: &Output) -> String {
+    pub fn apply(&self, output: &Said) -> String {
         let mut text = String::new();
         for chunk in self.redact(&output.0).utf8_chunks() {
             for char in chunk.valid().chars() {
@@ -160,8 +160,8 @@ mod tests {
         Mask::new(secrets.iter().map(|secret| Bytes::copy_from_slice(secret.as_bytes())))
     }
 
-    fn output(text: impl AsRef<[u8]>) -> Output {
-        let mut output = Output::default();
+    fn output(text: impl AsRef<[u8]>) -> Said {
+        let mut output = Said::default();
         output.push(text.as_ref());
         output
     }
@@ -195,9 +195,9 @@ mod tests {
     fn a_secret_cut_by_the_window_is_masked() {
         let secret = "start-0123456789-end";
         for kept in SHORTEST..secret.len() {
-            let tail = format!("{}{}", &secret[secret.len() - kept..], "x".repeat(Output::LIMIT - kept));
+            let tail = format!("{}{}", &secret[secret.len() - kept..], "x".repeat(Said::LIMIT - kept));
             let masked = mask(&[secret]).apply(&output(format!("lost{}{tail}", &secret[..secret.len() - kept])));
-            assert_eq!(masked, format!("***{}", "x".repeat(Output::LIMIT - kept)));
+            assert_eq!(masked, format!("***{}", "x".repeat(Said::LIMIT - kept)));
             assert_eq!(mask(&[secret]).apply(&output(format!("said {}", &secret[..kept]))), "said ***");
         }
     }
@@ -215,9 +215,9 @@ mod tests {
             output.push(&[b'x'; 4000]);
         }
         output.push(b"end");
-        assert_eq!(output.0.len(), Output::LIMIT);
+        assert_eq!(output.0.len(), Said::LIMIT);
         assert!(output.0.ends_with(b"xend"));
-        assert_eq!(format!("{output:?}"), "Output(4096 bytes)");
+        assert_eq!(format!("{output:?}"), "Said(4096 bytes)");
     }
 
     proptest! {

@@ -29,7 +29,7 @@ use super::sys::{fstat, fsync, renameat, renameat_with, statat, unlinkat};
 use super::{Output, PublishError, SETGID};
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::sequence_of;
-use crate::model::tree::{ContentHasher, File, Piece, Tree, TreePath};
+use crate::model::tree::{Chunk, ContentHasher, File, Tree, TreePath};
 use crate::reload::process::Reader;
 
 /// Names the current generation.
@@ -95,8 +95,8 @@ struct Seen {
     directories: BTreeMap<String, Stamp>,
     /// Whether these are all in which the generation has files.
     all: bool,
-    /// The pieces of its tree, as far as somebody still has them: each has one in the manifest.
-    pieces: Vec<Weak<Piece>>,
+    /// The chunks of its tree, as far as somebody still has them: each has one in the manifest.
+    chunks: Vec<Weak<Chunk>>,
 }
 
 /// Of how many directories that is remembered: a look at a directory costs more than one at a file.
@@ -183,7 +183,7 @@ impl Publisher for Files<'_> {
         output.write_tree(&top, FILES, &path_of_files, changed.into_iter())?;
         let mode = Mode::from_raw_mode(0o600);
         let written = top.create(MANIFEST, &[], None, mode).and_then(|file| {
-            manifest.write(|piece| write_all(&file, piece))?;
+            manifest.write(|chunk| write_all(&file, chunk))?;
             fsync(&file)?;
             fstat(&file)
         });
@@ -510,27 +510,27 @@ impl Files<'_> {
         let seen = Some(self.seen()).filter(|seen| current_name.as_ref() == Some(&seen.generation));
         let seen = seen.map(|seen| seen.clone()).unwrap_or_default();
         let mut place = Way::from(&self.0.dir);
-        let pieces = tree.pieces().iter().map(Arc::downgrade).collect();
-        let mut next = Seen { generation: name.to_owned(), directories: BTreeMap::new(), all: true, pieces };
+        let chunks = tree.chunks().iter().map(Arc::downgrade).collect();
+        let mut next = Seen { generation: name.to_owned(), directories: BTreeMap::new(), all: true, chunks };
         for directory in seen.directories.keys() {
             if let Some(now) = self.stamp_of(&mut place, directory)? {
                 next.directories.insert(directory.clone(), now);
             }
         }
-        // Then a piece that is in both trees is in place.
+        // Then a chunk that is in both trees is in place.
         let all_untouched = seen.all && next.directories == seen.directories && books.absent.is_empty();
         // The directory of the file before, and whether it is as it was seen.
         let (mut directory, mut untouched) = (None, false);
         let (mut manifest, mut changed) = (Manifest::default(), Vec::new());
-        let mut known = seen.pieces.iter().zip(current.files.pieces()).peekable();
-        for piece in tree.pieces() {
-            let is_same = |(before, _): &(&Weak<Piece>, _)| before.as_ptr() == Arc::as_ptr(piece);
-            while known.next_if(|known| !is_same(known) && known.1.first() < piece.first()).is_some() {}
+        let mut known = seen.chunks.iter().zip(current.files.chunks()).peekable();
+        for chunk in tree.chunks() {
+            let is_same = |(before, _): &(&Weak<Chunk>, _)| before.as_ptr() == Arc::as_ptr(chunk);
+            while known.next_if(|known| !is_same(known) && known.1.first() < chunk.first()).is_some() {}
             if let Some((_, entries)) = known.next_if(|known| all_untouched && is_same(known)) {
                 manifest.files.push(entries.clone());
                 continue;
             }
-            for (shared, file) in piece.iter() {
+            for (shared, file) in chunk.iter() {
                 let path = shared.as_str();
                 let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
                 let known = current.files.get(path);

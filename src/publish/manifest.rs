@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::sync::Arc;
 
-use crate::model::chunked_map::{self, Pieces};
+use crate::model::chunked_map::{self, ChunkedMap};
 use crate::model::digest::Digest;
 use crate::model::tree::TreePath;
 
@@ -37,7 +37,7 @@ impl PartialEq for Entry {
 impl Eq for Entry {}
 
 /// Files by path, with the lines that stand for them.
-pub(super) type Entries = Pieces<Arc<str>, Entry, Box<[u8]>>;
+pub(super) type Entries = ChunkedMap<Arc<str>, Entry, Box<[u8]>>;
 
 /// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
 /// before is not ours to remove.
@@ -55,11 +55,11 @@ impl Manifest {
         first.is_some_and(|(path, _)| path.starts_with(&below))
     }
 
-    /// One line for each, given to `write` in pieces: a manifest of thousands is long.
+    /// One line for each, given to `write` in chunks: a manifest of thousands is long.
     pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut text = format!("{FIRST_LINE}\n").into_bytes();
-        for piece in self.files.pieces() {
-            text.extend_from_slice(piece.found(lines));
+        for chunk in self.files.chunks() {
+            text.extend_from_slice(chunk.found(lines));
             if text.len() >= PIECE {
                 write(&text)?;
                 text.clear();
@@ -98,10 +98,10 @@ impl Manifest {
     }
 }
 
-fn lines(piece: &chunked_map::Piece<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
+fn lines(chunk: &chunked_map::Chunk<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
     let mut text = Vec::new();
     // As above.
-    for (path, Entry { digest, size, mode, .. }) in piece.iter() {
+    for (path, Entry { digest, size, mode, .. }) in chunk.iter() {
         let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
     }
     text.into()
@@ -126,8 +126,8 @@ mod tests {
 
     fn to_bytes(manifest: &Manifest) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let Ok(()) = manifest.write(|piece| {
-            bytes.extend_from_slice(piece);
+        let Ok(()) = manifest.write(|chunk| {
+            bytes.extend_from_slice(chunk);
             Ok::<_, std::convert::Infallible>(())
         });
         bytes
@@ -139,8 +139,8 @@ mod tests {
         let files = (0..1000).map(|number| (format!("f/{number:04}").into(), entry)).collect();
         let long = Manifest { files, ..manifest() };
         let mut longest = 0;
-        let Ok(()) = long.write(|piece| {
-            longest = piece.len().max(longest);
+        let Ok(()) = long.write(|chunk| {
+            longest = chunk.len().max(longest);
             Ok::<_, std::convert::Infallible>(())
         });
         assert!(longest < 2 * PIECE, "{longest}");

@@ -15,7 +15,7 @@ use self::process::{Child, Clock, FindError, Selector, Signal, SignalError, Targ
 use crate::model::journal::Moment;
 use crate::net::http::{self, Endpoint, HttpConfig, Response, StatusCodes};
 use crate::os::exec::{self, Command};
-use crate::os::mask::Output;
+use crate::os::mask::Said;
 
 /// How the main process is told.
 #[derive(Clone, Debug)]
@@ -92,7 +92,7 @@ pub enum Verdict {
         /// Who said what.
         message: String,
         /// What else it said.
-        output: Output,
+        output: Said,
     },
     /// It was told, did not answer, and has not been there for long since. Not retried: the generation is rejected.
     Died {
@@ -104,7 +104,7 @@ pub enum Verdict {
         /// What stands in the way, and the remedy.
         message: String,
         /// What else was said.
-        output: Output,
+        output: Said,
         /// Whether the main process may have acted all the same: the request was sent and not answered, or a program
         /// ran and did not come to its end.
         delivered: bool,
@@ -332,7 +332,7 @@ fn send(
     let blocked = |state, target: Option<&Target>, message: String| {
         let (pid, name) = target.map(|target| (target.pid, target.name.clone())).unzip();
         let status = TargetStatus { state, pid, name, message: Some(message.clone()) };
-        (Verdict::Unreachable { message, output: Output::default(), delivered: false }, status, None)
+        (Verdict::Unreachable { message, output: Said::default(), delivered: false }, status, None)
     };
     let target = match process::find(selector) {
         Ok(target) => target,
@@ -410,14 +410,14 @@ async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, time
         Ok(response) => response,
         Err(error) => {
             let (message, delivered) = (error.to_string(), error.sent());
-            let verdict = Verdict::Unreachable { message, output: Output::default(), delivered };
+            let verdict = Verdict::Unreachable { message, output: Said::default(), delivered };
             return Err(NotTold { verdict, accepted: error.accepted() });
         }
     };
     if accept.contains(status) {
         return Ok(());
     }
-    let mut output = Output::default();
+    let mut output = Said::default();
     output.push(&body);
     let verdict = match status {
         429 | 502..=504 => {
@@ -443,7 +443,7 @@ async fn execute(command: &Command, timeout: Duration) -> Verdict {
         Ok(outcome) => outcome,
         Err(error) => {
             let message = format!("--reload-exec: {error}");
-            return Verdict::Unreachable { message, output: Output::default(), delivered: false };
+            return Verdict::Unreachable { message, output: Said::default(), delivered: false };
         }
     };
     match status {

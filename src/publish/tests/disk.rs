@@ -11,7 +11,7 @@ use super::faulty::{self, Fault};
 use super::*;
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::model::journal::{Debt, Rejection};
-use crate::observe::metrics::Stage;
+use crate::model::stage::Stage;
 
 /// How often timers fire before what does not come to rest is left alone.
 const ROUNDS: usize = 24;

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Baseline;
 use crate::net::http::{self, BODY_READ, Endpoint, HttpConfig, StatusCodes};
-use crate::os::mask::Output;
+use crate::os::mask::Said;
 use crate::reload::Told;
 use crate::reload::process::{self, Child, Selector, Target};
 
@@ -121,7 +121,7 @@ pub enum Verdict {
         /// What was expected, what was seen, by which flag.
         message: String,
         /// What the URL answered last.
-        output: Output,
+        output: Said,
     },
     /// There is nobody to ask, and no time to wait. Nothing is known.
     Absent {
@@ -159,7 +159,7 @@ pub async fn confirm(
         clock.advance(now);
         let before = subject.role();
         if let Err(message) = subject.look() {
-            return Verdict::Rejected { message, output: Output::default() };
+            return Verdict::Rejected { message, output: Said::default() };
         }
         if before == Some(Role::Leaving) && subject.role() == Some(Role::Replacement) {
             // What the old one took to leave is not the new one's fault.
@@ -177,7 +177,7 @@ pub async fn confirm(
         if clock.spent >= config.timeout {
             return match &asker {
                 Some(asker) if settled.is_some() => asker.rejection(),
-                _ => Verdict::Rejected { message: subject.complaint(), output: Output::default() },
+                _ => Verdict::Rejected { message: subject.complaint(), output: Said::default() },
             };
         }
         if let Some(asker) = asker.as_ref().filter(|asker| asker.refused_for(now) >= config.timeout) {
@@ -497,18 +497,18 @@ struct Heard {
     problem: Option<String>,
     /// Whether the body was longer than what was looked at.
     cut: bool,
-    output: Output,
+    output: Said,
 }
 
 /// Asks once.
 async fn ask(probe: Arc<Probe>, looking: Arc<Looking>, timeout: Duration) -> Heard {
     let Probe { endpoint, http, accept, .. } = &*probe;
-    let mut heard = Heard { accepted: true, captured: None, problem: None, cut: false, output: Output::default() };
+    let mut heard = Heard { accepted: true, captured: None, problem: None, cut: false, output: Said::default() };
     let (response, mask) = match http::request_unmasked(endpoint, http, BODY_READ, timeout).await {
         Ok(answer) => answer,
         Err(error) => return Heard { accepted: error.accepted(), problem: Some(error.to_string()), ..heard },
     };
-    let tail = response.body.len().saturating_sub(Output::LIMIT);
+    let tail = response.body.len().saturating_sub(Said::LIMIT);
     heard.output.push(&mask.redact(&response.body[tail..]));
     heard.cut = response.body.len() >= BODY_READ;
     let status = response.status;
@@ -570,7 +570,7 @@ struct Asker {
     content: Option<Instant>,
     /// What is not as expected.
     problem: String,
-    output: Output,
+    output: Said,
     /// When the subject was last seen to be as expected.
     settled: Option<Instant>,
     asked: bool,
@@ -594,7 +594,7 @@ impl Asker {
             was_reachable: baseline.is_some_and(|baseline| baseline.reachable),
             refused_since: None,
             content: None,
-            output: Output::default(),
+            output: Said::default(),
             settled: None,
             asked: false,
         }
@@ -683,7 +683,7 @@ impl Asker {
              taken to have died of the reload: {problem}",
             self.probe.endpoint
         );
-        Verdict::Rejected { message, output: Output::default() }
+        Verdict::Rejected { message, output: Said::default() }
     }
 }
 
