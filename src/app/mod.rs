@@ -649,7 +649,7 @@ impl App {
             let mut error = None;
             for write in writes {
                 faults.point(write.name());
-                match carry_out(&output, &write) {
+                match output.apply(&write) {
                     Ok(()) => done += 1,
                     Err(failed) => {
                         error = Some(failed.to_string());
@@ -952,16 +952,6 @@ impl App {
 
 fn rejection(stage: Stage, reason: String) -> Rejection {
     Rejection { stage, reason, at: Timestamp::now() }
-}
-
-pub(crate) fn carry_out(output: &Output, write: &Write) -> Result<(), crate::publish::PublishError> {
-    match write {
-        Write::Journal(journal) => output.write_journal(journal),
-        Write::Link(generation) => output.link(generation),
-        Write::Swap(generation) => output.swap(generation),
-        Write::Unlink(generation) => output.unlink(generation),
-        Write::Prune(keep) => output.prune(&keep.iter().map(String::as_str).collect::<Vec<_>>()),
-    }
 }
 
 /// A number in 0..1: waits of a fleet must differ, and nothing more is asked of it.

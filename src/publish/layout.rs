@@ -13,7 +13,7 @@ use super::files::Files;
 use super::inspect::Published;
 use super::sys::fsync;
 use super::{Output, PublishError, TEMPORARIES};
-use crate::machine::Disk;
+use crate::machine::{Disk, Write};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::{Generation, sequence_of};
 use crate::model::tree::Tree;
@@ -154,6 +154,17 @@ impl Output {
     pub fn discard(&self, generation: &Generation) -> Result<(), PublishError> {
         let name = self.not_current(generation, "discarded")?;
         self.dir.remove(name).map_err(|errno| self.io("remove", name, errno))
+    }
+
+    /// Carries out one of the machine's writes.
+    pub fn apply(&self, write: &Write) -> Result<(), PublishError> {
+        match write {
+            Write::Journal(journal) => self.write_journal(journal),
+            Write::Link(generation) => self.link(generation),
+            Write::Swap(generation) => self.swap(generation),
+            Write::Unlink(generation) => self.unlink(generation),
+            Write::Prune(keep) => self.prune(&keep.iter().map(String::as_str).collect::<Vec<_>>()),
+        }
     }
 
     /// Prepares what the swap to this generation needs. Before [`Output::swap`], and to be undone by

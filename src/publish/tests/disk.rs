@@ -393,7 +393,7 @@ impl Sidecar {
     }
 
     fn write(&self, write: &Write) -> Result<(), PublishError> {
-        let written = crate::app::carry_out(&self.output, write);
+        let written = self.output.apply(write);
         let linked = self.scene.linked();
         match write {
             Write::Journal(journal) if written.is_ok() && journal.debt.is_none() => {
