@@ -7,6 +7,7 @@ use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use trimtab::cli;
 use trimtab::cli::args::{Cli, Command};
+use trimtab::cli::exit::Exit;
 
 fn main() -> ExitCode {
     forbid_core_dumps();
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // Nothing can be done about a closed standard output.
             let _ = error.print();
-            return if error.use_stderr() { cli::EX_USAGE.into() } else { ExitCode::SUCCESS };
+            return if error.use_stderr() { Exit::Usage.into() } else { ExitCode::SUCCESS };
         }
     };
     match cli.command {

@@ -11,7 +11,6 @@ use std::os::unix::ffi::OsStrExt as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
 use libfuzzer_sys::fuzz_target;
 use trimtab::cli::args::{Cli, Command, RunArgs};
-use trimtab::cli::config::Config;
 
 const CANARY: &str = "hunter2-canary";
 
@@ -64,7 +63,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let known = String::from_utf8_lossy(data).contains(CANARY);
     hide(&mut args);
-    let said = match Config::new(args, &|_| None, &|_| Ok("own".into())) {
+    let said = match args.check(&|_| None, &|_| Ok("own".into())) {
         Ok(config) => format!("{config:?}"),
         Err(error) => error.to_string(),
     };

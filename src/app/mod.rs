@@ -4,6 +4,8 @@
 //! gives it to the [`Machine`], and carries out what that says. Rendering and writing run in the blocking pool, one at
 //! a time; a reload attempt is a task. Each answers with a [`Done`].
 
+mod config;
+mod end;
 mod report;
 
 use std::collections::BTreeMap;
@@ -18,9 +20,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+pub use config::Config;
+pub use end::End;
+
 use crate::candidate::{self, Candidate, Made, Order, Problem};
-use crate::cli::EX_USAGE;
-use crate::cli::config::Config;
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey};
@@ -38,56 +41,13 @@ use crate::publish::{Found, Lock, Output};
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
 use crate::reload::{Reloader, Verdict};
+use crate::render::Settings;
 use crate::render::inputs::{Drawn, Inputs};
 use crate::source::kube::KubeError;
 use crate::source::{self, Sources, Versions, View, kube};
 
 /// The longest `--digest-key-file`, in bytes.
 const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
-
-/// How a run ends, as an exit code of `sysexits.h` where there is one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Exit {
-    /// Drained, or `--once` published.
-    Done,
-    /// A start-up failure that a restart may cure.
-    StartUp,
-    /// The flags make no sense here.
-    Usage,
-    /// `--once`: the inputs were rejected.
-    Rejected,
-    /// `--once`: a source did not come in time.
-    Unavailable,
-    /// The output cannot be written.
-    CannotWrite,
-    /// `--once`: a source was forbidden until the end.
-    Forbidden,
-    /// A second signal, or `--shutdown-grace`, ended it before the step in flight was done.
-    Interrupted,
-}
-
-impl Exit {
-    /// After a signal. `--once` was not done yet: were that a success, a Pod would start without its configuration.
-    fn told_to_end(once: Option<Duration>) -> Self {
-        if once.is_some() { Self::Interrupted } else { Self::Done }
-    }
-
-    /// The exit code.
-    #[must_use]
-    pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::StartUp => 1,
-            Self::Usage => EX_USAGE,
-            Self::Rejected => 65,
-            Self::Unavailable => 69,
-            Self::CannotWrite => 73,
-            Self::Forbidden => 77,
-            // As a shell reports an end by SIGTERM.
-            Self::Interrupted => 143,
-        }
-    }
-}
 
 /// The answer to an effect.
 enum Done {
@@ -129,44 +89,44 @@ enum Done {
     },
 }
 
-/// Runs the sidecar until it is told to end. An error is a failure at start; its exit code comes with it.
-pub async fn run(config: Config) -> Result<Exit, (Exit, anyhow::Error)> {
-    let mut signals = Signals::new().context("signal handlers").map_err(|error| (Exit::StartUp, error))?;
+/// Runs the sidecar until it is told to end. An error is a failure at start; how the run ends comes with it.
+pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
+    let mut signals = Signals::new().context("signal handlers").map_err(|error| (End::StartUp, error))?;
     let clients = clients(&config).await?;
     let (asks, mut asked) = mpsc::channel(16);
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
-        let servers = bind(&config).await.map_err(|error| (Exit::StartUp, error))?;
+        let servers = bind(&config).await.map_err(|error| (End::StartUp, error))?;
         for (server, listener) in servers {
             let serving = admin::serve(server, listener, shared.clone());
             tasks.spawn(async move { match serving.await {} });
         }
     }
     let (output, warnings) =
-        Output::open(&config.output).map_err(|error| (Exit::CannotWrite, anyhow::Error::from(error)))?;
+        Output::open(&config.output).map_err(|error| (End::CannotWrite, anyhow::Error::from(error)))?;
     for warning in warnings {
         warn!("{warning}");
     }
     let output = Arc::new(output);
     let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
-        return Ok(Exit::told_to_end(config.once));
+        return Ok(End::by_signal(config.once));
     };
-    let given = given_key(&config).map_err(|error| (Exit::StartUp, error))?;
-    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (Exit::CannotWrite, error.into()))?;
+    let given = given_key(&config).map_err(|error| (End::StartUp, error))?;
+    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (End::CannotWrite, error.into()))?;
     let app =
-        App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (Exit::CannotWrite, error))?;
+        App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (End::CannotWrite, error))?;
     Ok(app.run(asked, signals).await)
 }
 
 /// Clients for the API server, if a source needs it; an error where the flags make no sense.
-pub(crate) async fn clients(config: &Config) -> Result<Option<kube::Clients>, (Exit, anyhow::Error)> {
+pub(crate) async fn clients(config: &Config) -> Result<Option<kube::Clients>, (End, anyhow::Error)> {
     let clients = config.client.clone().map(kube::Clients::new);
     if let Some(clients) = &clients {
         match clients.check().await {
             // The API server, a file or a credential may come yet: its source says what is missing.
             Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
-            Err(error) => return Err((Exit::Usage, error.into())),
+            Err(error) => return Err((End::Usage, error.into())),
         }
     }
     Ok(clients)
@@ -202,7 +162,7 @@ async fn lock(
     asked: &mut mpsc::Receiver<Ask>,
     signals: &mut Signals,
     once: Option<Duration>,
-) -> Result<Option<Lock>, (Exit, anyhow::Error)> {
+) -> Result<Option<Lock>, (End, anyhow::Error)> {
     let since = Instant::now();
     let message = "another Trimtab holds the output's lock; two on one output would undo each other's work: \
                    waiting until it ends";
@@ -214,7 +174,7 @@ async fn lock(
                 return Ok(Some(lock));
             }
             Ok(None) if once.is_some_and(|limit| since.elapsed() > limit) => {
-                return Err((Exit::CannotWrite, anyhow::anyhow!(message)));
+                return Err((End::CannotWrite, anyhow::anyhow!(message)));
             }
             Ok(None) if !std::mem::replace(&mut said, true) => {
                 warn!("{message}");
@@ -225,7 +185,7 @@ async fn lock(
                 });
             }
             Ok(None) => {}
-            Err(error) => return Err((Exit::CannotWrite, error.into())),
+            Err(error) => return Err((End::CannotWrite, error.into())),
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
@@ -262,7 +222,7 @@ impl Ingredients {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 struct App {
     config: Config,
-    settings: Arc<crate::cli::config::Render>,
+    settings: Arc<Settings>,
     validate: Arc<candidate::validate::Config>,
     output: Arc<Output>,
     key: DigestKey,
@@ -303,7 +263,7 @@ struct App {
     was_up: Vec<Option<bool>>,
     was_settled: bool,
     was_held: bool,
-    exit: Option<Exit>,
+    exit: Option<End>,
     faults: Faults,
     tasks: JoinSet<()>,
     _lock: Lock,
@@ -411,7 +371,7 @@ impl App {
         Ok(app)
     }
 
-    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, mut signals: Signals) -> Exit {
+    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, mut signals: Signals) -> End {
         let once_until = self.config.once.map(|limit| Instant::now() + limit);
         let mut grace_until: Option<Instant> = None;
         loop {
@@ -430,7 +390,7 @@ impl App {
                     }
                     Signalled::Terminate if grace_until.is_some() => {
                         warn!("a second signal: ending at once, before the step in flight is done");
-                        return Exit::Interrupted;
+                        return End::Interrupted;
                     }
                     Signalled::Terminate => {
                         info!(phase = self.machine.phase().as_str(), "told to end: finishing the step in flight");
@@ -445,7 +405,7 @@ impl App {
                     let now = Instant::now();
                     if grace_until.is_some_and(|until| now >= until) {
                         warn!("--shutdown-grace is over before the step in flight is done");
-                        return Exit::Interrupted;
+                        return End::Interrupted;
                     }
                     if let Some((timer, _)) = next.filter(|(_, at)| now >= *at) {
                         self.timers.remove(&timer);
@@ -458,26 +418,26 @@ impl App {
     }
 
     /// How `--once` ends, if it has.
-    fn once_is_over(&self, until: Option<Instant>) -> Option<Exit> {
+    fn once_is_over(&self, until: Option<Instant>) -> Option<End> {
         let until = until?;
         if self.machine.is_settled() {
-            return Some(Exit::Done);
+            return Some(End::Done);
         }
         if self.machine.is_rejected() {
-            return Some(Exit::Rejected);
+            return Some(End::Rejected);
         }
         if Instant::now() < until {
             return None;
         }
         if self.sources.waits_for().is_empty() {
             error!("--once-timeout is over, and the output could not be written");
-            return Some(Exit::CannotWrite);
+            return Some(End::CannotWrite);
         }
         for waited in self.sources.waits_for() {
             error!("--once-timeout is over, waiting for {waited}");
         }
         let forbidden = self.sources.views().iter().any(View::is_forbidden);
-        Some(if forbidden { Exit::Forbidden } else { Exit::Unavailable })
+        Some(if forbidden { End::Forbidden } else { End::Unavailable })
     }
 
     fn asked(&mut self, ask: Ask) {
@@ -594,7 +554,7 @@ impl App {
                     self.verify(step, generation);
                 }
                 Effect::Abandon(step) => self.abandon(step),
-                Effect::Exit => self.exit = Some(Exit::told_to_end(self.config.once)),
+                Effect::Exit => self.exit = Some(End::by_signal(self.config.once)),
             }
         }
     }

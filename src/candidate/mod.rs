@@ -478,12 +478,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cli::config;
     use crate::model::content::Content;
     use crate::model::snapshot::Kind;
     use crate::model::tree::{File, TreePath};
     use crate::publish;
-    use crate::render::Pod;
+    use crate::render::{Pod, Settings};
     use crate::source::{Snapshot, Taken};
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
@@ -543,7 +542,7 @@ mod tests {
             let output = Arc::new(output);
             let objects = self.objects.iter();
             let objects = objects.map(|(object, selected)| Taken { object: object.clone(), selected: *selected });
-            let settings = config::Render {
+            let settings = Settings {
                 templated: false,
                 path: "{key}".parse().unwrap(),
                 env: BTreeMap::new(),

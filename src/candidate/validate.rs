@@ -223,7 +223,7 @@ pub enum Failure {
 
 /// Runs each program on the candidate in `dir`, in order; the first that does not exit with 0 ends it.
 pub async fn run(config: &Config, dir: &Path) -> Result<(), Failure> {
-    // Checked when the flags were: see `Config` in `crate::cli::config`.
+    // Checked when the flags were: see `crate::cli::config`.
     let dir = dir.to_string_lossy();
     for command in &config.commands {
         let ran = exec::run(&command.replace(PLACEHOLDER, &dir), config.timeout).await;

@@ -14,9 +14,9 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{escaped, prepare};
-use crate::app::{self, Exit};
+use crate::app::{self, Config};
 use crate::cli::args::{DryRunArgs, Format};
-use crate::cli::config::Config;
+use crate::cli::exit::Exit;
 use crate::model::snapshot::{Seen, Update};
 use crate::net::http;
 use crate::publish::{Output, PublishError};
@@ -84,14 +84,14 @@ pub fn check(args: DryRunArgs) -> ExitCode {
         written.and_then(|text| std::io::stdout().write_all((text + "\n").as_bytes()).context("standard output"));
     if let Err(failure) = written {
         error!("{failure:#}");
-        return Exit::StartUp.code().into();
+        return Exit::StartUp.into();
     }
     let exit = match findings.iter().map(|finding| finding.severity).max() {
         None | Some(Severity::Advice) => Exit::Done,
         Some(Severity::Problem) => Exit::StartUp,
         Some(Severity::Permission) => Exit::Forbidden,
     };
-    exit.code().into()
+    exit.into()
 }
 
 /// For people. `terminal`: what is found is shown on one, which names must not be able to steer.

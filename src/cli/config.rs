@@ -3,10 +3,10 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::app::Config;
 use crate::candidate::validate;
 use crate::cli::args::{
     ConfirmArgs, LifeArgs, ObjectName, OnDelete, OnReject, OutputArgs, ReloadArgs, Resource, RunArgs, SourceArgs,
@@ -21,7 +21,7 @@ use crate::publish;
 use crate::reload::confirm::{self, Probe};
 use crate::reload::process::Selector;
 use crate::reload::{self, Driver};
-use crate::render::{EnvVar, PathPattern, Pod};
+use crate::render::{EnvVar, Pod, Settings};
 use crate::source::kube::{ClientConfig, Scope, Watch};
 use crate::source::{Role, Spec, files};
 
@@ -36,74 +36,18 @@ fn usage<T>(message: impl Into<String>) -> Checked<T> {
     Err(UsageError(message.into()))
 }
 
-/// Everything that the flags say, checked.
-#[derive(Debug)]
-pub struct Config {
-    /// Each source; [`crate::model::snapshot::Update::source`] is an index into it.
-    pub specs: Vec<Spec>,
-    /// How the API server is reached; `None` when no source needs it.
-    pub client: Option<ClientConfig>,
-    /// What is watched there.
-    pub watches: Vec<Watch>,
-    /// What is watched in the file system.
-    pub files: files::Config,
-    /// Where generations go.
-    pub output: publish::Config,
-    /// `--digest-key-file`.
-    pub digest_key_file: Option<PathBuf>,
-    /// What rendering depends on beside the sources.
-    pub render: Render,
-    /// What a candidate must pass.
-    pub validate: validate::Config,
-    /// How the main process is told.
-    pub reload: reload::Config,
-    /// How it is seen that the main process took it. With `--once`, nothing is to be seen.
-    pub confirm: confirm::Config,
-    /// What the machine needs to know.
-    pub machine: machine::Options,
-    /// `--retry-min` and `--retry-max`.
-    pub retry: (Duration, Duration),
-    /// `--once`, with its timeout.
-    pub once: Option<Duration>,
-    /// `--listen`.
-    pub listen: Option<SocketAddr>,
-    /// `--admin`.
-    pub admin: Option<SocketAddr>,
-    /// `--shutdown-grace`.
-    pub shutdown_grace: Duration,
-}
-
-/// What rendering depends on beside the sources.
-#[derive(Clone, Debug)]
-pub struct Render {
-    /// Whether there are templates; else keys are written as files.
-    pub templated: bool,
-    /// `--path`.
-    pub path: PathPattern,
-    /// `--env` and `--secret-env`: those that are set.
-    pub env: BTreeMap<String, EnvVar>,
-    /// `pod`, without labels and annotations.
-    pub pod: Pod,
-    /// `--max-size`.
-    pub max_size: u64,
-    /// `--allow-empty`.
-    pub allow_empty: bool,
-    /// The flags that change the result, as one text for the inputs digest.
-    pub flags: String,
-}
-
 /// Where variables come from: the process's environment, or a map in tests.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
-impl Config {
+impl RunArgs {
     /// Checks the arguments. `own_namespace` tells the Pod's own namespace (or that of the kubeconfig's context) where
     /// it is needed.
-    pub fn new(
-        args: RunArgs,
+    pub fn check(
+        self,
         env: Env<'_>,
         own_namespace: &dyn Fn(&ClientConfig) -> Result<String, String>,
-    ) -> Checked<Self> {
-        let RunArgs { sources, output, validate, reload, confirm, life } = args;
+    ) -> Checked<Config> {
+        let Self { sources, output, validate, reload, confirm, life } = self;
         let Some(directory) = output.output.clone() else { return usage("--output is required") };
         let (specs, client, watches, files) = sources_of(&sources, &output, own_namespace)?;
         check_life(&life)?;
@@ -121,7 +65,7 @@ impl Config {
             confirm_config = confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
         }
         let told = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
-        Ok(Self {
+        Ok(Config {
             specs,
             client,
             watches,
@@ -154,13 +98,6 @@ impl Config {
             admin: life.admin.0,
             shutdown_grace: life.shutdown_grace,
         })
-    }
-
-    /// Whether what the API server sends is kept on the disk, and not in memory: where each value becomes a file as it
-    /// is, and of many that do only those that change are written.
-    #[must_use]
-    pub fn keeps_on_disk(&self) -> bool {
-        self.output.layout == publish::Layout::Files && !self.render.templated
     }
 }
 
@@ -395,7 +332,7 @@ fn check_life(life: &LifeArgs) -> Checked<()> {
     }
 }
 
-fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<Render> {
+fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<Settings> {
     let templated = !args.templates.is_empty();
     if templated && args.path.is_some() {
         return usage("--path is for plain copies, and --template renders instead: give one of them");
@@ -428,7 +365,7 @@ fn render_of(sources: &SourceArgs, args: &OutputArgs, env: Env<'_>) -> Checked<R
         node: text("NODE_NAME"),
         ..Pod::default()
     };
-    Ok(Render {
+    Ok(Settings {
         templated,
         path,
         env: variables,

@@ -4,6 +4,7 @@ pub mod args;
 mod ask;
 mod check;
 pub mod config;
+pub mod exit;
 pub mod log;
 mod render;
 mod run;
@@ -19,27 +20,24 @@ pub use check::check;
 pub use render::render;
 pub use run::run;
 
-use crate::app::Exit;
+use crate::app::Config;
 use crate::cli::args::RunArgs;
-use crate::cli::config::Config;
+use crate::cli::exit::Exit;
 use crate::source::kube;
-
-/// The exit code of wrong usage, `EX_USAGE` of `sysexits.h`.
-pub const EX_USAGE: u8 = 64;
 
 /// Checks the flags and starts logging.
 fn configure(args: RunArgs) -> Result<Config, ExitCode> {
     let (format, level) = (args.life.log_format, args.life.log_level);
     let own_namespace =
         |client: &kube::ClientConfig| kube::default_namespace(client).map_err(|error| error.to_string());
-    match Config::new(args, &|name| std::env::var_os(name), &own_namespace) {
+    match args.check(&|name| std::env::var_os(name), &own_namespace) {
         Ok(config) => {
             log::init(format, level);
             Ok(config)
         }
         Err(error) => {
             eprintln!("trimtab: {error}\nSee trimtab --help.");
-            Err(EX_USAGE.into())
+            Err(Exit::Usage.into())
         }
     }
 }
@@ -71,6 +69,6 @@ fn runtime() -> Result<Runtime, ExitCode> {
         .build();
     runtime.map_err(|error| {
         error!("the runtime does not start: {error}");
-        Exit::StartUp.code().into()
+        Exit::StartUp.into()
     })
 }

@@ -23,10 +23,10 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
 use super::{escaped, prepare};
-use crate::app::{self, Exit};
+use crate::app::{self, Config};
 use crate::candidate;
 use crate::cli::args::{DryRunArgs, Format};
-use crate::cli::config::Config;
+use crate::cli::exit::Exit;
 use crate::model::content::{Content, SpoolError};
 use crate::model::digest::DigestKey;
 use crate::model::snapshot::{Seen, Update};
@@ -65,7 +65,7 @@ pub fn render(mut args: DryRunArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err((exit, failure)) => {
             error!("{failure:#}");
-            exit.code().into()
+            exit.into()
         }
     }
 }
@@ -114,7 +114,7 @@ fn throwaway_key() -> anyhow::Result<DigestKey> {
 
 /// Reads all sources once, and waits for those that are missing as long as `--once` does.
 async fn read(config: &Config) -> Result<Snapshot, Failure> {
-    let clients = app::clients(config).await?;
+    let clients = app::clients(config).await.map_err(|(end, error)| (Exit::from(end), error))?;
     let (told, mut updates) = mpsc::channel(64);
     let refresh = watch::Sender::new(0);
     let mut tasks = JoinSet::new();

@@ -7,6 +7,7 @@ use tracing::error;
 use super::prepare;
 use crate::app;
 use crate::cli::args::RunArgs;
+use crate::cli::exit::Exit;
 
 /// Runs until SIGTERM, or with `--once` until the output is published.
 #[must_use]
@@ -15,14 +16,14 @@ pub fn run(args: RunArgs) -> ExitCode {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
-    let exit = match runtime.block_on(app::run(config)) {
-        Ok(exit) => exit,
-        Err((exit, failure)) => {
+    let end = match runtime.block_on(app::run(config)) {
+        Ok(end) => end,
+        Err((end, failure)) => {
             error!("{failure:#}");
-            exit
+            end
         }
     };
     // A write that hangs on a dead disk must not hold up the end.
     runtime.shutdown_background();
-    exit.code().into()
+    Exit::from(end).into()
 }

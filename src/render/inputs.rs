@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::cli::config;
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::snapshot::{Kind, Object, ObjectRef};
 use crate::model::tree::Tree;
 use crate::publish::Published;
-use crate::render::{self, Input, Origin, Rejection, Rendered, Template};
+use crate::render::{self, Input, Origin, Rejection, Rendered, Settings, Template};
 use crate::source::{Objects, Snapshot, Taken, Versions};
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
@@ -20,7 +19,7 @@ pub struct Inputs {
     /// What the sources hold.
     pub snapshot: Snapshot,
     /// What the flags and the environment say.
-    pub settings: Arc<config::Render>,
+    pub settings: Arc<Settings>,
 }
 
 /// What was rendered last, and of what: where values alone have changed since, the next render begins with it.
@@ -244,7 +243,7 @@ mod tests {
             let data = keys.iter().map(|(key, value)| (key.clone(), Bytes::from(vec![*value; 9]).into())).collect();
             Taken { object: Arc::new(Object::new(id, String::new(), *created, false, data)), selected: true }
         });
-        let settings = config::Render {
+        let settings = Settings {
             templated: false,
             path: "{key}".parse().unwrap(),
             env: BTreeMap::new(),

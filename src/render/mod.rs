@@ -17,10 +17,12 @@ mod filters;
 pub mod inputs;
 mod plain;
 mod pod;
+mod settings;
 mod templates;
 
 pub use plain::{PathPattern, PathPatternError};
 pub use pod::{Pod, PodInfoError, parse_podinfo};
+pub use settings::Settings;
 pub use templates::{Template, template_dir, template_file};
 
 /// A variable that `--env` or `--secret-env` lets templates read.

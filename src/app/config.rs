@@ -1,0 +1,58 @@
+//! What the app needs to know of its parts.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::candidate::validate;
+use crate::reload::{self, confirm};
+use crate::render::Settings;
+use crate::source::kube::{ClientConfig, Watch};
+use crate::source::{Spec, files};
+use crate::{machine, publish};
+
+/// Each part's configuration; its values go together.
+#[derive(Debug)]
+pub struct Config {
+    /// Each source; [`crate::model::snapshot::Update::source`] is an index into it.
+    pub specs: Vec<Spec>,
+    /// How the API server is reached; `None` when no source needs it.
+    pub client: Option<ClientConfig>,
+    /// What is watched there.
+    pub watches: Vec<Watch>,
+    /// What is watched in the file system.
+    pub files: files::Config,
+    /// Where generations go.
+    pub output: publish::Config,
+    /// `--digest-key-file`.
+    pub digest_key_file: Option<PathBuf>,
+    /// What rendering depends on beside the sources.
+    pub render: Settings,
+    /// What a candidate must pass.
+    pub validate: validate::Config,
+    /// How the main process is told.
+    pub reload: reload::Config,
+    /// How it is seen that the main process took it. With `--once`, nothing is to be seen.
+    pub confirm: confirm::Config,
+    /// What the machine needs to know.
+    pub machine: machine::Options,
+    /// `--retry-min` and `--retry-max`.
+    pub retry: (Duration, Duration),
+    /// `--once`, with its timeout.
+    pub once: Option<Duration>,
+    /// `--listen`.
+    pub listen: Option<SocketAddr>,
+    /// `--admin`.
+    pub admin: Option<SocketAddr>,
+    /// `--shutdown-grace`.
+    pub shutdown_grace: Duration,
+}
+
+impl Config {
+    /// Whether what the API server sends is kept on the disk, and not in memory: where each value becomes a file as it
+    /// is, and of many that do only those that change are written.
+    #[must_use]
+    pub fn keeps_on_disk(&self) -> bool {
+        self.output.layout == publish::Layout::Files && !self.render.templated
+    }
+}
