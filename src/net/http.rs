@@ -24,11 +24,11 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::net::tls;
+use crate::net::{connect, tls};
 use crate::os::mask::Mask;
 use crate::reload::process::read_regular;
 
@@ -354,7 +354,7 @@ pub async fn request_unmasked(
     let progress = Arc::new(Progress::default());
     let answer = async {
         let (request, credentials) = prepare(endpoint, config)?;
-        let socket = connect(endpoint, config, &progress).await?;
+        let socket = connect(endpoint, config, timeout, &progress).await?;
         let response = exchange(endpoint, socket, request, kept, &progress).await?;
         Ok((response, Mask::new(credentials)))
     };
@@ -381,7 +381,7 @@ pub async fn request_over(
 pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
     let connected = async {
         prepare(endpoint, config)?;
-        connect(endpoint, config, &Progress::default()).await.map(drop)
+        connect(endpoint, config, timeout, &Progress::default()).await.map(drop)
     };
     let silent = |_| Err(HttpError::Timeout { endpoint: endpoint.to_string(), timeout, sent: false, accepted: false });
     tokio::time::timeout(timeout, connected).await.unwrap_or_else(silent)
@@ -520,7 +520,12 @@ fn certificates(flag: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
 trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
 
-async fn connect(endpoint: &Endpoint, config: &HttpConfig, progress: &Progress) -> Result<Box<dyn Socket>, HttpError> {
+async fn connect(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    timeout: Duration,
+    progress: &Progress,
+) -> Result<Box<dyn Socket>, HttpError> {
     let fail = |reason: String| {
         let accepted = progress.accepted.load(Ordering::Relaxed);
         HttpError::Connect { endpoint: endpoint.to_string(), reason, accepted }
@@ -544,7 +549,7 @@ async fn connect(endpoint: &Endpoint, config: &HttpConfig, progress: &Progress) 
         Route::Tcp { tls, host, port, .. } => (*tls, host.as_str(), *port),
     };
     let connector = if secure { Some(TlsConnector::from(Arc::new(tls_config(endpoint, config).await?))) } else { None };
-    let stream = TcpStream::connect((host, port)).await.map_err(|error| fail(error.to_string()))?;
+    let stream = connect::tcp(host, port, timeout).await.map_err(|error| fail(error.to_string()))?;
     progress.accepted.store(true, Ordering::Relaxed);
     let Some(connector) = connector else { return Ok(Box::new(stream)) };
     let name = ServerName::try_from(host.to_owned()).map_err(|_| fail("TLS needs a DNS name or an address".into()))?;
