@@ -12,7 +12,7 @@ use bytes::Bytes;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use trimtab::model::digest::Digest;
 use trimtab::render::{EnvVar, Input, Inputs, Origin, Pod, Template, render};
-use trimtab::model::snapshot::{Kind, Object, ObjectRef};
+use trimtab::model::object::{Kind, Object, ObjectRef};
 use trimtab::model::tree::TreePath;
 
 /// Neither a number nor valid JSON, base64, YAML or TOML, so that each filter that reads such a text fails on it.

@@ -14,7 +14,7 @@ use crate::{machine, publish};
 /// Each part's configuration; its values go together.
 #[derive(Debug)]
 pub struct Config {
-    /// Each source; [`crate::model::snapshot::Update::source`] is an index into it.
+    /// Each source; [`crate::source::Update::source`] is an index into it.
     pub specs: Vec<Spec>,
     /// How the API server is reached; `None` when no source needs it.
     pub client: Option<ClientConfig>,

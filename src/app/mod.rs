@@ -28,7 +28,8 @@ use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, W
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::{Baseline, Generation, Journal, Moment, Quarantine, Rejection};
-use crate::model::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::Versions;
 use crate::model::stage::Stage;
 use crate::observe::admin::{self, Ask, Server, Shared};
 use crate::observe::metrics::{Ending, Metrics};
@@ -44,7 +45,8 @@ use crate::reload::{Reloader, Verdict};
 use crate::render::Settings;
 use crate::render::inputs::{Drawn, Inputs};
 use crate::source::kube::KubeError;
-use crate::source::{self, Sources, Versions, View, kube};
+use crate::source::{self, Sources, View, kube};
+use crate::source::{Seen, Update};
 
 /// The longest `--digest-key-file`, in bytes.
 const DIGEST_KEY_LIMIT: u64 = 64 * 1024;

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 use super::{App, with};
 use crate::model::content::Content;
 use crate::model::journal::{Generation, Journal};
-use crate::model::snapshot::ObjectRef;
+use crate::model::object::ObjectRef;
 use crate::model::stage::Stage;
 use crate::observe::status;
 use crate::os::mask::{Mask, Said};

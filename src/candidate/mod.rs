@@ -18,14 +18,14 @@ use tokio::time::Instant;
 use self::validate::{Failure, Syntax};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
-use crate::model::snapshot::{Object, ObjectRef};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::Versions;
 use crate::model::stage::Stage;
 use crate::model::tree::Tree;
 use crate::os::mask::Said;
 use crate::publish::{Output, PublishError};
 use crate::render::inputs::{Drawn, Inputs};
 use crate::render::{HeldBack, Rendered};
-use crate::source::Versions;
 
 /// How many candidates are tried in search of the objects that the programs refuse. Enough for seven of a thousand; it
 /// bounds how long newer inputs wait.
@@ -479,11 +479,11 @@ mod tests {
 
     use super::*;
     use crate::model::content::Content;
-    use crate::model::snapshot::Kind;
+    use crate::model::object::Kind;
+    use crate::model::snapshot::{Snapshot, Taken};
     use crate::model::tree::{File, TreePath};
     use crate::publish;
     use crate::render::{Pod, Settings};
-    use crate::source::{Snapshot, Taken};
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };

@@ -11,7 +11,8 @@ use rustix::process::Signal;
 use serde::de::IgnoredAny;
 use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
 
-use crate::model::content::{Content, SpoolError};
+use crate::model::content::Content;
+use crate::model::spool::SpoolError;
 use crate::model::tree::TreePath;
 use crate::os::exec::{self, Command};
 use crate::os::mask::Said;

@@ -17,13 +17,13 @@ use super::{escaped, prepare};
 use crate::app::{self, Config};
 use crate::cli::args::{DryRunArgs, Format};
 use crate::cli::exit::Exit;
-use crate::model::snapshot::{Seen, Update};
 use crate::net::http;
 use crate::publish::{Output, PublishError};
 use crate::reload::Driver;
 use crate::reload::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
 use crate::source::files::{self, Frozen};
 use crate::source::kube::{self, Access};
+use crate::source::{Seen, Update};
 use crate::source::{Sources, View};
 
 /// How much a finding weighs; the exit code follows the heaviest.

@@ -14,7 +14,7 @@ use crate::cli::args::{
 };
 use crate::machine;
 use crate::model::digest::{Digest, Hasher};
-use crate::model::snapshot::Kind;
+use crate::model::object::Kind;
 use crate::net::http::{Endpoint, Header, HttpConfig, StatusCodes};
 use crate::os::exec::Command;
 use crate::publish;

@@ -27,14 +27,16 @@ use crate::app::{self, Config};
 use crate::candidate;
 use crate::cli::args::{DryRunArgs, Format};
 use crate::cli::exit::Exit;
-use crate::model::content::{Content, SpoolError};
+use crate::model::content::Content;
 use crate::model::digest::DigestKey;
-use crate::model::snapshot::{Seen, Update};
+use crate::model::snapshot::Snapshot;
+use crate::model::spool::SpoolError;
 use crate::model::tree::File;
 use crate::publish::{Output, Published};
 use crate::render::Rendered;
 use crate::render::inputs::Inputs;
-use crate::source::{self, Snapshot, Sources, View};
+use crate::source::{self, Sources, View};
+use crate::source::{Seen, Update};
 
 /// How long the shortest diff of one file is looked for; then a longer one has to do.
 const DIFF_TIMEOUT: Duration = Duration::from_secs(2);

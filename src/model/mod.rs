@@ -4,6 +4,8 @@ pub mod chunked_map;
 pub mod content;
 pub mod digest;
 pub mod journal;
+pub mod object;
 pub mod snapshot;
+pub mod spool;
 pub mod stage;
 pub mod tree;

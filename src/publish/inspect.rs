@@ -122,7 +122,7 @@ impl Output {
         };
         *left = left.saturating_sub(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64));
         let bytes = match (bytes, self.spool.get()) {
-            (Some(bytes), Some(spool)) => Some(spool.keep(bytes)?),
+            (Some(bytes), Some(spool)) => Some(Content::keep(bytes, spool)?),
             (bytes, _) => bytes.map(Content::from),
         };
         let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));

@@ -32,9 +32,9 @@ use self::dirfd::{Dir, Entry, look};
 pub use self::inspect::Published;
 pub use self::layout::Layout;
 use self::sys::{fchmod, fchown, fstat, fsync, mkdirat, openat, renameat, statat};
-use crate::model::content::{Spool, SpoolError};
 use crate::model::digest::DigestKey;
 use crate::model::journal::{Journal, JournalError, sequence_of};
+use crate::model::spool::{Spool, SpoolError};
 
 const LOCK: &str = "..trimtab.lock";
 const KEY: &str = "..trimtab.key";

@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
-use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::snapshot::{Objects, Snapshot, Taken, Versions};
 use crate::model::tree::Tree;
 use crate::publish::Published;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Settings, Template};
-use crate::source::{Objects, Snapshot, Taken, Versions};
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::model::content::SpoolError;
 use crate::model::digest::Digest;
-use crate::model::snapshot::{Object, ObjectRef};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::spool::SpoolError;
 use crate::model::tree::{CollisionError, Tree, TreePath, TreePathError};
 
 mod filters;

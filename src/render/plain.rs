@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::{HeldBack, Inputs, Origin, Rejection, Rendered, tree_path};
-use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::object::{Kind, Object, ObjectRef};
 use crate::model::tree::{CollisionError, File, Tree, TreePath, TreePathError};
 
 /// `--path`: literal text and placeholders.

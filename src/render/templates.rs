@@ -15,8 +15,9 @@ use minijinja::value::{DynObject, Enumerator, Object as Dynamic, ObjectExt, Obje
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 
 use super::{EnvVar, Inputs, Place, Pod, Rejection, filters, tree_path};
-use crate::model::content::{Content, SpoolError};
-use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::content::Content;
+use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::spool::SpoolError;
 use crate::model::tree::{File, Tree, TreePath};
 
 /// Steps a template may take beside those for its output. The engine counts one for an instruction or 64 bytes moved.

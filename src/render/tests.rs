@@ -2,7 +2,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::model::snapshot::{Kind, ObjectRef};
+use crate::model::object::{Kind, ObjectRef};
 
 /// A value that no message may hold. It is neither a number nor valid JSON, base64, YAML or TOML.
 const CANARY: &str = "CaNaRy: [{\"";

@@ -12,9 +12,40 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::task::JoinSet;
 
-use crate::model::content::Spool;
-use crate::model::digest::{Digest, Hasher};
-use crate::model::snapshot::{Object, ObjectRef, Seen, Update};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::{Objects, Snapshot, Taken};
+use crate::model::spool::Spool;
+
+/// What a source tells. Each message is about the source as a whole, so that the last one alone describes it.
+#[derive(Clone, Debug)]
+pub enum Seen {
+    /// The complete content, replacing all that was known: what is not in it is gone.
+    /// Sent after each list, and by a directory after each read that differs from the last.
+    All(BTreeMap<ObjectRef, Arc<Object>>),
+    /// One object was added or modified.
+    Changed(Arc<Object>),
+    /// One object was deleted.
+    Gone(ObjectRef),
+    /// The source cannot be read at the moment; what was known stays. The message names the cause and the remedy,
+    /// and holds no secret. Sent once for each distinct trouble, not for each attempt.
+    Trouble {
+        /// The cause and the remedy.
+        message: String,
+        /// Whether it is a permission that is missing.
+        forbidden: bool,
+    },
+    /// The source is readable again (or for the first time); follows or precedes `All`.
+    Healthy,
+}
+
+/// A message of one source to the app. `source` is the index that the app gave to the source.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Which source.
+    pub source: usize,
+    /// What it saw.
+    pub seen: Seen,
+}
 
 /// What a source is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -200,166 +231,6 @@ impl View {
     }
 }
 
-/// An object, and how it came in.
-#[derive(Clone, Debug)]
-pub struct Taken {
-    /// The object.
-    pub object: Arc<Object>,
-    /// Whether a selector selected it.
-    pub selected: bool,
-}
-
-/// Objects in their order, in groups. What has not changed from one snapshot to the next is shared.
-#[derive(Clone, Debug, Default)]
-pub struct Objects(Vec<Arc<Group>>);
-
-/// How many objects a group has; the last one has fewer.
-const GROUP: usize = 64;
-
-/// Some objects that are next to each other.
-#[derive(Debug)]
-pub struct Group {
-    /// The objects.
-    pub taken: Vec<Taken>,
-    /// Over what they hold and how they came in. Never shown: it is unkeyed, and would let anyone test guesses.
-    pub content: Digest,
-    /// Whether one of them is secret.
-    pub secret: bool,
-}
-
-impl Objects {
-    /// Puts another version in the place of one, if that is among them.
-    fn replace(&mut self, old: &Arc<Object>, new: &Arc<Object>) {
-        let is_old = |taken: &Taken| Arc::ptr_eq(&taken.object, old);
-        if let Some(group) = self.0.iter_mut().find(|group| group.taken.iter().any(is_old)) {
-            let version = |taken: &Taken| {
-                let object = if is_old(taken) { new } else { &taken.object };
-                Taken { object: object.clone(), selected: taken.selected }
-            };
-            *group = Arc::new(Group::of(group.taken.iter().map(version).collect()));
-        }
-    }
-
-    /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Taken> {
-        self.0.iter().flat_map(|group| &group.taken)
-    }
-
-    /// Number of objects.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.0.iter().map(|group| group.taken.len()).sum()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// The same in groups.
-    pub fn groups(&self) -> impl Iterator<Item = &Arc<Group>> {
-        self.0.iter()
-    }
-
-    /// Those that are secret.
-    pub fn secret(&self) -> impl Iterator<Item = &Taken> {
-        let groups = self.0.iter().filter(|group| group.secret);
-        groups.flat_map(|group| &group.taken).filter(|taken| taken.object.secret)
-    }
-}
-
-impl FromIterator<Taken> for Objects {
-    fn from_iter<I: IntoIterator<Item = Taken>>(taken: I) -> Self {
-        let mut taken = taken.into_iter().peekable();
-        let mut groups = Vec::new();
-        while taken.peek().is_some() {
-            groups.push(Arc::new(Group::of(taken.by_ref().take(GROUP).collect())));
-        }
-        Self(groups)
-    }
-}
-
-impl Group {
-    fn of(taken: Vec<Taken>) -> Self {
-        let mut hasher = Hasher::plain();
-        for Taken { object, selected } in &taken {
-            hasher.field(&[u8::from(*selected)]);
-            hasher.field(object.content().as_bytes());
-        }
-        let secret = taken.iter().any(|taken| taken.object.secret);
-        Self { taken, content: hasher.finish(), secret }
-    }
-}
-
-/// The selected objects in the versions that a generation was made of: those of a snapshot, but for those that were
-/// held back. Cheap to keep: they are shared with the snapshot.
-#[derive(Clone, Debug, Default)]
-pub struct Versions {
-    taken: Objects,
-    instead: BTreeMap<ObjectRef, Option<Arc<Object>>>,
-}
-
-impl Versions {
-    /// All that a snapshot has. What it has of named objects alone is not held.
-    #[must_use]
-    pub fn of(snapshot: &Snapshot) -> Self {
-        let groups = snapshot.objects.groups().filter(|group| group.taken.iter().any(|taken| taken.selected));
-        Self { taken: Objects(groups.cloned().collect()), instead: BTreeMap::new() }
-    }
-
-    /// Another version, or none, in the place of the snapshot's.
-    pub fn replace(&mut self, id: ObjectRef, version: Option<Arc<Object>>) {
-        self.instead.insert(id, version);
-    }
-
-    /// Each of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let taken = self.taken.iter().filter(|taken| taken.selected).map(|taken| &taken.object);
-        let taken = taken.filter(|object| self.instead.is_empty() || !self.instead.contains_key(&object.id));
-        taken.chain(self.instead.values().flatten())
-    }
-
-    /// Those that are secret.
-    pub fn secret(&self) -> impl Iterator<Item = &Arc<Object>> {
-        let taken = self.taken.secret().filter(|taken| taken.selected).map(|taken| &taken.object);
-        let taken = taken.filter(|object| !self.instead.contains_key(&object.id));
-        taken.chain(self.instead.values().flatten().filter(|object| object.secret))
-    }
-
-    /// The same, to be looked up.
-    #[must_use]
-    pub fn by_id(&self) -> BTreeMap<&ObjectRef, &Arc<Object>> {
-        self.iter().map(|object| (&object.id, object)).collect()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
-    }
-}
-
-impl From<BTreeMap<ObjectRef, Arc<Object>>> for Versions {
-    fn from(objects: BTreeMap<ObjectRef, Arc<Object>>) -> Self {
-        Self {
-            taken: Objects::default(),
-            instead: objects.into_iter().map(|(id, object)| (id, Some(object))).collect(),
-        }
-    }
-}
-
-/// Everything that the sources hold at one moment.
-#[derive(Clone, Debug, Default)]
-pub struct Snapshot {
-    /// ConfigMaps, Secrets and directories; of two values for a key in the merged view, the later one wins.
-    pub objects: Objects,
-    /// Files and directories of templates, each with its DEST.
-    pub templates: Vec<(Arc<Object>, Option<String>)>,
-    /// The downward API volume.
-    pub podinfo: Option<Arc<Object>>,
-}
-
 /// Starts a task for the directories and one for each of `watches`; they tell what they see for as long as `told` has
 /// a receiver. `max_size`: the largest source at the API server, in bytes; `spool`: where its values are kept, if not
 /// in memory. Each change of `refresh` lets them read everything again.
@@ -495,7 +366,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::model::snapshot::Kind;
+    use crate::model::object::Kind;
+    use crate::model::snapshot::Versions;
 
     fn spec(role: Role) -> Spec {
         Spec { name: "x".into(), apply_deletes: role == Role::Selected, role, required: true, may_be_empty: false }

@@ -19,8 +19,9 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use trimtab::model::snapshot::{Kind, Object, ObjectRef, Seen, Update};
+use trimtab::model::object::{Kind, Object, ObjectRef};
 use trimtab::source::kube::{self as source, ClientConfig, Clients, Deadlines, InCluster, Scope, Watch};
+use trimtab::source::{Seen, Update};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, WIDE, kubeconfig, token};
 

@@ -140,7 +140,11 @@ fn a_spool_has_no_name_and_is_ours_alone_and_what_it_cannot_give_is_not_publishe
     assert_eq!(listing(dir.path()), before);
     let value = Bytes::from(vec![b'x'; 1000]);
     let mut two = tree([("a", "2")]);
-    let kept = File { bytes: spool.keep(value.clone()).unwrap(), secret: true, origin: "a test".into() };
+    let kept = File {
+        bytes: crate::model::content::Content::keep(value.clone(), &spool).unwrap(),
+        secret: true,
+        origin: "a test".into(),
+    };
     two.insert(TreePath::parse("kept").unwrap(), kept).unwrap();
     let mut links = fs::read_dir("/proc/self/fd").unwrap().map(|link| link.unwrap().path());
     let link = links.find(|link| {

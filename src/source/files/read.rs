@@ -16,7 +16,7 @@ use rustix::io::{Errno, retry_on_intr};
 use super::medium::Medium;
 use super::{FilesError, Frozen, Root};
 use crate::model::content::Content;
-use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::object::{Kind, Object, ObjectRef};
 
 /// The kubelet's link to the directory with the current content.
 pub(super) const DATA: &str = "..data";

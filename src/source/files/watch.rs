@@ -21,7 +21,8 @@ use super::medium::{Medium, QUICK};
 use super::read::{DATA, reading, subpath, without_trailing_slash};
 use super::{Config, FilesError, InotifyError, Root};
 use crate::model::digest::Digest;
-use crate::model::snapshot::{Object, Seen, Update};
+use crate::model::object::Object;
+use crate::source::{Seen, Update};
 
 /// A failed read is tried again after this long, then twice as long, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -524,7 +525,7 @@ mod tests {
 
     use super::super::volume::{Volume, as_nobody};
     use super::*;
-    use crate::model::snapshot::ObjectRef;
+    use crate::model::object::ObjectRef;
 
     const DEADLINE: Duration = Duration::from_secs(10);
     const NEVER: Duration = Duration::ZERO;

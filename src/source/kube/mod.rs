@@ -32,8 +32,9 @@ pub use self::client::{ClientConfig, Clients, Deadlines, InCluster, KubeError, d
 pub use self::trouble::CreateError;
 use self::trouble::{Failure, resource};
 use self::wire::{Event, Page, PageMeta};
-use crate::model::content::Spool;
-use crate::model::snapshot::{Kind, Object, ObjectRef, Seen, Update};
+use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::spool::Spool;
+use crate::source::{Seen, Update};
 
 /// Objects in a page of a list. The next size is taken when a page exceeds [`PAGE_LIMIT`].
 const PAGE_SIZES: [u32; 3] = [50, 5, 1];

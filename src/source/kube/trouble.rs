@@ -11,8 +11,8 @@ use tokio_rustls::rustls;
 use super::client::KubeError;
 use super::wire::{NotBase64, Status};
 use super::{Scope, Watch};
-use crate::model::content::SpoolError;
-use crate::model::snapshot::Kind;
+use crate::model::object::Kind;
+use crate::model::spool::SpoolError;
 
 /// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_secs(1);

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::trouble::Failure;
-use crate::model::content::{Content, Spool};
-use crate::model::snapshot::{Kind, Object, ObjectRef};
+use crate::model::content::Content;
+use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::spool::Spool;
 
 /// One page of a list (`ConfigMapList`, `SecretList`).
 #[derive(Deserialize)]
@@ -108,7 +109,7 @@ impl Item {
     /// The object that it describes, with its values decoded; they are kept in the spool, if there is one.
     pub(super) fn into_object(self, kind: Kind, spool: Option<&Spool>) -> Result<Object, Failure> {
         let kept = |value| match spool {
-            Some(spool) => spool.keep(value),
+            Some(spool) => Content::keep(value, spool),
             None => Ok(Content::from(value)),
         };
         let id = self.id(kind);

@@ -1,0 +1,122 @@
+//! An object: its identity, its keys, their bytes. `Debug` shows names and sizes, never a value.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::model::content::Content;
+use crate::model::digest::{Digest, Hasher};
+
+/// What kind of thing an object is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A `v1/ConfigMap`.
+    ConfigMap,
+    /// A `v1/Secret`.
+    Secret,
+    /// A directory: a mounted volume, or any other.
+    Dir,
+}
+
+impl Kind {
+    /// The name as it stands in paths (`{kind}`), logs, metrics and `/status`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigMap => "configmap",
+            Self::Secret => "secret",
+            Self::Dir => "dir",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One object's identity, shared by its copies. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectRef {
+    /// `ConfigMap`, `Secret` or directory.
+    pub kind: Kind,
+    /// The namespace; empty for a directory.
+    pub namespace: Arc<str>,
+    /// `metadata.name`, or the directory's NAME in `--watch-dir NAME=PATH`.
+    pub name: Arc<str>,
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.kind == Kind::Dir {
+            write!(f, "dir/{}", self.name)
+        } else {
+            write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
+        }
+    }
+}
+
+/// A `ConfigMap`, a Secret or a directory, as one read of it gave it.
+///
+/// Keys of a `ConfigMap` or Secret are those of `data`, `binaryData` and Secret `data` (decoded); those of a
+/// directory are paths relative to it, with `/` between segments.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Who it is.
+    pub id: ObjectRef,
+    /// `metadata.resourceVersion`; empty for a directory.
+    pub resource_version: String,
+    /// `metadata.creationTimestamp` in seconds since 1970; 0 for a directory. Orders objects that collide.
+    pub created: i64,
+    /// Whether its values are secret.
+    pub secret: bool,
+    /// Key to bytes.
+    pub data: BTreeMap<String, Content>,
+    /// SHA-256 over who it is, whether it is secret, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
+    content: Digest,
+}
+
+impl Object {
+    /// An object with these keys; takes their digest once.
+    #[must_use]
+    pub fn new(
+        id: ObjectRef,
+        resource_version: String,
+        created: i64,
+        secret: bool,
+        data: BTreeMap<String, Content>,
+    ) -> Self {
+        let mut hasher = Hasher::plain();
+        for part in [id.kind.as_str(), &id.namespace, &id.name] {
+            hasher.field(part.as_bytes());
+        }
+        hasher.field(&[u8::from(secret)]);
+        for (key, value) in &data {
+            hasher.field(key.as_bytes());
+            hasher.field(value.digest().as_bytes());
+        }
+        Self { content: hasher.finish(), id, resource_version, created, secret, data }
+    }
+
+    /// The digest over all that a render depends on but its age. Never shown: it is unkeyed, and would let anyone test guesses.
+    #[must_use]
+    pub fn content(&self) -> Digest {
+        self.content
+    }
+
+    /// The sum of the keys' and values' lengths, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.data.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum()
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} keys, {} bytes)", self.id, self.data.len(), self.size())
+    }
+}

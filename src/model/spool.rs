@@ -1,0 +1,298 @@
+//! The spool: a file without a name that keeps values which need not lie in memory.
+//!
+//! Nobody else can open it, and it is gone with the process, whatever ends that.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicU8;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::unistd::ftruncate;
+
+use crate::model::digest::Digest;
+
+/// What a value takes up in a spool is a multiple of this, in bytes: file systems free whole blocks alone.
+const BLOCK: u64 = 4096;
+
+/// Why a value can be neither stored nor read. The inputs are not at fault: it is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpoolError {
+    /// The value was not taken in.
+    #[error(
+        "a value cannot be kept in --output, where --layout files keeps all that it does not hold in memory: {0}; is its \
+         volume full? It needs twice the size of what is published"
+    )]
+    Write(Errno),
+    #[error("a value that was kept in --output cannot be read again: {0}; if that goes on, restart this container")]
+    Read(Errno),
+    /// What was read is not what was written.
+    #[error("a value that was kept in --output is not what it was: is its disk broken? Restart this container")]
+    Spoilt,
+}
+
+/// A file that keeps values. Clones share it; it lives as long as the last value in it.
+#[derive(Clone)]
+pub struct Spool(Arc<Shared>);
+
+struct Shared {
+    file: File,
+    space: Mutex<Space>,
+}
+
+/// What is where.
+#[derive(Default)]
+struct Space {
+    /// Each value that is stored, so that it is stored once: after a fresh list most are.
+    stored: HashMap<Digest, Weak<Slot>>,
+    /// Offset to length of what is free before the end; no two are adjacent.
+    free: BTreeMap<u64, u64>,
+    end: u64,
+}
+
+/// A value in the spool. Its place is free again when this is dropped.
+pub struct Slot {
+    spool: Spool,
+    /// SHA-256 of the bytes.
+    digest: Digest,
+    offset: u64,
+    len: usize,
+    notes: AtomicU8,
+}
+
+impl fmt::Debug for Spool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Spool")
+    }
+}
+
+impl Spool {
+    /// A spool in an empty file, which must be open for reading and writing, and nobody else's.
+    #[must_use]
+    pub fn new(file: File) -> Self {
+        Self(Arc::new(Shared { file, space: Mutex::default() }))
+    }
+
+    /// Stores a value, once however often it comes.
+    pub fn store(&self, bytes: &[u8]) -> Result<Arc<Slot>, SpoolError> {
+        let digest = Digest::of(bytes);
+        let offset = {
+            let mut space = self.space();
+            if let Some(stored) = space.stored.get(&digest).and_then(Weak::upgrade) {
+                return Ok(stored);
+            }
+            space.take(blocks(bytes.len()))
+        };
+        // From here on its drop frees the place, also after an error.
+        let slot = Slot { spool: self.clone(), digest, offset, len: bytes.len(), notes: AtomicU8::new(0) };
+        self.0.file.write_all_at(bytes, offset).map_err(|error| SpoolError::Write(errno(&error)))?;
+        let slot = Arc::new(slot);
+        self.space().stored.insert(digest, Arc::downgrade(&slot));
+        Ok(slot)
+    }
+
+    fn space(&self) -> MutexGuard<'_, Space> {
+        self.0.space.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Space {
+    /// The first free piece that is long enough, or one at the end.
+    fn take(&mut self, length: u64) -> u64 {
+        let found = self.free.iter().find(|(_, free)| **free >= length).map(|(offset, free)| (*offset, *free));
+        let Some((offset, free)) = found else {
+            let offset = self.end;
+            self.end += length;
+            return offset;
+        };
+        self.free.remove(&offset);
+        if free > length {
+            self.free.insert(offset + length, free - length);
+        }
+        offset
+    }
+
+    /// Says whether the file became shorter by that.
+    fn give_back(&mut self, mut offset: u64, mut length: u64) -> bool {
+        if let Some(after) = self.free.remove(&(offset + length)) {
+            length += after;
+        }
+        if let Some((before, free)) = self.free.range(..offset).next_back().map(|(before, free)| (*before, *free))
+            && before + free == offset
+        {
+            self.free.remove(&before);
+            (offset, length) = (before, length + free);
+        }
+        let last = offset + length == self.end;
+        if last {
+            self.end = offset;
+        } else {
+            self.free.insert(offset, length);
+        }
+        last
+    }
+}
+
+impl Slot {
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// In bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What somebody has found out of the bytes, as bits.
+    #[must_use]
+    pub fn notes(&self) -> &AtomicU8 {
+        &self.notes
+    }
+
+    pub fn read(&self) -> Result<Bytes, SpoolError> {
+        let mut bytes = vec![0; self.len];
+        self.spool.0.file.read_exact_at(&mut bytes, self.offset).map_err(|error| SpoolError::Read(errno(&error)))?;
+        if Digest::of(&bytes) == self.digest { Ok(bytes.into()) } else { Err(SpoolError::Spoilt) }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let length = blocks(self.len);
+        let mut space = self.spool.space();
+        // The same value may have come again meanwhile.
+        if space.stored.get(&self.digest).is_some_and(|stored| stored.strong_count() == 0) {
+            space.stored.remove(&self.digest);
+        }
+        let file = &self.spool.0.file;
+        // Under the lock, so that it is not somebody else's yet. Where neither can be done, it is used again all the same.
+        let _ = if space.give_back(self.offset, length) {
+            ftruncate(file, offset(space.end))
+        } else {
+            let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(file, mode, offset(self.offset), offset(length))
+        };
+        if space.stored.is_empty() {
+            space.stored.shrink_to_fit();
+        }
+    }
+}
+
+/// The length of what so many bytes take up.
+fn blocks(len: usize) -> u64 {
+    (len as u64).next_multiple_of(BLOCK)
+}
+
+/// No file is longer than the kernel's signed offset.
+fn offset(at: u64) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    // The end of the file before the end of the value has none.
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn spool() -> Spool {
+        Spool::new(tempfile::tempfile().unwrap())
+    }
+
+    fn value(seed: u8, len: usize) -> Bytes {
+        (0..len).map(|at| seed ^ u8::try_from(at % 251).unwrap()).collect::<Vec<_>>().into()
+    }
+
+    #[test]
+    fn what_is_kept_already_is_not_kept_again() {
+        let spool = spool();
+        let first = spool.store(&value(1, 10_000)).unwrap();
+        let again = spool.store(&value(1, 10_000)).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        drop((first, again));
+        assert!(spool.space().stored.is_empty());
+        assert_eq!(spool.store(&value(1, 10_000)).unwrap().read().unwrap(), value(1, 10_000));
+    }
+
+    #[test]
+    fn space_is_given_back_when_the_last_user_is_gone() {
+        let spool = spool();
+        let mut kept: Vec<_> = (0..100).map(|seed| spool.store(&value(seed, 20_000)).unwrap()).collect();
+        let used = || spool.0.file.metadata().unwrap().blocks() * 512;
+        assert!(used() >= 100 * 20_000, "{}", used());
+        let clone = kept[0].clone();
+        // A hole in the middle, and one at the start that is in use.
+        kept.drain(0..50);
+        assert!(used() < 60 * 20_480, "{}", used());
+        assert_eq!(clone.read().unwrap(), value(0, 20_000));
+        // What is free is used before the file grows.
+        let end = spool.space().end;
+        let more: Vec<_> = (100..140).map(|seed| spool.store(&value(seed, 20_000)).unwrap()).collect();
+        assert_eq!(spool.space().end, end);
+        drop((kept, clone));
+        assert!(more.iter().zip(100..).all(|(content, seed)| content.read().unwrap() == value(seed, 20_000)));
+        drop(more);
+        assert_eq!((spool.0.file.metadata().unwrap().len(), spool.space().free.len()), (0, 0));
+    }
+
+    #[test]
+    fn errors_are_reported_and_leave_the_space_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        std::fs::write(&path, "").unwrap();
+        let spool = Spool::new(File::open(&path).unwrap());
+        let error = spool.store(&value(1, 1000)).err().unwrap();
+        assert!(matches!(error, SpoolError::Write(_)) && error.to_string().contains("volume full"), "{error}");
+        assert_eq!(spool.space().end, 0);
+    }
+
+    #[test]
+    fn a_value_that_was_changed_or_cut_short_is_not_believed() {
+        let spool = spool();
+        let kept = spool.store(&value(1, 1000)).unwrap();
+        spool.0.file.write_all_at(b"!", 500).unwrap();
+        assert_eq!(kept.read().unwrap_err(), SpoolError::Spoilt);
+        ftruncate(&spool.0.file, 10).unwrap();
+        assert_eq!(kept.read().unwrap_err(), SpoolError::Read(Errno::EIO));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_two_values_share_a_byte(steps in proptest::collection::vec((0..12usize, any::<u8>(), 0..20_000usize), 0..60)) {
+            let spool = spool();
+            let mut kept: BTreeMap<usize, (Arc<Slot>, Bytes)> = BTreeMap::new();
+            for (slot, seed, len) in steps {
+                if kept.remove(&slot).is_none() {
+                    let value = value(seed, len);
+                    kept.insert(slot, (spool.store(&value).unwrap(), value));
+                }
+                for (content, value) in kept.values() {
+                    prop_assert_eq!(&content.read().unwrap(), value);
+                }
+            }
+            let space = spool.space();
+            let used: u64 = space.stored.values().filter_map(Weak::upgrade).map(|slot| blocks(slot.len)).sum();
+            prop_assert_eq!(used + space.free.values().sum::<u64>(), space.end);
+        }
+    }
+}
