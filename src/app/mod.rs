@@ -41,7 +41,7 @@ use crate::os::signals::{Signalled, Signals};
 use crate::publish::{Found, Lock, Output};
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
-use crate::reload::{Reloader, Verdict};
+use crate::reload::{Notified, Reloader, Verdict};
 use crate::render::Settings;
 use crate::render::inputs::{Drawn, Inputs};
 use crate::source::kube::KubeError;
@@ -234,6 +234,8 @@ struct App {
     /// `None` where `/proc` does not tell the boot.
     clock: Option<Clock>,
     reloader: Arc<Mutex<Reloader>>,
+    /// What the last reload that was taken leaves to the confirmation.
+    notified: Option<Box<Notified>>,
     /// The attempt in flight, and whether it may be given up.
     attempt: Option<(Step, AbortHandle)>,
     /// The confirmation in flight, and how it is told not to wait for somebody who is not there.
@@ -331,6 +333,7 @@ impl App {
             timers: BTreeMap::new(),
             clock: Clock::new().ok(),
             reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
+            notified: None,
             attempt: None,
             confirming: None,
             shared,
@@ -781,18 +784,20 @@ impl App {
         self.attempt = None;
         let sequence = self.machine.journal().current.as_ref().map(|current| current.sequence);
         let (ending, answer) = match verdict {
-            Verdict::Took => {
+            Verdict::Took(notified) if notified.skipped => {
+                info!(sequence, "no reload is owed: the main process started after the publish");
+                self.notified = Some(notified);
+                (Ending::Success, machine::Verdict::Took)
+            }
+            Verdict::Took(notified) => {
                 let target = self.reloader.try_lock().ok().and_then(|reloader| reloader.target().cloned());
                 let target = target.and_then(|target| Some((target.name?, target.pid?)));
+                self.notified = Some(notified);
                 let to = target.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
                 info!(sequence, "reloaded: {}{}", self.config.reload.driver, to.unwrap_or_default());
                 if let Some((name, pid)) = target {
                     self.check_access(name, pid);
                 }
-                (Ending::Success, machine::Verdict::Took)
-            }
-            Verdict::NotOwed => {
-                info!(sequence, "no reload is owed: the main process started after the publish");
                 (Ending::Success, machine::Verdict::Took)
             }
             Verdict::Refused { message, output } => {
@@ -822,14 +827,18 @@ impl App {
     }
 
     fn confirm(&mut self, step: Step, digest: Digest, baseline: Option<Baseline>) {
-        let (answer, reloader, key) = (self.done.0.clone(), self.reloader.clone(), self.key.clone());
+        let (answer, key) = (self.done.0.clone(), self.key.clone());
+        let notified = self.notified.take();
         let (config, hurry) = (self.config.confirm.clone(), watch::Sender::new(false));
         let hurried = hurry.subscribe();
         self.confirming = Some((step, hurry));
         self.tasks.spawn(async move {
             let began = Instant::now();
-            let told = reloader.lock().await.told();
-            let verdict = confirm::confirm(&config, told, baseline.as_ref(), digest, &key, hurried).await;
+            let verdict = match notified {
+                Some(notified) => confirm::confirm(&config, *notified, baseline.as_ref(), digest, &key, hurried).await,
+                // The machine confirms only after a reload that took.
+                None => confirm::Verdict::Absent { message: "nobody was notified".to_owned() },
+            };
             let _ = answer.send(Done::Confirmed { step, took: began.elapsed(), verdict }).await;
         });
     }

@@ -81,12 +81,10 @@ pub struct Config {
 }
 
 /// What came of one attempt. Messages are fit for logs, `/status` and Events; output only through a mask, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Verdict {
-    /// The main process was told, and did not refuse.
-    Took,
-    /// The target started after the publish, so it has read what is published: no signal was sent.
-    NotOwed,
+    /// The main process was notified and did not refuse, or it started after the publish.
+    Took(Box<Notified>),
     /// It said no. Retried a few times, then the generation is rejected.
     Refused {
         /// Who said what.
@@ -173,15 +171,17 @@ impl Config {
     }
 }
 
-/// What an attempt that took leaves to confirm it by: who was told, and what was there just before.
+/// Who was notified, and what was there just before: what a confirmation goes by.
 #[derive(Debug)]
-pub struct Told {
+pub struct Notified {
     /// How the process is found again; `None` where none was named.
     pub selector: Option<Selector>,
-    /// The process, held since before it was told; `None` if it could not be found then.
+    /// The process, held since before it was notified; `None` if it could not be found then.
     pub target: Option<Target>,
     /// Whether it started after the publish: then all that it is and does is newer.
     pub started_after: bool,
+    /// Whether no signal was sent, as it started after the publish and has read what is published.
+    pub skipped: bool,
     /// The children that it had just before.
     pub children: BTreeSet<Child>,
     /// The moment just before, in clock ticks since boot; `None` if not known. What started earlier is not its doing.
@@ -226,15 +226,13 @@ pub struct Reloader {
     target: Option<TargetStatus>,
     held: Option<Held>,
     silence: Silence,
-    /// When the last attempt ended.
-    at: Instant,
 }
 
 impl Reloader {
     /// One that has told nobody yet.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, progress: (0, 0), target: None, held: None, silence: Silence::default(), at: Instant::now() }
+        Self { config, progress: (0, 0), target: None, held: None, silence: Silence::default() }
     }
 
     /// The signal's target as the last attempt saw it; `None` before the first, and for the other drivers.
@@ -243,24 +241,32 @@ impl Reloader {
         self.target.as_ref()
     }
 
-    /// What the last attempt, which took, left to confirm it by. It is given away: ask once.
-    #[must_use]
-    pub fn told(&mut self) -> Told {
+    fn notified(&mut self) -> Notified {
         let selector = self.config.selector().cloned();
+        let at = Instant::now();
         let Some(held) = self.held.take() else {
-            return Told {
+            return Notified {
                 selector,
                 target: None,
                 started_after: false,
+                skipped: false,
                 children: BTreeSet::new(),
                 ticks: None,
                 ended_by: None,
-                at: self.at,
+                at,
             };
         };
         let Held { target, started_after, children, ticks, .. } = held;
-        let ended_by = self.config.ended_by().filter(|_| !started_after);
-        Told { selector, target: Some(target), started_after, children, ticks: Some(ticks), ended_by, at: self.at }
+        Notified {
+            selector,
+            target: Some(target),
+            started_after,
+            skipped: started_after && matches!(self.config.driver, Driver::Signal { .. }),
+            children,
+            ticks: Some(ticks),
+            ended_by: self.config.ended_by().filter(|_| !started_after),
+            at,
+        }
     }
 
     /// Tries once. `generation`: the sequence number of what is published; a retry with the same number does not repeat
@@ -270,14 +276,16 @@ impl Reloader {
         if !matches!(self.config.driver, Driver::Signal { .. }) {
             self.hold(generation, published);
         }
-        let verdict = self.tell(generation, published).await;
+        let failure = match self.notify(generation, published).await {
+            Ok(()) => return Verdict::Took(Box::new(self.notified())),
+            Err(failure) => failure,
+        };
         // Or one of several endpoints took it.
-        let reached = matches!(verdict, Verdict::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
+        let reached = matches!(failure, Verdict::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
         if let Some(held) = &mut self.held {
             held.delivered |= reached;
         }
-        self.at = Instant::now();
-        verdict
+        failure
     }
 
     /// Holds the process to confirm by. After an attempt that may have reached it, what is newer than that one counts.
@@ -291,15 +299,16 @@ impl Reloader {
         }
     }
 
-    async fn tell(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
+    /// An error is any verdict but `Took`.
+    async fn notify(&mut self, generation: u64, published: Option<&Moment>) -> Result<(), Verdict> {
         let Config { driver, children, timeout, mourning, .. } = &self.config;
         match driver {
-            Driver::None => Verdict::Took,
+            Driver::None => Ok(()),
             Driver::Signal { signal, selector } => {
-                let (verdict, status, held) = send(*signal, selector, generation, published, *children);
+                let (result, status, held) = send(*signal, selector, generation, published, *children);
                 self.target = Some(status);
                 self.held = held;
-                verdict
+                result
             }
             Driver::Http { endpoints, http, accept } => {
                 if self.progress.0 != generation {
@@ -309,13 +318,13 @@ impl Reloader {
                     let answer = call(endpoint, http, accept, *timeout).await;
                     let died = self.silence.after(generation, &answer, *mourning);
                     if let Err(NotTold { verdict, .. }) = answer {
-                        return died.unwrap_or(verdict);
+                        return Err(died.unwrap_or(verdict));
                     }
                     self.progress.1 += 1;
                 }
                 // Whoever asks again for the same generation wants all of them told again.
                 self.progress.1 = 0;
-                Verdict::Took
+                Ok(())
             }
             Driver::Exec(command) => execute(command, *timeout).await,
         }
@@ -328,11 +337,11 @@ fn send(
     generation: u64,
     published: Option<&Moment>,
     with_children: bool,
-) -> (Verdict, TargetStatus, Option<Held>) {
+) -> (Result<(), Verdict>, TargetStatus, Option<Held>) {
     let blocked = |state, target: Option<&Target>, message: String| {
         let (pid, name) = target.map(|target| (target.pid, target.name.clone())).unzip();
         let status = TargetStatus { state, pid, name, message: Some(message.clone()) };
-        (Verdict::Unreachable { message, output: Said::default(), delivered: false }, status, None)
+        (Err(Verdict::Unreachable { message, output: Said::default(), delivered: false }), status, None)
     };
     let target = match process::find(selector) {
         Ok(target) => target,
@@ -341,20 +350,18 @@ fn send(
     };
     let held = Held::new(generation, target, published, with_children);
     let target = &held.target;
-    let verdict = if held.started_after {
-        Verdict::NotOwed
-    } else if let Err(error) = target.signal(signal) {
+    if !held.started_after
+        && let Err(error) = target.signal(signal)
+    {
         let state = match error {
             SignalError::NotHandling { .. } => TargetState::NotHandling,
             SignalError::Forbidden { .. } => TargetState::Forbidden,
             SignalError::Gone { .. } | SignalError::Io { .. } => TargetState::Missing,
         };
         return blocked(state, Some(target), error.to_string());
-    } else {
-        Verdict::Took
-    };
+    }
     let (pid, name) = (Some(target.pid), Some(target.name.clone()));
-    (verdict, TargetStatus { state: TargetState::Found, pid, name, message: None }, Some(held))
+    (Ok(()), TargetStatus { state: TargetState::Found, pid, name, message: None }, Some(held))
 }
 
 /// Start times have a grain of 10 ms, so a tie is no proof. Under another boot id, every process started later.
@@ -438,16 +445,16 @@ async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, time
     Err(NotTold { verdict, accepted: true })
 }
 
-async fn execute(command: &Command, timeout: Duration) -> Verdict {
+async fn execute(command: &Command, timeout: Duration) -> Result<(), Verdict> {
     let exec::Outcome { status, output } = match exec::run(command, timeout).await {
         Ok(outcome) => outcome,
         Err(error) => {
             let message = format!("--reload-exec: {error}");
-            return Verdict::Unreachable { message, output: Said::default(), delivered: false };
+            return Err(Verdict::Unreachable { message, output: Said::default(), delivered: false });
         }
     };
-    match status {
-        Some(status) if status.success() => Verdict::Took,
+    let failure = match status {
+        Some(status) if status.success() => return Ok(()),
         Some(status) => match status.code() {
             Some(code) => Verdict::Refused { message: format!("{command} exited with code {code}"), output },
             // Killed by somebody, for want of memory perhaps: that is not the main process's no. Prints 'signal: 9 …'.
@@ -459,7 +466,8 @@ async fn execute(command: &Command, timeout: Duration) -> Verdict {
             let message = format!("{command} was killed after {timeout:?} (--reload-timeout)");
             Verdict::Unreachable { message, output, delivered: true }
         }
-    }
+    };
+    Err(failure)
 }
 
 #[cfg(test)]
@@ -535,6 +543,14 @@ mod tests {
         }
     }
 
+    fn took(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Took(notified) if !notified.skipped)
+    }
+
+    fn was_skipped(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Took(notified) if notified.skipped)
+    }
+
     fn reloader(driver: Driver) -> Reloader {
         Reloader::new(Config { driver, target: None, children: true, timeout: LONG, mourning: None })
     }
@@ -571,7 +587,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_driver_there_is_nothing_to_tell() {
-        assert_eq!(reloader(Driver::None).attempt(1, None).await, Verdict::Took);
+        assert!(took(&reloader(Driver::None).attempt(1, None).await));
     }
 
     #[tokio::test]
@@ -584,7 +600,7 @@ mod tests {
         assert_eq!((status.state, status.pid), (TargetState::NotHandling, Some(main.group.as_raw_nonzero().get())));
         main.trap();
         let start = Instant::now();
-        while reloader.attempt(1, None).await != Verdict::Took {
+        while !took(&reloader.attempt(1, None).await) {
             assert!(start.elapsed() < LONG);
         }
         until("the signal has arrived", || main.hups() == 1);
@@ -603,14 +619,14 @@ mod tests {
         until("it started in a later tick", || process::ticks() > before.ticks + 1);
         let target = process::find(&Selector { name: Some(main.name.into()), ..Selector::default() }).unwrap();
         let at = |ticks| Moment { ticks, ..before.clone() };
-        assert_eq!(reloader.attempt(1, Some(&at(target.start_ticks - 1))).await, Verdict::NotOwed);
+        assert!(was_skipped(&reloader.attempt(1, Some(&at(target.start_ticks - 1))).await));
         let rebooted = Moment { boot_id: "another".into(), ticks: u64::MAX };
-        assert_eq!(reloader.attempt(1, Some(&rebooted)).await, Verdict::NotOwed);
+        assert!(was_skipped(&reloader.attempt(1, Some(&rebooted)).await));
         assert_eq!(reloader.target().unwrap().state, TargetState::Found);
         assert_eq!(main.hups(), 0);
         // A tie is owed.
         let start = Instant::now();
-        while reloader.attempt(1, Some(&at(target.start_ticks))).await != Verdict::Took {
+        while !took(&reloader.attempt(1, Some(&at(target.start_ticks))).await) {
             assert!(start.elapsed() < LONG);
         }
         until("the signal has arrived", || main.hups() == 1);
@@ -647,7 +663,7 @@ mod tests {
             let verdict = http(&[&url]).attempt(1, None).await;
             assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
             let (found, message) = match verdict {
-                Verdict::Took => ("took", String::new()),
+                Verdict::Took(_) => ("took", String::new()),
                 Verdict::Refused { message, output } => {
                     assert!(!output.is_empty());
                     ("refused", message)
@@ -656,7 +672,7 @@ mod tests {
                     assert!(!output.is_empty() && !delivered);
                     ("unreachable", message)
                 }
-                Verdict::NotOwed | Verdict::Died { .. } => panic!(),
+                Verdict::Died { .. } => panic!(),
             };
             assert_eq!(found, expected, "{statuses:?}");
             assert!(found == "took" || message.contains(&format!("{url} answered {}", statuses[0])), "{message}");
@@ -667,7 +683,7 @@ mod tests {
         if let Driver::Http { accept, .. } = &mut listed.config.driver {
             *accept = "2xx,503".parse().unwrap();
         }
-        assert_eq!(listed.attempt(1, None).await, Verdict::Took);
+        assert!(took(&listed.attempt(1, None).await));
     }
 
     #[tokio::test]
@@ -716,10 +732,10 @@ mod tests {
         let mut reloader = http(&[&first, &second, &third]);
         assert!(matches!(reloader.attempt(7, None).await, Verdict::Refused { .. }));
         assert_eq!(counts(), [1, 1, 0]);
-        assert_eq!(reloader.attempt(7, None).await, Verdict::Took);
+        assert!(took(&reloader.attempt(7, None).await));
         assert_eq!(counts(), [1, 2, 1]);
         // Done with: asking again tells all of them.
-        assert_eq!(reloader.attempt(7, None).await, Verdict::Took);
+        assert!(took(&reloader.attempt(7, None).await));
         assert_eq!(counts(), [2, 3, 2]);
     }
 
@@ -729,13 +745,13 @@ mod tests {
         let (second, _) = serve(&[500, 200]);
         let mut reloader = http(&[&first, &second]);
         assert!(matches!(reloader.attempt(7, None).await, Verdict::Refused { .. }));
-        assert_eq!(reloader.attempt(6, None).await, Verdict::Took);
+        assert!(took(&reloader.attempt(6, None).await));
         assert_eq!(first_count.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
     async fn a_program_decides_by_its_exit() {
-        assert_eq!(exec("true").attempt(1, None).await, Verdict::Took);
+        assert!(took(&exec("true").attempt(1, None).await));
         let verdict = exec("sh -c 'echo canary; exit 3'").attempt(1, None).await;
         assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
         let Verdict::Refused { message, output } = verdict else { panic!() };

@@ -22,7 +22,7 @@ use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Baseline;
 use crate::net::http::{self, BODY_READ, Endpoint, HttpConfig, StatusCodes};
 use crate::os::mask::Said;
-use crate::reload::Told;
+use crate::reload::Notified;
 use crate::reload::process::{self, Child, Selector, Target};
 
 /// Said of a body of which only the first [`BODY_READ`] bytes were looked at.
@@ -139,19 +139,19 @@ pub async fn baseline(config: &Config, key: &DigestKey) -> Option<Baseline> {
     Some(Baseline { reachable: heard.accepted, captured: heard.captured })
 }
 
-/// Watches until there is a verdict. `told`: what the reload left. `baseline`: what the URL said before it; where that is
+/// Watches until there is a verdict. `notified`: as the reload says. `baseline`: what the URL said before it; where that is
 /// not known, any capture of `--confirm-changed` counts as a change, as the reload itself was a success. `generation`:
 /// for `{digest}`. `impatient` becomes true when newer inputs wait or Trimtab is to end: then nobody is waited for who
 /// is not there, but whoever is there gets the time of `--confirm-timeout`.
 pub async fn confirm(
     config: &Config,
-    told: Told,
+    notified: Notified,
     baseline: Option<&Baseline>,
     generation: Digest,
     key: &DigestKey,
     mut impatient: watch::Receiver<bool>,
 ) -> Verdict {
-    let mut subject = Subject::new(config, told);
+    let mut subject = Subject::new(config, notified);
     let mut asker = config.url.as_ref().map(|probe| Asker::new(probe, config.timeout, baseline, generation, key));
     let mut clock = Clock { spent: Duration::ZERO, at: Instant::now(), runs: false };
     loop {
@@ -297,8 +297,8 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn new(config: &'a Config, told: Told) -> Self {
-        let Told { selector, target, started_after, children, ticks, ended_by, at } = told;
+    fn new(config: &'a Config, notified: Notified) -> Self {
+        let Notified { selector, target, started_after, children, ticks, ended_by, at, .. } = notified;
         let role = match ended_by {
             Some(_) => Role::Leaving,
             None if started_after => Role::Replacement,
