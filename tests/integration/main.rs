@@ -1,24 +1,38 @@
-//! Tests of Trimtab and its parts against the real things: one binary, a module for each subject.
+//! The binary against the real things: API server, main processes, file systems. One program, as each links everything.
 
-mod api;
-mod clock;
-mod containment;
-mod crash;
-mod deploy;
-mod disk;
-mod dryrun;
-mod events;
-mod examples;
-mod kills;
-mod kube_source;
-mod life;
-mod readme;
-mod real;
-mod reload;
-mod reporting;
-mod rollback;
-mod secrets;
 mod support;
-mod validate;
-mod volume;
-mod way;
+
+// How it is run: flags, variables, signals, exit codes, what it answers and logs.
+mod admin; // SIGHUP, `status`, `retry`, probes, metrics, their addresses
+mod dryrun; // `render` and `check`: what would happen, and what is wrong
+mod logs; // the form of the log, and how often what lasts is logged
+mod once; // `--once`
+mod reporting; // each kind of failure in status, metrics and page, and that it is over
+mod rest; // what it costs while nothing happens
+mod shutdown; // SIGTERM and SIGINT
+mod usage; // settings that are refused
+mod variables; // each flag by its variable
+
+// The way of a change.
+mod api; // from the API server to files and a hook: edits, outages, permissions
+mod events; // Kubernetes Events of the Pod
+mod kube_source; // `source::kube`: lists, watches, refusals, where a fault comes at an exact instant
+mod reload; // notifying the main process: by signal, HTTP, program; retries
+mod rollback; // rollback, hold, quarantine
+mod validate; // `--validate` and `--syntax`
+mod volume; // mounted directories as the kubelet writes them
+mod way; // one swap of a volume → one call of the hook
+
+// What must never happen.
+mod clock; // a wall clock that steps
+mod containment; // reading or writing outside the given directories
+mod crash; // kills and trouble with the output: nothing is lost or left behind
+mod disk; // a disk that refuses writes
+mod kills; // the kill matrix: before and after every effect
+mod secrets; // a secret byte where it does not belong
+
+// What we ship.
+mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
+mod examples; // examples/ on an API server that enforces the restricted standard
+mod readme; // the README's table of flags and its manifest
+mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy

@@ -15,6 +15,9 @@ use serde_json::Value;
 /// How long anything may take on a busy machine. A source comes back within half a minute of its server.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// Far less than any wait that must not happen, and enough on a busy machine.
+pub const SOON: Duration = Duration::from_secs(4);
+
 /// Polls until `condition` gives something; `what` is said when it never does.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
@@ -60,6 +63,14 @@ pub fn output_of(command: &mut Command) -> Output {
         kill_process(pid, Signal::KILL).unwrap();
         panic!("it does not end: {command:?}");
     })
+}
+
+/// The same: exit code, and all that it said.
+#[track_caller]
+pub fn run(command: &mut Command) -> (Option<i32>, String) {
+    let output = output_of(command);
+    let said = [output.stderr, output.stdout].concat();
+    (output.status.code(), String::from_utf8(said).expect("it speaks UTF-8"))
 }
 
 /// A running sidecar. Killed when dropped.

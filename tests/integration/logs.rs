@@ -1,0 +1,72 @@
+//! The form of the log, and how often it says what lasts.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use super::support::hook::{Answer, Port};
+use super::support::sidecar::eventually;
+use super::support::stage::{Stage, metric};
+
+#[test]
+fn json_logs_are_one_object_a_line() {
+    let mut stage = Stage::new("1");
+    let script = stage.write("reload.sh", "printf 'two\\nlines \"quoted\" \\033[31mred\\n'; exit 3");
+    let command = format!("sh {script}");
+    let flags = ["--log-format", "json", "--log-level", "debug", "--reload-exec", &command, "--retry-max", "250ms"];
+    let mut sidecar = stage.start(&flags);
+    let logged = |what: &str| eventually(what, || sidecar.log().contains(what).then_some(()));
+    logged("it said: ");
+    stage.edit("2");
+    logged("\"sequence\":2");
+    sidecar.terminate();
+    let log = sidecar.log();
+    let mut levels = BTreeSet::new();
+    for line in log.lines() {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line["timestamp"].is_string() && line["message"].is_string(), "{line}");
+        levels.insert(line["level"].as_str().unwrap().to_owned());
+    }
+    assert!(["DEBUG", "INFO", "WARN"].iter().all(|level| levels.contains(*level)), "{levels:?}");
+    assert!(log.contains("it said: two"), "{log}");
+    assert!(!log.contains('\u{1b}'));
+}
+
+#[test]
+fn text_logs_have_no_colours_off_a_terminal_and_no_raw_control_characters() {
+    let stage = Stage::new("1");
+    let script = stage.write("reload.sh", "printf 'two\\nlines \\033[31mred\\n'; exit 3");
+    let mut sidecar = stage.start(&["--reload-exec", &format!("sh {script}"), "--log-level", "warn"]);
+    let log = eventually("it is logged", || Some(sidecar.log()).filter(|log| log.contains("it said: ")));
+    assert!(log.contains("it said: two\\nlines \\u{1b}[31mred"), "{log}");
+    assert!(!log.contains('\u{1b}'), "{log}");
+    assert!(!log.contains("INFO"), "--log-level warn: {log}");
+    sidecar.kill();
+}
+
+#[test]
+fn failure_that_lasts_is_logged_once() {
+    let mut stage = Stage::new("1");
+    let port = Port::take();
+    let flags = ["--reload-url", &port.url(), "--retry-min", "10ms", "--retry-max", "10ms"];
+    let sidecar = stage.start(&flags);
+    let attempts = |count: f64| {
+        eventually("many attempts", || metric(&sidecar, "reloader_reloads_failed_total").filter(|now| *now >= count))
+    };
+    attempts(30.0);
+    assert_eq!(sidecar.log().matches("no connection").count(), 1, "30 attempts");
+    assert_eq!(sidecar.log().matches("WARN").count(), 1);
+    // A newer generation that fails in the same way is no news either, and another failure is.
+    stage.edit("2");
+    sidecar.until("published", |status| status["published"]["sequence"] == 2);
+    let before = attempts(0.0);
+    attempts(before + 10.0);
+    assert_eq!(sidecar.log().matches("no connection").count(), 1);
+    let hook = port.listen(None, Answer::Code(503));
+    eventually("it is called", || (hook.calls().len() > 10).then_some(()));
+    assert_eq!(sidecar.log().matches("answered 503").count(), 1);
+    hook.answer(Answer::Code(200));
+    sidecar.until_idle();
+    assert_eq!(sidecar.log().matches("reloaded:").count(), 1);
+    assert_eq!(sidecar.log().matches("WARN").count(), 3, "and what the hook said");
+}
