@@ -3,7 +3,7 @@
 CARGO ?= cargo
 RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
 
-.PHONY: all demo test bench ratchet soak hot lint deny fuzz build static image e2e
+.PHONY: all demo test bench ratchet soak lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -55,19 +55,11 @@ bench:
 	{ $(ALONE) true && alone='$(ALONE)' || alone=; } && TRIMTAB_TEST_TOOLS=$$tools \
 	TRIMTAB_BENCH_BINARY=$$binary ROWS='$(ROWS)' $$alone $(CARGO) bench --bench bench
 
-# What was gained stays gained: counts and sizes against benches/ratchet.toml, no time.
+# The budgets are kept: counts and sizes against benches/ratchet.toml, no time.
 ratchet:
 	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && \
 	callgrind=$$(tests/tools/valgrind) && TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary \
 	TRIMTAB_BENCH_CALLGRIND=$$callgrind $(CARGO) bench --profile dev --bench bench -- ratchet
-
-# Which functions lie together in the static binary (.cargo/hot.ld): those that a sidecar calls. When `make ratchet` says
-# that more of the binary is resident; not for each change.
-hot:
-	tools=$$(tests/tools/build) && binary=$$(tools/static --symbols) && \
-	callgrind=$$(tests/tools/valgrind) && TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary \
-	TRIMTAB_BENCH_CALLGRIND=$$callgrind $(CARGO) bench --profile dev --bench bench -- hot
-	touch src/main.rs # as cargo does not know that it depends on that file
 
 # Sidecars beside sources and main processes that misbehave at random, for SOAK_SECONDS (3600): fails on growth, and on
 # what should not be. SOAK_SEED repeats the actions of a run.

@@ -3,7 +3,7 @@
 //! Each row of the table is a function of [`rows`]. The programs of a row run side by side, each with a volume, an object
 //! and a hook of its own, and take turns edit by edit: a busy moment of the machine meets them all. Nothing is asserted.
 //!
-//! `make ratchet`, `make soak` and `make hot` are modes of it, on the same programs: see [`ratchet`], [`soak`], [`hot`].
+//! `make ratchet` and `make soak` are modes of it, on the same programs: see [`ratchet`], [`soak`].
 
 #[expect(dead_code, reason = "the tests' own server; not all of it is needed here")]
 #[path = "../../tests/integration/support/apiserver.rs"]
@@ -14,7 +14,6 @@ mod elsewhere;
 mod floor;
 mod guard;
 mod hook;
-mod hot;
 mod measure;
 mod plot;
 mod programs;
@@ -40,7 +39,7 @@ fn main() -> Result<()> {
     }
     // What `cargo bench` says; `cargo test --all-targets` does not.
     if !words.contains(&"--bench") {
-        say("run: make bench, make ratchet, make soak or make hot");
+        say("run: make bench, make ratchet or make soak");
         return Ok(());
     }
     if words.contains(&"ratchet") {
@@ -48,9 +47,6 @@ fn main() -> Result<()> {
     }
     if words.contains(&"soak") {
         return soak::run();
-    }
-    if words.contains(&"hot") {
-        return hot::run();
     }
     let wanted = env::var("ROWS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split([',', ' ']).filter(|name| !name.is_empty()).collect();
