@@ -6,12 +6,13 @@
 use libfuzzer_sys::fuzz_target;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::runtime::Runtime;
-use trimtab::net::http::{BODY_KEPT, Endpoint, HttpConfig, request_over};
+use trimtab::net::endpoint::Endpoint;
+use trimtab::net::request::{BODY_KEPT, HttpConfig, send_over};
 
 const CANARY: &str = "hunter2-canary";
 
 thread_local! {
-    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
 }
 
 /// Reads the request, then answers. The client may have gone before the end.
@@ -37,7 +38,7 @@ fuzz_target!(|data: &[u8]| {
     let config = HttpConfig { headers: vec![format!("X-Token: {CANARY}").parse().unwrap()], ..HttpConfig::default() };
     let (ours, theirs) = tokio::io::duplex(64 * 1024);
     let (answered, ()) = RUNTIME.with(|runtime| {
-        runtime.block_on(async { tokio::join!(request_over(&endpoint, &config, ours), serve(theirs, answer, piece)) })
+        runtime.block_on(async { tokio::join!(send_over(&endpoint, &config, ours), serve(theirs, answer, piece)) })
     });
     match answered {
         Ok(response) => {

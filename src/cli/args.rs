@@ -358,7 +358,7 @@ pub struct ReloadArgs {
     /// Method of the call [default: POST]
     #[arg(long, value_name = "METHOD", env = "TRIMTAB_RELOAD_METHOD", hide_env_values = true)]
     pub reload_method: Option<String>,
-    /// Body of the call
+    /// Body of the call; @FILE reads it on each call
     #[arg(long, value_name = "TEXT", env = "TRIMTAB_RELOAD_BODY", hide_env_values = true)]
     pub reload_body: Option<String>,
     /// Answers that mean success [default: 2xx]

@@ -8,7 +8,8 @@ use anyhow::{Context, anyhow, bail};
 use hyper::Method;
 
 use crate::cli::args::AdminArgs;
-use crate::net::http::{self, Endpoint, HttpConfig};
+use crate::net::endpoint::Endpoint;
+use crate::net::request::{self, HttpConfig};
 
 /// How long the sidecar may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,7 +53,7 @@ fn ask(args: &AdminArgs, method: Method, path: &str) -> anyhow::Result<Vec<u8>> 
     let config = HttpConfig { method, ..HttpConfig::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let response = runtime
-        .block_on(http::request(&endpoint, &config, TIMEOUT))
+        .block_on(request::send(&endpoint, &config, TIMEOUT))
         .with_context(|| format!("no sidecar answers at {address}; say where it listens by --admin"))?;
     if !(200..300).contains(&response.status) {
         bail!("{address}{path} answered {}", response.status);

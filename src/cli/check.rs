@@ -17,7 +17,7 @@ use super::{escaped, prepare};
 use crate::app::{self, Config};
 use crate::cli::args::{DryRunArgs, Format};
 use crate::cli::exit::Exit;
-use crate::net::http;
+use crate::net::request;
 use crate::publish::{Output, PublishError};
 use crate::reload::Driver;
 use crate::reload::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
@@ -251,7 +251,7 @@ async fn of_urls(config: &Config) -> Vec<Finding> {
     urls.extend(config.confirm.url.iter().map(|probe| ("--confirm-url", &probe.endpoint, &probe.http)));
     let mut findings = Vec::new();
     for (flag, endpoint, http) in urls {
-        if let Err(error) = http::reach(endpoint, http, config.reload.timeout).await {
+        if let Err(error) = request::reach(endpoint, http, config.reload.timeout).await {
             let message = error.to_string();
             let message = message.strip_prefix(&format!("{endpoint}: ")).unwrap_or(&message);
             let remedy = "the main process must listen there; containers of one Pod reach one another at 127.0.0.1, \

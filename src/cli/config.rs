@@ -15,7 +15,9 @@ use crate::cli::args::{
 use crate::machine;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::object::Kind;
-use crate::net::http::{Endpoint, Header, HttpConfig, StatusCodes};
+use crate::net::credentials::Header;
+use crate::net::endpoint::{Endpoint, StatusCodes};
+use crate::net::request::HttpConfig;
 use crate::os::exec::Command;
 use crate::publish;
 use crate::reload::confirm::{self, Probe};

@@ -1,13 +1,14 @@
-//! One TCP connection, to whichever address of a host answers.
+//! One connection: by TCP to whichever address of a host answers, or to a unix socket.
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use nix::sys::socket::{setsockopt, sockopt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +23,21 @@ pub async fn tcp(host: &str, port: u16, patience: Duration) -> io::Result<TcpStr
     let stream = stream.await.unwrap_or_else(silent)?;
     notice_silence(&stream)?;
     Ok(stream)
+}
+
+/// Connects to a socket in a volume. The error says what to do.
+pub async fn unix(path: &Path) -> Result<UnixStream, String> {
+    UnixStream::connect(path).await.map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => format!(
+            "{error}; the server may be starting, or the socket's directory is not a volume that both containers \
+             mount, at this path here"
+        ),
+        io::ErrorKind::PermissionDenied => {
+            let user = nix::unistd::geteuid();
+            format!("{error}; user {user} needs to write the socket and to search its directory")
+        }
+        _ => error.to_string(),
+    })
 }
 
 /// In a thread of its own: a resolver that does not answer would hold a thread of the runtime, which local work needs.

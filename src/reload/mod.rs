@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use self::process::{Child, Clock, FindError, Selector, Signal, SignalError, Target};
 use crate::model::journal::Moment;
-use crate::net::http::{self, Endpoint, HttpConfig, Response, StatusCodes};
+use crate::net::endpoint::{Endpoint, StatusCodes};
+use crate::net::request::{self, HttpConfig, Response};
 use crate::os::exec::{self, Command};
 use crate::os::mask::Said;
 
@@ -413,7 +414,7 @@ impl Silence {
 }
 
 async fn call(endpoint: &Endpoint, http: &HttpConfig, accept: &StatusCodes, timeout: Duration) -> Result<(), NotTold> {
-    let Response { status, body } = match http::request(endpoint, http, timeout).await {
+    let Response { status, body, .. } = match request::send(endpoint, http, timeout).await {
         Ok(response) => response,
         Err(error) => {
             let (message, delivered) = (error.to_string(), error.sent());

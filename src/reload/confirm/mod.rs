@@ -20,7 +20,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Baseline;
-use crate::net::http::{self, BODY_READ, Endpoint, HttpConfig, StatusCodes};
+use crate::net::endpoint::{Endpoint, StatusCodes};
+use crate::net::request::{self, BODY_READ, HttpConfig};
 use crate::os::mask::Said;
 use crate::reload::Notified;
 use crate::reload::process::{self, Child, Selector, Target};
@@ -504,7 +505,7 @@ struct Heard {
 async fn ask(probe: Arc<Probe>, looking: Arc<Looking>, timeout: Duration) -> Heard {
     let Probe { endpoint, http, accept, .. } = &*probe;
     let mut heard = Heard { accepted: true, captured: None, problem: None, cut: false, output: Said::default() };
-    let (response, mask) = match http::request_unmasked(endpoint, http, BODY_READ, timeout).await {
+    let (response, mask) = match request::send_unmasked(endpoint, http, BODY_READ, timeout).await {
         Ok(answer) => answer,
         Err(error) => return Heard { accepted: error.accepted(), problem: Some(error.to_string()), ..heard },
     };
@@ -517,6 +518,10 @@ async fn ask(probe: Arc<Probe>, looking: Arc<Looking>, timeout: Duration) -> Hea
         return heard;
     }
     if looking.matches.is_none() && looking.changed.is_none() {
+        return heard;
+    }
+    if let Some(why) = response.incomplete {
+        heard.problem = Some(format!("{endpoint} answered {status}, and its body cannot be looked at: {why}"));
         return heard;
     }
     // A large body takes a while, and this thread has others to serve.

@@ -538,7 +538,7 @@ async fn the_body_must_tell_the_generation() {
 
 #[tokio::test]
 async fn a_large_body_is_looked_through_and_what_is_beyond_is_said() {
-    let server = Server::says(format!("{}canary=1\n", "x".repeat(http::BODY_KEPT)));
+    let server = Server::says(format!("{}canary=1\n", "x".repeat(request::BODY_KEPT)));
     let config = matching(url(&server.url), "canary=1");
     assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Verdict::Took);
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_READ)));

@@ -349,10 +349,11 @@ impl Way {
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let connector = if secure {
-            let roots = if insecure { None } else { Some(roots(authority).await.map_err(bad)?) };
+            let trust =
+                if insecure { tls::Trust::Anything } else { tls::Trust::System(roots(authority).await.map_err(bad)?) };
             let identity = identity.map(|(certificate, key)| pair(&certificate, &key)).transpose();
             let identity = identity.map_err(|()| bad(NO_PAIR))?;
-            let tls = tls::client(roots, identity).map_err(|_| bad(NO_PAIR))?;
+            let tls = tls::client(trust, identity).map_err(|_| bad(NO_PAIR))?;
             let name = server_name.unwrap_or_else(|| host.clone());
             let name = ServerName::try_from(name).map_err(|_| bad("tls-server-name is not a name"))?;
             Some((TlsConnector::from(Arc::new(tls)), name))
