@@ -35,6 +35,7 @@ use crate::observe::admin::{self, Ask, Server, Shared};
 use crate::observe::metrics::{Ending, Metrics};
 use crate::observe::pod_events::PodEvents;
 use crate::observe::status::{self, Status};
+use crate::os::backoff;
 use crate::os::fault::Faults;
 use crate::os::mask::Said;
 use crate::os::signals::{Signalled, Signals};
@@ -568,12 +569,8 @@ impl App {
         let (min, max) = self.config.retry;
         match wait {
             Wait::Exactly(length) => length,
-            Wait::Within(length) => length.mul_f64(random()),
-            Wait::Backoff(attempts) => {
-                let doublings = attempts.saturating_sub(1).min(20);
-                let step = min.saturating_mul(1 << doublings).min(max);
-                step.mul_f64(0.5 + random() / 2.0)
-            }
+            Wait::Within(length) => backoff::spread(length, 0.0),
+            Wait::Backoff(attempts) => backoff::delay(attempts, min, max, 0.5),
         }
     }
 
@@ -923,12 +920,4 @@ impl App {
 
 fn rejection(stage: Stage, reason: String) -> Rejection {
     Rejection { stage, reason, at: Timestamp::now() }
-}
-
-/// A number in 0..1: waits of a fleet must differ, and nothing more is asked of it.
-fn random() -> f64 {
-    let mut bytes = [0; 4];
-    // Early in a machine's boot there may be none; then all wait alike.
-    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
-    f64::from(u32::from_ne_bytes(bytes)) / (f64::from(u32::MAX) + 1.0)
 }

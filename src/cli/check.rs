@@ -133,10 +133,11 @@ async fn of_api(config: &Config) -> Vec<Finding> {
     for watch in &config.watches {
         match kube::access(&clients, watch).await {
             Access::Granted => {}
-            Access::Missing { verbs, role, namespace, rule } => {
-                let place = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+            Access::Missing { verbs, rule } => {
+                let (role, yaml) = (rule.role(), rule.yaml());
+                let place = rule.namespace().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
                 let message = format!("this user may not {} it", verbs.join(" and "));
-                let remedy = format!("add to a {role}{place}, and bind it by a {role}Binding:\n{rule}");
+                let remedy = format!("add to a {role}{place}, and bind it by a {role}Binding:\n{yaml}");
                 findings.push(Finding::new(Severity::Permission, watch, message, remedy));
             }
             Access::Unknown { message, forbidden } => {

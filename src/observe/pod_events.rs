@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde_json::json;
+use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::api::events::v1::Event;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -23,7 +25,7 @@ use crate::model::journal::{DebtKind, Journal};
 use crate::model::stage::Stage;
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
-use crate::source::kube::{Clients, CreateError};
+use crate::source::kube::{Clients, CreateError, Rule};
 
 /// Of one reason, no more than this many are sent in [`WINDOW`].
 const MOST: usize = 10;
@@ -314,7 +316,6 @@ impl Outbox {
 
 /// Sends what is told, until nobody tells any more.
 async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
-    let path = format!("/apis/events.k8s.io/v1/namespaces/{}/events", pod.namespace);
     let mut outbox = Outbox::default();
     let mut complaints = Complaints::default();
     loop {
@@ -341,8 +342,7 @@ async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
                 continue;
             }
         };
-        let body = event(&pod, &told).to_string().into_bytes();
-        let answer = timeout(DEADLINE, clients.create(&path, body)).await;
+        let answer = timeout(DEADLINE, clients.create(&event(&pod, &told))).await;
         let answer = answer.unwrap_or_else(|_| Err(CreateError::Later(format!("no answer within {DEADLINE:?}"))));
         if let Some(complaint) = complaints.about(&answer, &pod.namespace) {
             info!("{complaint}");
@@ -388,32 +388,37 @@ impl Complaints {
 }
 
 fn permission(user: Option<&str>, namespace: &str) -> String {
-    format!(
-        "no Events on the Pod: {} may not create them (403). All else works without; for them, it needs a Role in \
-         namespace {namespace} with the rule {{apiGroups: [\"events.k8s.io\"], resources: [\"events\"], verbs: \
-         [\"create\"]}}, and a RoleBinding to it",
-        user.unwrap_or("this user")
-    )
+    let (user, rule) = (user.unwrap_or("this user"), Rule::to_create_events(namespace));
+    format!("no Events on the Pod: {user} may not create them (403). All else works without; for them, it needs {rule}")
 }
 
 /// As the API wants it (kubernetes pkg/apis/core/validation/events.go: `strictEventValidation`).
-fn event(pod: &Pod, told: &Told) -> serde_json::Value {
+fn event(pod: &Pod, told: &Told) -> Event {
     let Told { event, at, .. } = told;
-    json!({
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"generateName": format!("{}-", pod.name), "namespace": pod.namespace},
-        "eventTime": format!("{at:.6}"),
-        "type": event.kind(),
-        "reason": event.reason(),
-        "action": event.action(),
-        "note": event.note(),
-        "regarding": {
-            "apiVersion": "v1", "kind": "Pod", "namespace": pod.namespace, "name": pod.name, "uid": pod.uid,
+    let text = |text: &str| Some(text.to_owned());
+    Event {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", pod.name)),
+            namespace: text(&pod.namespace),
+            ..ObjectMeta::default()
         },
-        "reportingController": "trimtab",
-        "reportingInstance": cut(&pod.name, LONGEST_INSTANCE),
-    })
+        event_time: Some(MicroTime(*at)),
+        type_: text(event.kind()),
+        reason: text(event.reason()),
+        action: text(event.action()),
+        note: Some(event.note()),
+        regarding: Some(ObjectReference {
+            api_version: text("v1"),
+            kind: text("Pod"),
+            namespace: text(&pod.namespace),
+            name: text(&pod.name),
+            uid: text(&pod.uid),
+            ..ObjectReference::default()
+        }),
+        reporting_controller: text("trimtab"),
+        reporting_instance: Some(cut(&pod.name, LONGEST_INSTANCE)),
+        ..Event::default()
+    }
 }
 
 #[cfg(test)]
@@ -575,9 +580,9 @@ mod tests {
         let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
         let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
         let event = event(&pod, &told(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
-        let note = event["note"].as_str().unwrap();
+        let note = event.note.unwrap();
         assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
         assert!(!note.contains(char::is_control));
-        assert_eq!(event["reportingInstance"].as_str().unwrap().len(), LONGEST_INSTANCE);
+        assert_eq!(event.reporting_instance.unwrap().len(), LONGEST_INSTANCE);
     }
 }

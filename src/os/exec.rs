@@ -182,7 +182,7 @@ fn drain(reader: &Receiver, output: &mut Said) {
 }
 
 /// A child that leads a process group of its own; dropped while it runs, the whole group is killed.
-struct Group(Child);
+pub(crate) struct Group(pub(crate) Child);
 
 impl Group {
     fn kill(&mut self) {

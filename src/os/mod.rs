@@ -1,5 +1,6 @@
 //! Small system tools that belong to no one room.
 
+pub mod backoff;
 pub mod exec;
 pub mod fault;
 pub mod mask;

@@ -834,9 +834,17 @@ async fn one_connection_serves_a_list_and_the_watch_after_it() {
         asked.push(String::from_utf8(text).unwrap().to_lowercase());
         stream.write_all(list(1).replace("Connection: close\r\n", "").as_bytes()).await.unwrap();
     }
-    let common = "get /k8s/clusters/c-1/api/v1/namespaces/web/configmaps?labelselector=a%20in%20%28b%2c%20c%29&";
-    assert!(asked[0].starts_with(&format!("{common}limit=50 http/1.1")), "{asked:?}");
-    assert!(asked[1].starts_with(&format!("{common}watch=true&timeoutseconds=290&")), "{asked:?}");
+    let query = |text: &str| {
+        let (_, target) = text.split_once("get /k8s/clusters/c-1/api/v1/namespaces/web/configmaps?").unwrap();
+        let mut query: Vec<_> = target.split(' ').next().unwrap().split('&').map(str::to_owned).collect();
+        query.retain(|pair| !pair.is_empty());
+        query.sort();
+        query
+    };
+    let selector = "labelselector=a+in+%28b%2c+c%29";
+    assert_eq!(query(&asked[0]), [selector, "limit=50"], "{asked:?}");
+    let watch = ["allowwatchbookmarks=true", selector, "resourceversion=1", "timeoutseconds=290", "watch=true"];
+    assert_eq!(query(&asked[1]), watch, "{asked:?}");
     assert!(asked[1].contains("authorization: bearer any\r\n"), "{asked:?}");
 }
 

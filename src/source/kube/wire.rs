@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::trouble::Failure;
+use super::failure::Failure;
 use crate::model::content::Content;
 use crate::model::object::{Kind, Object, ObjectRef};
 use crate::model::spool::Spool;

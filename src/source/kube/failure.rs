@@ -2,17 +2,18 @@
 
 use std::error::Error;
 use std::fmt;
-use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::time::Duration;
 
 use tokio_rustls::rustls;
 
-use super::client::KubeError;
+use super::Watch;
+use super::config::KubeError;
+use super::connect::NoTunnel;
+use super::rbac::{Rule, resource};
 use super::wire::{NotBase64, Status};
-use super::{Scope, Watch};
-use crate::model::object::Kind;
 use crate::model::spool::SpoolError;
+use crate::os::backoff;
 
 /// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -105,10 +106,13 @@ impl Failure {
     pub(super) fn transport(error: &(dyn Error + 'static), server: Option<&str>) -> Self {
         let server = server.map(str::to_owned);
         let mut next = Some(error);
-        let mut why = None;
+        let (mut why, mut proxy) = (None, None);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref::<rustls::Error>() {
                 return Self::Untrusted { server, why: error.to_string() };
+            }
+            if let Some(error) = error.downcast_ref::<NoTunnel>() {
+                proxy = Some(&error.proxy);
             }
             next = error.source();
             if let Some(error) = error.downcast_ref::<io::Error>() {
@@ -124,7 +128,14 @@ impl Failure {
                 }
             }
         }
-        Self::Unreachable { server, why: why.unwrap_or_else(|| "the connection broke".to_owned()) }
+        let why = match proxy {
+            None => why.unwrap_or_else(|| "the connection broke".to_owned()),
+            Some(proxy) => {
+                let why = why.unwrap_or_else(|| "it gives no connection".to_owned());
+                format!("the proxy at {proxy} (proxy-url, or HTTPS_PROXY and NO_PROXY): {why}")
+            }
+        };
+        Self::Unreachable { server, why }
     }
 
     /// How long to wait before the attempt that follows this one, the `failures`th in a row (from 1); `synced`, if the
@@ -135,8 +146,7 @@ impl Failure {
     /// long the outage takes.
     pub(super) fn delay(&self, failures: u32, synced: bool) -> Duration {
         let (first, least) = if synced { (FIRST_SPREAD, 0.0) } else { (FIRST_DELAY, 0.25) };
-        let most = first.saturating_mul(1 << failures.saturating_sub(1).min(5)).min(MAX_DELAY);
-        let delay = most.mul_f64(least + (1.0 - least) * random());
+        let delay = backoff::delay(failures, first, MAX_DELAY, least);
         match self {
             Self::Forbidden { .. } if !synced => delay.max(FORBIDDEN_DELAY),
             Self::TooLarge(_) => TOO_LARGE_DELAY,
@@ -262,7 +272,11 @@ impl fmt::Display for Told<'_> {
                 "the API server does not accept our credentials (401): the token is missing, expired or of another \
                  cluster; it is read again on each attempt",
             ),
-            Failure::Forbidden { user } => self.rule(f, user.as_deref()),
+            Failure::Forbidden { user } => {
+                let (user, resource) = (user.as_deref().unwrap_or("this user"), resource(self.watch.kind));
+                let rule = Rule::to_read(self.watch);
+                write!(f, "forbidden (403): {user} may not {} {resource}. It needs {rule}", self.verb)
+            }
             Failure::Expired => f.write_str("the API server has forgotten where the watch stood (410); listing again"),
             Failure::Refused { code, reason, .. } => {
                 let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
@@ -295,37 +309,6 @@ impl fmt::Display for Told<'_> {
     }
 }
 
-impl Told<'_> {
-    /// The missing permission, as it has to stand in a Role.
-    fn rule(&self, f: &mut fmt::Formatter<'_>, user: Option<&str>) -> fmt::Result {
-        let resource = resource(self.watch.kind);
-        let (role, names) = match &self.watch.scope {
-            Scope::Named { namespace, name } => {
-                (format!("a Role in namespace {namespace}"), format!(", resourceNames: [{name:?}]"))
-            }
-            Scope::Selected { namespace: Some(namespace), .. } => {
-                (format!("a Role in namespace {namespace}"), String::new())
-            }
-            Scope::Selected { namespace: None, .. } => ("a ClusterRole".to_owned(), String::new()),
-        };
-        let binding = if role == "a ClusterRole" { "ClusterRoleBinding" } else { "RoleBinding" };
-        write!(f, "forbidden (403): {} may not {} {resource}. ", user.unwrap_or("this user"), self.verb)?;
-        write!(
-            f,
-            "It needs {role} with the rule {{apiGroups: [\"\"], resources: [{resource:?}]{names}, verbs: [\"list\", \
-             \"watch\"]}}, and a {binding} to it"
-        )
-    }
-}
-
-/// The plural that stands in URLs and in RBAC rules.
-pub(super) fn resource(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Secret => "secrets",
-        Kind::ConfigMap | Kind::Dir => "configmaps",
-    }
-}
-
 /// The user in a message such as `configmaps is forbidden: User "system:serviceaccount:web:app" cannot list …`
 /// (apiserver/pkg/endpoints/handlers/responsewriters: `forbiddenMessage`).
 fn user(message: &str) -> Option<String> {
@@ -335,14 +318,11 @@ fn user(message: &str) -> Option<String> {
     (!user.is_empty() && user.len() <= 253 && user.bytes().all(plain)).then(|| user.to_owned())
 }
 
-/// From 0 to 1, so that a fleet does not come back at one instant. Every `RandomState` has keys of its own.
-fn random() -> f64 {
-    f64::from((RandomState::new().build_hasher().finish() >> 32) as u32) / f64::from(u32::MAX)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::Scope;
     use super::*;
+    use crate::model::object::Kind;
 
     const ANSWER: Duration = Duration::from_secs(30);
 
