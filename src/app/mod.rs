@@ -138,7 +138,7 @@ pub(crate) async fn clients(config: &Config) -> Result<Option<kube::Clients>, (E
 /// The key of `--digest-key-file`, if that is given.
 pub(crate) fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
     let Some(path) = &config.digest_key_file else { return Ok(None) };
-    let read = process::read_regular(path, DIGEST_KEY_LIMIT);
+    let read = crate::os::file::read_regular(path, DIGEST_KEY_LIMIT);
     let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
     anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
     Ok(Some(DigestKey::derive(&bytes)))

@@ -469,8 +469,8 @@ fn reload_of(args: &ReloadArgs, confirm: &ConfirmArgs) -> Checked<reload::Config
     let target = if matches!(driver, Driver::Signal { .. }) { None } else { selector };
     let replaced = matches!(&driver, Driver::Signal { signal, .. } if signal.ends());
     let children = confirm.confirm_workers || replaced;
-    let mourning = confirm.confirm_url.is_some().then_some(confirm.confirm_timeout);
-    Ok(reload::Config { driver, target, children, timeout: args.reload_timeout, mourning })
+    let presumed_dead_after = confirm.confirm_url.is_some().then_some(confirm.confirm_timeout);
+    Ok(reload::Config { driver, target, children, timeout: args.reload_timeout, presumed_dead_after })
 }
 
 /// The flags that say which process is meant.

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 
-use crate::reload::process::read_regular;
+use crate::os::file::read_regular;
 
 /// The largest credential or header value in a file, in bytes.
 const CREDENTIAL: u64 = 16 * 1024;

@@ -3,5 +3,6 @@
 pub mod backoff;
 pub mod exec;
 pub mod fault;
+pub mod file;
 pub mod mask;
 pub mod signals;

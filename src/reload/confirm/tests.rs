@@ -4,15 +4,19 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use rustix::process::{Pid, Signal as Raw, kill_process_group, test_kill_process_group};
+use nix::sys::signal::{Signal as Raw, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use super::*;
+use crate::net::request::{BODY_KEPT, BODY_READ};
+use crate::reload::process::{self, Selector};
 use crate::reload::{self, Driver, Reloader};
 
 /// No test waits longer than this.
@@ -47,7 +51,7 @@ impl Main {
         command.args(["-c", &shell]).env("DIR", dir.path()).env("NAME", &name).env("SCRIPT", script);
         assert!(command.status().unwrap().success());
         let path = dir.path().join("ready");
-        let pid = || fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok().and_then(Pid::from_raw);
+        let pid = || fs::read_to_string(&path).ok()?.strip_suffix('\n')?.parse().ok().map(Pid::from_raw);
         until("it runs", || pid().is_some());
         Self { name, group: pid().unwrap(), dir }
     }
@@ -67,7 +71,7 @@ impl Main {
     }
 
     fn pid(&self) -> i32 {
-        self.group.as_raw_nonzero().get()
+        self.group.as_raw()
     }
 
     fn has(&self, file: &str) -> bool {
@@ -81,14 +85,14 @@ impl Main {
 
     fn is_gone(&self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid()));
-        test_kill_process_group(self.group).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
+        killpg(self.group, None).is_err() || stat.is_ok_and(|stat| stat.contains(") Z "))
     }
 }
 
 impl Drop for Main {
     fn drop(&mut self) {
         // Some have ended by themselves.
-        let _ = kill_process_group(self.group, Raw::KILL);
+        let _ = killpg(self.group, Raw::SIGKILL);
         until("it has ended", || self.is_gone());
     }
 }
@@ -119,7 +123,8 @@ fn took(verdict: reload::Verdict) -> Option<Notified> {
 
 /// What a reload by this driver leaves.
 async fn told(driver: Driver, target: Option<Selector>) -> Notified {
-    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: LONG, mourning: None });
+    let mut reloader =
+        Reloader::new(reload::Config { driver, target, children: true, timeout: LONG, presumed_dead_after: None });
     took(reloader.attempt(1, None).await).expect("it took")
 }
 
@@ -442,8 +447,13 @@ fn later_tick() {
 /// What a signal that is not owed leaves.
 async fn not_owed(main: &Main, before: &crate::model::journal::Moment) -> Notified {
     let driver = Driver::Signal { signal: "TERM".parse().unwrap(), selector: main.selector() };
-    let mut reloader =
-        Reloader::new(reload::Config { driver, target: None, children: true, timeout: LONG, mourning: None });
+    let mut reloader = Reloader::new(reload::Config {
+        driver,
+        target: None,
+        children: true,
+        timeout: LONG,
+        presumed_dead_after: None,
+    });
     took(reloader.attempt(1, Some(before)).await).filter(|notified| notified.skipped).expect("none is sent")
 }
 
@@ -453,7 +463,7 @@ async fn one_that_is_newer_than_the_publish_and_exits_is_rejected() {
     later_tick();
     let main = Main::on_hup("tt-cf-newer", "exit 1");
     let running = Running::start(&alive_long(), not_owed(&main, &before).await, None);
-    kill_process_group(main.group, Raw::HUP).unwrap();
+    killpg(main.group, Raw::SIGHUP).unwrap();
     assert_has(&running.rejection().await, &[&format!("{}, which started after the publish, exited", main.who())]);
 }
 
@@ -478,7 +488,8 @@ async fn old_children_after(name: &str, first: Option<u16>) -> usize {
     let http = HttpConfig::default();
     let driver = Driver::Http { endpoints: vec![server.url.parse().unwrap()], http, accept: "2xx".parse().unwrap() };
     let target = Some(main.selector());
-    let mut reloader = Reloader::new(reload::Config { driver, target, children: true, timeout: SHORT, mourning: None });
+    let mut reloader =
+        Reloader::new(reload::Config { driver, target, children: true, timeout: SHORT, presumed_dead_after: None });
     assert!(took(reloader.attempt(1, None).await).is_none());
     let target = process::find(&main.selector()).unwrap();
     target.signal("HUP".parse().unwrap()).unwrap();
@@ -496,7 +507,7 @@ async fn a_worker_after_an_attempt_that_may_have_arrived_is_new() {
 async fn workers_of_a_replacement_count() {
     let main = Main::start("tt-cf-next-worker", &format!("( {IDLE} ) & echo $$ > $DIR/ready; wait"));
     let running = Running::start(&workers(), main.told("TERM").await, None);
-    kill_process_group(main.group, Raw::KILL).unwrap();
+    killpg(main.group, Raw::SIGKILL).unwrap();
     until("it has ended", || main.is_gone());
     let _next = Main::start("tt-cf-next-worker", &format!("( {IDLE} ) & echo $$ > $DIR/ready; {IDLE}"));
     assert_eq!(running.verdict().await, Verdict::Took);
@@ -538,7 +549,7 @@ async fn the_body_must_tell_the_generation() {
 
 #[tokio::test]
 async fn a_large_body_is_looked_through_and_what_is_beyond_is_said() {
-    let server = Server::says(format!("{}canary=1\n", "x".repeat(request::BODY_KEPT)));
+    let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_KEPT)));
     let config = matching(url(&server.url), "canary=1");
     assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Verdict::Took);
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_READ)));

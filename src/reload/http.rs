@@ -1,0 +1,100 @@
+//! Notifying by requests, and when a main process that does not answer is presumed dead.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Verdict;
+use crate::net::endpoint::{Endpoint, StatusCodes};
+use crate::net::request::{self, HttpConfig, Response};
+use crate::os::mask::Said;
+
+/// Why an endpoint did not take a request.
+#[derive(Debug)]
+pub(super) struct CallFailure {
+    pub(super) verdict: Verdict,
+    /// Whether the connection was accepted.
+    accepted: bool,
+}
+
+/// The rule by which a main process is presumed dead: it was sent a request that it did not answer, and has accepted no
+/// connection since for as long as `--confirm-timeout`.
+#[derive(Debug, Default)]
+pub(super) struct Unanswered {
+    /// The generation of the request.
+    generation: Option<u64>,
+    refused_since: Option<Instant>,
+}
+
+impl Unanswered {
+    /// Takes in what came of a request; the verdict, if the main process is presumed dead.
+    pub(super) fn after(
+        &mut self,
+        generation: u64,
+        answer: &Result<(), CallFailure>,
+        presumed_dead_after: Option<Duration>,
+    ) -> Option<Verdict> {
+        if self.generation != Some(generation) {
+            *self = Self::default();
+        }
+        match answer {
+            Err(CallFailure { verdict: Verdict::Unreachable { delivered: true, .. }, .. }) => {
+                (self.generation, self.refused_since) = (Some(generation), None);
+            }
+            Err(CallFailure { verdict: Verdict::Unreachable { message, .. }, accepted: false })
+                if self.generation.is_some() =>
+            {
+                let since = *self.refused_since.get_or_insert_with(Instant::now);
+                let patience = presumed_dead_after.filter(|patience| since.elapsed() >= *patience)?;
+                *self = Self::default();
+                let message = format!(
+                    "a reload request was sent and not answered, and no connection was accepted for {patience:?} \
+                     (--confirm-timeout) since, so the main process is presumed to have died of the reload: {message}"
+                );
+                return Some(Verdict::Died { message });
+            }
+            // Somebody is there, and will be notified again.
+            _ => *self = Self::default(),
+        }
+        None
+    }
+}
+
+/// Sends one request.
+pub(super) async fn call(
+    endpoint: &Endpoint,
+    http: &HttpConfig,
+    accept: &StatusCodes,
+    timeout: Duration,
+) -> Result<(), CallFailure> {
+    let Response { status, body, .. } = match request::send(endpoint, http, timeout).await {
+        Ok(response) => response,
+        Err(error) => {
+            let (message, delivered) = (error.to_string(), error.sent());
+            let verdict = Verdict::Unreachable { message, output: Said::default(), delivered };
+            return Err(CallFailure { verdict, accepted: error.accepted() });
+        }
+    };
+    if accept.contains(status) {
+        return Ok(());
+    }
+    let mut output = Said::default();
+    output.push(&body);
+    let verdict = match status {
+        429 | 502..=504 => {
+            let message = format!("{endpoint} answered {status}: not now");
+            Verdict::Unreachable { message, output, delivered: false }
+        }
+        300..=399 => {
+            let message = format!(
+                "{endpoint} answered {status}, and redirects are not followed: give --reload-url the final URL"
+            );
+            Verdict::Refused { message, output }
+        }
+        _ => {
+            let message = format!("{endpoint} answered {status}, which --reload-status does not accept");
+            Verdict::Refused { message, output }
+        }
+    };
+    Err(CallFailure { verdict, accepted: true })
+}

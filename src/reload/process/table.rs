@@ -1,0 +1,187 @@
+//! The process table: what `/proc` says of each process. A process chooses its own comm and arguments.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStringExt as _;
+
+use super::Signal;
+use super::find::Selector;
+
+/// All processes that are visible, by pid.
+pub(super) fn scan() -> io::Result<BTreeMap<i32, Process>> {
+    let mut processes = BTreeMap::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse::<i32>().ok());
+        // One that has exited since, or that hidepid hides, is not there.
+        if let Some(process) = pid.and_then(Process::read) {
+            processes.insert(process.pid, process);
+        }
+    }
+    Ok(processes)
+}
+
+/// Whether `pid` is `above` or one of its descendants.
+pub(super) fn is_below(processes: &BTreeMap<i32, Process>, pid: i32, above: i32) -> bool {
+    let mut at = pid;
+    // The table is not of one instant, so a circle cannot be ruled out.
+    for _ in 0..=processes.len() {
+        if at == above {
+            return true;
+        }
+        match processes.get(&at) {
+            Some(process) => at = process.parent,
+            None => return false,
+        }
+    }
+    false
+}
+
+/// One line of the process table: `proc_pid_stat(5)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    /// At most 15 bytes, chosen by the process itself.
+    pub(super) comm: Vec<u8>,
+    pub(super) state: u8,
+    pub(super) parent: i32,
+    pub(super) kernel: bool,
+    pub(super) start_ticks: u64,
+    /// As [`Process::executable`] has read it.
+    executable: OnceCell<Option<Vec<u8>>>,
+}
+
+impl Process {
+    pub(super) fn read(pid: i32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// `7 (a) b) S 1 …`: comm may hold anything, so the last parenthesis closes it.
+    pub(super) fn parse(stat: &[u8]) -> Option<Self> {
+        const PF_KTHREAD: u64 = 0x0020_0000;
+        let open = stat.iter().position(|&byte| byte == b'(')?;
+        let close = stat.iter().rposition(|&byte| byte == b')')?;
+        let comm = stat.get(open + 1..close)?.to_vec();
+        let pid = str::from_utf8(stat.get(..open)?).ok()?.trim().parse().ok()?;
+        let rest = str::from_utf8(stat.get(close + 1..)?).ok()?;
+        let field = |number: usize| rest.split_ascii_whitespace().nth(number - 3);
+        Some(Self {
+            pid,
+            comm,
+            state: *field(3)?.as_bytes().first()?,
+            parent: field(4)?.parse().ok()?,
+            kernel: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
+            start_ticks: field(22)?.parse().ok()?,
+            executable: OnceCell::new(),
+        })
+    }
+
+    /// Neither a zombie nor dead.
+    pub(super) fn is_alive(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    pub(super) fn matches(&self, selector: &Selector) -> bool {
+        let Selector { name, args, .. } = selector;
+        name.as_ref().is_none_or(|name| self.has_name(name))
+            && args.as_ref().is_none_or(|args| args.is_match(&self.command_line().join(" ")))
+    }
+
+    pub(super) fn has_name(&self, name: &str) -> bool {
+        if let Some(executable) = self.executable() {
+            return executable == name.as_bytes();
+        }
+        let is_base = |argument: &String| argument.rsplit('/').next() == Some(name);
+        self.has_comm(name) || self.command_line().first().is_some_and(is_base)
+    }
+
+    pub(super) fn has_comm(&self, name: &str) -> bool {
+        // TASK_COMM_LEN is 16, with the NUL.
+        let name = name.as_bytes();
+        self.comm == name.get(..15).unwrap_or(name)
+    }
+
+    /// The executable's base name, as it was when it was first asked for; `None` for another user's process and for a
+    /// zombie.
+    fn executable(&self) -> Option<&[u8]> {
+        let read = || {
+            let path = fs::read_link(format!("/proc/{}/exe", self.pid)).ok()?.into_os_string().into_vec();
+            let path = path.strip_suffix(b" (deleted)").unwrap_or(&path);
+            path.rsplit(|&byte| byte == b'/').next().map(<[u8]>::to_vec)
+        };
+        self.executable.get_or_init(read).as_deref()
+    }
+
+    /// Empty for a zombie. Never printed.
+    fn command_line(&self) -> Vec<String> {
+        words(&fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default())
+    }
+
+    /// For messages.
+    pub(super) fn name(&self) -> String {
+        printable(self.executable().unwrap_or(&self.comm))
+    }
+}
+
+/// The arguments of a `proc_pid_cmdline(5)`.
+pub(super) fn words(bytes: &[u8]) -> Vec<String> {
+    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
+    bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
+}
+
+/// Short, and without control characters.
+pub(super) fn printable(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).chars().take(64).flat_map(char::escape_debug).collect()
+}
+
+/// What is needed of `proc_pid_status(5)`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ProcStatus {
+    /// The real user.
+    pub(super) uid: u32,
+    /// The mask of signals that have a handler.
+    caught: u64,
+}
+
+impl ProcStatus {
+    pub(super) fn parse(status: &[u8]) -> Option<Self> {
+        let value = |key: &[u8]| {
+            let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key))?;
+            str::from_utf8(line).ok()?.split_ascii_whitespace().next()
+        };
+        Some(Self { uid: value(b"Uid:")?.parse().ok()?, caught: u64::from_str_radix(value(b"SigCgt:")?, 16).ok()? })
+    }
+
+    pub(super) fn handles(&self, signal: Signal) -> bool {
+        self.caught & signal.bit() != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn stat_is_read_whatever_the_comm(comm in "[ -~\u{e9}()\n]{0,15}", start in any::<u64>()) {
+            let line = format!("7 ({comm}) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 {start} 9 10\n");
+            let process = Process::parse(line.as_bytes()).unwrap();
+            prop_assert_eq!(&process.comm, comm.as_bytes());
+            prop_assert_eq!((process.pid, process.state, process.parent, process.start_ticks), (7, b'S', 1, start));
+            prop_assert!(!process.kernel);
+        }
+
+        #[test]
+        fn any_bytes_are_parsed_or_refused(bytes in any::<Vec<u8>>(), cut in 0_usize..120) {
+            let _ = Process::parse(&bytes);
+            let _ = ProcStatus::parse(&bytes);
+            let line = b"7 (nginx) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 9 10\nUid:\t1\t2\nSigCgt:\tff\n";
+            let _ = Process::parse(&line[..cut.min(line.len())]);
+            let _ = ProcStatus::parse(&line[..cut.min(line.len())]);
+        }
+    }
+}
