@@ -65,13 +65,13 @@ ratchet:
 # what should not be. SOAK_SEED repeats the actions of a run.
 soak:
 	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && TRIMTAB_TEST_TOOLS=$$tools \
-	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) bench --profile dev --bench bench -- soak
+	TRIMTAB_BENCH_BINARY=$$binary $(CARGO) test --test soak
 
 # --all-targets leaves out what `cargo test` does not run by itself.
 lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
-	$(CARGO) clippy --test e2e -- -D warnings
+	$(CARGO) clippy --test e2e --test soak -- -D warnings
 
 # Licences, sources and bans are binding; advisories are told, as a new one must not fail a build by surprise.
 deny:

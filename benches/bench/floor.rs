@@ -17,8 +17,8 @@ use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cluster;
-use crate::hook::{read_message, run_target};
-use crate::soak::main_process;
+use crate::hook::run_target;
+use crate::notified::read_message;
 use crate::volume::KEYS;
 
 /// Runs what these words name; `None` if they name nothing.
@@ -28,7 +28,6 @@ pub fn run(words: &[&str]) -> Option<Result<()>> {
         ["fsync-floor", volume, output, how, whom] => mounted(volume.as_ref(), output.as_ref(), how, whom, true),
         ["watch", kubeconfig, namespace, name, address] => watched(kubeconfig.as_ref(), namespace, name, address),
         ["call", address] => Tell::new("hook", address).and_then(|mut tell| tell.tell("/-/reload")),
-        ["target", output] if output.ends_with(main_process::OUTPUT) => main_process::run(output.as_ref()),
         ["target", file] => run_target(file.as_ref()),
         _ => return None,
     })

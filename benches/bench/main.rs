@@ -3,32 +3,28 @@
 //! Each row of the table is a function of [`rows`]. The programs of a row run side by side, each with a volume, an object
 //! and a hook of its own, and take turns edit by edit: a busy moment of the machine meets them all. Nothing is asserted.
 //!
-//! `make ratchet` and `make soak` are modes of it, on the same programs: see [`ratchet`], [`soak`].
+//! `make ratchet` is a mode of it, on the same programs: see [`ratchet`].
 
-#[expect(dead_code, reason = "the tests' own server; not all of it is needed here")]
-#[path = "../../tests/integration/support/apiserver.rs"]
-mod apiserver;
 mod audit;
-mod cluster;
 mod elsewhere;
 mod floor;
-mod guard;
 mod hook;
-mod measure;
 mod plot;
 mod programs;
 mod ratchet;
 mod report;
+#[allow(dead_code, reason = "the soak stands on it, too")]
+#[path = "../../tests/rig/mod.rs"]
+mod rig;
 mod rows;
-mod soak;
 mod subject;
-mod volume;
 
 use std::env;
 
 use anyhow::Result;
 
 use report::Report;
+use rig::{cluster, guard, measure, notified, volume};
 use rows::Bench;
 
 fn main() -> Result<()> {
@@ -39,14 +35,11 @@ fn main() -> Result<()> {
     }
     // What `cargo bench` says; `cargo test --all-targets` does not.
     if !words.contains(&"--bench") {
-        say("run: make bench, make ratchet or make soak");
+        say("run: make bench or make ratchet");
         return Ok(());
     }
     if words.contains(&"ratchet") {
         return ratchet::run();
-    }
-    if words.contains(&"soak") {
-        return soak::run();
     }
     let wanted = env::var("ROWS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split([',', ' ']).filter(|name| !name.is_empty()).collect();

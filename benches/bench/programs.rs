@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::{env, fs, io};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Serialize;
 
 use crate::hook::{Hook, RUNTIME_INFO, Target};
@@ -173,12 +173,6 @@ impl Program {
     pub fn polls(&self) -> bool {
         self.who == Who::ConsulTemplate
     }
-}
-
-/// Trimtab's binary: the static one, which a container has.
-pub fn trimtab() -> Result<PathBuf> {
-    let path = env::var_os("TRIMTAB_BENCH_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_trimtab").into(), PathBuf::from);
-    path.canonicalize().with_context(|| format!("TRIMTAB_BENCH_BINARY={}", path.display()))
 }
 
 /// Those peers that could be built from their Go modules; else why not.

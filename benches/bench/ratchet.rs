@@ -18,7 +18,8 @@ use serde::Deserialize;
 
 use crate::cluster::Cluster;
 use crate::measure::{Proc, now};
-use crate::programs::{Pace, Program, Who, trimtab};
+use crate::programs::{Pace, Program, Who};
+use crate::rig::trimtab;
 use crate::rows::Bench;
 use crate::rows::api::Watcher;
 use crate::say;

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::programs::{self, Program, Who};
 use crate::report::{Figure, Report};
+use crate::rig;
 
 /// A row: one measurement that gives one or more lines.
 pub struct Row {
@@ -67,7 +68,7 @@ pub struct Bench {
 impl Bench {
     /// Finds and builds the programs.
     pub fn new(report: &mut Report) -> Result<Self> {
-        let trimtab = programs::trimtab()?;
+        let trimtab = rig::trimtab()?;
         let exe = env::current_exe().context("the path of this program")?;
         let mut programs = vec![
             Program { who: Who::Trimtab, path: trimtab.clone() },

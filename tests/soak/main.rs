@@ -6,7 +6,10 @@
 //! what the sidecars hold. All waiting is for a condition.
 
 mod figures;
-pub mod main_process;
+mod main_process;
+#[allow(dead_code, reason = "the bench stands on it, too")]
+#[path = "../rig/mod.rs"]
+mod rig;
 mod sidecar;
 mod sources;
 
@@ -19,10 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use crate::measure::now;
-use crate::programs::trimtab;
-use crate::say;
 use main_process::{Kind, Mark, Mood, Reader};
+use rig::measure::now;
+use rig::trimtab;
 use sidecar::{Main, Sidecar};
 use sources::{OBJECTS, Sources};
 
@@ -151,8 +153,17 @@ struct Soak {
     actions: u64,
 }
 
+fn main() -> Result<()> {
+    // This program again, as a main process.
+    if let ["target", output] = *env::args().skip(1).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>()
+    {
+        return main_process::run(output.as_ref());
+    }
+    soak()
+}
+
 /// Soaks, prints the table, and fails on growth or on what should not be.
-pub fn run() -> Result<()> {
+fn soak() -> Result<()> {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     let seed: u64 = setting("SOAK_SEED", u64::from(clock))?;
     let seconds: u64 = setting("SOAK_SECONDS", 3600)?;
@@ -201,12 +212,12 @@ impl Soak {
                 self.act(action, what)?;
             }
             let round = self.peace()?;
-            say(&format!(
-                "{:.0} s, {} actions: {}",
+            eprintln!(
+                "soak: {:.0} s, {} actions: {}",
                 now().saturating_sub(begin).as_secs_f64(),
                 self.actions,
                 figures::brief(&round)
-            ));
+            );
             if now() > warm {
                 rounds.push(round);
             }

@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 use super::main_process::{Content, Kind, Mood, OUTPUT, Server, Signalled, Watched};
 use super::{DEADLINE, until};
-use crate::guard::Running;
-use crate::measure::{Proc, now};
+use crate::rig::guard::Running;
+use crate::rig::measure::{Proc, now};
 
 /// Beside what is the user's: see the design of the volume.
 const OURS: [&str; 5] = ["..data", "..trimtab.current", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::measure::now;
+use super::measure::now;
 
 /// Its keys.
 pub const KEYS: [&str; 4] = ["a", "b", "c", "d"];

@@ -16,10 +16,10 @@ use serde::de::DeserializeOwned;
 
 use super::DEADLINE;
 use super::main_process::{Content, Kind, Mark, OF_THE_VOLUME, SITE, Value};
-use crate::cluster::Cluster;
-use crate::guard::Guard;
-use crate::measure::now;
-use crate::volume::Volume;
+use crate::rig::cluster::Cluster;
+use crate::rig::guard::Guard;
+use crate::rig::measure::now;
+use crate::rig::volume::Volume;
 
 /// How each secret value begins.
 pub const CANARY: &str = "canary-of-the-soak-";

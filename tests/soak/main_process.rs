@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::hook::{Acceptor, Named, read_message};
+use crate::rig::notified::{Acceptor, Named, read_message};
 
 /// The name of an output. No other bench has one of this name.
 pub const OUTPUT: &str = "soaked";

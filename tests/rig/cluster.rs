@@ -12,10 +12,10 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-use crate::apiserver::{ADMIN, ApiServer};
-use crate::guard::Guard;
-use crate::measure::now;
-use crate::volume::KEYS;
+use super::apiserver::{ADMIN, ApiServer};
+use super::guard::Guard;
+use super::measure::now;
+use super::volume::KEYS;
 
 /// Requests in flight while many objects are made.
 const AT_ONCE: usize = 8;
