@@ -39,7 +39,7 @@ use crate::os::backoff;
 use crate::os::fault::Faults;
 use crate::os::mask::Said;
 use crate::os::signals::{Signalled, Signals};
-use crate::publish::{Found, Lock, Output};
+use crate::publish::{FoundJournal, Lock, Output};
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
 use crate::reload::{Notified, Reloader, Verdict};
@@ -288,9 +288,9 @@ impl App {
             warn!("{warning}");
         }
         let journal = match output.read_journal()? {
-            Found::Nothing => None,
-            Found::Journal(journal) => Some(journal),
-            Found::SetAside { reason, name } => {
+            FoundJournal::Nothing => None,
+            FoundJournal::Journal(journal) => Some(journal),
+            FoundJournal::SetAside { reason, name } => {
                 warn!(
                     "the journal cannot be used: {reason}; it is set aside as {name}, and a reload is taken to be owed"
                 );
@@ -906,7 +906,10 @@ impl App {
         self.in_background(move || {
             let reader = process::Reader::of(pid);
             // What cannot be checked any more is checked after the next reload.
-            let unreadable = reader.and_then(|reader| output.unreadable_by(&reader, &current).ok().flatten());
+            let unreadable = reader.and_then(|reader| {
+                let may = |bit, owner, group, mode| reader.may(bit, owner, group, mode);
+                output.unreadable_by(&may, &current).ok().flatten()
+            });
             let message = unreadable.map(|what| {
                 format!(
                     "{name} (pid {pid}) cannot read {what}: give both containers one fsGroup or runAsUser, or widen \

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use rustix::io::Errno;
+use nix::errno::Errno;
 use serde::Serialize;
 use tracing::error;
 
@@ -226,12 +226,12 @@ fn of_publish_error(place: &str, error: &PublishError) -> Finding {
         _ => None,
     };
     let severity = match errno {
-        Some(Errno::ACCESS | Errno::PERM) => Severity::Permission,
+        Some(Errno::EACCES | Errno::EPERM) => Severity::Permission,
         _ => Severity::Problem,
     };
     let remedy = match error {
         _ if severity == Severity::Permission => "the Pod's spec:\nsecurityContext: {fsGroup: GROUP}".to_owned(),
-        PublishError::Io { errno: Errno::ROFS, path, .. } => {
+        PublishError::Io { errno: Errno::EROFS, path, .. } => {
             let above = path.parent().unwrap_or(path).display();
             format!("this container's volumeMounts:\n- {{name: VOLUME, mountPath: {above}}}  # without readOnly")
         }
@@ -312,7 +312,7 @@ fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Findin
     // What is wrong with the output itself is told already.
     let output = Output::inspect(&config.output).ok()?.map(|(output, _)| output);
     let found = match &output {
-        Some(output) => output.unreadable(reader).ok()?,
+        Some(output) => output.unreadable(&|bit, user, group, mode| reader.may(bit, user, group, mode)).ok()?,
         None => None,
     };
     let published = output.as_ref().is_some_and(|output| output.current().is_ok_and(|name| name.is_some()));

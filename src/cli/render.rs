@@ -32,7 +32,7 @@ use crate::model::digest::DigestKey;
 use crate::model::snapshot::Snapshot;
 use crate::model::spool::SpoolError;
 use crate::model::tree::File;
-use crate::publish::{Output, Published};
+use crate::publish::{Output, PublishedFile};
 use crate::render::Rendered;
 use crate::render::inputs::Inputs;
 use crate::source::{self, Sources, View};
@@ -185,8 +185,8 @@ struct Difference {
 }
 
 impl Report {
-    fn new(rendered: &Rendered, published: &BTreeMap<String, Published>) -> Result<Self, SpoolError> {
-        let mut files: BTreeMap<&str, (Option<&Published>, Option<&File>)> = BTreeMap::new();
+    fn new(rendered: &Rendered, published: &BTreeMap<String, PublishedFile>) -> Result<Self, SpoolError> {
+        let mut files: BTreeMap<&str, (Option<&PublishedFile>, Option<&File>)> = BTreeMap::new();
         for (path, old) in published {
             files.entry(path).or_default().0 = Some(old);
         }
@@ -234,7 +234,7 @@ impl Report {
 }
 
 impl Difference {
-    fn new(path: &str, old: Option<&Published>, new: Option<&File>) -> Result<Self, SpoolError> {
+    fn new(path: &str, old: Option<&PublishedFile>, new: Option<&File>) -> Result<Self, SpoolError> {
         let was_secret = old.map(|old| old.secret != Some(false));
         let secret = was_secret == Some(true) || new.is_some_and(|new| new.secret);
         let change = match (old, new) {

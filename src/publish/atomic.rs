@@ -5,37 +5,30 @@
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{AtFlags, FileType, Mode};
-use rustix::io::Errno;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::Mode;
 
-use super::dirfd::{Dir, Entry, MAX_DEPTH, digest_of_just, look};
-use super::inspect::Published;
-use super::layout::{BATCH, Publisher, describe};
-use super::sys::{fstat, statat, symlinkat};
+use super::dir::{Dir, MAX_DEPTH, Occupant, is_directory, look};
+use super::layout::Publisher;
+use super::read_back::{MayAccess, PublishedFile, describe};
+use super::sys::{fstat, fstatat, symlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey};
-use crate::model::tree::{ContentHasher, File, Tree, TreePath};
-use crate::reload::process::Reader;
+use crate::model::journal::sequence_of;
+use crate::model::tree::{File, Tree};
 
 pub(super) const DATA: &str = "..data";
 pub(super) const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
-
-/// How much is read back of one generation, names and bytes: far more than `--max-size` is in any use, and an end to
-/// what somebody else has put there.
-const READ_LIMIT: u64 = 1 << 30;
-
-/// The longest path in a generation, as `TreePath` has it. It bounds how deep is read.
-const PATH_LIMIT: usize = 1024;
 
 /// The kubelet's layout of an output.
 pub(super) struct Atomic<'a>(pub(super) &'a Output);
 
 impl Publisher for Atomic<'_> {
     fn current(&self) -> Result<Option<String>, PublishError> {
-        self.0.data()
+        self.data()
     }
 
     fn finish(&self) -> Result<Vec<String>, PublishError> {
@@ -67,11 +60,10 @@ impl Publisher for Atomic<'_> {
                 let Ok(entry) = entry.to_str() else { return Ok(false) };
                 let path = format!("{below}{entry}");
                 if let Some(file) = files.get(path.as_str()) {
-                    let mode = if file.secret { self.0.secret_mode } else { self.0.file_mode };
                     let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
                     let same = read.filter(|(bytes, _)| Digest::of(bytes) == file.bytes.digest());
                     let Some((_, fd)) = same else { return Ok(false) };
-                    if Mode::from_raw_mode(fstat(&fd).map_err(failed)?.st_mode & 0o777) != mode {
+                    if Mode::from_bits_truncate(fstat(&fd).map_err(failed)?.st_mode & 0o777) != self.0.mode_of(file) {
                         return Ok(false);
                     }
                     missing -= 1;
@@ -82,7 +74,7 @@ impl Publisher for Atomic<'_> {
                     }
                     match Dir::open(&dir, entry) {
                         Ok(dir) => open.push((inside, dir)),
-                        Err(Errno::NOTDIR | Errno::LOOP) => return Ok(false),
+                        Err(Errno::ENOTDIR | Errno::ELOOP) => return Ok(false),
                         Err(errno) => return Err(failed(errno)),
                     }
                 }
@@ -97,13 +89,14 @@ impl Publisher for Atomic<'_> {
         // No fsync here and in unlink: after a crash both are done again.
         let names = self.names_of(name)?;
         for name in self.missing(names.iter().map(String::as_str))? {
-            symlinkat(target(name), &self.0.dir, name).map_err(|errno| self.0.io("make the link", name, errno))?;
+            symlinkat(target(name).as_str(), &self.0.dir, name)
+                .map_err(|errno| self.0.io("make the link", name, errno))?;
         }
         Ok(())
     }
 
     fn swap(&self, name: &str) -> Result<(), PublishError> {
-        let swapped = if self.0.data()?.as_deref() == Some(name) {
+        let swapped = if self.data()?.as_deref() == Some(name) {
             // Done before a crash or an error: perhaps not yet on the disk.
             self.0.dir.sync()
         } else {
@@ -125,27 +118,24 @@ impl Publisher for Atomic<'_> {
     }
 
     fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
-        let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
-        let mut content = ReadBack { output: self.0, top: name, hasher: ContentHasher::new(key), left: READ_LIMIT };
-        content.add(&dir, &[])?;
-        Ok(content.hasher.finish())
+        self.0.content_of_directory(name, key)
     }
 
-    fn unreadable_by(&self, reader: &Reader, name: &str) -> Result<Option<String>, PublishError> {
+    fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError> {
         let mut open =
             vec![(name.to_owned(), Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?)];
         while let Some((path, dir)) = open.pop() {
             let failed = |errno| self.0.io("read", &path, errno);
             let stat = fstat(&dir).map_err(failed)?;
-            if !reader.may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
+            if !may(1, stat.st_uid, stat.st_gid, stat.st_mode) {
                 return Ok(Some(describe(&path, &stat)));
             }
             for name in dir.names().map_err(failed)? {
-                let stat = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
+                let stat = fstatat(&dir, &*name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
                 let path = format!("{path}/{}", name.to_string_lossy());
-                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-                    open.push((path, Dir::open(&dir, name).map_err(failed)?));
-                } else if !reader.may(4, stat.st_uid, stat.st_gid, stat.st_mode) {
+                if is_directory(&stat) {
+                    open.push((path, Dir::open(&dir, &*name).map_err(failed)?));
+                } else if !may(4, stat.st_uid, stat.st_gid, stat.st_mode) {
                     return Ok(Some(describe(&path, &stat)));
                 }
             }
@@ -153,7 +143,7 @@ impl Publisher for Atomic<'_> {
         Ok(None)
     }
 
-    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, Published>, PublishError> {
+    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
         let mut files = BTreeMap::new();
         let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
         self.0.walk(&dir, "", MAX_DEPTH, &mut limit.clone(), &mut files)?;
@@ -162,6 +152,10 @@ impl Publisher for Atomic<'_> {
 }
 
 impl Atomic<'_> {
+    fn data(&self) -> Result<Option<String>, PublishError> {
+        data(&self.0.dir, &self.0.path)
+    }
+
     /// The generation's top-level names. It was checked when it was written, but lies where others may write: nothing
     /// that would collide with our own names comes out of it.
     fn names_of(&self, name: &str) -> Result<Vec<String>, PublishError> {
@@ -179,127 +173,29 @@ impl Atomic<'_> {
         let (mut missing, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
             match self.0.look(name)? {
-                Entry::Missing => missing.push(name),
-                entry if entry == ours(name) => {}
-                entry => foreign.push((name.to_owned(), entry.describe())),
+                Occupant::Nothing => missing.push(name),
+                found if found == ours(name) => {}
+                other => foreign.push((name.to_owned(), other.describe())),
             }
         }
         self.0.refuse(&foreign).map(|()| missing)
     }
 }
 
-impl Output {
-    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, and waits until all but the name of
-    /// that directory is on the disk.
-    pub(super) fn write_tree<'a>(
-        &self,
-        at: &Dir,
-        name: &str,
-        top: &str,
-        files: impl Iterator<Item = (&'a TreePath, &'a File)>,
-    ) -> Result<(), PublishError> {
-        let mut written: Vec<(OwnedFd, String)> = Vec::new();
-        let make = |above: &Dir, name: &str, path: &str| {
-            above.make(name, self.group, self.dir_mode).map_err(|errno| self.io("make the directory", path, errno))
-        };
-        let root = make(at, name, top)?;
-        // The directories between the root and the file at hand. Paths come in the order of their bytes, so that all
-        // below one directory comes in one piece: each directory is made once, and is complete when it is left.
-        let mut open: Vec<(&str, String, Dir)> = Vec::new();
-        for (path, file) in files {
-            let path_text = format!("{top}/{path}");
-            let mut segments: Vec<&str> = path.segments().collect();
-            let Some(name) = segments.pop() else { continue };
-            let common = open.iter().zip(&segments).take_while(|((at, ..), segment)| at == *segment).count();
-            written.extend(open.drain(common..).rev().map(|(_, path, dir)| (dir.into(), path)));
-            for segment in segments.into_iter().skip(common) {
-                let (above, path) = match open.last() {
-                    Some((_, path, dir)) => (dir, format!("{path}/{segment}")),
-                    None => (&root, format!("{top}/{segment}")),
-                };
-                let dir = make(above, segment, &path)?;
-                open.push((segment, path, dir));
-            }
-            let dir = open.last().map_or(&root, |(.., dir)| dir);
-            let mode = if file.secret { self.secret_mode } else { self.file_mode };
-            let bytes = file.bytes.read()?;
-            let fd = dir.create(name, &bytes, self.group, mode).map_err(|errno| self.io("write", &path_text, errno))?;
-            written.push((fd, path_text));
-            if written.len() >= BATCH {
-                self.flush(&mut written)?;
-            }
-        }
-        written.extend(open.into_iter().rev().map(|(_, path, dir)| (dir.into(), path)));
-        written.push((root.into(), top.to_owned()));
-        self.flush(&mut written)
+/// What `..data` names: a directory of our pattern, which may be missing. Anything else is an error.
+pub(super) fn data(dir: &Dir, path: &Path) -> Result<Option<String>, PublishError> {
+    let path = path.join(DATA);
+    let found = match look(dir, DATA) {
+        Ok(found) => found,
+        Err(errno) => return Err(PublishError::Io { doing: "read", path, errno }),
+    };
+    if let Occupant::Symlink(target) = &found
+        && let Some(name) = target.to_str()
+        && sequence_of(name).is_some()
+    {
+        return Ok(Some(name.to_owned()));
     }
-}
-
-/// A generation being read back.
-struct ReadBack<'a> {
-    output: &'a Output,
-    top: &'a str,
-    hasher: ContentHasher,
-    /// What may still be read.
-    left: u64,
-}
-
-impl ReadBack<'_> {
-    /// Adds what lies in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
-    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
-        let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
-        let mut entries = Vec::new();
-        for name in dir.names().map_err(|errno| failed(self, errno))? {
-            let stat = statat(dir, &*name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| failed(self, errno))?;
-            let kind = FileType::from_raw_mode(stat.st_mode);
-            let mut path = [above, name.as_bytes()].concat();
-            if path.len() > PATH_LIMIT {
-                return Err(self.spoilt(above, "a directory with names that are too long".into()));
-            }
-            if kind == FileType::Directory {
-                path.push(b'/');
-            }
-            entries.push((path, name, kind));
-        }
-        // With the slash, names are in the order of the whole paths: "a-b" comes before "a/b".
-        entries.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
-        for (path, name, kind) in entries {
-            let failed = |at: &Self, errno| at.output.io("read", &at.place(&path), errno);
-            self.take(&path, path.len() as u64)?;
-            if kind == FileType::Directory {
-                let below = Dir::open(dir, name).map_err(|errno| failed(self, errno))?;
-                self.add(&below, &path)?;
-                continue;
-            }
-            if kind != FileType::RegularFile {
-                let what = look(dir, &*name).map_err(|errno| failed(self, errno))?.describe();
-                return Err(self.spoilt(&path, what));
-            }
-            let Some((file, size)) = dir.open_file(name).map_err(|errno| failed(self, errno))? else {
-                return Err(self.spoilt(&path, "not the file that it was just now".into()));
-            };
-            self.take(&path, size)?;
-            let Some(bytes) = digest_of_just(size, file).map_err(|errno| failed(self, errno))? else {
-                return Err(self.spoilt(&path, "a file that is being changed".into()));
-            };
-            self.hasher.file(&path, bytes);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self, path: &[u8], size: u64) -> Result<(), PublishError> {
-        let left = self.left.checked_sub(size);
-        self.left = left.ok_or_else(|| self.spoilt(path, "more than a generation can hold".into()))?;
-        Ok(())
-    }
-
-    fn place(&self, path: &[u8]) -> String {
-        format!("{}/{}", self.top, String::from_utf8_lossy(path))
-    }
-
-    fn spoilt(&self, path: &[u8], what: String) -> PublishError {
-        PublishError::Spoilt { path: self.output.path.join(self.place(path)), what }
-    }
+    if found == Occupant::Nothing { Ok(None) } else { Err(PublishError::ForeignData { path, what: found.describe() }) }
 }
 
 /// The target of our link NAME.
@@ -308,7 +204,6 @@ fn target(name: &str) -> String {
 }
 
 /// What lies at NAME if it is ours.
-fn ours(name: &str) -> Entry {
-    // A name from a directory or a TreePath holds no NUL.
-    Entry::Link(std::ffi::CString::new(target(name)).unwrap_or_default())
+fn ours(name: &str) -> Occupant {
+    Occupant::Symlink(target(name).into())
 }

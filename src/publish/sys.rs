@@ -1,15 +1,34 @@
-//! The system calls by which the output directory is read and changed: the tests put theirs in the place of these, and
-//! let each fail, die and be forgotten.
+//! The system calls that read and change the output directory. In tests, `tests/faulty.rs` takes their place: there
+//! each can be made to fail, to end the process, or to be forgotten by the disk.
 
 #[cfg(not(test))]
-pub(super) use rustix::fs::{
-    fchmod, fchown, fstat, fsync, mkdirat, openat, readlinkat, renameat, renameat_with, statat, symlinkat, unlinkat,
-};
-#[cfg(not(test))]
-pub(super) use rustix::io::{read, write};
-
+pub(super) use self::real::renameat_noreplace;
 #[cfg(test)]
 pub(super) use super::tests::faulty::{
-    fchmod, fchown, fstat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_with, statat, symlinkat,
+    fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_noreplace, symlinkat,
     unlinkat, write,
 };
+#[cfg(not(test))]
+pub(super) use nix::fcntl::{openat, readlinkat, renameat};
+#[cfg(not(test))]
+pub(super) use nix::sys::stat::{fchmod, fstat, fstatat, mkdirat};
+#[cfg(not(test))]
+pub(super) use nix::unistd::{fchown, fsync, read, symlinkat, unlinkat, write};
+
+pub(super) mod real {
+    use std::os::fd::AsFd;
+
+    use nix::errno::Errno;
+    use rustix::fs::{RenameFlags, renameat_with};
+
+    /// renameat2(2) with `RENAME_NOREPLACE`. nix has it on glibc only.
+    pub(in crate::publish) fn renameat_noreplace(
+        from: impl AsFd,
+        old: &str,
+        into: impl AsFd,
+        new: &str,
+    ) -> nix::Result<()> {
+        let renamed = renameat_with(from, old, into, new, RenameFlags::NOREPLACE);
+        renamed.map_err(|errno| Errno::from_raw(errno.raw_os_error()))
+    }
+}

@@ -10,7 +10,7 @@ use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::object::{Kind, Object, ObjectRef};
 use crate::model::snapshot::{Objects, Snapshot, Taken, Versions};
 use crate::model::tree::Tree;
-use crate::publish::Published;
+use crate::publish::PublishedFile;
 use crate::render::{self, Input, Origin, Rejection, Rendered, Settings, Template};
 
 /// The inputs of one render. Cheap to clone: bytes are shared.
@@ -174,7 +174,7 @@ impl Inputs {
     /// The independent objects as they lie in a generation's files, by the keys that they have now: what was published
     /// of them before this start. A place that two of them name is neither's.
     #[must_use]
-    pub fn found(&self, files: &BTreeMap<String, Published>) -> BTreeMap<ObjectRef, Arc<Object>> {
+    pub fn found(&self, files: &BTreeMap<String, PublishedFile>) -> BTreeMap<ObjectRef, Arc<Object>> {
         let places = |object: &Object| {
             let path = |key: &String| Some((key.clone(), self.settings.path.place(&object.id, key)?.to_string()));
             object.data.keys().filter_map(path).collect::<Vec<_>>()

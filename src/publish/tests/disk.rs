@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use jiff::Timestamp;
-use rustix::io::Errno;
+use nix::errno::Errno;
 
 use super::faulty::{self, Fault};
 use super::*;
@@ -294,9 +294,9 @@ impl Sidecar {
         let key = output.digest_key()?;
         output.finish()?;
         let journal = match output.read_journal()? {
-            Found::Nothing => None,
-            Found::Journal(journal) => Some(journal),
-            Found::SetAside { reason, .. } => panic!("a journal of our own was set aside: {reason}"),
+            FoundJournal::Nothing => None,
+            FoundJournal::Journal(journal) => Some(journal),
+            FoundJournal::SetAside { reason, .. } => panic!("a journal of our own was set aside: {reason}"),
         };
         let (machine, effects) = machine::recover(scene.script.options(), journal, &output.disk()?);
         let mut sidecar = Self { scene: scene.clone(), output, _lock: lock, key, machine, timers: BTreeMap::new() };
@@ -485,7 +485,10 @@ fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> 
     }
     if let Some((_, Fault::Lasts(errno))) = fault {
         let errors = scene.errors.borrow();
-        assert!(errors.iter().any(|error| error.contains(&errno.to_string())), "it does not say why: {errors:?}");
+        assert!(
+            errors.iter().any(|error| error.contains(&std::io::Error::from(errno).to_string())),
+            "it does not say why: {errors:?}"
+        );
     }
     let quiet = sidecar.settle(4 * ROUNDS);
     faulty::watch(None);
@@ -511,22 +514,23 @@ fn fails_everywhere(script: &Script) {
 
 /// The same from a call on: those before it are another script's as well.
 fn fails_from(script: &Script, first: usize) {
-    const ERRORS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO, Errno::ACCESS];
+    const ERRORS: [Errno; 5] = [Errno::ENOSPC, Errno::EDQUOT, Errno::EROFS, Errno::EIO, Errno::EACCES];
     let calls = run(script, None, Then::Ends);
     let mut runs = 0;
     for (call, changes) in calls.iter().enumerate().skip(first) {
         let errno = ERRORS[call % ERRORS.len()];
         let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
-        let mut faults = vec![(Fault::Fails(Errno::IO), then)];
+        let mut faults = vec![(Fault::Fails(Errno::EIO), then)];
         if *changes && matches!(script.layout, Layout::Files) {
-            let lasting = [Fault::Fails(errno), Fault::Lies(Errno::IO), Fault::Lasts(errno)].map(|fault| (fault, then));
+            let lasting =
+                [Fault::Fails(errno), Fault::Lies(Errno::EIO), Fault::Lasts(errno)].map(|fault| (fault, then));
             faults = [&lasting[..], &[(Fault::Dies, Then::Ends)]].concat();
         } else if *changes {
             faults = ERRORS.iter().copied().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
             faults.extend([
                 (Fault::Fails(errno), Then::Restart),
-                (Fault::Lies(Errno::IO), Then::Ends),
-                (Fault::Lies(Errno::IO), Then::Restart),
+                (Fault::Lies(Errno::EIO), Then::Ends),
+                (Fault::Lies(Errno::EIO), Then::Restart),
                 (Fault::Lasts(errno), Then::Ends),
                 (Fault::Lasts(errno), Then::Restart),
                 (Fault::Dies, Then::Ends),

@@ -3,12 +3,16 @@
 //! All of it is per thread, and a thread that asks for nothing gets the calls themselves.
 
 use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Stat, Uid};
-use rustix::io::{Errno, Result};
-use rustix::path::Arg;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode};
+use nix::unistd::{Gid, Uid, UnlinkatFlags};
+use nix::{NixPath, Result};
+
+use crate::publish::sys::real;
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,28 +161,33 @@ fn call<T>(changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
         Some(Fault::Fails(errno) | Fault::Lasts(errno)) => Err(errno),
         Some(Fault::Lies(errno)) => work().and(Err(errno)),
         // The caller is as good as dead, and nothing that it does reaches the disk.
-        Some(Fault::Dies) => Err(Errno::OWNERDEAD),
+        Some(Fault::Dies) => Err(Errno::EOWNERDEAD),
     }
 }
 
 fn inode(fd: impl AsFd) -> u64 {
-    rustix::fs::fstat(fd).unwrap().st_ino
+    nix::sys::stat::fstat(fd).unwrap().st_ino
 }
 
 fn inode_at(at: impl AsFd, name: &str) -> u64 {
-    rustix::fs::statat(at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap().st_ino
+    nix::sys::stat::fstatat(at, name, AtFlags::AT_SYMLINK_NOFOLLOW).unwrap().st_ino
 }
 
-fn text(name: impl Arg) -> String {
-    name.into_c_str().unwrap().to_string_lossy().into_owned()
+fn text<P: NixPath + ?Sized>(name: &P) -> String {
+    name.with_nix_path(|name| name.to_string_lossy().into_owned()).unwrap()
 }
 
-pub(in crate::publish) fn openat<Fd: AsFd>(at: Fd, name: impl Arg, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-    let creates = flags.contains(OFlags::CREATE);
+pub(in crate::publish) fn openat<P: NixPath + ?Sized>(
+    at: impl AsFd,
+    name: &P,
+    flags: OFlag,
+    mode: Mode,
+) -> Result<OwnedFd> {
+    let creates = flags.contains(OFlag::O_CREAT);
     let name = text(name);
     call(creates, || {
-        let is_new = creates && rustix::fs::statat(&at, name.as_str(), AtFlags::SYMLINK_NOFOLLOW).is_err();
-        let fd = rustix::fs::openat(&at, name.as_str(), flags, mode)?;
+        let is_new = creates && nix::sys::stat::fstatat(&at, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_err();
+        let fd = nix::fcntl::openat(&at, name.as_str(), flags, mode)?;
         if is_new {
             log(|| Change::Made { at: inode(&at), name, inode: inode(&fd), node: Node::File });
         }
@@ -186,90 +195,88 @@ pub(in crate::publish) fn openat<Fd: AsFd>(at: Fd, name: impl Arg, flags: OFlags
     })
 }
 
-pub(in crate::publish) fn mkdirat<Fd: AsFd>(at: Fd, name: impl Arg, mode: Mode) -> Result<()> {
+pub(in crate::publish) fn mkdirat<P: NixPath + ?Sized>(at: impl AsFd, name: &P, mode: Mode) -> Result<()> {
     let name = text(name);
     call(true, || {
-        rustix::fs::mkdirat(&at, name.as_str(), mode)?;
+        nix::sys::stat::mkdirat(&at, name.as_str(), mode)?;
         let inode_of = inode_at(&at, &name);
         log(|| Change::Made { at: inode(&at), name, inode: inode_of, node: Node::Directory });
         Ok(())
     })
 }
 
-pub(in crate::publish) fn symlinkat<Fd: AsFd>(target: impl Arg, at: Fd, name: impl Arg) -> Result<()> {
-    let (target, name) = (text(target), text(name));
+pub(in crate::publish) fn symlinkat(target: &str, at: impl AsFd, name: &str) -> Result<()> {
     call(true, || {
-        rustix::fs::symlinkat(target.as_str(), &at, name.as_str())?;
-        let inode_of = inode_at(&at, &name);
-        log(|| Change::Made { at: inode(&at), name, inode: inode_of, node: Node::Link(target) });
+        nix::unistd::symlinkat(target, &at, name)?;
+        let inode_of = inode_at(&at, name);
+        let node = Node::Link(target.to_owned());
+        log(|| Change::Made { at: inode(&at), name: name.to_owned(), inode: inode_of, node });
         Ok(())
     })
 }
 
-pub(in crate::publish) fn renameat<Fd: AsFd, To: AsFd>(at: Fd, from: impl Arg, into: To, to: impl Arg) -> Result<()> {
-    renameat_with(at, from, into, to, RenameFlags::empty())
+pub(in crate::publish) fn renameat(at: impl AsFd, from: &str, into: impl AsFd, to: &str) -> Result<()> {
+    renamed(&at, from, &into, to, || nix::fcntl::renameat(&at, from, &into, to))
 }
 
-pub(in crate::publish) fn renameat_with<Fd: AsFd, To: AsFd>(
-    at: Fd,
-    from: impl Arg,
-    into: To,
-    to: impl Arg,
-    flags: RenameFlags,
-) -> Result<()> {
-    let (from, to) = (text(from), text(to));
+pub(in crate::publish) fn renameat_noreplace(at: impl AsFd, from: &str, into: impl AsFd, to: &str) -> Result<()> {
+    renamed(&at, from, &into, to, || real::renameat_noreplace(&at, from, &into, to))
+}
+
+fn renamed(at: impl AsFd, from: &str, into: impl AsFd, to: &str, rename: impl FnOnce() -> Result<()>) -> Result<()> {
     call(true, || {
-        rustix::fs::renameat_with(&at, from.as_str(), &into, to.as_str(), flags)?;
+        rename()?;
+        let (from, to) = (from.to_owned(), to.to_owned());
         log(|| Change::Renamed { at: inode(&at), from, into: inode(&into), to });
         Ok(())
     })
 }
 
-pub(in crate::publish) fn unlinkat<Fd: AsFd>(at: Fd, name: impl Arg, flags: AtFlags) -> Result<()> {
+pub(in crate::publish) fn unlinkat<P: NixPath + ?Sized>(at: impl AsFd, name: &P, flag: UnlinkatFlags) -> Result<()> {
     let name = text(name);
     call(true, || {
-        rustix::fs::unlinkat(&at, name.as_str(), flags)?;
+        nix::unistd::unlinkat(&at, name.as_str(), flag)?;
         log(|| Change::Removed { at: inode(&at), name });
         Ok(())
     })
 }
 
-pub(in crate::publish) fn write<Fd: AsFd>(fd: Fd, bytes: &[u8]) -> Result<usize> {
+pub(in crate::publish) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
     call(true, || {
-        let written = rustix::io::write(&fd, bytes)?;
+        let written = nix::unistd::write(&fd, bytes)?;
         log(|| Change::Wrote { inode: inode(&fd), bytes: bytes[..written].to_vec() });
         Ok(written)
     })
 }
 
-pub(in crate::publish) fn fsync<Fd: AsFd>(fd: Fd) -> Result<()> {
+pub(in crate::publish) fn fsync(fd: impl AsFd) -> Result<()> {
     call(true, || {
-        rustix::fs::fsync(&fd)?;
+        nix::unistd::fsync(&fd)?;
         log(|| Change::Synced { inode: inode(&fd) });
         Ok(())
     })
 }
 
-pub(in crate::publish) fn fchmod<Fd: AsFd>(fd: Fd, mode: Mode) -> Result<()> {
-    call(true, || rustix::fs::fchmod(fd, mode))
+pub(in crate::publish) fn fchmod(fd: impl AsFd, mode: Mode) -> Result<()> {
+    call(true, || nix::sys::stat::fchmod(fd, mode))
 }
 
-pub(in crate::publish) fn fchown<Fd: AsFd>(fd: Fd, owner: Option<Uid>, group: Option<Gid>) -> Result<()> {
-    call(true, || rustix::fs::fchown(fd, owner, group))
+pub(in crate::publish) fn fchown(fd: impl AsFd, owner: Option<Uid>, group: Option<Gid>) -> Result<()> {
+    call(true, || nix::unistd::fchown(fd, owner, group))
 }
 
-pub(in crate::publish) fn fstat<Fd: AsFd>(fd: Fd) -> Result<Stat> {
-    call(false, || rustix::fs::fstat(fd))
+pub(in crate::publish) fn fstat(fd: impl AsFd) -> Result<FileStat> {
+    call(false, || nix::sys::stat::fstat(fd))
 }
 
-pub(in crate::publish) fn statat<Fd: AsFd>(at: Fd, name: impl Arg, flags: AtFlags) -> Result<Stat> {
-    call(false, || rustix::fs::statat(at, name, flags))
+pub(in crate::publish) fn fstatat<P: NixPath + ?Sized>(at: impl AsFd, name: &P, flags: AtFlags) -> Result<FileStat> {
+    call(false, || nix::sys::stat::fstatat(at, name, flags))
 }
 
-pub(in crate::publish) fn readlinkat<Fd: AsFd>(at: Fd, name: impl Arg, buffer: Vec<u8>) -> Result<std::ffi::CString> {
-    call(false, || rustix::fs::readlinkat(at, name, buffer))
+pub(in crate::publish) fn readlinkat<P: NixPath + ?Sized>(at: impl AsFd, name: &P) -> Result<std::ffi::OsString> {
+    call(false, || nix::fcntl::readlinkat(at, name))
 }
 
-pub(in crate::publish) fn read<Fd: AsFd>(fd: Fd, buffer: &mut [u8]) -> Result<usize> {
-    call(false, || rustix::io::read(fd, buffer))
+pub(in crate::publish) fn read(fd: impl AsFd, buffer: &mut [u8]) -> Result<usize> {
+    call(false, || nix::unistd::read(fd, buffer))
 }

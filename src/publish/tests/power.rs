@@ -25,7 +25,7 @@ impl Random {
 
 /// A change of the names in a directory.
 #[derive(Clone, Debug)]
-enum Entry {
+enum NameChange {
     Set(String, usize),
     Unset(String),
     Moved(String, String, usize),
@@ -33,21 +33,21 @@ enum Entry {
     MovedOut(String, usize),
 }
 
-fn apply(entries: &mut BTreeMap<String, usize>, change: &Entry) {
+fn apply(entries: &mut BTreeMap<String, usize>, change: &NameChange) {
     match change {
-        Entry::Set(name, node) => {
+        NameChange::Set(name, node) => {
             entries.insert(name.clone(), *node);
         }
-        Entry::Unset(name) => {
+        NameChange::Unset(name) => {
             entries.remove(name);
         }
-        Entry::Moved(from, to, node) => {
+        NameChange::Moved(from, to, node) => {
             if entries.get(from) == Some(node) {
                 entries.remove(from);
             }
             entries.insert(to.clone(), *node);
         }
-        Entry::MovedOut(from, node) => {
+        NameChange::MovedOut(from, node) => {
             if entries.get(from) == Some(node) {
                 entries.remove(from);
             }
@@ -66,7 +66,7 @@ struct Inode {
     synced: Option<Vec<u8>>,
     synced_names: BTreeMap<String, usize>,
     /// What came since then, and when.
-    pending: Vec<(usize, Entry)>,
+    pending: Vec<(usize, NameChange)>,
 }
 
 /// The output directory in memory, as programs see it and as the disk has it.
@@ -120,7 +120,7 @@ impl Model {
         id
     }
 
-    fn enter(&mut self, at: u64, entry: Entry) {
+    fn enter(&mut self, at: u64, entry: NameChange) {
         let clock = self.clock;
         let directory = &mut self.inodes[self.numbers[&at]];
         apply(&mut directory.names, &entry);
@@ -132,20 +132,20 @@ impl Model {
         match change {
             Change::Made { at, name, inode, node } => {
                 let id = self.add(*inode, node.clone());
-                self.enter(*at, Entry::Set(name.clone(), id));
+                self.enter(*at, NameChange::Set(name.clone(), id));
             }
             Change::Wrote { inode, bytes } => self.inodes[self.numbers[inode]].bytes.extend(bytes),
             Change::Renamed { at, from, into, to } => {
                 let id = self.inodes[self.numbers[at]].names[from];
                 if at == into {
-                    self.enter(*at, Entry::Moved(from.clone(), to.clone(), id));
+                    self.enter(*at, NameChange::Moved(from.clone(), to.clone(), id));
                 } else {
-                    self.enter(*into, Entry::Set(to.clone(), id));
-                    self.enter(*at, Entry::MovedOut(from.clone(), id));
+                    self.enter(*into, NameChange::Set(to.clone(), id));
+                    self.enter(*at, NameChange::MovedOut(from.clone(), id));
                     self.renames.insert(self.clock, [self.numbers[at], self.numbers[into]]);
                 }
             }
-            Change::Removed { at, name } => self.enter(*at, Entry::Unset(name.clone())),
+            Change::Removed { at, name } => self.enter(*at, NameChange::Unset(name.clone())),
             Change::Synced { inode } => {
                 let id = self.numbers[inode];
                 let inode = &mut self.inodes[id];

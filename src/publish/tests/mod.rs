@@ -15,17 +15,22 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::SFlag;
 use proptest::prelude::*;
-use rustix::process::Uid;
-use rustix::thread::{CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
 use tempfile::TempDir;
 
 use super::files::{CURRENT, CURRENT_TEMPORARY};
+use super::open::is_mount_point;
+use super::state::{JOURNAL, JOURNAL_BAD, JOURNAL_LIMIT, JOURNAL_TEMPORARY, KEY, KEY_TEMPORARY, LOCK};
 use super::*;
-use crate::machine::Disk;
 use crate::model::digest::Digest;
-use crate::model::journal::Generation;
-use crate::model::tree::{File, Tree, TreePath};
+use crate::model::journal::{Journal, JournalError};
+use crate::model::tree::TreePath;
 
 const NOBODY: u32 = 65534;
 
@@ -172,8 +177,8 @@ fn needs_privileges() {
 fn as_user<T: Send>(uid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let groups: Vec<_> = groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-            let (uid, gid) = (Uid::from_raw(uid), groups[0]);
+            let groups: Vec<_> = groups.iter().map(|gid| rustix::process::Gid::from_raw(*gid)).collect();
+            let (uid, gid) = (rustix::process::Uid::from_raw(uid), groups[0]);
             set_thread_groups(&groups).unwrap();
             set_thread_res_gid(gid, gid, gid).unwrap();
             set_thread_res_uid(uid, uid, uid).unwrap();
@@ -320,8 +325,8 @@ fn open_warns_of_a_volumes_root() {
         fs::create_dir(&one).unwrap();
         fs::create_dir(&two).unwrap();
         mount(&["--bind", one.to_str().unwrap()], &two);
-        assert!(!is_mount_point(&Dir::open(CWD, &one).unwrap()).unwrap());
-        assert!(is_mount_point(&Dir::open(CWD, &two).unwrap()).unwrap());
+        assert!(!is_mount_point(&Dir::open(AT_FDCWD, &one).unwrap()).unwrap());
+        assert!(is_mount_point(&Dir::open(AT_FDCWD, &two).unwrap()).unwrap());
     });
 }
 
@@ -426,7 +431,7 @@ fn digest_key_is_kept_and_a_bad_one_is_replaced() {
 fn journal_is_replaced_whole_and_read_back() {
     let dir = scratch();
     let output = open(dir.path());
-    assert_eq!(output.read_journal().unwrap(), Found::Nothing);
+    assert_eq!(output.read_journal().unwrap(), FoundJournal::Nothing);
     for sequence in 1..4 {
         let journal = Journal { next_sequence: sequence, current: Some(generation(sequence)), ..Journal::default() };
         // A left-over of whatever kind is not in the way.
@@ -437,7 +442,7 @@ fn journal_is_replaced_whole_and_read_back() {
             _ => symlink("/etc/passwd", temporary).unwrap(),
         }
         output.write_journal(&journal).unwrap();
-        assert_eq!(output.read_journal().unwrap(), Found::Journal(journal));
+        assert_eq!(output.read_journal().unwrap(), FoundJournal::Journal(journal));
         assert_eq!(mode(&dir.path().join(JOURNAL)), 0o600);
         assert_eq!(own_names(dir.path()), [JOURNAL.to_owned()].into());
     }
@@ -450,10 +455,10 @@ fn journal_that_cannot_be_believed_is_set_aside() {
     let (at, bad) = (dir.path().join(JOURNAL), dir.path().join(JOURNAL_BAD));
     let good = Journal::default().to_bytes();
     let set_aside = || match output.read_journal().unwrap() {
-        Found::SetAside { reason, name } => {
+        FoundJournal::SetAside { reason, name } => {
             assert_eq!(name, JOURNAL_BAD);
             assert!(!at.exists());
-            assert_eq!(output.read_journal().unwrap(), Found::Nothing);
+            assert_eq!(output.read_journal().unwrap(), FoundJournal::Nothing);
             reason
         }
         other => panic!("{other:?}"),
@@ -468,7 +473,7 @@ fn journal_that_cannot_be_believed_is_set_aside() {
     // A directory, a pipe without a writer, and a link to a journal that would do.
     fs::create_dir_all(at.join("x")).unwrap();
     set_aside();
-    rustix::fs::mknodat(CWD, &at, rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    nix::sys::stat::mknod(&at, SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).unwrap();
     set_aside();
     fs::write(dir.path().join("elsewhere"), &good).unwrap();
     symlink("elsewhere", &at).unwrap();
@@ -477,7 +482,7 @@ fn journal_that_cannot_be_believed_is_set_aside() {
     // The journal written next has its place.
     fs::create_dir(&at).unwrap();
     output.write_journal(&Journal::default()).unwrap();
-    assert_eq!(output.read_journal().unwrap(), Found::Journal(Journal::default()));
+    assert_eq!(output.read_journal().unwrap(), FoundJournal::Journal(Journal::default()));
 }
 
 // Staging.
@@ -521,7 +526,7 @@ fn staged_files_do_not_depend_on_the_umask() {
         let dir = scratch();
         let at = dir.path().join("conf");
         apart(|| {
-            rustix::process::umask(Mode::from_raw_mode(umask));
+            nix::sys::stat::umask(Mode::from_bits_truncate(umask));
             let output = open_as(&at, layout);
             let mut tree = tree([("a", "1"), ("d/e", "2")]);
             tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
@@ -797,7 +802,7 @@ fn content_follows_nothing_and_ends_whatever_was_put_there() {
     let text = refused(&linked_directory);
     assert!(text.contains("/d/ is a symlink to") || text.contains("/d is a symlink to"), "{text}");
     let pipe = |at: &Path| {
-        rustix::fs::mknodat(CWD, at.join("c"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        nix::sys::stat::mknod(&at.join("c"), SFlag::S_IFIFO, Mode::from_bits_truncate(0o600), 0).unwrap();
     };
     let text = refused(&pipe);
     assert!(text.contains("/c is a device, pipe or socket"), "{text}");
@@ -805,9 +810,9 @@ fn content_follows_nothing_and_ends_whatever_was_put_there() {
     let text = refused(&endless);
     assert!(text.contains("/c is more than a generation can hold"), "{text}");
     let deep = |at: &Path| {
-        let mut at = Dir::open(CWD, at).unwrap();
+        let mut at = Dir::open(AT_FDCWD, at).unwrap();
         for _ in 0..600 {
-            at = at.make("dd", None, Mode::from_raw_mode(0o755)).unwrap();
+            at = at.make("dd", None, Mode::from_bits_truncate(0o755)).unwrap();
         }
     };
     let text = refused(&deep);
@@ -1224,7 +1229,7 @@ fn killed_at_any_moment(layout: Layout) {
         let bytes = fs::read(at.join(KEY)).unwrap();
         assert_eq!(bytes.len(), 32);
         assert_eq!(*key.get_or_insert(bytes.clone()), bytes);
-        assert!(!matches!(output.read_journal().unwrap(), Found::SetAside { .. }));
+        assert!(!matches!(output.read_journal().unwrap(), FoundJournal::SetAside { .. }));
         let disk = output.disk().unwrap();
         published = disk.link.is_some();
         if let Some(link) = disk.link {

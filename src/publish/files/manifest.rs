@@ -1,5 +1,5 @@
-//! What is ours of a directory that others write to as well: a generation's files and directories, as they are written
-//! down beside its content in the `files` layout.
+//! A generation's files and directories, as they are written down beside its content: what is ours in a directory that
+//! others write to as well.
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ const PIECE: usize = 16 << 10;
 
 /// A file of a generation.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Entry {
+pub(super) struct FileRecord {
     /// Of its bytes, keyed by the output's own key.
     pub(super) digest: Digest,
     /// The same without a key, where that is known: it is not written down.
@@ -28,22 +28,22 @@ pub(super) struct Entry {
     pub(super) mode: u32,
 }
 
-impl PartialEq for Entry {
+impl PartialEq for FileRecord {
     fn eq(&self, other: &Self) -> bool {
         (self.digest, self.size, self.mode) == (other.digest, other.size, other.mode)
     }
 }
 
-impl Eq for Entry {}
+impl Eq for FileRecord {}
 
 /// Files by path, with the lines that stand for them.
-pub(super) type Entries = ChunkedMap<Arc<str>, Entry, Box<[u8]>>;
+pub(super) type FileRecords = ChunkedMap<Arc<str>, FileRecord, Box<[u8]>>;
 
 /// The files of a generation by path, and the directories that Trimtab made for them: an empty one that was there
 /// before is not ours to remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Manifest {
-    pub(super) files: Entries,
+    pub(super) files: FileRecords,
     pub(super) directories: BTreeSet<String>,
 }
 
@@ -92,16 +92,16 @@ impl Manifest {
             let digest = fields.next()?.parse().ok()?;
             let path = fields.next()?;
             TreePath::parse(path).ok()?;
-            manifest.files.insert(path.into(), Entry { digest, plain: None, size, mode });
+            manifest.files.insert(path.into(), FileRecord { digest, plain: None, size, mode });
         }
         Some(manifest)
     }
 }
 
-fn lines(chunk: &chunked_map::Chunk<Arc<str>, Entry, Box<[u8]>>) -> Box<[u8]> {
+fn lines(chunk: &chunked_map::Chunk<Arc<str>, FileRecord, Box<[u8]>>) -> Box<[u8]> {
     let mut text = Vec::new();
     // As above.
-    for (path, Entry { digest, size, mode, .. }) in chunk.iter() {
+    for (path, FileRecord { digest, size, mode, .. }) in chunk.iter() {
         let _ = writeln!(text, "f {mode:04o} {size} {digest} {path}");
     }
     text.into()
@@ -117,9 +117,9 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let entry = Entry { digest: Digest::from_bytes([7; 32]), plain: None, size: 12, mode: 0o640 };
+        let record = FileRecord { digest: Digest::from_bytes([7; 32]), plain: None, size: 12, mode: 0o640 };
         Manifest {
-            files: [("a b".into(), entry), ("d/e/f".into(), entry)].into_iter().collect(),
+            files: [("a b".into(), record), ("d/e/f".into(), record)].into_iter().collect(),
             directories: ["d".to_owned(), "d/e".to_owned()].into(),
         }
     }
@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn a_long_manifest_comes_in_pieces_and_round_trips() {
-        let entry = *manifest().files.get("a b").unwrap();
-        let files = (0..1000).map(|number| (format!("f/{number:04}").into(), entry)).collect();
+        let record = *manifest().files.get("a b").unwrap();
+        let files = (0..1000).map(|number| (format!("f/{number:04}").into(), record)).collect();
         let long = Manifest { files, ..manifest() };
         let mut longest = 0;
         let Ok(()) = long.write(|chunk| {

@@ -1,0 +1,109 @@
+//! What can go wrong with the output directory, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+
+use crate::model::spool::SpoolError;
+
+/// What went wrong with the output directory.
+///
+/// From [`super::Output::open`] each is fatal (exit code 73). Later, [`PublishError::rejected`] says which are the
+/// inputs' fault, so that trying them again is of no use; all others are retried.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// A system call failed. Retried; rejected where the file system refuses a name that the inputs ask for.
+    #[error("cannot {doing} {}: {}{}", path.display(), io::Error::from(*errno), remedy(*errno))]
+    Io { doing: &'static str, path: PathBuf, errno: Errno },
+    /// Fatal.
+    #[error(
+        "cannot create --output {}: its parent directory {} cannot be opened: {}; Trimtab creates the last \
+         directory of the path alone: is the volume in this container's volumeMounts, and at this path?",
+        path.display(), parent.display(), io::Error::from(*errno)
+    )]
+    Parent { path: PathBuf, parent: PathBuf, errno: Errno },
+    /// The output is a symlink, a file or a device. Fatal.
+    #[error("--output {} is {what}, and must be a directory, named by its own path", path.display())]
+    NotADirectory { path: PathBuf, what: String },
+    /// Fatal.
+    #[error(
+        "--output {} is a sticky directory (mode {mode:04o}), as the root of an emptyDir of medium Memory is: other \
+         users could not follow its links (fs.protected_symlinks); name a directory in it, such as --output {}",
+        path.display(), path.join("conf").display()
+    )]
+    Sticky { path: PathBuf, mode: u32 },
+    /// `..data` is not ours. Fatal at start, retried later; it is never touched.
+    #[error(
+        "{} is {what}, which Trimtab did not make: --output must be a directory of its own, and neither a ConfigMap, \
+         Secret, projected or downward API volume nor another program's output",
+        path.display()
+    )]
+    ForeignData { path: PathBuf, what: String },
+    /// Another layout was published here, which shows by `name`. Fatal.
+    #[error(
+        "--output {} holds what --layout {other} has published ({name}), and is not changed to another layout: its \
+         readers would see a part of it missing meanwhile; name another directory, or empty this one while nobody \
+         reads it",
+        path.display()
+    )]
+    OtherLayout { path: PathBuf, name: &'static str, other: &'static str },
+    /// What says which files are ours cannot be used. Fatal at start, retried later.
+    #[error(
+        "{} {what}: it says which files here are Trimtab's; if they can be done without, remove it, the directories \
+         ..trimtab-* and those files, and start again",
+        path.display()
+    )]
+    Record { path: PathBuf, what: &'static str },
+    /// A name that the tree needs in the output is taken, and `more` others. Rejected.
+    #[error(
+        "{} is {what}, which Trimtab did not make and will not replace{}: move it away, or give the file another place \
+         with --template SRC:DEST or --path",
+        path.display(), and_more(*more)
+    )]
+    ForeignName { path: PathBuf, what: String, more: usize },
+    /// A generation's directory holds what cannot have been published. The generation is not to be trusted.
+    #[error("{} is {what}, which Trimtab did not publish", path.display())]
+    Spoilt { path: PathBuf, what: String },
+    /// A generation cannot be what the caller takes it for: a fault of this program. Retried.
+    #[error("the generation {name:?} cannot be {doing}: {reason}")]
+    Generation { name: String, doing: &'static str, reason: &'static str },
+    /// What is to be written cannot be read. Retried.
+    #[error(transparent)]
+    Kept(#[from] SpoolError),
+}
+
+impl PublishError {
+    /// Whether the inputs are at fault and are to be rejected; otherwise the effect is to be retried.
+    #[must_use]
+    pub fn rejected(&self) -> bool {
+        matches!(self, Self::ForeignName { .. } | Self::Io { errno: Errno::ENAMETOOLONG | Errno::EILSEQ, .. })
+    }
+}
+
+/// What to do about an errno, as the end of a sentence.
+fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENOSPC | Errno::EDQUOT => {
+            "; the volume is full: raise its size (emptyDir: sizeLimit; of medium Memory: also the containers' memory \
+             limits), or publish less"
+        }
+        Errno::EROFS => "; it is mounted read-only: remove readOnly from this container's volumeMount",
+        Errno::EACCES | Errno::EPERM => {
+            "; this container's user may not: set the Pod's securityContext.fsGroup, so that the volume belongs to a \
+             group of all containers, or runAsUser to the owner's number; a file system without symlinks needs \
+             --layout files"
+        }
+        Errno::EOPNOTSUPP => "; the file system cannot do this: if it has no symlinks, use --layout files",
+        Errno::ENAMETOOLONG | Errno::EILSEQ => {
+            "; the file system refuses the name: choose another with --template SRC:DEST or --path"
+        }
+        Errno::ELOOP => "; it is a symlink, which Trimtab did not make: remove it",
+        Errno::ENOENT => "; something removed it: if that was the whole output directory, restart this container",
+        _ => "",
+    }
+}
+
+fn and_more(more: usize) -> String {
+    if more == 0 { String::new() } else { format!(" (nor {more} more such)") }
+}

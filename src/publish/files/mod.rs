@@ -1,0 +1,424 @@
+//! The layout of single files: each is renamed into place, in a directory that others may write to as well.
+//!
+//! A generation's directory holds its manifest, and below `files/` the bytes of those of its files that are not in
+//! place: before the swap, what it changes; after a newer one's, what that has replaced or removed. So each of its
+//! files is there or in place, and each move between the two is one rename. `..trimtab.current` says which generation
+//! is current, and is written before the first file moves: from then on a swap that is cut off is ended, and never
+//! undone half way.
+//!
+//! What is ours, and may be replaced or removed, is in `ownership`. No hard links: a copy that shares its bytes with a
+//! file in place would change with it.
+
+mod cache;
+mod compare;
+mod manifest;
+mod ownership;
+mod swap;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::UnlinkatFlags;
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+pub(super) use self::cache::Cache;
+use self::cache::{Stamp, stamp};
+use self::compare::Comparison;
+use self::manifest::{Manifest, above};
+use super::dir::{
+    Cursor, Dir, MAX_DEPTH, Occupant, PRIVATE, digest_of_size, is_directory, is_file, is_own, look, read_to_end,
+    write_all,
+};
+use super::layout::Publisher;
+use super::open::SETGID;
+use super::read_back::{MayAccess, PublishedFile, describe};
+use super::sys::{fstat, fstatat, fsync, unlinkat};
+use super::{Output, PublishError};
+use crate::model::digest::{Digest, DigestKey, Hasher};
+use crate::model::journal::sequence_of;
+use crate::model::tree::{ContentHasher, Tree};
+
+/// Names the current generation.
+pub(super) const CURRENT: &str = "..trimtab.current";
+pub(super) const CURRENT_TEMPORARY: &str = "..trimtab.current.tmp";
+const CURRENT_LIMIT: usize = 4096;
+
+const MANIFEST: &str = "manifest";
+/// Far more than `--max-size` lets there be, and an end to what somebody else has put there.
+const MANIFEST_LIMIT: usize = 1 << 28;
+
+/// What is not in place.
+const FILES: &str = "files";
+
+/// What [`CURRENT`] holds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pointer {
+    /// The current generation's directory.
+    current: String,
+    /// The one that was current before: what it has in place is ours as well, until the swap is at its end.
+    from: Option<String>,
+}
+
+/// Whether this layout was published in a directory.
+pub(super) fn is_laid_out(dir: &Dir) -> nix::Result<bool> {
+    Ok(look(dir, CURRENT)? != Occupant::Nothing)
+}
+
+/// The layout of single files of an output.
+pub(super) struct Files<'a>(pub(super) &'a Output);
+
+impl Publisher for Files<'_> {
+    fn current(&self) -> Result<Option<String>, PublishError> {
+        Ok(self.pointer()?.map(|pointer| pointer.current))
+    }
+
+    fn finish(&self) -> Result<Vec<String>, PublishError> {
+        let Some(manifest) = self.complete(true)? else { return Ok(Vec::new()) };
+        let key = self.key()?;
+        let mut changed = Vec::new();
+        let mut place = Cursor::from(&self.0.dir);
+        for (path, record) in manifest.files.iter() {
+            let failed = |errno| self.0.io("read", path, errno);
+            let found = match place.find(path).map_err(failed)? {
+                Some((dir, leaf)) => digest_of(dir, leaf, &key).map_err(failed)?,
+                None => None,
+            };
+            if found != Some(record.digest) {
+                changed.push(path);
+            }
+        }
+        let first = changed.first().map(|path| {
+            format!(
+                "{} was changed or removed by somebody else since it was published ({} such in all): it stays so until \
+                 its source changes, and cannot be gone back to",
+                self.0.path.join(&***path).display(),
+                changed.len()
+            )
+        });
+        Ok(first.into_iter().collect())
+    }
+
+    fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
+        // Not only what would change: to know that takes a key, which a dry run must not make.
+        self.refuse(&self.ownership()?, tree.iter().map(|(path, _)| path.as_str()))
+    }
+
+    fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError> {
+        let output = self.0;
+        let failed = |doing, errno| output.io(doing, name, errno);
+        let ownership = self.ownership()?;
+        let Comparison { manifest, changed, in_place } = self.compare(name, tree, &ownership)?;
+        // What is in place is ours.
+        self.refuse(&ownership, changed.iter().map(|(path, _)| path.as_str()))?;
+        let top = output
+            .dir
+            .make(name, output.group, self.own_mode())
+            .map_err(|errno| failed("make the directory", errno))?;
+        let path_of_files = format!("{name}/{FILES}");
+        if whole {
+            return output.write_tree(&top, FILES, &path_of_files, tree.iter());
+        }
+        output.write_tree(&top, FILES, &path_of_files, changed.into_iter())?;
+        let written = top.create(MANIFEST, &[], None, PRIVATE).and_then(|file| {
+            manifest.write(|chunk| write_all(&file, chunk))?;
+            fsync(&file)?;
+            fstat(&file)
+        });
+        let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        output.cache.remember(name, &stat, Arc::new(manifest));
+        *output.cache.in_place() = in_place;
+        top.sync().map_err(|errno| failed("sync", errno))
+    }
+
+    fn candidate(&self, name: &str) -> PathBuf {
+        PathBuf::from(name).join(FILES)
+    }
+
+    /// What programs have looked at holds more than what changes, and is never published.
+    fn is_intact(&self, _: &str, _: &Tree) -> Result<bool, PublishError> {
+        Ok(false)
+    }
+
+    /// Keeps copies of what the swap will replace or remove, and makes the directories that are missing.
+    fn link(&self, name: &str) -> Result<(), PublishError> {
+        let current = self.current()?;
+        if current.as_deref() == Some(name) {
+            return self.complete(true).map(drop);
+        }
+        let linked = self.prepare(name, current.as_deref());
+        if linked.is_err() {
+            // The first error is the one to report, and a copy too many does no harm.
+            let _ = self.give_back(name);
+        }
+        linked
+    }
+
+    fn swap(&self, name: &str) -> Result<(), PublishError> {
+        let from = self.current()?;
+        let again = from.as_deref() == Some(name);
+        let pointed = if again {
+            // Begun before a crash or an error: perhaps not yet on the disk.
+            self.0.dir.sync()
+        } else {
+            let pointer = Pointer { current: name.to_owned(), from: from.clone() };
+            // Two names: there is nothing that serde_json could refuse.
+            let bytes = serde_json::to_vec(&pointer).unwrap_or_default();
+            self.0.dir.replace(CURRENT, CURRENT_TEMPORARY, &bytes)
+        };
+        if let Err(errno) = pointed {
+            // If the error came after the rename, the copies are needed.
+            if !again && self.current().is_ok_and(|current| current == from) {
+                let _ = self.give_back(name);
+            }
+            return Err(self.0.io("replace", CURRENT, errno));
+        }
+        self.complete(again).map(drop)
+    }
+
+    /// Removes what other generations have in place and this one has not, and the directories that are empty by that.
+    /// A file that somebody has changed meanwhile is not ours any more.
+    fn unlink(&self, name: &str) -> Result<(), PublishError> {
+        let wanted = self.required(name)?;
+        let ownership = self.ownership()?;
+        let mut stale = BTreeSet::new();
+        let mut empty = BTreeSet::new();
+        for (_, manifest) in ownership.manifests.iter().filter(|(other, _)| *other != name) {
+            stale.extend(manifest.files.missing_in(&wanted.files).map(|(path, _)| path));
+            empty.extend(manifest.directories.iter().filter(|path| !wanted.is_above(path)));
+        }
+        let mut place = Cursor::from(&self.0.dir);
+        for path in stale {
+            let failed = |errno| self.0.io("remove", path, errno);
+            let Some((dir, leaf)) = place.find(path).map_err(failed)? else {
+                place.changed();
+                continue;
+            };
+            match look(dir, leaf).map_err(failed)? {
+                // Perhaps removed by an earlier attempt, and not yet on the disk.
+                Occupant::Nothing => place.changed(),
+                Occupant::Directory => {}
+                Occupant::File if self.is_claimed(&ownership, path, dir, leaf)? => {
+                    dir.remove(leaf).map_err(failed)?;
+                    place.changed();
+                }
+                _ => warn!(
+                    "{} is not needed any more, and left: it is not what Trimtab published there",
+                    self.0.path.join(&**path).display()
+                ),
+            }
+        }
+        // Those below come after those above, and are removed before them.
+        for path in empty.into_iter().rev() {
+            let failed = |errno| self.0.io("remove the directory", path, errno);
+            let Some((dir, leaf)) = place.find(path).map_err(failed)? else {
+                place.changed();
+                continue;
+            };
+            match unlinkat(dir, leaf, UnlinkatFlags::RemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => place.changed(),
+                // Others have something in it, or have put something in its place.
+                Err(Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
+    }
+
+    fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
+        let manifest = self.required(name)?;
+        let ownership = self.ownership()?;
+        let files = self.files(name)?;
+        let mut kept = files.as_ref().map(Cursor::from);
+        let mut place = Cursor::from(&self.0.dir);
+        let mut hasher = ContentHasher::new(key);
+        for (path, record) in manifest.files.iter() {
+            let failed = |errno| self.0.io("read", path, errno);
+            let copy = match &mut kept {
+                Some(kept) => kept.open_file(path).map_err(failed)?,
+                None => None,
+            };
+            if copy.is_some() {
+                self.refuse(&ownership, [&**path].into_iter())?;
+            }
+            let found = match copy {
+                Some(copy) => Some(copy),
+                None => place.open_file(path).map_err(failed)?,
+            };
+            let Some((file, size)) = found else { return Err(failed(Errno::ENOENT)) };
+            let spoilt = |what: &str| PublishError::Spoilt { path: self.0.path.join(&**path), what: what.into() };
+            if size != record.size {
+                return Err(spoilt("of another size"));
+            }
+            let Some(bytes) = digest_of_size(size, file).map_err(failed)? else {
+                return Err(spoilt("a file that is being changed"));
+            };
+            hasher.file(path.as_bytes(), bytes);
+        }
+        Ok(hasher.finish())
+    }
+
+    fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError> {
+        let mut place = Cursor::from(&self.0.dir);
+        let mut seen = BTreeSet::new();
+        for (path, _) in self.required(name)?.files.iter() {
+            let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
+            for (at, access) in directories.chain([(&**path, 4)]) {
+                let found = place.find(at).map_err(|errno| self.0.io("read", at, errno))?;
+                let Some((dir, leaf)) = found else { continue };
+                let Some(stat) = dir.stat(leaf).map_err(|errno| self.0.io("stat", at, errno))? else { continue };
+                if !may(access, stat.st_uid, stat.st_gid, stat.st_mode) {
+                    return Ok(Some(describe(at, &stat)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
+        let mut left = limit;
+        let mut place = Cursor::from(&self.0.dir);
+        let mut files = BTreeMap::new();
+        for (path, _) in self.required(name)?.files.iter() {
+            let failed = |errno| self.0.io("read", path, errno);
+            let Some((dir, leaf)) = place.find(path).map_err(failed)? else { continue };
+            let Some(stat) = dir.stat(leaf).map_err(failed)? else { continue };
+            if is_file(&stat) {
+                let found = self.0.published_file(dir, leaf, path, &stat, &mut left)?;
+                files.insert(path.to_string(), found);
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Files<'_> {
+    fn pointer(&self) -> Result<Option<Pointer>, PublishError> {
+        let read = match self.0.dir.read(CURRENT, CURRENT_LIMIT) {
+            Err(Errno::ENOENT) => return Ok(None),
+            other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
+        };
+        let ours = match &read {
+            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?),
+            None => false,
+        };
+        let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
+        let is_ours = |name: &str| sequence_of(name).is_some();
+        let pointer = pointer.filter(|p| is_ours(&p.current) && p.from.as_deref().is_none_or(is_ours));
+        match pointer {
+            Some(pointer) => Ok(Some(pointer)),
+            None => Err(self.record(CURRENT, "is not what Trimtab wrote")),
+        }
+    }
+
+    /// Of directories that nobody else needs to enter; with the output's setgid bit, since files are made in them.
+    fn own_mode(&self) -> Mode {
+        Mode::from_bits_truncate(0o700 | self.0.dir_mode.bits() & SETGID)
+    }
+
+    fn record(&self, name: &str, what: &'static str) -> PublishError {
+        PublishError::Record { path: self.0.path.join(name), what }
+    }
+
+    /// The output's own key, which is made if there is none: `--digest-key-file` may change between two starts, and the
+    /// manifests would say nothing any more.
+    fn key(&self) -> Result<DigestKey, PublishError> {
+        if let Some(key) = self.0.own_key.get() {
+            return Ok(key.clone());
+        }
+        let key = self.0.digest_key()?;
+        Ok(self.0.own_key.get_or_init(|| key).clone())
+    }
+
+    /// The manifest of a generation; `None` if it has none, or one that a power loss has torn before it was published.
+    fn manifest(&self, name: &str) -> Result<Option<Arc<Manifest>>, PublishError> {
+        let failed = |errno| self.0.io("read", &format!("{name}/{MANIFEST}"), errno);
+        let dir = match Dir::open(&self.0.dir, name) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        let Some(stat) = dir.stat(MANIFEST).map_err(failed)? else { return Ok(None) };
+        if let Some(manifest) = self.0.cache.manifest(name, &stat) {
+            return Ok(Some(manifest));
+        }
+        let read = match dir.read(MANIFEST, MANIFEST_LIMIT) {
+            Err(Errno::ENOENT) => None,
+            read => read.map_err(failed)?,
+        };
+        let Some((bytes, file)) = read else { return Ok(None) };
+        let stat = fstat(&file).map_err(failed)?;
+        let manifest = if is_own(&stat) { Manifest::parse(&bytes).map(Arc::new) } else { None };
+        if let Some(manifest) = &manifest {
+            self.0.cache.remember(name, &stat, manifest.clone());
+        }
+        Ok(manifest)
+    }
+
+    /// A directory's stamp; `None` if there is no such directory.
+    fn stamp_of(&self, place: &mut Cursor<'_>, directory: &str) -> Result<Option<Stamp>, PublishError> {
+        let failed = |errno| self.0.io("stat", directory, errno);
+        let Some(dir) = place.directory(directory).map_err(failed)? else { return Ok(None) };
+        fstat(dir).map(|stat| Some(stamp(&stat))).map_err(failed)
+    }
+
+    fn required(&self, name: &str) -> Result<Arc<Manifest>, PublishError> {
+        let manifest = self.manifest(name)?;
+        manifest.ok_or_else(|| self.record(&format!("{name}/{MANIFEST}"), "is missing or not what Trimtab wrote"))
+    }
+
+    /// Where a generation has what is not in place.
+    fn files(&self, name: &str) -> Result<Option<Dir>, PublishError> {
+        let opened = Dir::open(&self.0.dir, name).and_then(|dir| Dir::open(&dir, FILES));
+        match opened {
+            Err(Errno::ENOENT) => Ok(None),
+            opened => opened.map(Some).map_err(|errno| self.0.io("open", &format!("{name}/{FILES}"), errno)),
+        }
+    }
+
+    /// The paths of the generation's files that lie in its own directory.
+    fn staged(&self, name: &str) -> Result<BTreeSet<String>, PublishError> {
+        let mut staged = BTreeSet::new();
+        let mut open: Vec<_> = self.files(name)?.map(|dir| (String::new(), dir, 0)).into_iter().collect();
+        while let Some((below, dir, depth)) = open.pop() {
+            let failed = |errno| self.0.io("read", &format!("{name}/{FILES}/{below}"), errno);
+            for leaf in dir.names().map_err(failed)? {
+                let stat = fstatat(&dir, &*leaf, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
+                let Ok(leaf) = leaf.into_string() else { continue };
+                if is_directory(&stat) && depth < MAX_DEPTH {
+                    let inside = Dir::open(&dir, leaf.as_str()).map_err(failed)?;
+                    open.push((format!("{below}{leaf}/"), inside, depth + 1));
+                } else if is_file(&stat) {
+                    staged.insert(format!("{below}{leaf}"));
+                }
+            }
+        }
+        Ok(staged)
+    }
+}
+
+/// The digest of a file's bytes, as a manifest has it; `None` if there is no such file.
+fn digest_of(dir: &Dir, leaf: &str, key: &DigestKey) -> nix::Result<Option<Digest>> {
+    let file = match dir.open_file(leaf) {
+        Err(Errno::ENOENT) => return Ok(None),
+        opened => opened?,
+    };
+    let Some((file, _)) = file else { return Ok(None) };
+    let mut hasher = Hasher::plain();
+    read_to_end(file, |chunk| {
+        hasher.more(chunk);
+        true
+    })?;
+    Ok(Some(keyed(key, hasher.finish())))
+}
+
+/// What a manifest has of bytes with this digest.
+fn keyed(key: &DigestKey, bytes: Digest) -> Digest {
+    let mut hasher = Hasher::keyed(key);
+    hasher.field(bytes.as_bytes());
+    hasher.finish()
+}

@@ -1,0 +1,219 @@
+//! The one checked way into the output directory: opened and created by the sidecar, only looked at by `render` and
+//! `check`.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
+use nix::sys::stat::{FileStat, Mode};
+use nix::unistd::{AccessFlags, Gid, faccessat, getegid, geteuid, getgroups};
+use rustix::fs::{StatxAttributes, StatxFlags, statx};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::dir::{Dir, is_own, look};
+use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
+use super::{Config, Layout, Output, PublishError, atomic, files};
+
+pub(super) const SETGID: u32 = 0o2000;
+const STICKY: u32 = 0o1000;
+
+impl Output {
+    /// Opens the output directory, creating it if need be; the strings are warnings, to be logged once.
+    ///
+    /// A new directory gets mode 2755 and its parent's group. In one that exists and belongs to this user, a missing
+    /// setgid bit is added. Refused are a symlink (who can write to its directory could lead us elsewhere), a sticky
+    /// directory, and one whose `..data` is not ours.
+    pub fn open(config: &Config) -> Result<(Self, Vec<String>), PublishError> {
+        let path = own_path(&config.output);
+        let io = |doing| {
+            let path = path.clone();
+            move |errno| PublishError::Io { doing, path, errno }
+        };
+        let dir = match existing(&path)? {
+            Some(dir) => dir,
+            None => create(&path)?,
+        };
+        let mut stat = checked(&dir, &path, config.layout)?;
+        if stat.st_mode & SETGID == 0 && is_own(&stat) {
+            let mode = Mode::from_bits_truncate(stat.st_mode | SETGID);
+            fchmod(&dir, mode).map_err(io("set the setgid bit of --output"))?;
+            // The kernel silently clears the bit if we are not in the group.
+            stat = fstat(&dir).map_err(io("stat --output"))?;
+        }
+        Self::of(dir, path, &stat, config)
+    }
+
+    /// What [`Output::open`] would open, left as it is: nothing is created, and no mode is set. `None`: it does not
+    /// exist yet. The errors are those of `open`, except that a missing parent is no error here.
+    pub fn inspect(config: &Config) -> Result<Option<(Self, Vec<String>)>, PublishError> {
+        let path = own_path(&config.output);
+        let Some(dir) = existing(&path)? else { return Ok(None) };
+        let mut stat = checked(&dir, &path, config.layout)?;
+        if is_own(&stat) {
+            // `open` sets it.
+            stat.st_mode |= SETGID;
+        }
+        Self::of(dir, path, &stat, config).map(Some)
+    }
+
+    /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
+    pub fn creatable(config: &Config) -> Result<(u32, u32), PublishError> {
+        let path = own_path(&config.output);
+        let above = above(&path)?;
+        let failed = |errno| PublishError::Io { doing: "create --output", path: path.clone(), errno };
+        may_write(&above).map_err(failed)?;
+        Ok((geteuid().as_raw(), fstat(&above).map_err(failed)?.st_gid))
+    }
+
+    /// An error if this process may not write into the directory, or if its file system is read-only.
+    pub fn writable(&self) -> Result<(), PublishError> {
+        may_write(&self.dir).map_err(|errno| self.io("write into --output", "", errno))
+    }
+
+    /// The output of a directory that was checked, and warnings.
+    fn of(dir: Dir, path: PathBuf, stat: &FileStat, config: &Config) -> Result<(Self, Vec<String>), PublishError> {
+        let io = |doing| {
+            let path = path.clone();
+            move |errno| PublishError::Io { doing, path, errno }
+        };
+        let mut warnings = Vec::new();
+        let shown = path.display();
+        let group = Gid::from_raw(stat.st_gid);
+        let groups = getgroups().map_err(io("list this process's groups for"))?;
+        let setgid = stat.st_mode & SETGID != 0;
+        // Root in a container has often no capabilities at all.
+        let may_give = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+        let group = (setgid || may_give || group == getegid() || groups.contains(&group)).then_some(group);
+        if group.is_none() {
+            warnings.push(format!(
+                "--output {shown} has group {} and no setgid bit, and this process is not in that group: files that \
+                 hold secrets will be readable by group {} alone; set the Pod's securityContext.fsGroup",
+                stat.st_gid,
+                getegid()
+            ));
+        }
+        if stat.st_mode & 0o050 != 0o050 {
+            warnings
+                .push(format!("--output {shown} has mode {:04o}: no other user can read it", stat.st_mode & 0o7777));
+        }
+        if config.layout == Layout::Atomic && is_mount_point(&dir).map_err(io("stat --output"))? {
+            warnings.push(format!(
+                "--output {shown} is the root of a volume, where other things may lie and whose mode and group are not \
+                 Trimtab's; better name a directory in it, such as {}",
+                path.join("conf").display()
+            ));
+        }
+
+        let output = Self {
+            dir,
+            path,
+            layout: config.layout,
+            file_mode: Mode::from_bits_truncate(config.file_mode & 0o777),
+            secret_mode: Mode::from_bits_truncate(config.secret_mode & 0o777),
+            dir_mode: Mode::from_bits_truncate(0o755 | stat.st_mode & SETGID),
+            group,
+            own_key: OnceLock::new(),
+            cache: files::Cache::default(),
+            spool: OnceLock::new(),
+        };
+        Ok((output, warnings))
+    }
+}
+
+/// Without trailing slashes, which would make open(2) follow a symlink after all.
+fn own_path(output: &Path) -> PathBuf {
+    output.components().collect()
+}
+
+/// Opens the output directory, if it is there.
+fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
+    let io = |errno| PublishError::Io { doing: "open --output", path: path.to_owned(), errno };
+    match Dir::open(AT_FDCWD, path) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => {
+            let what = look(AT_FDCWD, path).map_err(io)?.describe();
+            Err(PublishError::NotADirectory { path: path.to_owned(), what })
+        }
+        Err(errno) => Err(io(errno)),
+    }
+}
+
+/// Refuses an output that is not ours, has another layout, or is sticky: in the `files` layout there are no links that
+/// others would have to follow.
+fn checked(dir: &Dir, path: &Path, layout: Layout) -> Result<FileStat, PublishError> {
+    // First of all, since a volume of the kubelet's may also be read-only or sticky.
+    let atomic = atomic::data(dir, path)?.is_some();
+    let files = files::is_laid_out(dir).map_err(|errno| PublishError::Io {
+        doing: "read",
+        path: path.join(files::CURRENT),
+        errno,
+    })?;
+    if (atomic && layout == Layout::Files) || (files && layout == Layout::Atomic) {
+        let (name, other) = if atomic { (atomic::DATA, "atomic") } else { (files::CURRENT, "files") };
+        return Err(PublishError::OtherLayout { path: path.to_owned(), name, other });
+    }
+    let stat = fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
+    if stat.st_mode & STICKY != 0 && layout == Layout::Atomic {
+        return Err(PublishError::Sticky { path: path.to_owned(), mode: stat.st_mode & 0o7777 });
+    }
+    Ok(stat)
+}
+
+/// Opens the directory in which the output directory is, or is to be.
+fn above(path: &Path) -> Result<OwnedFd, PublishError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    openat(AT_FDCWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
+        path: path.to_owned(),
+        parent: parent.to_owned(),
+        errno,
+    })
+}
+
+/// Makes the output directory with its parent's group.
+fn create(path: &Path) -> Result<Dir, PublishError> {
+    let above = above(path)?;
+    let create = || {
+        let name = path.file_name().unwrap_or_default();
+        match mkdirat(&above, name, Mode::from_bits_truncate(0o755)) {
+            // Another Trimtab was quicker, and the lock decides who works here.
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        let dir = Dir::open(&above, name)?;
+        let group = Gid::from_raw(fstat(&above)?.st_gid);
+        if fstat(&dir)?.st_gid != group.as_raw() {
+            match fchown(&dir, None, Some(group)) {
+                // Only a member of the group may; our own has to do.
+                Ok(()) | Err(Errno::EPERM) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        let mode = fstat(&dir)?.st_mode;
+        if mode & 0o777 != 0o755 {
+            // The umask was in the way.
+            fchmod(&dir, Mode::from_bits_truncate(0o755 | SETGID))?;
+        }
+        fsync(&above)?;
+        Ok(dir)
+    };
+    create().map_err(|errno| PublishError::Io { doing: "create --output", path: path.to_owned(), errno })
+}
+
+fn may_write(dir: impl std::os::fd::AsFd) -> nix::Result<()> {
+    faccessat(dir, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
+}
+
+pub(super) fn is_mount_point(dir: &Dir) -> nix::Result<bool> {
+    // The attribute (Linux 5.8) also shows a bind mount within one file system, which device numbers do not.
+    if let Ok(found) = statx(dir, "", rustix::fs::AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+        && found.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT)
+    {
+        return Ok(found.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
+    }
+    let (here, above) = (fstat(dir)?, fstatat(dir, "..", AtFlags::empty())?);
+    Ok(here.st_dev != above.st_dev || here.st_ino == above.st_ino)
+}

@@ -1,0 +1,78 @@
+//! Writing files, and waiting until they are on the disk.
+
+use std::os::fd::OwnedFd;
+
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
+use super::dir::Dir;
+use super::sys::fsync;
+use super::{Output, PublishError};
+use crate::model::tree::{File, TreePath};
+
+/// How many files are held open until they are on the disk.
+pub(super) const BATCH: usize = 128;
+
+impl Output {
+    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, and waits until all but the name of
+    /// that directory is on the disk.
+    pub(super) fn write_tree<'a>(
+        &self,
+        at: &Dir,
+        name: &str,
+        top: &str,
+        files: impl Iterator<Item = (&'a TreePath, &'a File)>,
+    ) -> Result<(), PublishError> {
+        let mut written: Vec<(OwnedFd, String)> = Vec::new();
+        let make = |above: &Dir, name: &str, path: &str| {
+            above.make(name, self.group, self.dir_mode).map_err(|errno| self.io("make the directory", path, errno))
+        };
+        let root = make(at, name, top)?;
+        // The directories between the root and the file at hand. Paths come in the order of their bytes, so that all
+        // below one directory comes in one piece: each directory is made once, and is complete when it is left.
+        let mut open: Vec<(&str, String, Dir)> = Vec::new();
+        for (path, file) in files {
+            let path_text = format!("{top}/{path}");
+            let mut segments: Vec<&str> = path.segments().collect();
+            let Some(name) = segments.pop() else { continue };
+            let common = open.iter().zip(&segments).take_while(|((at, ..), segment)| at == *segment).count();
+            written.extend(open.drain(common..).rev().map(|(_, path, dir)| (dir.into(), path)));
+            for segment in segments.into_iter().skip(common) {
+                let (above, path) = match open.last() {
+                    Some((_, path, dir)) => (dir, format!("{path}/{segment}")),
+                    None => (&root, format!("{top}/{segment}")),
+                };
+                let dir = make(above, segment, &path)?;
+                open.push((segment, path, dir));
+            }
+            let dir = open.last().map_or(&root, |(.., dir)| dir);
+            let bytes = file.bytes.read()?;
+            let fd = dir.create(name, &bytes, self.group, self.mode_of(file));
+            written.push((fd.map_err(|errno| self.io("write", &path_text, errno))?, path_text));
+            if written.len() >= BATCH {
+                self.flush(&mut written)?;
+            }
+        }
+        written.extend(open.into_iter().rev().map(|(_, path, dir)| (dir.into(), path)));
+        written.push((root.into(), top.to_owned()));
+        self.flush(&mut written)
+    }
+
+    /// Waits until these files are on the disk.
+    ///
+    /// All files are written before the first is waited for. Each fsync of a new file makes ext4 commit its journal,
+    /// unless an earlier commit took the file along; that is so once the file has its blocks, which it gets when its
+    /// writeback begins and not when it is written (delayed allocation). Hence the advice on all of them first: seen
+    /// to save a fifth of the time for 4 files of 2 kB, and two thirds for 64, where without it the second pass is no
+    /// faster than an fsync after each write. It is a hint: the order rests on the fsyncs alone, of the content, then
+    /// of its names, then (in `swap`) of the link to it.
+    pub(super) fn flush(&self, written: &mut Vec<(OwnedFd, String)>) -> Result<(), PublishError> {
+        for (fd, _) in &*written {
+            // Where the hint fails, the fsync is slower.
+            let _ = posix_fadvise(fd, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+        }
+        for (fd, path) in written.drain(..) {
+            fsync(&fd).map_err(|errno| self.io("sync", &path, errno))?;
+        }
+        Ok(())
+    }
+}
