@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use rustix::fs::fstatfs;
+use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
 /// What a file lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,18 +18,19 @@ pub enum Medium {
 /// How much is read quickly, in bytes: most ConfigMaps and Secrets are smaller.
 pub const QUICK: u64 = 64 << 10;
 
-/// `statfs(2)`.
-const TMPFS: u64 = 0x0102_1994;
+/// statfs(2); nix does not name it for musl.
+const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
+
 /// ext2 to ext4, XFS, Btrfs, and the overlay that a container's own files lie on.
-const DISKS: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x794c_7630];
+const DISKS: [FsType; 4] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC];
 
 impl Medium {
     /// What an open file or directory lies on.
-    pub fn of(file: impl AsFd) -> rustix::io::Result<Self> {
-        let kind = u64::try_from(fstatfs(file)?.f_type).ok();
+    pub fn of(file: impl AsFd) -> nix::Result<Self> {
+        let kind = fstatfs(file)?.filesystem_type();
         Ok(match kind {
-            Some(TMPFS) => Self::Memory,
-            Some(kind) if DISKS.contains(&kind) => Self::Disk,
+            TMPFS_MAGIC => Self::Memory,
+            kind if DISKS.contains(&kind) => Self::Disk,
             _ => Self::Unknown,
         })
     }

@@ -15,6 +15,7 @@
 //! to a directory above themselves.
 
 mod medium;
+mod mount;
 mod read;
 #[cfg(test)]
 mod volume;
@@ -23,9 +24,10 @@ mod watch;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::io::Errno;
+use nix::errno::Errno;
 
-pub use read::{frozen, read};
+pub use mount::{Frozen, frozen};
+pub use read::read;
 pub use watch::watch;
 
 /// A directory, or a single file, that is read and followed.
@@ -52,33 +54,18 @@ pub struct Config {
     pub max_size: u64,
 }
 
-/// A mount that does not show what becomes of its source, by its mount point.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Frozen {
-    /// One version of a volume of the kubelet's, which is never updated.
-    SubPath(PathBuf),
-    /// A single file: what replaces it by a rename is not shown, what is written into it is.
-    File(PathBuf),
-}
-
 /// Why a root cannot be read, or its changes cannot be seen. Each is retried: what was known stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilesError {
     /// A system call failed.
     #[error("cannot read {path:?}: {errno}{}", remedy(*errno))]
-    Io {
-        /// On what.
-        path: PathBuf,
-        /// Why.
-        errno: Errno,
-    },
+    Io { path: PathBuf, errno: Errno },
     /// The kernel or the seccomp profile has no openat2, without which links cannot be held inside the directory.
     #[error(
         "cannot open {path:?}: {errno}; the openat2 system call is needed: Linux 5.6 or newer, and a seccomp profile \
          that allows it (a container runtime's default from 2021 or later, seccompProfile RuntimeDefault)"
     )]
     Openat2 {
-        /// What was to be opened.
         path: PathBuf,
         /// `ENOSYS`, or `EPERM` as older profiles answer.
         errno: Errno,
@@ -88,91 +75,47 @@ pub enum FilesError {
         "{link:?} is absolute or leads out of the watched directory {root:?}, and is not followed; let it be relative \
          and stay inside, or watch the directory that holds both"
     )]
-    Escapes {
-        /// The watched directory.
-        root: PathBuf,
-        /// The link.
-        link: PathBuf,
-    },
+    Escapes { root: PathBuf, link: PathBuf },
     /// `..data` names nothing.
     #[error("{link:?} names {target:?}, which does not exist: the volume is not written to the end")]
-    NoData {
-        /// The `..data` link.
-        link: PathBuf,
-        /// What it names.
-        target: PathBuf,
-    },
+    NoData { link: PathBuf, target: PathBuf },
     /// The content changed during each of several reads.
     #[error("{path:?} changed during each of {attempts} reads; it is read again later")]
-    Unsettled {
-        /// The root.
-        path: PathBuf,
-        /// How many reads.
-        attempts: u32,
-    },
+    Unsettled { path: PathBuf, attempts: u32 },
     /// The root is a pipe, a socket or a device.
     #[error("{path:?} is neither a directory nor a regular file")]
-    NoFile {
-        /// The root.
-        path: PathBuf,
-    },
+    NoFile { path: PathBuf },
     /// A name is not UTF-8, and cannot be a key. (`path` shows what is not with `\x`.)
     #[error("the name of {path:?} is not UTF-8 and cannot be a key; rename it")]
-    Name {
-        /// Whose name.
-        path: PathBuf,
-    },
+    Name { path: PathBuf },
     /// The keys and values are larger than allowed.
     #[error("{path:?} holds more than {limit} bytes; raise --max-size, or watch a smaller directory")]
-    TooLarge {
-        /// The root.
-        path: PathBuf,
-        /// `--max-size`, in bytes.
-        limit: u64,
-    },
+    TooLarge { path: PathBuf, limit: u64 },
     /// There are too many entries.
     #[error("{path:?} holds more than {limit} files and directories; watch a smaller directory")]
-    TooMany {
-        /// The root.
-        path: PathBuf,
-        /// How many are read.
-        limit: usize,
-    },
+    TooMany { path: PathBuf, limit: usize },
     /// Directories are nested too deeply.
     #[error("{path:?} lies more than {limit} directories deep; watch a directory further down")]
-    TooDeep {
-        /// The directory.
-        path: PathBuf,
-        /// How deep directories are read.
-        limit: usize,
-    },
+    TooDeep { path: PathBuf, limit: usize },
     /// The kubelet has replaced what is mounted here, and this mount will never show it.
     #[error(
         "{path:?} is a subPath volumeMount, and the volume behind it has changed: the kubelet never updates such a \
          mount; mount the whole volume (a volumeMount without subPath) and watch that directory"
     )]
-    SubPath {
-        /// The mount.
-        path: PathBuf,
-    },
+    SubPath { path: PathBuf },
     /// Neither inotify nor polling tells of changes.
     #[error(
         "changes of {path:?} will not be seen: {cause}, and --poll-interval is 0; set --poll-interval, or raise the \
          limit"
     )]
-    Blind {
-        /// The root.
-        path: PathBuf,
-        /// What inotify said.
-        cause: InotifyError,
-    },
+    Blind { path: PathBuf, cause: InotifyError },
 }
 
 impl FilesError {
     /// Whether a permission is missing.
     #[must_use]
     pub fn forbidden(&self) -> bool {
-        matches!(self, Self::Io { errno: Errno::ACCESS | Errno::PERM, .. })
+        matches!(self, Self::Io { errno: Errno::EACCES | Errno::EPERM, .. })
     }
 }
 
@@ -190,13 +133,13 @@ pub enum InotifyError {
 /// What may be done about a failed system call.
 fn remedy(errno: Errno) -> &'static str {
     match errno {
-        Errno::ACCESS => {
+        Errno::EACCES => {
             "; the container's user must be able to read it: see the volume's defaultMode, the Pod's fsGroup and the \
              container's runAsUser"
         }
-        Errno::LOOP => "; a link leads back to itself, or through /proc: mend or remove it",
-        Errno::NOTDIR => "; a file stands where the path needs a directory",
-        Errno::MFILE | Errno::NFILE => "; too many files are open",
+        Errno::ELOOP => "; a link leads back to itself, or through /proc: fix or remove it",
+        Errno::ENOTDIR => "; a file stands where the path needs a directory",
+        Errno::EMFILE | Errno::ENFILE => "; too many files are open",
         _ => "",
     }
 }

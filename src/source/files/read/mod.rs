@@ -1,0 +1,317 @@
+//! One read of a root: what it holds at this moment, and in which directories that can change.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::mem::MaybeUninit;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat, stat};
+use rustix::fs::{FileType, RawDir};
+
+use super::medium::Medium;
+use super::{FilesError, Root};
+use crate::model::content::Content;
+use crate::model::object::{Kind, Object, ObjectRef};
+
+/// The kubelet's link to the directory with the current content.
+pub(super) const DATA: &str = "..data";
+
+/// A swap takes the kubelet microseconds and comes at most every few seconds: more than two reads are a surprise.
+const ATTEMPTS: u32 = 10;
+const MAX_DEPTH: usize = 32;
+const MAX_ENTRIES: usize = 65_536;
+
+/// What one read found.
+pub(super) struct Reading {
+    /// As [`read`] gives it.
+    pub object: Result<Option<Object>, FilesError>,
+    /// The directories, relative to the root, in which a change can change the object; also after a failure, as far
+    /// as the read came. Empty if the root is a file.
+    pub directories: Vec<PathBuf>,
+    /// What the object lies on; after a failure `Unknown`.
+    pub medium: Medium,
+}
+
+/// Reads a root once. `Ok(None)`: it does not exist.
+///
+/// A directory's keys are paths relative to it, with `/` between segments; a file has one key, its file name.
+/// Never holds more than `max_size` bytes of values.
+pub fn read(root: &Root, max_size: u64) -> Result<Option<Object>, FilesError> {
+    reading(root, max_size).object
+}
+
+pub(super) fn reading(root: &Root, max_size: u64) -> Reading {
+    let mut directories = Vec::new();
+    for _ in 0..ATTEMPTS {
+        directories.clear();
+        match attempt(root, max_size, &mut directories) {
+            Ok((object, medium)) => return Reading { object: Ok(object), directories, medium },
+            Err(Stop::Failed(error)) => return Reading { object: Err(error), directories, medium: Medium::Unknown },
+            Err(Stop::Changed) => {}
+        }
+    }
+    let error = FilesError::Unsettled { path: root.path.clone(), attempts: ATTEMPTS };
+    Reading { object: Err(error), directories, medium: Medium::Unknown }
+}
+
+/// Why a read ended early.
+enum Stop {
+    /// What was being read was replaced meanwhile.
+    Changed,
+    Failed(FilesError),
+}
+
+impl From<FilesError> for Stop {
+    fn from(error: FilesError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result<(Option<Object>, Medium), Stop> {
+    let path = without_trailing_slash(&root.path);
+    let fd = match open(AT_FDCWD, &path, ResolveFlag::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::ENOENT) => return Ok((None, Medium::Unknown)),
+        Err(Errno::ENXIO | Errno::ENODEV) => return Err(FilesError::NoFile { path }.into()),
+        Err(errno) => return Err(failed(&path, errno).into()),
+    };
+    let found = fstat(&fd).map_err(|errno| failed(&path, errno))?;
+    let mut walk = Walk {
+        root: &path,
+        fd: &fd,
+        limit: max_size,
+        left: max_size,
+        entries: 0,
+        above: Vec::new(),
+        data: BTreeMap::new(),
+        directories,
+        devices: Vec::new(),
+    };
+    match kind(&found) {
+        SFlag::S_IFDIR => {
+            walk.directory(&fd, Path::new(""), "", true)?;
+            // The path may be a link that was re-pointed, and the old directory half removed by now.
+            match stat(&path) {
+                Ok(now) if (now.st_dev, now.st_ino) == (found.st_dev, found.st_ino) => {}
+                Ok(_) | Err(Errno::ENOENT) => return Err(Stop::Changed),
+                Err(errno) => return Err(failed(&path, errno).into()),
+            }
+        }
+        SFlag::S_IFREG => {
+            let name = path.file_name().unwrap_or_default();
+            let key = name.to_str().ok_or_else(|| FilesError::Name { path: path.clone() })?;
+            walk.file(&fd, &found, &path, key.to_owned())?;
+        }
+        _ => return Err(FilesError::NoFile { path }.into()),
+    }
+    let Walk { data, devices, .. } = walk;
+    let media = || devices.iter().map(|(_, medium)| *medium);
+    let secret = root.secret.unwrap_or(media().any(|medium| medium == Medium::Memory));
+    let id = ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: root.name.as_str().into() };
+    Ok((Some(Object::new(id, String::new(), 0, secret, data)), media().max().unwrap_or(Medium::Unknown)))
+}
+
+/// A directory's trailing slash would make a file `ENOTDIR`, and hide its name.
+pub(super) fn without_trailing_slash(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// `NONBLOCK`: a pipe must not hang us; `NOCTTY`: nor a terminal become ours.
+const FLAGS: OFlag = OFlag::O_RDONLY.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+fn open(at: impl AsFd, path: &Path, resolve: ResolveFlag) -> nix::Result<File> {
+    let how = OpenHow::new().flags(FLAGS).resolve(resolve | ResolveFlag::RESOLVE_NO_MAGICLINKS);
+    let mut missing = 0;
+    loop {
+        match openat2(&at, path, how) {
+            Err(Errno::EINTR) => {}
+            // While the kernel follows a link, that can be pointed elsewhere, and what it named be removed: absence is
+            // believed when it is seen three times.
+            Err(Errno::ENOENT) if missing < 2 => missing += 1,
+            result => return result.map(File::from),
+        }
+    }
+}
+
+fn failed(path: &Path, errno: Errno) -> FilesError {
+    let path = path.to_owned();
+    match errno {
+        // Opening for reading has no other reason for EPERM (open(2): O_NOATIME, file seals).
+        Errno::ENOSYS | Errno::EPERM => FilesError::Openat2 { path, errno },
+        _ => FilesError::Io { path, errno },
+    }
+}
+
+fn errno_of(error: io::Error) -> Errno {
+    error.try_into().unwrap_or(Errno::EIO)
+}
+
+fn kind(stat: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT
+}
+
+/// Where `..data` leads from a directory, if that has one and it is a link.
+fn data_link(directory: &File) -> nix::Result<Option<PathBuf>> {
+    match readlinkat(directory, DATA) {
+        Ok(target) => Ok(Some(target.into())),
+        Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    /// The root's; every path below is opened relative to it, so that no link leads out of it.
+    fd: &'a File,
+    limit: u64,
+    /// Bytes that may still come.
+    left: u64,
+    /// Directory entries so far, keys or not.
+    entries: usize,
+    /// Device and inode of the directories that we are in.
+    above: Vec<(u64, u64)>,
+    data: BTreeMap<String, Content>,
+    directories: &'a mut Vec<PathBuf>,
+    /// The devices met, and what they are.
+    devices: Vec<(u64, Medium)>,
+}
+
+impl Walk<'_> {
+    /// Reads the open directory that lies `at` this path below the root, under this key (empty for the root).
+    /// `follow`: its changes matter.
+    fn directory(&mut self, directory: &File, at: &Path, key: &str, follow: bool) -> Result<(), Stop> {
+        if follow {
+            self.directories.push(at.to_owned());
+        }
+        let link = self.root.join(at).join(DATA);
+        let readlink = || data_link(directory).map_err(|errno| failed(&link, errno));
+        let Some(target) = readlink()? else {
+            return self.list(directory, at, key, follow);
+        };
+        let at_data = at.join(&target);
+        let result = match self.open(&at_data) {
+            // Nothing below changes in place: the kubelet writes a new directory and renames the link.
+            Ok(data) => self.list(&data, &at_data, key, false),
+            Err(Errno::ENOENT) => Err(FilesError::NoData { link: link.clone(), target: target.clone() }.into()),
+            Err(errno) => Err(self.refused(&at.join(DATA), errno)),
+        };
+        // Also after a failure: the kubelet removes the old directory while we read it.
+        if readlink()? == Some(target) { result } else { Err(Stop::Changed) }
+    }
+
+    fn list(&mut self, directory: &File, at: &Path, key: &str, follow: bool) -> Result<(), Stop> {
+        let path = self.root.join(at);
+        let stat = fstat(directory).map_err(|errno| failed(&path, errno))?;
+        let identity = (stat.st_dev, stat.st_ino);
+        if self.above.contains(&identity) {
+            return Ok(());
+        }
+        if self.above.len() > MAX_DEPTH {
+            return Err(FilesError::TooDeep { path, limit: MAX_DEPTH }.into());
+        }
+        self.note_device(directory, stat.st_dev, &path)?;
+        self.above.push(identity);
+        for name in self.names(directory, &path)? {
+            let below = at.join(&name);
+            let name = name.to_str().ok_or_else(|| FilesError::Name { path: self.root.join(&below) })?;
+            let key = if key.is_empty() { name.to_owned() } else { format!("{key}/{name}") };
+            self.entry(&below, key, follow)?;
+        }
+        self.above.pop();
+        Ok(())
+    }
+
+    /// The names that may be keys or directories.
+    fn names(&mut self, directory: &File, path: &Path) -> Result<Vec<OsString>, Stop> {
+        let mut names = Vec::new();
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut entries = RawDir::new(directory, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // The directory itself was removed (getdents(2)).
+                Err(rustix::io::Errno::NOENT) => break,
+                Err(errno) => return Err(failed(path, Errno::from_raw(errno.raw_os_error())).into()),
+            };
+            let name = entry.file_name().to_bytes();
+            if name == b"." || name == b".." {
+                continue;
+            }
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                return Err(FilesError::TooMany { path: self.root.to_owned(), limit: MAX_ENTRIES }.into());
+            }
+            // A volume's root belongs to mkfs too: its lost+found is root's alone.
+            let skip = name.starts_with(b"..") || name == b"lost+found";
+            let kind = entry.file_type();
+            if !skip
+                && matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown)
+            {
+                names.push(OsStr::from_bytes(name).to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn entry(&mut self, at: &Path, key: String, follow: bool) -> Result<(), Stop> {
+        let fd = match self.open(at) {
+            Ok(fd) => fd,
+            // A link to nothing, or gone since it was listed; or a link to a socket, a pipe, a device without driver.
+            Err(Errno::ENOENT | Errno::ENXIO | Errno::ENODEV) => return Ok(()),
+            Err(errno) => return Err(self.refused(at, errno)),
+        };
+        let path = self.root.join(at);
+        let stat = fstat(&fd).map_err(|errno| failed(&path, errno))?;
+        match kind(&stat) {
+            SFlag::S_IFDIR => self.directory(&fd, at, &key, follow),
+            SFlag::S_IFREG => self.file(&fd, &stat, &path, key),
+            _ => Ok(()),
+        }
+    }
+
+    fn file(&mut self, file: &File, stat: &FileStat, path: &Path, key: String) -> Result<(), Stop> {
+        self.note_device(file, stat.st_dev, path)?;
+        let too_large = || FilesError::TooLarge { path: self.root.to_owned(), limit: self.limit };
+        let left = self.left.checked_sub(key.len() as u64).ok_or_else(too_large)?;
+        // The size is a hint only: files of /proc have none, others grow. One byte beyond what is left tells a file
+        // that is too large from one that just fits.
+        let room = left.saturating_add(1);
+        let size = u64::try_from(stat.st_size).unwrap_or(0).saturating_add(1).min(room);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).map_err(|_| too_large())?);
+        file.take(room).read_to_end(&mut bytes).map_err(|error| failed(path, errno_of(error)))?;
+        self.left = left.checked_sub(bytes.len() as u64).ok_or_else(too_large)?;
+        self.data.insert(key, Bytes::from(bytes.into_boxed_slice()).into());
+        Ok(())
+    }
+
+    fn note_device(&mut self, fd: &File, device: u64, path: &Path) -> Result<(), FilesError> {
+        if !self.devices.iter().any(|(known, _)| *known == device) {
+            self.devices.push((device, Medium::of(fd).map_err(|errno| failed(path, errno))?));
+        }
+        Ok(())
+    }
+
+    fn open(&self, at: &Path) -> nix::Result<File> {
+        open(self.fd, at, ResolveFlag::RESOLVE_BENEATH)
+    }
+
+    fn refused(&self, at: &Path, errno: Errno) -> Stop {
+        match errno {
+            // openat2(2): a `..` raced with a rename.
+            Errno::EAGAIN => Stop::Changed,
+            Errno::EXDEV => FilesError::Escapes { root: self.root.to_owned(), link: self.root.join(at) }.into(),
+            _ => failed(&self.root.join(at), errno).into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
