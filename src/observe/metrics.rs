@@ -167,7 +167,11 @@ impl Metrics {
         );
         known.register("watches", "Sources that are watched", self.watches.clone());
         known.register("watch_events", "What all sources told", self.watch_events.clone());
-        known.register("watch_errors", "How often a source became unreadable", self.watch_errors.clone());
+        known.register(
+            "watch_errors",
+            "How often a watch was cut or a source became unreadable",
+            self.watch_errors.clone(),
+        );
     }
 
     /// The text for a scrape, in the OpenMetrics format.
@@ -246,6 +250,11 @@ impl Metrics {
     pub fn source_event(&self, source: &str) {
         self.watch_events.inc();
         self.source_events.get_or_create(&SourceLabel { source: source.to_owned() }).inc();
+    }
+
+    /// A watch was cut, whether or not it could be resumed at once.
+    pub fn watch_cut(&self) {
+        self.watch_errors.inc();
     }
 
     /// A source became readable or unreadable.

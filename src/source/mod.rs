@@ -36,6 +36,8 @@ pub enum Seen {
     },
     /// The source is readable again (or for the first time); follows or precedes `All`.
     Healthy,
+    /// A watch was cut. Where the next one begins nothing is lost; it says for itself when that is not soon.
+    Interrupted,
 }
 
 /// A message of one source to the app. `source` is the index that the app gave to the source.
@@ -177,6 +179,7 @@ impl View {
                 self.trouble = None;
                 return false;
             }
+            Seen::Interrupted => return false,
             Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => {}
         }
         self.trouble = None;
@@ -202,7 +205,7 @@ impl View {
                         next.remove(&id);
                         next
                     }
-                    Seen::Trouble { .. } | Seen::Healthy => return false,
+                    Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted => return false,
                 };
                 if !self.spec.apply_deletes {
                     self.kept = self.keep(&mut next);
@@ -279,7 +282,7 @@ impl Sources {
     pub fn take(&mut self, update: Update) -> bool {
         let Some(view) = self.views.get_mut(update.source) else { return false };
         let edited = if let Seen::Changed(object) = &update.seen { Some(object.id.clone()) } else { None };
-        let may_move = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy);
+        let may_move = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted);
         let old = edited.as_ref().and_then(|id| view.objects.get(id)).cloned();
         let changed = view.take(update.seen);
         let new = edited.as_ref().and_then(|id| view.objects.get(id));

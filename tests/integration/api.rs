@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +24,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
@@ -31,7 +34,7 @@ use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_r
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
-    _shared: Option<Arc<ApiServer>>,
+    shared: Option<Arc<ApiServer>>,
     client: Client,
     namespace: String,
     dir: TempDir,
@@ -41,7 +44,7 @@ impl Place {
     /// On the server that tests share.
     async fn new() -> Self {
         let server = ApiServer::shared().await;
-        Self { _shared: Some(server.clone()), ..Self::on(&server).await }
+        Self { shared: Some(server.clone()), ..Self::on(&server).await }
     }
 
     async fn on(server: &ApiServer) -> Self {
@@ -50,7 +53,7 @@ impl Place {
             let text = kubeconfig(server.port(), &server.ca(), &json!({"token": token(user)}));
             fs::write(dir.path().join(user), text).unwrap();
         }
-        Self { _shared: None, client: server.client(ADMIN).await, namespace: server.namespace().await, dir }
+        Self { shared: None, client: server.client(ADMIN).await, namespace: server.namespace().await, dir }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -829,4 +832,51 @@ async fn both_kinds_in_several_namespaces_are_written_each_in_its_mode() {
         edit("2").await;
         eventually("and the one after it", || (found() == expected("2")).then_some(()));
     }
+}
+
+#[tokio::test]
+async fn dead_first_address_of_the_server_is_passed_over() {
+    needs_root("have a file /etc/hosts of its own");
+    let place = Place::new().await;
+    place.put(&configmap("web", &[("k", "1")])).await;
+    // It drops each SYN: its backlog of none is full.
+    let port = place.shared.as_ref().unwrap().port();
+    let dead = TcpSocket::new_v6().unwrap();
+    dead.bind((Ipv6Addr::LOCALHOST, port).into()).unwrap();
+    let dead = dead.listen(0).unwrap();
+    let _waits = TcpStream::connect(dead.local_addr().unwrap()).await.unwrap();
+    fs::write(place.at("hosts"), "::1 api.test\n127.0.0.1 api.test\n").unwrap();
+    let text = fs::read_to_string(place.at(ADMIN)).unwrap();
+    let name = "\"tls-server-name\":\"127.0.0.1\",\"server\":\"https://api.test:";
+    fs::write(place.at("named"), text.replace("\"server\":\"https://127.0.0.1:", name)).unwrap();
+    let with_hosts = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    let hosts = place.at("hosts");
+    let program = ["unshare", "--mount", "sh", "-c", with_hosts, hosts.to_str().unwrap()];
+    let (kubeconfig, output) = (place.at("named"), place.at("conf"));
+    let flags = ["--configmap", "web", "--namespace", &place.namespace, "--kubeconfig", kubeconfig.to_str().unwrap()];
+    let _sidecar =
+        Sidecar::start_by(&program, &place.at("log"), [&flags[..], &["--output", output.to_str().unwrap()]].concat());
+    until_read(&place, "k", "1");
+}
+
+#[tokio::test]
+async fn exec_plugin_that_hangs_ends_with_the_sidecar_at_once() {
+    let place = Place::new().await;
+    let plugin = place.at("plugin");
+    fs::write(&plugin, "#!/bin/sh\necho $$ >\"$PIDS\"; sleep 86400; echo never\n").unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let server = place.shared.as_ref().unwrap();
+    let exec = json!({"apiVersion": "client.authentication.k8s.io/v1", "command": "./plugin",
+        "env": [{"name": "PIDS", "value": place.at("pids")}], "interactiveMode": "Always"});
+    fs::write(place.at("plugged"), kubeconfig(server.port(), &server.ca(), &json!({"exec": exec}))).unwrap();
+    let mut sidecar = place.start_as("plugged", &["--configmap", "web"]);
+    let pid = eventually("the plugin runs", || {
+        let text = fs::read_to_string(place.at("pids")).ok()?;
+        text.trim().parse::<u32>().ok()
+    });
+    assert_eq!(sidecar.terminate(), Some(0));
+    eventually("the plugin and what it started are gone", || {
+        let group = Command::new("pgrep").args(["-g", &pid.to_string()]).output().ok()?;
+        group.stdout.is_empty().then_some(())
+    });
 }

@@ -15,7 +15,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBind
 use kube::api::{Api, DeleteParams, ObjectMeta, Patch, PatchParams, PostParams};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -52,7 +52,17 @@ impl Source {
         Self { refresh, updates, task }
     }
 
+    /// What is told next but of watches that were cut.
     async fn next(&mut self) -> Seen {
+        loop {
+            match self.any().await {
+                Seen::Interrupted => {}
+                seen => return seen,
+            }
+        }
+    }
+
+    async fn any(&mut self) -> Seen {
         let update = timeout(PATIENCE, self.updates.recv()).await.expect("nothing seen").expect("the watch ended");
         assert_eq!(update.source, 7);
         update.seen
@@ -130,7 +140,7 @@ fn clients(kubeconfig: &Path) -> Clients {
 
 /// Clients that find out within half a second that a server is silent.
 fn hasty(kubeconfig: &Path, quiet: Duration) -> Clients {
-    let deadlines = Deadlines { answer: Duration::from_millis(500), quiet };
+    let deadlines = Deadlines { answer: Duration::from_millis(500), quiet, ..Deadlines::default() };
     Clients::new(ClientConfig { kubeconfig: Some(kubeconfig.to_owned()), deadlines, ..ClientConfig::default() })
 }
 
@@ -470,7 +480,7 @@ async fn what_happened_while_the_server_was_down_is_seen_deletions_included() {
                 }
             }
             Seen::Gone(id) => names.retain(|name| **name != *id.name),
-            Seen::Trouble { .. } | Seen::Healthy => {}
+            Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted => {}
         }
     }
     loop {
@@ -649,7 +659,7 @@ async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant
             Seen::All(all) => format!("all {}", all.len()),
             Seen::Changed(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
             Seen::Gone(id) => format!("gone {id}"),
-            Seen::Healthy => "healthy".to_owned(),
+            Seen::Healthy | Seen::Interrupted => "healthy".to_owned(),
             Seen::Trouble { message, .. } => message.strip_prefix("configmap/web/web: ").unwrap().to_owned(),
         });
     }
@@ -983,6 +993,18 @@ async fn a_kubeconfig_is_checked_without_the_server() {
     let error = Clients::new(config).check().await.unwrap_err().to_string();
     assert!(error.contains("not a kubeconfig, at line 1, column"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
+    for (user, expected) in [
+        (json!({"token": "hunter2\nhunter2"}), "its token holds characters that a header cannot carry"),
+        (json!({"token": "x", "as": "hunter2\nhunter2"}), "whom it acts as does not fit into a header"),
+        (json!({"client-certificate-data": "eA==", "client-key-data": "eA=="}), "are not a valid pair in PEM"),
+    ] {
+        let path = dir.path().join("odd");
+        let text = kubeconfig(1, Path::new("unused"), &user).replace("certificate-authority", "unused");
+        fs::write(&path, text.replace("\"server\"", "\"insecure-skip-tls-verify\": true, \"server\"")).unwrap();
+        let config = ClientConfig { kubeconfig: Some(path), ..ClientConfig::default() };
+        let error = Clients::new(config).check().await.unwrap_err().to_string();
+        assert!(error.contains(expected) && !error.contains("hunter2"), "{error}");
+    }
     let config = ClientConfig { context: Some("x".to_owned()), ..ClientConfig::default() };
     assert!(Clients::new(config).check().await.unwrap_err().to_string().contains("--context"));
 }
@@ -1006,13 +1028,199 @@ async fn a_source_above_the_limit_is_told_and_what_was_known_stays() {
     editor.create(&config_map("d", &[("app", "web")], &[("k", &filler)])).await;
     let trouble = source.trouble().await;
     assert!(trouble.starts_with(&format!("configmap/{namespace}/[app=web]: more than 3500 bytes")), "{trouble}");
-    assert!(trouble.contains("--max-size"), "{trouble}");
+    assert!(
+        trouble.contains("--max-size") && trouble.contains(&format!("configmap/{namespace}/d held back")),
+        "{trouble}"
+    );
     source.refresh.send_modify(|count| *count += 1);
+    assert_eq!(source.names().await, ["a", "b", "c"]);
     source.quiet().await;
     editor.delete("a").await;
-    source.refresh.send_modify(|count| *count += 1);
+    assert_eq!(&*source.gone().await.name, "a");
     assert_eq!(source.names().await, ["b", "c", "d"]);
     source.healthy().await;
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_held_back_and_the_others_flow() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let editor = Editor::new(&server, &namespace).await;
+    let fat = "x".repeat(5000);
+    for (name, value) in [("a-fat", fat.as_str()), ("b-fat", &fat), ("c", "1"), ("d", "1")] {
+        editor.create(&config_map(name, &[("app", "web")], &[("k", value)])).await;
+    }
+    let scope = selected("app=web", Some(&namespace));
+    let mut source = Source::limited(&clients(&server.kubeconfig(ADMIN)), Kind::ConfigMap, scope, 4000);
+    assert_eq!(source.names().await, ["c", "d"]);
+    let trouble = source.trouble().await;
+    let both = format!("configmap/{namespace}/a-fat, configmap/{namespace}/b-fat held back");
+    assert!(trouble.contains(&both), "{trouble}");
+    editor.set("d", "k", "2").await;
+    assert_eq!(source.changed().await.data["k"].read().unwrap(), "2");
+    // What grows beyond the limit stays as it was, also past a fresh list, and is no reason to hold back what shrinks.
+    editor.set("c", "k", &fat).await;
+    assert!(source.trouble().await.contains(&format!("configmap/{namespace}/c held back")));
+    source.refresh.send_modify(|count| *count += 1);
+    editor.set("d", "k", "3").await;
+    assert_eq!(source.changed().await.data["k"].read().unwrap(), "3");
+    editor.set("a-fat", "k", "thin").await;
+    let thin = source.changed().await;
+    assert_eq!((&*thin.id.name, thin.data["k"].read().unwrap()), ("a-fat", "thin".into()));
+    assert!(!source.trouble().await.contains("a-fat"));
+    editor.delete("b-fat").await;
+    source.gone().await;
+    source.trouble().await;
+    editor.set("c", "k", "small").await;
+    assert_eq!(source.changed().await.data["k"].read().unwrap(), "small");
+    source.healthy().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_history_went_back_is_listed_anew() {
+    let mut server = ApiServer::start().await;
+    let namespace = server.namespace().await;
+    let editor = Editor::new(&server, &namespace).await;
+    for name in ["kept", "edited"] {
+        editor.create(&config_map(name, &[("app", "web")], &[("k", "old")])).await;
+    }
+    server.back_up().await;
+    let editor = Editor::new(&server, &namespace).await;
+    let mut source =
+        Source::start(&clients(&server.kubeconfig(ADMIN)), Kind::ConfigMap, selected("app=web", Some(&namespace)));
+    assert_eq!(source.names().await, ["edited", "kept"]);
+    source.healthy().await;
+    // Far more than the server writes by itself until the test is over.
+    for number in 0..2000 {
+        editor.set("edited", "k", &number.to_string()).await;
+        source.changed().await;
+    }
+    server.restore();
+    server.start_again().await;
+    let all = source.all().await;
+    assert_eq!(all["edited"].data["k"].read().unwrap(), "old");
+    Editor::new(&server, &namespace).await.set("kept", "k", "new").await;
+    loop {
+        if let Seen::Changed(object) = source.next().await {
+            assert_eq!(object.data["k"].read().unwrap(), "new");
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_older_version_or_a_future_that_is_none_is_listed_anew() {
+    let web = |version: &str| json!({"metadata": {"name": "web", "namespace": "web", "resourceVersion": version}, "data": {"k": "2"}});
+    let mut too_large = status(504, "Timeout");
+    too_large["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "hunter2"}]});
+    let (told, _) = told_by(
+        vec![
+            list(10),
+            events(&[json!({"type": "MODIFIED", "object": web("9")})]),
+            list(5),
+            events(&[json!({"type": "MODIFIED", "object": web("6")})]),
+            answer("504 Gateway Timeout", "", &too_large.to_string()),
+            list(2),
+            events(&[json!({"type": "DELETED", "object": web("3")})]),
+        ],
+        "gone configmap/web/web",
+    )
+    .await;
+    assert_eq!(told, ["all 1", "healthy", "all 1", "changed b\"2\"", "all 1", "gone configmap/web/web"]);
+}
+
+/// A load balancer before the server: it cuts each connection after a while. Its port.
+async fn cutting(server: u16, after: Duration) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let _ = timeout(after, tokio::io::copy_bidirectional(&mut client, &mut server)).await;
+            });
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_watch_that_is_cut_again_and_again_is_resumed_at_once_and_counted() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let editor = Editor::new(&server, &namespace).await;
+    editor.create(&config_map("web", &[], &[("k", "0")])).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let port = cutting(server.port(), Duration::from_secs(1)).await;
+    fs::write(&path, kubeconfig(port, &server.ca(), &json!({"token": token(ADMIN)}))).unwrap();
+    let deadlines = Deadlines { brief: Duration::from_millis(50), ..Deadlines::default() };
+    let clients = Clients::new(ClientConfig { kubeconfig: Some(path), deadlines, ..ClientConfig::default() });
+    let mut source = Source::start(&clients, Kind::ConfigMap, named(&namespace, "web"));
+    assert_eq!(source.names().await, ["web"]);
+    source.healthy().await;
+    // A wait before each, of six seconds on average, would take far longer.
+    let cuts = async {
+        for number in 1..=20 {
+            assert!(matches!(source.any().await, Seen::Interrupted), "cut {number}");
+        }
+        editor.set("web", "k", "1").await;
+        assert_eq!(source.changed().await.data["k"].read().unwrap(), "1");
+    };
+    timeout(PATIENCE, cuts).await.expect("it waits before it resumes");
+}
+
+/// An HTTP proxy by CONNECT, that reaches the server whatever host it is asked for; and what it is asked for.
+async fn proxy(server: u16, answer: &'static str) -> (u16, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (asked, requests) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let asked = asked.clone();
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(client.read_u8().await.unwrap());
+                }
+                let _ = asked.send(String::from_utf8(head).unwrap());
+                client.write_all(format!("HTTP/1.1 {answer}\r\n\r\n").as_bytes()).await.unwrap();
+                let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (port, requests)
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_kubeconfig_is_used_and_one_that_refuses_is_named() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kubeconfig");
+    let text = kubeconfig(server.port(), &server.ca(), &json!({"token": token(ADMIN)}));
+    let through = |proxy: u16| {
+        let mut text: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let cluster = &mut text["clusters"][0]["cluster"];
+        cluster["server"] = json!("https://no-such-host.invalid:6443");
+        cluster["tls-server-name"] = json!("kubernetes.default.svc");
+        cluster["proxy-url"] = json!(format!("http://user:hunter2@127.0.0.1:{proxy}"));
+        fs::write(&path, text.to_string()).unwrap();
+    };
+    let (port, _asked) = proxy(server.port(), "403 Forbidden").await;
+    through(port);
+    let mut source = Source::start(&clients(&path), Kind::ConfigMap, named(&namespace, "web"));
+    let trouble = source.trouble().await;
+    let expected = "cannot reach the API server at no-such-host.invalid:6443: the proxy at 127.0.0.1:";
+    assert!(trouble.contains(expected) && !trouble.contains("hunter2"), "{trouble}");
+    let (port, mut asked) = proxy(server.port(), "200 OK").await;
+    through(port);
+    assert!(source.all().await.is_empty());
+    source.healthy().await;
+    let asked = asked.recv().await.unwrap();
+    assert!(asked.starts_with("CONNECT no-such-host.invalid:6443 HTTP/1.1\r\n"), "{asked}");
+    assert!(asked.to_lowercase().contains("proxy-authorization: basic dxnlcjpodw50zxiy\r\n"), "{asked}");
 }
 
 #[tokio::test]

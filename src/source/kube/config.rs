@@ -94,11 +94,13 @@ pub struct Deadlines {
     /// (apiserver/pkg/storage/cacher: `defaultBookmarkFrequency`), but the second one of a watch two minutes after the
     /// first (seen on Kubernetes 1.36), so that silence for longer is a hang.
     pub quiet: Duration,
+    /// A watch that lived for less ended as soon as it began. After a longer life it is resumed at once.
+    pub brief: Duration,
 }
 
 impl Default for Deadlines {
     fn default() -> Self {
-        Self { answer: Duration::from_secs(30), quiet: Duration::from_secs(150) }
+        Self { answer: Duration::from_secs(30), quiet: Duration::from_secs(150), brief: Duration::from_secs(5) }
     }
 }
 

@@ -44,14 +44,16 @@ pub(super) enum Failure {
     Forbidden { user: Option<String> },
     /// 410: the position to watch from, or to go on listing from, is too old. The remedy is a fresh list.
     Expired,
+    /// The server's history is shorter than where the watch stood. The remedy is a fresh list.
+    WentBack,
     /// Any other answer.
     Refused { code: u16, reason: String, after: Option<Duration> },
     /// An answer that is not what the API promises, described by places alone.
     Malformed(String),
     /// A page of a list exceeds what is held of one at a time, in bytes.
     PageTooLarge,
-    /// The source exceeds `--max-size`, in bytes.
-    TooLarge(u64),
+    /// The source exceeds `--max-size`, in bytes, by these, in words.
+    TooLarge { limit: u64, held_back: String },
     /// A value cannot be kept on the disk. What was known stays.
     NotKept(SpoolError),
     /// A watch ended before it had lived for long, without a word.
@@ -86,6 +88,11 @@ impl Failure {
 
     /// What the server said no with. `header`: its Retry-After, in seconds.
     pub(super) fn status(status: Status, header: Option<u64>) -> Self {
+        let causes = status.details.as_ref().and_then(|details| details.causes.as_ref());
+        // apimachinery/pkg/api/errors: `NewTooLargeResourceVersionError`.
+        if causes.is_some_and(|causes| causes.iter().any(|cause| cause.reason == "ResourceVersionTooLarge")) {
+            return Self::WentBack;
+        }
         match status.code {
             401 => Self::Unauthorized,
             403 => Self::Forbidden { user: user(&status.message) },
@@ -149,7 +156,7 @@ impl Failure {
         let delay = backoff::delay(failures, first, MAX_DELAY, least);
         match self {
             Self::Forbidden { .. } if !synced => delay.max(FORBIDDEN_DELAY),
-            Self::TooLarge(_) => TOO_LARGE_DELAY,
+            Self::TooLarge { .. } => TOO_LARGE_DELAY,
             Self::Refused { after: Some(after), .. } => delay.saturating_add(*after).min(MAX_DELAY),
             Self::Broken(inner) => inner.delay(failures, synced),
             _ => delay,
@@ -174,7 +181,7 @@ impl Failure {
     /// proxies cut long connections. A server that has just started knows no RoleBindings for a moment: 403.
     pub(super) fn may_pass(&self, synced: bool) -> bool {
         match self {
-            Self::Broken(_) | Self::Expired => true,
+            Self::Broken(_) | Self::Expired | Self::WentBack => true,
             Self::Forbidden { .. } => synced,
             _ => false,
         }
@@ -182,7 +189,7 @@ impl Failure {
 
     /// Whether to list afresh instead of going on from where the watch stood.
     pub(super) fn lost_position(&self) -> bool {
-        matches!(self, Self::Expired | Self::Malformed(_) | Self::TooLarge(_))
+        matches!(self, Self::Expired | Self::WentBack | Self::Malformed(_) | Self::TooLarge { .. })
     }
 
     /// Whether it is a permission that is missing.
@@ -232,9 +239,10 @@ impl From<Failure> for CreateError {
             Failure::Silent(patience) => format!("the API server has not answered for {} s", patience.as_secs_f64()),
             Failure::Unauthorized => "the API server does not accept our credentials (401)".to_owned(),
             Failure::Expired
+            | Failure::WentBack
             | Failure::Malformed(_)
             | Failure::PageTooLarge
-            | Failure::TooLarge(_)
+            | Failure::TooLarge { .. }
             | Failure::NotKept(_)
             | Failure::Ended
             | Failure::Broken(_) => "the API server gave no proper answer".to_owned(),
@@ -278,6 +286,10 @@ impl fmt::Display for Told<'_> {
                 write!(f, "forbidden (403): {user} may not {} {resource}. It needs {rule}", self.verb)
             }
             Failure::Expired => f.write_str("the API server has forgotten where the watch stood (410); listing again"),
+            Failure::WentBack => f.write_str(
+                "the API server's history went back behind where the watch stood: was its etcd restored from a backup? \
+                 Listing again",
+            ),
             Failure::Refused { code, reason, .. } => {
                 let reason = if reason.is_empty() { String::new() } else { format!(" {reason}") };
                 write!(f, "the API server refused to {} (HTTP {code}{reason}); ", self.verb)?;
@@ -293,10 +305,10 @@ impl fmt::Display for Told<'_> {
                 write!(f, "the API server sent something unusable: {what}; is a proxy in the way?")
             }
             Failure::PageTooLarge => f.write_str("the API server sent a single object that exceeds every limit"),
-            Failure::TooLarge(limit) => write!(
+            Failure::TooLarge { limit, held_back } => write!(
                 f,
-                "more than {limit} bytes, the limit of --max-size; narrow the selector, or raise the limit (and the \
-                 container's memory). What was known before stays",
+                "more than {limit} bytes, the limit of --max-size: {held_back} held back; narrow the selector, or raise the \
+                 limit (and the container's memory). What was known of that stays, and the rest goes on",
             ),
             Failure::NotKept(error) => write!(f, "{error}. What was known before stays; trying again"),
             Failure::Ended => f.write_str("the watch ends as soon as it begins; is a proxy in the way?"),
@@ -349,13 +361,15 @@ mod tests {
     }
 
     /// When a member of a fleet is answered, if the server goes at 0, opens its port after `away`, and serves after
-    /// `backlog` more.
+    /// `backlog` more. Its watch is resumed at once; what comes then is spread.
     fn answered(away: Duration, backlog: Duration) -> Duration {
         let serves = away + backlog;
         let mut failure = Failure::Broken(Box::new(Failure::Ended));
         let mut at = Duration::ZERO;
-        for failures in 1.. {
-            at += failure.delay(failures, true);
+        for failures in 0.. {
+            if failures > 0 {
+                at += failure.delay(failures, true);
+            }
             let patience = failure.patience(true, ANSWER);
             if at >= serves {
                 break;
@@ -376,6 +390,10 @@ mod tests {
         const FLEET: usize = 2000;
         for away in [0.0, 0.1, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 20.0, 30.0, 60.0, 300.0] {
             for backlog in [0.0, 0.5, 1.0, 2.0, 4.0, 6.0] {
+                // Which is no restart: connections were cut.
+                if away == 0.0 && backlog <= FIRST_PATIENCE.as_secs_f64() {
+                    continue;
+                }
                 let member = |_| answered(Duration::from_secs_f64(away), Duration::from_secs_f64(backlog));
                 let mut all: Vec<_> = (0..FLEET).map(member).collect();
                 all.sort_unstable();

@@ -1,8 +1,9 @@
 //! One source: everything is listed and sent as one [`Seen::All`], and what follows is watched.
 //!
 //! When the watch ends it is resumed from the last resourceVersion seen, so that nothing is missed, deletions included;
-//! when the server has forgotten that version (410), or on SIGHUP, everything is listed again. The position is the only
-//! thing remembered, and each object's size: the objects themselves belong to whoever receives them.
+//! when the server has forgotten that version (410), when its history went back behind it, or on SIGHUP, everything is
+//! listed again. The position is remembered, and each object's size and version: the objects themselves belong to whoever
+//! receives them.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -13,12 +14,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use kube::api::ListParams;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::Watch;
 use super::client::{Answer, Clients};
 use super::failure::Failure;
-use super::wire::{Event, Page, PageMeta};
+use super::wire::{Event, Page, PageHead, PageMeta};
+use super::{Scope, Watch};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::spool::Spool;
 use crate::source::{Seen, Update};
@@ -30,8 +31,10 @@ const PAGE_SIZES: [u32; 3] = [50, 5, 1];
 const PAGE_LIMIT: usize = 10 << 20;
 /// How long the server lets a watch live, in seconds.
 const WATCH_TIMEOUT: u32 = 290;
-/// A watch that lived for this long was a healthy one.
-const SETTLED: Duration = Duration::from_secs(30);
+/// A watch that was resumed and stays silent for this long is checked: does the server know where it stands?
+const DOUBT: Duration = Duration::from_secs(1);
+/// How many objects that are held back are named.
+const NAMED: usize = 3;
 
 /// Watches until the receiver of `updates` is gone. `max_size`: the most that the source's keys and values may take up,
 /// in bytes; `spool`: where its values are kept, if not in memory. Each change of `refresh` makes it list again, at once.
@@ -52,8 +55,9 @@ pub async fn watch(
         spool,
         updates,
         state: State::List,
-        sizes: BTreeMap::new(),
+        held: BTreeMap::new(),
         total: 0,
+        too_large: BTreeMap::new(),
         page: 0,
         failures: 0,
         patience: answer,
@@ -88,6 +92,9 @@ enum State {
     List,
     /// What has changed since this resourceVersion.
     Watch(String),
+    /// The same after a watch that was cut. Its server may have been restored from a backup since, and know nothing of
+    /// that version yet: then a watch stays silent until it does.
+    Resume(String),
 }
 
 impl State {
@@ -95,9 +102,35 @@ impl State {
     fn verb(&self) -> &'static str {
         match self {
             Self::List => "list",
-            Self::Watch(_) => "watch",
+            Self::Watch(_) | Self::Resume(_) => "watch",
         }
     }
+
+    fn position(&self) -> Option<&str> {
+        match self {
+            Self::List => None,
+            Self::Watch(position) | Self::Resume(position) => Some(position),
+        }
+    }
+}
+
+/// What the receiver has of an object.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// In bytes.
+    size: u64,
+    version: Option<u64>,
+}
+
+impl Held {
+    fn of(object: &Object) -> Self {
+        Self { size: object.size(), version: object.resource_version.parse().ok() }
+    }
+}
+
+/// Whether a resourceVersion is older than another one. They can be compared, where they are numbers.
+fn is_before(version: &str, other: &str) -> bool {
+    matches!((version.parse::<u64>(), other.parse::<u64>()), (Ok(version), Ok(other)) if version < other)
 }
 
 struct Task {
@@ -107,9 +140,11 @@ struct Task {
     spool: Option<Spool>,
     updates: mpsc::Sender<Update>,
     state: State,
-    /// What there is, and its size in bytes; and of all together.
-    sizes: BTreeMap<ObjectRef, u64>,
+    /// What the receiver has, and the size of it all, in bytes.
+    held: BTreeMap<ObjectRef, Held>,
     total: u64,
+    /// What does not fit in as it is now, and its size in bytes. An earlier version of it may be held.
+    too_large: BTreeMap<ObjectRef, u64>,
     /// Index into [`PAGE_SIZES`].
     page: usize,
     /// Since the watch was last healthy.
@@ -134,7 +169,10 @@ impl Task {
         if failure.lost_position() {
             self.state = State::List;
         }
-        let synced = matches!(self.state, State::Watch(_));
+        let synced = self.state.position().is_some();
+        if matches!(failure, Failure::Broken(_)) {
+            self.cut().await;
+        }
         let kind = Some(discriminant(&failure));
         if self.last == kind || !failure.may_pass(synced) {
             self.wary = matches!(failure, Failure::Broken(_));
@@ -149,16 +187,18 @@ impl Task {
         loop {
             match self.state.clone() {
                 State::List => self.list().await?,
-                State::Watch(position) => self.follow(&position).await?,
+                State::Watch(position) => self.follow(&position, false).await?,
+                State::Resume(position) => self.follow(&position, true).await?,
             }
         }
     }
 
-    /// Lists everything and sends it as a whole.
+    /// Lists everything and sends it as a whole; where that is too large, all but what adds most.
     async fn list(&mut self) -> Result<(), Failure> {
         let mut all = BTreeMap::new();
-        let mut sizes = BTreeMap::new();
-        let mut total = 0;
+        let mut too_large = BTreeMap::new();
+        // What is held has its room for as long as it is not known to be gone.
+        let mut total = self.total;
         let mut next = String::new();
         let position = loop {
             let page = match self.page(&next).await {
@@ -170,12 +210,14 @@ impl Task {
             };
             let Listed { objects, metadata } = page;
             for object in objects {
-                total += object.size();
-                if total > self.max_size {
-                    return Err(Failure::TooLarge(self.max_size));
-                }
-                sizes.insert(object.id.clone(), object.size());
+                total = total - self.held_size(&object.id) + object.size();
                 all.insert(object.id.clone(), Arc::new(object));
+                while total > self.max_size
+                    && let Some(object) = self.largest(&mut all)
+                {
+                    total = total - object.size() + self.held_size(&object.id);
+                    too_large.insert(object.id.clone(), object.size());
+                }
             }
             next = metadata.next;
             if next.is_empty() {
@@ -185,11 +227,59 @@ impl Task {
         if position.is_empty() {
             return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
         }
-        self.send(Seen::All(all)).await;
-        self.sizes = sizes;
-        self.total = total;
-        self.state = State::Watch(position);
+        if let Scope::Named { .. } = self.watch.scope
+            && self.held.is_empty()
+            && !too_large.is_empty()
+        {
+            // Sent as a list without it, it would be taken for absent.
+            return Err(self.excess(&too_large));
+        }
+        self.list_sent(all, &too_large).await;
+        self.too_large = too_large;
+        self.state = if self.has_room() { State::List } else { State::Watch(position) };
         Ok(())
+    }
+
+    /// Takes out the object that adds most to what is held; `None` if none adds to it.
+    fn largest(&self, all: &mut BTreeMap<ObjectRef, Arc<Object>>) -> Option<Arc<Object>> {
+        let added = |object: &Object| object.size().saturating_sub(self.held_size(&object.id));
+        let largest = all.values().max_by_key(|object| added(object)).filter(|object| added(object) > 0)?.id.clone();
+        all.remove(&largest)
+    }
+
+    fn held_size(&self, id: &ObjectRef) -> u64 {
+        self.held.get(id).map_or(0, |held| held.size)
+    }
+
+    /// Whether something that did not fit in would now.
+    fn has_room(&self) -> bool {
+        self.too_large.iter().any(|(id, size)| self.total - self.held_size(id) + size <= self.max_size)
+    }
+
+    /// Sends a list. What does not fit in is not in it: where the receiver has an earlier version, which it is to keep,
+    /// each difference is sent instead.
+    async fn list_sent(&mut self, all: BTreeMap<ObjectRef, Arc<Object>>, too_large: &BTreeMap<ObjectRef, u64>) {
+        let mut held: BTreeMap<_, _> = all.iter().map(|(id, object)| (id.clone(), Held::of(object))).collect();
+        let kept = too_large.keys().filter_map(|id| Some((id.clone(), *self.held.get(id)?)));
+        let kept: BTreeMap<_, _> = kept.collect();
+        if kept.is_empty() {
+            self.send(Seen::All(all)).await;
+        } else {
+            let gone = self.held.keys().filter(|id| !all.contains_key(id) && !kept.contains_key(id));
+            for id in gone {
+                self.send(Seen::Gone(id.clone())).await;
+            }
+            let is_new = |object: &Object| {
+                let (old, new) = (self.held.get(&object.id), Held::of(object));
+                new.version.is_none() || old.is_none_or(|old| old.version != new.version)
+            };
+            for object in all.into_values().filter(|object| is_new(object)) {
+                self.send(Seen::Changed(object)).await;
+            }
+        }
+        held.extend(kept);
+        self.total = held.values().map(|held| held.size).sum();
+        self.held = held;
     }
 
     /// One page of the list: the first, or the one that `next` stands for.
@@ -223,36 +313,69 @@ impl Task {
         decoded.unwrap_or(Err(Failure::Ended))
     }
 
-    /// Watches from `position` on, until the server ends it in the ordinary way, or it breaks.
-    async fn follow(&mut self, position: &str) -> Result<(), Failure> {
+    /// Watches from `position` on, until there is a reason to do something else at once, or it breaks.
+    async fn follow(&mut self, position: &str, mut doubtful: bool) -> Result<(), Failure> {
         let request = self.watch.resource().watch(&self.watch.follow().timeout(WATCH_TIMEOUT), position);
         let answer = self.clients.send(request, self.patience).await?;
         let mut lines = Lines::new(answer, self.clients.deadlines().quiet);
         if !self.wary {
-            self.tell(Ok(())).await;
+            self.tell_health().await;
         }
         let started = Instant::now();
         let end = loop {
-            match lines.next().await {
-                Ok(Some(line)) => {
-                    if let Err(failure) = self.take(line).await {
-                        break failure;
+            let line = if std::mem::take(&mut doubtful) {
+                let Ok(line) = timeout(DOUBT, lines.next()).await else {
+                    match self.verify(position).await {
+                        Ok(()) => continue,
+                        Err(failure) => break failure,
                     }
-                }
-                Ok(None) => break Failure::Ended,
-                Err(failure) => break failure,
+                };
+                line
+            } else {
+                lines.next().await
+            };
+            let taken = match line {
+                Ok(Some(line)) => self.take(line).await,
+                Ok(None) => Err(Failure::Ended),
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = taken {
+                break failure;
             }
-        };
-        if started.elapsed() >= SETTLED {
-            self.settled().await;
-            if matches!(end, Failure::Ended) {
+            if self.has_room() {
+                self.state = State::List;
                 return Ok(());
             }
+        };
+        let lived = started.elapsed();
+        match end {
+            Failure::Expired | Failure::WentBack | Failure::Malformed(_) | Failure::NotKept(_) => return Err(end),
+            Failure::Ended if lived + DOUBT >= Duration::from_secs(WATCH_TIMEOUT.into()) => {
+                self.settled().await;
+                return Ok(());
+            }
+            _ => {}
         }
-        Err(match end {
-            Failure::Expired | Failure::Malformed(_) | Failure::TooLarge(_) | Failure::NotKept(_) => end,
-            end => Failure::Broken(Box::new(end)),
-        })
+        if let Some(position) = self.state.position() {
+            self.state = State::Resume(position.to_owned());
+        }
+        if lived < self.clients.deadlines().brief {
+            return Err(Failure::Broken(Box::new(end)));
+        }
+        // A load balancer cuts what is idle: whoever waited now would be blind meanwhile, each time.
+        self.cut().await;
+        self.settled().await;
+        self.patience = end.patience(true, self.clients.deadlines().answer);
+        Ok(())
+    }
+
+    /// Whether the server's history reaches `position`: what it lists now is not older.
+    async fn verify(&self, position: &str) -> Result<(), Failure> {
+        let parameters = ListParams { limit: Some(1), ..self.watch.list() };
+        let mut answer = self.clients.send(self.watch.resource().list(&parameters), self.patience).await?;
+        let text = answer.text(PAGE_LIMIT, self.clients.deadlines().answer).await?.ok_or(Failure::PageTooLarge)?;
+        let page: PageHead = serde_json::from_slice(&text).map_err(|error| Failure::json(&error))?;
+        if is_before(&page.metadata.resource_version, position) { Err(Failure::WentBack) } else { Ok(()) }
     }
 
     /// Takes in one line of a watch.
@@ -266,14 +389,18 @@ impl Task {
             }
             Event::Error(_) => String::new(),
         };
+        if self.state.position().is_some_and(|stood| is_before(&position, stood)) {
+            return Err(Failure::WentBack);
+        }
         match event {
             Event::Added(item) | Event::Modified(item) => {
                 let object = self.decode(move |spool| item.into_object(kind, spool)).await?;
-                self.changed(object).await?;
+                self.changed(object).await;
             }
             Event::Deleted(item) => {
                 let id = item.id(kind);
-                self.total -= self.sizes.remove(&id).unwrap_or_default();
+                self.total -= self.held.remove(&id).map_or(0, |held| held.size);
+                self.too_large.remove(&id);
                 self.send(Seen::Gone(id)).await;
             }
             Event::Bookmark(_) => {}
@@ -288,16 +415,38 @@ impl Task {
         Ok(())
     }
 
-    async fn changed(&mut self, object: Object) -> Result<(), Failure> {
-        let known = self.sizes.get(&object.id).copied().unwrap_or(0);
-        let total = self.total - known + object.size();
+    async fn changed(&mut self, object: Object) {
+        let total = self.total - self.held_size(&object.id) + object.size();
         if total > self.max_size {
-            return Err(Failure::TooLarge(self.max_size));
+            self.too_large.insert(object.id.clone(), object.size());
+            return;
         }
-        self.sizes.insert(object.id.clone(), object.size());
+        self.too_large.remove(&object.id);
+        self.held.insert(object.id.clone(), Held::of(&object));
         self.total = total;
         self.send(Seen::Changed(Arc::new(object))).await;
-        Ok(())
+    }
+
+    /// Why these are held back.
+    fn excess(&self, too_large: &BTreeMap<ObjectRef, u64>) -> Failure {
+        let names: Vec<_> = too_large.keys().take(NAMED).map(ToString::to_string).collect();
+        let more = too_large.len() - names.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        Failure::TooLarge { limit: self.max_size, held_back: names.join(", ") + &more }
+    }
+
+    /// A watch broke.
+    async fn cut(&self) {
+        self.send(Seen::Interrupted).await;
+    }
+
+    async fn tell_health(&mut self) {
+        let health = if self.too_large.is_empty() {
+            Ok(())
+        } else {
+            Err((self.excess(&self.too_large).message(&self.watch, self.state.verb()), false))
+        };
+        self.tell(health).await;
     }
 
     /// The watch has proved itself.
@@ -306,7 +455,7 @@ impl Task {
         self.patience = self.clients.deadlines().answer;
         self.last = None;
         self.wary = false;
-        self.tell(Ok(())).await;
+        self.tell_health().await;
     }
 
     /// Says how the source is, if that is news.

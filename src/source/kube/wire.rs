@@ -23,6 +23,12 @@ pub(super) struct Page {
     pub(super) items: Option<Vec<Item>>,
 }
 
+/// The same without its items.
+#[derive(Deserialize)]
+pub(super) struct PageHead {
+    pub(super) metadata: PageMeta,
+}
+
 /// `ListMeta`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -95,6 +101,15 @@ pub(super) struct Status {
 pub(super) struct StatusDetails {
     #[serde(default)]
     pub(super) retry_after_seconds: u64,
+    #[serde(default)]
+    pub(super) causes: Option<Vec<StatusCause>>,
+}
+
+/// `StatusCause`.
+#[derive(Deserialize)]
+pub(super) struct StatusCause {
+    #[serde(default)]
+    pub(super) reason: String,
 }
 
 /// The key whose value is not the base64 that the API promises.

@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -47,8 +47,36 @@ pub struct ApiServer {
 /// etcd and the files.
 struct Store {
     // Dropped in this order: the process before its folder.
-    _etcd: Process,
+    etcd: Mutex<Option<Process>>,
     dir: TempDir,
+}
+
+impl Store {
+    /// Starts etcd, unless it runs.
+    fn start(&self) {
+        let mut etcd = self.etcd.lock().unwrap();
+        etcd.get_or_insert_with(|| {
+            let flags = [
+                "--data-dir=etcd-data",
+                "--unsafe-no-fsync",
+                // Sockets in its folder, by names that etcd takes for host and port.
+                "--listen-client-urls=unix://etcd:0",
+                "--advertise-client-urls=unix://etcd:0",
+                "--listen-peer-urls=unix://peer:0",
+                "--initial-advertise-peer-urls=unix://peer:0",
+                "--initial-cluster=default=unix://peer:0",
+            ];
+            Process::start(self.dir.path(), "etcd", &flags)
+        });
+    }
+
+    /// Kills etcd, and puts a copy of what one folder holds in the place of another.
+    fn copy(&self, from: &str, to: &str) {
+        *self.etcd.lock().unwrap() = None;
+        let script = r#"rm -rf "$1" && cp -r "$0" "$1""#;
+        let copied = Command::new("sh").args(["-c", script, from, to]).current_dir(self.dir.path()).status().unwrap();
+        assert!(copied.success());
+    }
 }
 
 impl ApiServer {
@@ -63,21 +91,7 @@ impl ApiServer {
         let line =
             |user| format!("{},{user},{user},\"{}\"\n", token(user), if user == ADMIN { "system:masters" } else { "" });
         fs::write(dir.path().join("tokens"), USERS.map(line).concat()).unwrap();
-        let etcd = Process::start(
-            dir.path(),
-            "etcd",
-            &[
-                "--data-dir=etcd-data",
-                "--unsafe-no-fsync",
-                // Sockets in its folder, by names that etcd takes for host and port.
-                "--listen-client-urls=unix://etcd:0",
-                "--advertise-client-urls=unix://etcd:0",
-                "--listen-peer-urls=unix://peer:0",
-                "--initial-advertise-peer-urls=unix://peer:0",
-                "--initial-cluster=default=unix://peer:0",
-            ],
-        );
-        let store = Arc::new(Store { _etcd: etcd, dir });
+        let store = Arc::new(Store { etcd: Mutex::new(None), dir });
         let mut server = Self { store, port: free_port(), flags, process: None };
         server.start_again().await;
         server
@@ -108,9 +122,23 @@ impl ApiServer {
         self.process = None;
     }
 
+    /// Takes a backup of what it stores, for [`ApiServer::restore`]. It is down for that.
+    pub async fn back_up(&mut self) {
+        self.kill();
+        self.store.copy("etcd-data", "backup");
+        self.start_again().await;
+    }
+
+    /// Kills the server, and goes back to the backup.
+    pub fn restore(&mut self) {
+        self.kill();
+        self.store.copy("backup", "etcd-data");
+    }
+
     /// Starts the server after [`ApiServer::kill`]: same port, same data.
     pub async fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
+        self.store.start();
         for user in USERS {
             let user_entry = json!({"token": token(user)});
             fs::write(self.kubeconfig(user), kubeconfig(self.port, &self.ca(), &user_entry)).unwrap();
