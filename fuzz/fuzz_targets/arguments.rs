@@ -8,17 +8,18 @@ use std::cell::RefCell;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 use libfuzzer_sys::fuzz_target;
-use trimtab::cli::args::{Cli, Command, RunArgs};
+use trimtab::cli::flags::RunArgs;
+use trimtab::cli::{self, Cli, Command};
 
 const CANARY: &str = "hunter2-canary";
 
 thread_local! {
     // Made once, as that takes longer than to parse.
-    static PARSER: RefCell<clap::Command> = RefCell::new(Cli::command());
+    static PARSER: RefCell<clap::Command> = RefCell::new(cli::command());
     static FLAGS: Vec<String> = {
-        let command = Cli::command();
+        let command = cli::command();
         let names = command.get_arguments().filter_map(|argument| argument.get_long());
         names.map(|name| format!("--{name}")).collect()
     };

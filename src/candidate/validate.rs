@@ -6,7 +6,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use clap::ValueEnum;
 use rustix::process::Signal;
 use serde::de::IgnoredAny;
 use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
@@ -27,7 +26,7 @@ const TOML_LIMIT: usize = 4 << 20;
 pub const PLACEHOLDER: &str = "{dir}";
 
 /// `--syntax`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// A malformed file is rejected.
     Strict,
@@ -224,7 +223,7 @@ pub enum Failure {
 
 /// Runs each program on the candidate in `dir`, in order; the first that does not exit with 0 ends it.
 pub async fn run(config: &Config, dir: &Path) -> Result<(), Failure> {
-    // Checked when the flags were: see `crate::cli::config`.
+    // Checked when the flags were: see `crate::cli::flags`.
     let dir = dir.to_string_lossy();
     for command in &config.commands {
         let ran = exec::run(&command.replace(PLACEHOLDER, &dir), config.timeout).await;

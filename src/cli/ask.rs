@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use hyper::Method;
 
-use crate::cli::args::AdminArgs;
+use crate::cli::AdminArgs;
 use crate::net::endpoint::Endpoint;
 use crate::net::request::{self, HttpConfig};
 
@@ -15,8 +15,7 @@ use crate::net::request::{self, HttpConfig};
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Prints the status; exit code 0 only when it is ready, 1 when it is not or nobody answers.
-#[must_use]
-pub fn status(args: &AdminArgs) -> ExitCode {
+pub(super) fn status(args: &AdminArgs) -> ExitCode {
     finish(ask(args, Method::GET, "/status").and_then(|body| {
         std::io::stdout().write_all(&body).context("standard output")?;
         let status: serde_json::Value = serde_json::from_slice(&body).map_err(|_| anyhow!("the answer is no JSON"))?;
@@ -25,8 +24,7 @@ pub fn status(args: &AdminArgs) -> ExitCode {
 }
 
 /// Asks for another try of what was rejected or waits; exit code 1 when nobody answers.
-#[must_use]
-pub fn retry(args: &AdminArgs) -> ExitCode {
+pub(super) fn retry(args: &AdminArgs) -> ExitCode {
     finish(ask(args, Method::POST, "/retry").and_then(|body| {
         std::io::stdout().write_all(&body).context("standard output")?;
         Ok(true)

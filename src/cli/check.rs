@@ -15,8 +15,8 @@ use tracing::error;
 
 use super::{escaped, prepare};
 use crate::app::{self, Config};
-use crate::cli::args::{DryRunArgs, Format};
 use crate::cli::exit::Exit;
+use crate::cli::{DryRunArgs, Format};
 use crate::net::request;
 use crate::publish::{Output, PublishError};
 use crate::reload::Driver;
@@ -62,8 +62,7 @@ impl Finding {
 }
 
 /// Prints what is found. Exit code 0: nothing but advice; 77: permissions are missing; 1: anything else.
-#[must_use]
-pub fn check(args: DryRunArgs) -> ExitCode {
+pub(super) fn check(args: DryRunArgs) -> ExitCode {
     let (config, runtime) = match prepare(args.run) {
         Ok(prepared) => prepared,
         Err(code) => return code,

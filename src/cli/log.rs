@@ -6,7 +6,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::cli::args::{LogFormat, LogLevel};
+use crate::cli::flags::{LogFormat, LogLevel};
 
 /// Starts logging; to be called once.
 pub fn init(format: LogFormat, level: LogLevel) {

@@ -1,29 +1,139 @@
-//! The subcommands. None: the sidecar itself.
+//! What the user typed: the command line, its exit codes, and the subcommands. The only room that knows clap.
 
-pub mod args;
 mod ask;
 mod check;
-pub mod config;
 pub mod exit;
+pub mod flags;
 pub mod log;
 mod render;
 mod run;
+mod values;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
+use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
-pub use ask::{retry, status};
-pub use check::check;
-pub use render::render;
-pub use run::run;
-
+use self::exit::Exit;
+use self::flags::RunArgs;
+use self::values::Listen;
 use crate::app::Config;
-use crate::cli::args::RunArgs;
-use crate::cli::exit::Exit;
 use crate::source::kube;
+
+/// Carries a configuration change into a running process.
+///
+/// Watches ConfigMaps, Secrets and mounted files, renders them into a shared volume, notifies the main process, and
+/// retries until it has the change.
+#[derive(Debug, Parser)]
+#[command(
+    name = "trimtab",
+    version,
+    subcommand_negates_reqs = true,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    max_term_width = 120,
+    after_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
+                  Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
+                  Exit codes: 0 drained, published, rendered, ready, or no problems found; 1 start-up failure that a \
+                  restart may cure, or problems found (check); 64 wrong usage; 65 rejected (--once, render); 69 a \
+                  source did not come in time (--once, render); 73 output cannot be written; 77 permission (--once, \
+                  render, check); 143 ended before the step in flight was done."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// What to do instead of running the sidecar.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what the sidecar would write with these flags, as a diff; changes nothing
+    Render(Box<DryRunArgs>),
+    /// Find what does not work here with these flags, and how to fix it; changes nothing
+    Check(Box<DryRunArgs>),
+    /// Print the running sidecar's status; exit 0 only when it is ready
+    Status(AdminArgs),
+    /// Make the running sidecar try at once what it rejected or waits with
+    Retry(AdminArgs),
+}
+
+/// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
+#[derive(Debug, Args)]
+pub struct DryRunArgs {
+    #[command(flatten)]
+    pub run: RunArgs,
+    /// Format of the result
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+}
+
+/// `--format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Text,
+    /// One JSON document
+    Json,
+}
+
+/// Where the running sidecar is asked.
+#[derive(Debug, Args)]
+pub struct AdminArgs {
+    /// The running sidecar's --admin address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9534")]
+    pub admin: Listen,
+}
+
+/// The command line, and each flag's variable: `--reload-url` is `TRIMTAB_RELOAD_URL`.
+#[must_use]
+pub fn command() -> clap::Command {
+    with_variables(Cli::command())
+}
+
+fn with_variables(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let Some(long) = arg.get_long() else { return arg };
+        let variable = format!("TRIMTAB_{}", long.to_uppercase().replace('-', "_"));
+        let arg = match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            ArgAction::Append => arg.value_delimiter('\n'),
+            _ => arg,
+        };
+        // A value may hold a credential.
+        arg.env(variable).hide_env_values(true)
+    });
+    command.mut_subcommands(with_variables)
+}
+
+/// Parses the command line and the environment. Where there is nothing to run, what is to be said is printed.
+pub fn parse() -> Result<Cli, ExitCode> {
+    let mut command = command();
+    let parsed =
+        command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        // Nothing can be done about a closed standard output.
+        let _ = error.format(&mut command).print();
+        exit.into()
+    })
+}
+
+/// Runs the subcommand, or the sidecar where there is none.
+#[must_use]
+pub fn dispatch(cli: Cli) -> ExitCode {
+    match cli.command {
+        None => run::run(cli.run),
+        Some(Command::Render(args)) => render::render(*args),
+        Some(Command::Check(args)) => check::check(*args),
+        Some(Command::Status(args)) => ask::status(&args),
+        Some(Command::Retry(args)) => ask::retry(&args),
+    }
+}
 
 /// Checks the flags and starts logging.
 fn configure(args: RunArgs) -> Result<Config, ExitCode> {
@@ -71,4 +181,27 @@ fn runtime() -> Result<Runtime, ExitCode> {
         error!("the runtime does not start: {error}");
         Exit::StartUp.into()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clap_finds_no_fault_with_the_flags() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_has_help_a_heading_and_its_variable() {
+        let command = command();
+        for arg in command.get_arguments() {
+            let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
+            let variable = format!("TRIMTAB_{}", long.to_uppercase().replace('-', "_"));
+            assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "--{long}");
+            assert!(arg.get_help().is_some(), "--{long} has no help");
+            assert!(arg.get_help_heading().is_some(), "--{long} has no heading");
+            assert!(arg.is_hide_env_values_set(), "--help would print the value of {variable}");
+        }
+    }
 }

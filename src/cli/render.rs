@@ -25,8 +25,8 @@ use tracing::{error, warn};
 use super::{escaped, prepare};
 use crate::app::{self, Config};
 use crate::candidate;
-use crate::cli::args::{DryRunArgs, Format};
 use crate::cli::exit::Exit;
+use crate::cli::{DryRunArgs, Format};
 use crate::model::content::Content;
 use crate::model::digest::DigestKey;
 use crate::model::snapshot::Snapshot;
@@ -45,8 +45,7 @@ const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
 type Failure = (Exit, anyhow::Error);
 
 /// Renders once and prints the difference. Exit code 0 when it renders, whether anything differs or not.
-#[must_use]
-pub fn render(mut args: DryRunArgs) -> ExitCode {
+pub(super) fn render(mut args: DryRunArgs) -> ExitCode {
     // Of the sidecar's own life nothing matters but how long sources are waited for.
     args.run.life.once = true;
     let (config, runtime) = match prepare(args.run) {

@@ -6,12 +6,11 @@ use tracing::error;
 
 use super::prepare;
 use crate::app;
-use crate::cli::args::RunArgs;
 use crate::cli::exit::Exit;
+use crate::cli::flags::RunArgs;
 
 /// Runs until SIGTERM, or with `--once` until the output is published.
-#[must_use]
-pub fn run(args: RunArgs) -> ExitCode {
+pub(super) fn run(args: RunArgs) -> ExitCode {
     let (config, runtime) = match prepare(args) {
         Ok(prepared) => prepared,
         Err(code) => return code,

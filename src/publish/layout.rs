@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
-
 use super::PublishError;
 use super::read_back::{MayAccess, PublishedFile};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::tree::Tree;
 
 /// `--layout`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
     /// The kubelet's: all files change by one rename.
     #[default]

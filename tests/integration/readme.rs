@@ -3,12 +3,11 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use clap::CommandFactory;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use serde_json::json;
-use trimtab::cli::args::Cli;
+use trimtab::cli;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::sidecar::trimtab;
@@ -19,7 +18,7 @@ fn readme() -> String {
 
 /// The flags as clap has them, a table for each heading.
 fn tables() -> String {
-    let command = Cli::command();
+    let command = cli::command();
     let mut text = String::new();
     let mut heading = None;
     for arg in command.get_arguments() {
@@ -33,7 +32,12 @@ fn tables() -> String {
         } else {
             String::new()
         };
-        let help = arg.get_help().unwrap().to_string().replace('\n', " ").replace('|', "\\|");
+        let help = arg.get_long_help().or(arg.get_help()).unwrap().to_string();
+        let values = arg.get_possible_values();
+        let values = values.iter().filter(|_| arg.get_action().takes_values());
+        let values: Vec<_> = values.filter_map(|it| Some(format!("`{}`: {}", it.get_name(), it.get_help()?))).collect();
+        let help = if values.is_empty() { help } else { format!("{help}. {}", values.join("; ")) };
+        let help = help.replace("\n\n", ". ").replace('\n', " ").replace('|', "\\|");
         let (help, default) = if let Some((before, rest)) = help.split_once(" [default: ") {
             let (default, after) = rest.split_once(']').unwrap();
             (format!("{before}{after}"), default.to_owned())
@@ -65,7 +69,7 @@ fn table_of_flags_is_that_of_the_program() {
 fn help_of_the_binary_has_every_flag_and_variable_of_the_table() {
     let output = trimtab().arg("--help").output().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
-    for arg in Cli::command().get_arguments() {
+    for arg in cli::command().get_arguments() {
         let Some(long) = arg.get_long() else { continue };
         assert!(help.contains(&format!("--{long}")), "--{long}");
         if let Some(variable) = arg.get_env() {
@@ -108,6 +112,6 @@ fn flags_of_the_manifest_are_flags_of_the_program() {
         .map(|line| format!("--{}", line.split_whitespace().next().unwrap()))
         .collect();
     assert!(flags.len() >= 5, "{flags:?}");
-    let parsed = <Cli as clap::Parser>::try_parse_from(std::iter::once("trimtab".to_owned()).chain(flags));
+    let parsed = cli::command().try_get_matches_from(std::iter::once("trimtab".to_owned()).chain(flags));
     assert!(parsed.is_ok(), "{}", parsed.unwrap_err());
 }

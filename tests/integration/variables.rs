@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use clap::CommandFactory;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -59,7 +58,7 @@ fn every_flag_works_by_its_variable() {
     by_variables_checks(&mut variables);
     by_variables_objects(&mut variables);
     by_variables_servers_and_logs(&mut variables);
-    let command = trimtab::cli::args::Cli::command();
+    let command = trimtab::cli::command();
     let all = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
     assert_eq!(variables.used, all.collect::<BTreeSet<_>>(), "a flag without a test of its variable, or a wrong name");
 }
@@ -89,8 +88,8 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
             ),
             ("SECRET_DIR", "extra"),
             ("PUBLIC_DIR", "app\nabsent"),
-            ("OPTIONAL", "true"),
-            ("ALLOW_EMPTY", "true"),
+            ("OPTIONAL", "1"),
+            ("ALLOW_EMPTY", "yes"),
             ("OUTPUT", &stage.text("conf")),
             ("TEMPLATE", &format!("{template}\n{secret}:moved.conf\n{empty}")),
             ("SECRET_MODE", "0600"),
@@ -399,7 +398,7 @@ fn flags_beat_variables() {
 #[test]
 fn variables_are_never_printed() {
     let canary = "c4n4ry-value";
-    let command = trimtab::cli::args::Cli::command();
+    let command = trimtab::cli::command();
     let names: Vec<_> = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_owned())).collect();
     for args in [&["--help"][..], &["-h"], &["--version"], &["status", "--help"], &["retry", "--help"]] {
         let mut command = trimtab();

@@ -1,0 +1,133 @@
+//! The sidecar's flags: for each table its clap struct, its checks, and the configuration of the part it configures.
+//!
+//! Values that may hold a credential (headers, URLs, bodies, command lines) stay plain strings until they are checked
+//! here, because clap quotes a value that it refuses.
+
+mod confirm;
+mod gate;
+mod life;
+mod output;
+mod reload;
+mod source;
+mod validate;
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use self::confirm::{ConfirmArgs, OnReject};
+use self::gate::Gate;
+pub use self::life::{LifeArgs, LogFormat, LogLevel};
+use self::output::OutputArgs;
+use self::reload::ReloadArgs;
+use self::source::{OwnNamespace, SourceArgs};
+use self::validate::ValidateArgs;
+use crate::app::Config;
+use crate::machine;
+use crate::model::digest::Digest;
+use crate::reload::Driver;
+use crate::source::files;
+
+/// Wrong usage: exit code 64. The message names the flags.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub(super) String);
+
+type Checked<T> = Result<T, UsageError>;
+
+fn usage<T>(message: impl Into<String>) -> Checked<T> {
+    Err(UsageError(message.into()))
+}
+
+/// Refuses flags that do nothing without another one.
+fn check_goes_with(flag: &str, given: bool, others: &[(&str, bool)]) -> Checked<()> {
+    match others.iter().find(|(_, other_given)| *other_given) {
+        Some((other, _)) if !given => usage(format!("{other} goes with {flag}, and there is no {flag}")),
+        _ => Ok(()),
+    }
+}
+
+/// Where variables come from: the process's environment, or a map in tests.
+pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+/// All flags of the sidecar, table by table.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub sources: SourceArgs,
+    #[command(flatten)]
+    pub output: OutputArgs,
+    #[command(flatten)]
+    pub validate: ValidateArgs,
+    #[command(flatten)]
+    pub reload: ReloadArgs,
+    #[command(flatten)]
+    pub confirm: ConfirmArgs,
+    #[command(flatten)]
+    pub life: LifeArgs,
+}
+
+impl RunArgs {
+    /// Checks each table, and what must fit between them.
+    pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
+        let Self { sources, output, validate, reload, confirm, life } = &self;
+        let mut parts = sources.parts(own_namespace)?;
+        output.add_sources(&mut parts);
+        life.check()?;
+        for root in &parts.roots {
+            output.check_apart(&root.path)?;
+        }
+        let reload_config = reload.config(confirm)?;
+        let mut confirm_config = confirm.config(reload, reload_config.selector().is_some())?;
+        let once = life.once.then_some(life.once_timeout);
+        if once.is_some() {
+            confirm_config =
+                crate::reload::confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
+        }
+        let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
+        Ok(Config {
+            specs: parts.specs,
+            client: parts.client,
+            watches: parts.watches,
+            files: files::Config {
+                roots: parts.roots,
+                poll_interval: sources.poll_interval,
+                max_size: output.max_size,
+            },
+            output: output.config()?,
+            digest_key_file: output.digest_key_file.clone(),
+            render: output.settings(env, sources.allow_empty)?,
+            validate: validate.config(output.directory()?)?,
+            machine: machine::Options {
+                confirm: confirm_config.is_needed(),
+                rollback: confirm.on_reject == OnReject::Rollback,
+                gate: self.gate(),
+                debounce: life.debounce,
+                debounce_max: life.debounce_max,
+                min_interval: reload.reload_min_interval,
+                splay: reload.reload_splay,
+                attempts: reload.reload_attempts,
+                reload: once.is_none() && notified,
+            },
+            reload: reload_config,
+            confirm: confirm_config,
+            retry: (reload.retry_min, reload.retry_max),
+            once,
+            listen: life.listen.0,
+            admin: life.admin.0,
+            shutdown_grace: life.shutdown_grace,
+        })
+    }
+
+    /// The identity of the flags that inputs can be rejected by.
+    fn gate(&self) -> Digest {
+        let mut gate = Gate::default();
+        self.validate.add_to(&mut gate);
+        self.reload.add_to(&mut gate);
+        self.confirm.add_to(&mut gate);
+        gate.finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,168 @@
+//! Where the configuration goes, and what rendering depends on beside the sources.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use super::source::{Parts, real};
+use super::{Checked, Env, UsageError, usage};
+use crate::cli::values::{TemplateArg, mode, quantity};
+use crate::publish::{self, Layout};
+use crate::render::{EnvVar, Pod, Settings};
+use crate::source::Role;
+
+/// Output.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Publish into this directory, which Trimtab creates and owns; its parent is the shared volume
+    #[arg(long, value_name = "DIR", required = true)]
+    pub output: Option<PathBuf>,
+    /// Render this template, or every file below a directory, to DEST [default: its name without .j2]. May be repeated
+    ///
+    /// Without it, each key is written as a file.
+    #[arg(long = "template", value_name = "SRC[:DEST]")]
+    pub templates: Vec<TemplateArg>,
+    /// Without templates: the file of each key, from {namespace}, {name}, {kind} and {key} [default: {key}]
+    #[arg(long, value_name = "PATTERN")]
+    pub path: Option<String>,
+    /// How files are published
+    #[arg(long, value_name = "HOW", default_value = "atomic")]
+    pub layout: Layout,
+    /// Mode of files without a secret in them
+    #[arg(long, value_name = "MODE", default_value = "0644", value_parser = mode)]
+    pub file_mode: u32,
+    /// Mode of files with a secret in them
+    #[arg(long, value_name = "MODE", default_value = "0640", value_parser = mode)]
+    pub secret_mode: u32,
+    /// Reject a source or a result that is larger than this
+    #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = quantity)]
+    pub max_size: u64,
+    /// Let templates read this environment variable. May be repeated
+    #[arg(long = "env", value_name = "NAME")]
+    pub envs: Vec<String>,
+    /// Let templates read this environment variable, whose value is secret. May be repeated
+    #[arg(long = "secret-env", value_name = "NAME")]
+    pub secret_envs: Vec<String>,
+    /// A downward API volume with the files labels and annotations, for templates
+    #[arg(long, value_name = "PATH")]
+    pub podinfo_dir: Option<PathBuf>,
+    /// Key of the published digest, so that replicas agree on it [default: one made in the output directory]
+    #[arg(long, value_name = "PATH")]
+    pub digest_key_file: Option<PathBuf>,
+}
+
+impl ValueEnum for Layout {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Atomic, Self::Files]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Atomic => PossibleValue::new("atomic")
+                .help("All files change in one rename; the directory belongs to Trimtab alone"),
+            Self::Files => PossibleValue::new("files").help(
+                "Each file is renamed into place, beside files of others, or thousands of them; content is kept in the \
+                 volume a second time, and not in memory",
+            ),
+        })
+    }
+}
+
+impl OutputArgs {
+    /// Adds the templates and the Pod's labels, which are watched like sources.
+    pub(super) fn add_sources(&self, parts: &mut Parts) {
+        // A template that lies in a watched directory is as secret as that.
+        let declared: Vec<_> = parts.roots.iter().map(|root| (real(&root.path), root.secret)).collect();
+        for TemplateArg { source, dest } in &self.templates {
+            let path = real(source);
+            let secret = declared.iter().find(|(dir, _)| path.starts_with(dir)).and_then(|(_, secret)| *secret);
+            let role = Role::Template { dest: dest.clone() };
+            parts.file(format!("template/{}", source.display()), role, source, secret);
+        }
+        if let Some(podinfo) = &self.podinfo_dir {
+            // Labels and annotations are no secrets, though the kubelet's downward API volumes lie on tmpfs.
+            parts.file("podinfo".into(), Role::PodInfo, podinfo, Some(false));
+        }
+    }
+
+    pub(super) fn directory(&self) -> Checked<&Path> {
+        self.output.as_deref().map_or_else(|| usage("--output is required"), Ok)
+    }
+
+    /// A watched directory in the output, or the output in a watched one, would make each publish a change.
+    pub(super) fn check_apart(&self, watched: &Path) -> Checked<()> {
+        let output = self.directory()?;
+        let (output_real, watched_real) = (real(output), real(watched));
+        if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
+            return usage(format!(
+                "--output {} and the watched {} lie in one another: each publish would be a change; keep them apart",
+                output.display(),
+                watched.display()
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Checked<publish::Config> {
+        Ok(publish::Config {
+            output: self.directory()?.to_owned(),
+            layout: self.layout,
+            file_mode: self.file_mode,
+            secret_mode: self.secret_mode,
+        })
+    }
+
+    pub(super) fn settings(&self, env: Env<'_>, allow_empty: bool) -> Checked<Settings> {
+        let templated = !self.templates.is_empty();
+        if templated && self.path.is_some() {
+            return usage("--path is for plain copies, and --template renders instead: give one of them");
+        }
+        let pattern = self.path.as_deref().unwrap_or("{key}");
+        let path = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+        let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
+        let pod = Pod {
+            name: text("POD_NAME").unwrap_or_default(),
+            namespace: text("POD_NAMESPACE").unwrap_or_default(),
+            uid: text("POD_UID").unwrap_or_default(),
+            ip: text("POD_IP").unwrap_or_default(),
+            node: text("NODE_NAME"),
+            ..Pod::default()
+        };
+        let Self { file_mode, secret_mode, max_size, .. } = self;
+        Ok(Settings {
+            templated,
+            path,
+            env: self.variables(env)?,
+            pod,
+            max_size: self.max_size,
+            allow_empty,
+            flags: format!("{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty}"),
+        })
+    }
+
+    /// Those of `--env` and `--secret-env` that are set.
+    fn variables(&self, env: Env<'_>) -> Checked<BTreeMap<String, EnvVar>> {
+        if self.templates.is_empty() && !(self.envs.is_empty() && self.secret_envs.is_empty()) {
+            return usage("--env and --secret-env are for templates, and there is no --template");
+        }
+        let mut variables = BTreeMap::new();
+        for (flag, names, secret) in [("--env", &self.envs, false), ("--secret-env", &self.secret_envs, true)] {
+            for name in names {
+                if secret && self.envs.contains(name) {
+                    return usage(format!("--env {name} and --secret-env {name} contradict each other"));
+                }
+                match env(name).map(std::ffi::OsString::into_string) {
+                    Some(Ok(value)) => {
+                        variables.insert(name.clone(), EnvVar { value, secret });
+                    }
+                    Some(Err(_)) => return usage(format!("{flag} {name}: its value is not UTF-8")),
+                    None => {}
+                }
+            }
+        }
+        Ok(variables)
+    }
+}
