@@ -907,6 +907,7 @@ impl App {
     /// every file that lies there.
     fn check_access(&mut self, name: String, pid: i32) {
         let (output, Some(current)) = (self.output.clone(), self.machine.journal().current.clone()) else { return };
+        let directory = self.config.output.output.clone();
         self.in_background(move || {
             let reader = process::Reader::of(pid);
             // What cannot be checked any more is checked after the next reload.
@@ -920,7 +921,16 @@ impl App {
                      --file-mode or --secret-mode"
                 )
             });
-            Done::Checked { message }
+            let frozen = || {
+                let mount = process::frozen_mount(pid, &directory)?;
+                Some(format!(
+                    "{name} (pid {pid}) has mounted a published file by itself at {} (subPath), so it keeps what was there \
+                     when its container started, whatever is published: mount the whole volume instead, and name the \
+                     file in it",
+                    mount.display()
+                ))
+            };
+            Done::Checked { message: message.or_else(frozen) }
         });
     }
 }

@@ -72,7 +72,7 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     findings.extend(of_files(&config));
     findings.extend(of_output(&config));
     findings.extend(runtime.block_on(of_urls(&config)));
-    findings.extend(of_target(&config));
+    findings.extend(runtime.block_on(of_target(&config)));
     findings.extend(of_confirmation(&config));
     runtime.shutdown_background();
     let written = match args.format {
@@ -262,10 +262,10 @@ async fn of_urls(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn of_target(config: &Config) -> Vec<Finding> {
+async fn of_target(config: &Config) -> Vec<Finding> {
     let Driver::Signal { signal, selector } = &config.reload.driver else { return Vec::new() };
     match process::find(selector) {
-        Ok(target) => of_found_target(config, *signal, selector, &target),
+        Ok(target) => of_found_target(config, *signal, selector, &target).await,
         Err(error) => vec![of_find_error(selector, &error)],
     }
 }
@@ -274,7 +274,10 @@ fn of_find_error(selector: &Selector, error: &FindError) -> Finding {
     let message = error.to_string();
     let message = message.strip_prefix(&format!("{selector}: ")).unwrap_or(&message);
     let remedy = match error {
-        FindError::NotShared { .. } => "the Pod's spec:\nshareProcessNamespace: true",
+        FindError::NotShared { .. } | FindError::First { .. } => "the Pod's spec:\nshareProcessNamespace: true",
+        FindError::Hidden { .. } => {
+            "the Pod's spec, so that both containers have one user:\nsecurityContext: {runAsUser: USER}"
+        }
         FindError::Missing { .. } => "start the main process first, or name it as it is called here",
         FindError::Ambiguous { .. } => "--process-args REGEX that only one command line matches, or --pid-file PATH",
         FindError::PidFile { .. } => "a --pid-file on a volume that both containers mount, written by the main process",
@@ -283,7 +286,7 @@ fn of_find_error(selector: &Selector, error: &FindError) -> Finding {
     Finding::new(Severity::Problem, selector, message, remedy)
 }
 
-fn of_found_target(config: &Config, signal: Signal, selector: &Selector, target: &Target) -> Vec<Finding> {
+async fn of_found_target(config: &Config, signal: Signal, selector: &Selector, target: &Target) -> Vec<Finding> {
     let mut findings = Vec::new();
     if let Err(error) = target.permits(signal) {
         let (severity, remedy) = match &error {
@@ -298,7 +301,7 @@ fn of_found_target(config: &Config, signal: Signal, selector: &Selector, target:
         };
         findings.push(Finding::new(severity, selector, error, remedy));
     }
-    if let Err(error) = target.handles(signal) {
+    if let Err(error) = target.handles(signal).await {
         let remedy = "another --signal, or --reload-url or --reload-exec";
         findings.push(Finding::new(Severity::Problem, selector, error, remedy));
     }

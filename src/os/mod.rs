@@ -5,4 +5,5 @@ pub mod exec;
 pub mod fault;
 pub mod file;
 pub mod mask;
+pub mod mounts;
 pub mod signals;

@@ -81,18 +81,23 @@ pub(super) async fn call(
     let mut output = Said::default();
     output.push(&body);
     let verdict = match status {
-        429 | 502..=504 => {
+        // It is busy, or somebody in between has nobody to ask. None of it is about the configuration.
+        408 | 409 | 423 | 425 | 429 | 502..=504 => {
             let message = format!("{endpoint} answered {status}: not now");
             Verdict::Unreachable { message, output, delivered: false }
         }
         300..=399 => {
             let message = format!(
-                "{endpoint} answered {status}, and redirects are not followed: give --reload-url the final URL"
+                "{endpoint} answered {status}, which --reload-status does not accept, and redirects are not followed: give \
+                 --reload-url the final URL"
             );
             Verdict::Refused { message, output }
         }
         _ => {
-            let message = format!("{endpoint} answered {status}, which --reload-status does not accept");
+            let message = format!(
+                "{endpoint} answered {status}, which --reload-status does not accept; once the cause is gone, `trimtab \
+                 retry` tries the same inputs again"
+            );
             Verdict::Refused { message, output }
         }
     };

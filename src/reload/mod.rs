@@ -78,6 +78,8 @@ pub struct Config {
     /// `--confirm-timeout` where `--confirm-url` is given: how long a server may refuse connections after a request that
     /// it did not answer, before the main process is presumed dead. `None`: for ever.
     pub presumed_dead_after: Option<Duration>,
+    /// `--confirm-url`: a process that answers it has started.
+    pub ready: Option<confirm::Probe>,
 }
 
 /// What came of one attempt. Messages are fit for logs, `/status` and Events; output only through a mask, for the log.
@@ -150,10 +152,9 @@ impl Config {
         }
     }
 
-    /// The signal, if it ends the process instead of making it reload.
-    fn ended_by(&self) -> Option<Signal> {
+    fn signal(&self) -> Option<Signal> {
         match self.driver {
-            Driver::Signal { signal, .. } if signal.ends() => Some(signal),
+            Driver::Signal { signal, .. } => Some(signal),
             _ => None,
         }
     }
@@ -174,8 +175,8 @@ pub struct Notified {
     pub children: BTreeSet<ChildId>,
     /// The moment just before, in clock ticks since boot; `None` if not known. What started earlier is not its doing.
     pub ticks: Option<u64>,
-    /// The signal, if it ends the process, so that another one will take its place.
-    pub ended_by: Option<Signal>,
+    /// The signal that was sent to it.
+    pub signal: Option<Signal>,
     /// When the attempt took.
     pub at: Instant,
 }
@@ -194,8 +195,7 @@ struct Before {
 
 impl Before {
     fn new(generation: u64, target: Target, published: Option<&Moment>, with_children: bool) -> Self {
-        // Without the clock, it is taken to be owed.
-        let started_after = published.is_some_and(|published| started_after(&target, published).unwrap_or(false));
+        let started_after = started_after(&target, published);
         // Before the children, so that one that starts in between is among them and not newer.
         let ticks = process::ticks();
         // Where they cannot be listed, the moment alone tells old from new.
@@ -239,7 +239,7 @@ impl Reloader {
                 skipped: false,
                 children: BTreeSet::new(),
                 ticks: None,
-                ended_by: None,
+                signal: None,
                 at,
             };
         };
@@ -251,7 +251,7 @@ impl Reloader {
             skipped: started_after && matches!(self.config.driver, Driver::Signal { .. }),
             children,
             ticks: Some(ticks),
-            ended_by: self.config.ended_by().filter(|_| !started_after),
+            signal: self.config.signal().filter(|_| !started_after),
             at,
         }
     }
@@ -288,11 +288,12 @@ impl Reloader {
 
     /// An error is any verdict but `Took`.
     async fn notify(&mut self, generation: u64, published: Option<&Moment>) -> Result<(), Verdict> {
-        let Config { driver, children, timeout, presumed_dead_after, .. } = &self.config;
+        let Config { driver, children, timeout, presumed_dead_after, ready, .. } = &self.config;
         match driver {
             Driver::None => Ok(()),
             Driver::Signal { signal, selector } => {
-                let (result, status, before) = signal::send(*signal, selector, generation, published, *children);
+                let (result, status, before) =
+                    signal::send(*signal, selector, ready.as_ref(), generation, published, *children).await;
                 self.target = Some(status);
                 self.before = before;
                 result
@@ -318,7 +319,11 @@ impl Reloader {
     }
 }
 
-/// Start times have a grain of 10 ms, so a tie is no proof. Under another boot id, every process started later.
-fn started_after(target: &Target, published: &Moment) -> std::io::Result<bool> {
-    Ok(!Clock::new()?.knows(published) || target.start_ticks > published.ticks)
+/// Whether it is known to have started after the publish. Start times have a grain of 10 ms, so a tie is no proof. Under
+/// another boot id, every process started later.
+fn started_after(target: &Target, published: Option<&Moment>) -> bool {
+    let after = |published: &Moment| {
+        Clock::new().is_ok_and(|clock| !clock.knows(published) || target.start_ticks > published.ticks)
+    };
+    published.is_some_and(after)
 }

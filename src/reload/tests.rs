@@ -31,6 +31,7 @@ impl Main {
         let script = r#"
             cp /bin/sh "$DIR/$NAME" && mkfifo "$DIR/fifo" && exec 9<> "$DIR/fifo" &&
             setsid "$DIR/$NAME" -c 'echo $$ > $DIR/pid.new; mv $DIR/pid.new $DIR/pid; read -r line <&9
+                [ "$line" != runtime ] || trap : SEGV
                 trap "echo hup >> $DIR/got" HUP; while :; do read -r line <&9; done' > /dev/null 2>&1 &"#;
         let mut shell = Process::new("sh");
         assert!(shell.args(["-c", script]).env("DIR", dir.path()).env("NAME", name).status().unwrap().success());
@@ -40,7 +41,11 @@ impl Main {
     }
 
     fn trap(&self) {
-        fs::write(self.dir.path().join("fifo"), "go\n").unwrap();
+        self.say("go");
+    }
+
+    fn say(&self, line: &str) {
+        fs::write(self.dir.path().join("fifo"), format!("{line}\n")).unwrap();
     }
 
     fn hups(&self) -> usize {
@@ -79,7 +84,14 @@ fn was_skipped(verdict: &Verdict) -> bool {
 }
 
 fn reloader(driver: Driver) -> Reloader {
-    Reloader::new(Config { driver, target: None, children: true, timeout: LONG, presumed_dead_after: None })
+    Reloader::new(Config {
+        driver,
+        target: None,
+        children: true,
+        timeout: LONG,
+        presumed_dead_after: None,
+        ready: None,
+    })
 }
 
 fn by_program(command: &str) -> Reloader {
@@ -181,6 +193,10 @@ async fn answers_are_taken_refused_or_tried_again() {
         (&[404], "refused"),
         (&[500], "refused"),
         (&[302], "refused"),
+        (&[408], "unreachable"),
+        (&[409], "unreachable"),
+        (&[423], "unreachable"),
+        (&[425], "unreachable"),
         (&[429], "unreachable"),
         (&[502], "unreachable"),
         (&[503], "unreachable"),
@@ -211,6 +227,61 @@ async fn answers_are_taken_refused_or_tried_again() {
         *accept = "2xx,503".parse().unwrap();
     }
     assert!(took(&listed.attempt(1, None).await));
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_ways_out() {
+    let (url, _) = serve(&[400]);
+    let Verdict::Refused { message, .. } = by_http(&[&url]).attempt(1, None).await else { panic!() };
+    assert!(message.contains("--reload-status") && message.contains("trimtab retry"), "{message}");
+}
+
+#[tokio::test]
+async fn a_status_is_the_answer_however_long_its_body() {
+    for (status, expected) in [(200, "took"), (500, "refused"), (503, "unreachable")] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let server = std::thread::spawn(move || {
+            let (mut peer, _) = listener.accept().unwrap();
+            let head = BufReader::new(&peer).lines().map(Result::unwrap);
+            head.take_while(|line| !line.is_empty()).for_each(drop);
+            write!(peer, "HTTP/1.1 {status} X\r\n\r\n").unwrap();
+            // Until the other side has heard enough.
+            while peer.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        let found = match by_http(&[&url]).attempt(1, None).await {
+            Verdict::Took(_) => "took",
+            Verdict::Refused { .. } => "refused",
+            Verdict::Unreachable { delivered: false, .. } => "unreachable",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(found, expected);
+        server.join().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_starting_runtime_is_not_signalled_before_it_answers() {
+    let main = Main::start("tt-reload-runtime");
+    main.say("runtime");
+    let caught = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", main.group)).unwrap();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&mask, 16).unwrap()
+    };
+    until("it handles HUP and SEGV", || caught() & 0x401 == 0x401);
+    let (url, count) = serve(&[503, 200]);
+    let mut reloader = main.reloader();
+    reloader.config.ready = Some(confirm::Probe {
+        endpoint: url.parse().unwrap(),
+        http: HttpConfig::default(),
+        accept: "2xx".parse().unwrap(),
+        matches: None,
+        changed: None,
+    });
+    assert!(took(&reloader.attempt(1, None).await));
+    assert!(count.load(Ordering::SeqCst) >= 2, "it was asked until it answered");
+    until("the signal has arrived", || main.hups() == 1);
 }
 
 #[tokio::test]

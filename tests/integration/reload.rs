@@ -56,9 +56,14 @@ pub(super) fn nginx_binary() -> PathBuf {
     if let Some(path) = std::env::var_os("TRIMTAB_TEST_NGINX") {
         return path.into();
     }
+    debian("nginx")
+}
+
+/// A program of Debian's.
+fn debian(name: &str) -> PathBuf {
     let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/debian");
-    let output = Command::new(tool).arg("nginx").output().expect("tests/tools/debian");
-    assert!(output.status.success(), "no nginx: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(tool).arg(name).output().expect("tests/tools/debian");
+    assert!(output.status.success(), "no {name}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
@@ -315,7 +320,7 @@ fn busy_answers_are_never_refusals() {
     sidecar.until_idle();
     hook.answer(Answer::Code(429));
     stage.edit("2");
-    for code in [429, 502, 503, 504] {
+    for code in [408, 409, 423, 425, 429, 502, 503, 504] {
         hook.answer(Answer::Code(code));
         let enough = hook.calls().len() + 8;
         eventually("more attempts than --reload-attempts", || {
@@ -792,6 +797,11 @@ impl Main {
 
     /// One that does something `before` it installs its handler.
     fn spawn(stage: &Stage, name: &str, user: Option<u32>, before: &str) -> Self {
+        Self::spawn_by(&[], stage, name, user, before)
+    }
+
+    /// By a program that becomes it.
+    fn spawn_by(by: &[&str], stage: &Stage, name: &str, user: Option<u32>, before: &str) -> Self {
         let dir = (0..99).map(|n| stage.at(&format!("main-{n}"))).find(|dir| !dir.exists()).unwrap();
         fs::create_dir(&dir).unwrap();
         std::os::unix::fs::chown(&dir, user, None).unwrap();
@@ -800,8 +810,14 @@ impl Main {
         assert!(Command::new("cp").args([Path::new("/bin/sh"), &program]).status().unwrap().success());
         let script = "mkfifo fifo; exec 9<>fifo; $BEFORE
             trap 'echo hup >> got' HUP; touch ready; while :; do read -r line <&9; done";
-        let mut command = Command::new(program);
-        command.current_dir(&dir).args(["-c", &script.replace("$BEFORE", before)]).stdin(Stdio::null());
+        let program = program.to_str().unwrap();
+        let line = [by, &[program]].concat();
+        let mut command = Command::new(line[0]);
+        command
+            .current_dir(&dir)
+            .args(&line[1..])
+            .args(["-c", &script.replace("$BEFORE", before)])
+            .stdin(Stdio::null());
         command.process_group(0);
         if let Some(user) = user {
             command.uid(user).gid(user);
@@ -990,6 +1006,87 @@ fn process_namespace_that_is_not_shared_is_named_as_the_reason() {
     let message = status["target"]["message"].as_str().unwrap();
     assert!(message.contains("shareProcessNamespace: true") && message.contains("--reload-url"), "{message}");
     assert!(sidecar.log().contains(message), "the log says so too");
+}
+
+#[test]
+fn process_1_is_named_as_never_taken() {
+    needs_root("make a process namespace");
+    let stage = Stage::new("1");
+    let name = own_name("first");
+    let program = stage.text(&name);
+    assert!(Command::new("cp").args(["/bin/sh", &program]).status().unwrap().success());
+    let first = [ALONE, &[&program, "-c", "\"$@\" & wait", "-"]].concat();
+    let sidecar = stage.start_by(&first, &[QUICK, &["--process", &name]].concat());
+    let status = sidecar.until("it is not taken", |status| status["target"]["state"] == "missing");
+    let message = status["target"]["message"].as_str().unwrap();
+    assert!(message.contains(&format!("PID 1 ({name}) matches, and PID 1 is never taken")), "{message}");
+    assert!(message.contains("shareProcessNamespace: true"), "{message}");
+}
+
+#[test]
+fn hidepid_is_named_as_the_reason_where_it_hides_the_main_process() {
+    needs_root("mount /proc anew");
+    let stage = Stage::new("1");
+    std::os::unix::fs::chown(stage.at(""), Some(NOBODY), Some(NOBODY)).unwrap();
+    let hiding = "mount -o remount,hidepid=2 /proc && (sleep 1000 & exec \"$@\") & wait";
+    let program = [ALONE, &["sh", "-c", hiding, "-"], AS_NOBODY].concat();
+    let sidecar = stage.start_by(&program, &[QUICK, &["--process", "sleep"]].concat());
+    let status = sidecar.until("nobody is seen", |status| status["target"]["state"] == "missing");
+    let message = status["target"]["message"].as_str().unwrap();
+    assert!(message.contains("hidepid") && message.contains("user 65534"), "{message}");
+    assert!(!message.contains("shareProcessNamespace"), "{message}");
+}
+
+#[test]
+fn file_that_the_main_process_mounts_by_itself_is_reported() {
+    needs_root("mount a file");
+    let mut stage = Stage::new("1");
+    let name = own_name("subpath");
+    let sidecar = stage.start(&[QUICK, &["--process", &name]].concat());
+    eventually("the first generation is published", || stage.published());
+    let_a_tick_pass();
+    stage.write("mounted.conf", "");
+    let (file, at) = (stage.text("conf/app.conf"), stage.text("mounted.conf"));
+    let mount = format!("mount --bind {file} {at} && exec \"$@\"");
+    let by = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "-"];
+    let main = Main::spawn_by(&by, &stage, &name, None, "");
+    sidecar.until_idle();
+    stage.edit("2");
+    main.gets(1);
+    let status = sidecar.until("it is reported", |status| !problem(status, "access").is_empty());
+    let message = problem(&status, "access");
+    assert!(message.contains(&name) && message.contains(&format!("at {at} (subPath)")), "{message}");
+    assert!(message.contains("mount the whole volume"), "{message}");
+    stage.edit("3");
+    main.gets(2);
+    sidecar.until_idle();
+    assert_eq!(sidecar.log().matches("(subPath)").count(), 1, "once");
+}
+
+// --- keepalived ------------------------------------------------------------------------------------------------------
+
+/// It takes its signals by signalfd(2): it blocks SIGHUP, and has no handler.
+#[test]
+fn keepalived_reads_its_configuration_again() {
+    let mut stage = Stage::new("! 1\n");
+    let name = "keepalived";
+    let (log, pid_file) = (stage.text("keepalived.log"), stage.text("keepalived.pid"));
+    let sidecar = stage.start(&[QUICK, &["--pid-file", &pid_file]].concat());
+    eventually("the first configuration is published", || stage.published());
+    let own = ["vrrp", "checkers", "bfd"].map(|part| format!("--{part}_pid={}", stage.text(part)));
+    let mut command = Command::new(debian(name));
+    command.args(["--dont-fork", "--log-console", "--log-detail", "--use-file", &stage.text("conf/app.conf")]);
+    command.args(["--pid", &pid_file]).args(&own).stdin(Stdio::null()).process_group(0);
+    let written = fs::File::create(&log).unwrap();
+    let child = command.stdout(written.try_clone().unwrap()).stderr(written).spawn().unwrap();
+    let _main = Main { child, name: name.to_owned(), dir: stage.at("") };
+    let reads = || fs::read_to_string(&log).unwrap_or_default().matches("Opening file").count();
+    eventually("it has read the first", || (reads() >= 1).then_some(()));
+    sidecar.until_idle();
+    let before = reads();
+    stage.edit("! 2\n");
+    eventually("it reads the second", || (reads() > before).then_some(()));
+    assert_eq!(sidecar.until_idle()["target"]["name"], name);
 }
 
 // --- pace ------------------------------------------------------------------------------------------------------------

@@ -77,8 +77,9 @@ impl RunArgs {
         for root in &parts.roots {
             output.check_apart(&root.path)?;
         }
-        let reload_config = reload.config(confirm)?;
+        let mut reload_config = reload.config(confirm)?;
         let mut confirm_config = confirm.config(reload, reload_config.selector().is_some())?;
+        reload_config.ready.clone_from(&confirm_config.url);
         let once = life.once.then_some(life.once_timeout);
         if once.is_some() {
             confirm_config =

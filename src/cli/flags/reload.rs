@@ -119,7 +119,7 @@ impl ReloadArgs {
         let replaced = matches!(&driver, Driver::Signal { signal, .. } if signal.ends());
         let children = confirm.confirm_workers || replaced;
         let presumed_dead_after = confirm.confirm_url.is_some().then_some(confirm.confirm_timeout);
-        Ok(reload::Config { driver, target, children, timeout: self.reload_timeout, presumed_dead_after })
+        Ok(reload::Config { driver, target, children, timeout: self.reload_timeout, presumed_dead_after, ready: None })
     }
 
     fn check_times(&self) -> Checked<()> {

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::Config;
 use crate::reload::Notified;
-use crate::reload::process::{self, ChildId, Selector, Target};
+use crate::reload::process::{self, ChildId, Selector, Signal, Target};
 
 /// How often a process that is not there is looked for, and workers are counted: one that ends at once is to be seen.
 const LOOK: Duration = Duration::from_millis(20);
@@ -42,8 +43,8 @@ pub(super) struct Subject<'a> {
     children: BTreeSet<ChildId>,
     /// Nor is what started before this tick.
     floor: Option<u64>,
-    /// The signal that ends it, for messages.
-    signal: String,
+    /// The signal that was sent.
+    signal: Option<Signal>,
     /// Whether a new worker of the tracked one lived long enough.
     has_worker: bool,
     /// The new workers that were seen.
@@ -60,11 +61,11 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     pub(super) fn new(config: &'a Config, notified: Notified) -> Self {
-        let Notified { selector, target, started_after, children, ticks, ended_by, at, .. } = notified;
-        let role = match ended_by {
-            Some(_) => Role::Leaving,
-            None if started_after => Role::Replacement,
-            None => Role::Notified,
+        let Notified { selector, target, started_after, children, ticks, signal, at, .. } = notified;
+        let role = match signal {
+            Some(signal) if signal.ends() => Role::Leaving,
+            _ if started_after => Role::Replacement,
+            _ => Role::Notified,
         };
         // Whoever was not found then may have been there all the same.
         let floor = ticks.filter(|_| target.is_some() && !started_after);
@@ -79,7 +80,7 @@ impl<'a> Subject<'a> {
             tracked,
             children,
             floor,
-            signal: ended_by.map(|signal| signal.to_string()).unwrap_or_default(),
+            signal,
             has_worker: false,
             workers: BTreeSet::new(),
             settled: None,
@@ -126,30 +127,47 @@ impl<'a> Subject<'a> {
     }
 
     fn see_exit(&mut self) -> Result<(), String> {
-        if let Some(Tracked { target, role, .. }) = self.tracked.take_if(|tracked| !tracked.target.is_alive()) {
-            let who = format!("PID {} ({})", target.pid, target.name);
-            (self.has_worker, self.settled) = (false, None);
-            self.workers.clear();
-            self.left = match (role, self.config.alive) {
-                (Role::Leaving, _) => {
-                    format!("{who} has ended on {}, and no other process has taken its place yet; ", self.signal)
-                }
-                (Role::Notified, Some(alive)) => {
-                    return Err(format!(
-                        "{who} exited after it was told to reload, before it was confirmed (--confirm-alive {alive:?}): \
-                         its own log should say why"
-                    ));
-                }
-                (Role::Replacement, Some(alive)) => {
-                    return Err(format!(
-                        "{who}, which started after the publish, exited before it was confirmed (--confirm-alive \
-                         {alive:?}): its own log should say why"
-                    ));
-                }
-                (_, None) => format!("{who} has exited, and no other process has taken its place yet; "),
-            };
-        }
+        let Some(Tracked { target, role, .. }) = self.tracked.take_if(|tracked| !tracked.target.is_alive()) else {
+            return Ok(());
+        };
+        let who = format!("PID {} ({})", target.pid, target.name);
+        (self.has_worker, self.settled) = (false, None);
+        self.workers.clear();
+        self.left = match (role, self.config.alive) {
+            (Role::Leaving, _) => {
+                format!("{who} has ended on {}, and no other process has taken its place yet; ", self.signal_name())
+            }
+            // That is no fault of the configuration, which whoever takes its place will read.
+            (Role::Notified, _) if self.signal.is_some_and(|signal| target.was_ended_by(signal) == Some(true)) => {
+                let signal = self.signal_name();
+                warn!(
+                    "{who} was ended by {signal}: does it handle it? Choose another --signal, or use --reload-url or \
+                     --reload-exec; who takes its place is confirmed"
+                );
+                self.was_ended = true;
+                format!("{who} was ended by {signal}: does it handle it? No other process has taken its place yet; ")
+            }
+            (Role::Notified, Some(alive)) => {
+                let signal = self.signal.map(|signal| format!(", unless {signal} itself ended it: does it handle it?"));
+                return Err(format!(
+                    "{who} exited after it was told to reload, before it was confirmed (--confirm-alive {alive:?}): its \
+                     own log should say why{}",
+                    signal.unwrap_or_default()
+                ));
+            }
+            (Role::Replacement, Some(alive)) => {
+                return Err(format!(
+                    "{who}, which started after the publish, exited before it was confirmed (--confirm-alive \
+                     {alive:?}): its own log should say why"
+                ));
+            }
+            (_, None) => format!("{who} has exited, and no other process has taken its place yet; "),
+        };
         Ok(())
+    }
+
+    fn signal_name(&self) -> String {
+        self.signal.map(|signal| signal.to_string()).unwrap_or_default()
     }
 
     fn find(&mut self) {
@@ -203,7 +221,7 @@ impl<'a> Subject<'a> {
         };
         let who = format!("PID {} ({})", target.pid, target.name);
         if *role == Role::Leaving {
-            let signal = &self.signal;
+            let signal = self.signal_name();
             return format!("{who} has not ended on {signal} within {timeout:?} (--confirm-timeout)");
         }
         let life = self.config.worker_life();

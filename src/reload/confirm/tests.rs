@@ -123,8 +123,14 @@ fn took(verdict: reload::Verdict) -> Option<Notified> {
 
 /// What a reload by this driver leaves.
 async fn told(driver: Driver, target: Option<Selector>) -> Notified {
-    let mut reloader =
-        Reloader::new(reload::Config { driver, target, children: true, timeout: LONG, presumed_dead_after: None });
+    let mut reloader = Reloader::new(reload::Config {
+        driver,
+        target,
+        children: true,
+        timeout: LONG,
+        presumed_dead_after: None,
+        ready: None,
+    });
     took(reloader.attempt(1, None).await).expect("it took")
 }
 
@@ -320,6 +326,34 @@ async fn a_zombie_is_dead() {
     assert_has(&message, &["tt-cf-zombie", "exited"]);
 }
 
+/// A process whose parent does not reap it, so that how it ended can be read for certain.
+fn unreaped(name: &str, script: &str) -> Main {
+    let launch = "setsid sh -c '\"$DIR/$NAME\" -c \"$SCRIPT\" & exec sleep 1000'";
+    Main::launch(name, &format!("{script}; ps -o pgid= -p $$ | tr -d ' ' > $DIR/ready; {IDLE}"), launch)
+}
+
+#[tokio::test]
+async fn one_that_the_signal_itself_ends_is_no_fault_of_the_configuration() {
+    for (name, dies) in [("tt-cf-killed", "trap - HUP; kill -HUP $$"), ("tt-cf-as-a-jvm", "exit 129")] {
+        let main = unreaped(name, &format!("trap '{dies}' HUP"));
+        let running = Running::start(&Config { timeout: SHORT, ..alive() }, main.told("HUP").await, None);
+        running.goes_on().await;
+        running.impatient.send(true).unwrap();
+        assert_has(&running.absence().await, &["was ended by SIGHUP: does it handle it?", name]);
+    }
+    let main = unreaped("tt-cf-replaced", "trap 'exit 129' HUP");
+    let running = Running::start(&alive(), main.told("HUP").await, None);
+    let _next = Main::on_hup("tt-cf-replaced", ":");
+    assert_eq!(running.verdict().await, Verdict::Took);
+}
+
+#[tokio::test]
+async fn one_that_may_have_died_of_the_signal_is_rejected_by_that_name() {
+    let main = Main::on_hup("tt-cf-maybe", "exit 1");
+    let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
+    assert_has(&message, &["exited after", "unless SIGHUP itself ended it"]);
+}
+
 #[tokio::test]
 async fn one_that_ends_on_term_is_followed_by_another_however_late() {
     let main = Main::start("tt-cf-term", &format!("echo $$ > $DIR/ready; {IDLE}"));
@@ -453,6 +487,7 @@ async fn not_owed(main: &Main, before: &crate::model::journal::Moment) -> Notifi
         children: true,
         timeout: LONG,
         presumed_dead_after: None,
+        ready: None,
     });
     took(reloader.attempt(1, Some(before)).await).filter(|notified| notified.skipped).expect("none is sent")
 }
@@ -488,11 +523,17 @@ async fn old_children_after(name: &str, first: Option<u16>) -> usize {
     let http = HttpConfig::default();
     let driver = Driver::Http { endpoints: vec![server.url.parse().unwrap()], http, accept: "2xx".parse().unwrap() };
     let target = Some(main.selector());
-    let mut reloader =
-        Reloader::new(reload::Config { driver, target, children: true, timeout: SHORT, presumed_dead_after: None });
+    let mut reloader = Reloader::new(reload::Config {
+        driver,
+        target,
+        children: true,
+        timeout: SHORT,
+        presumed_dead_after: None,
+        ready: None,
+    });
     assert!(took(reloader.attempt(1, None).await).is_none());
     let target = process::find(&main.selector()).unwrap();
-    target.signal("HUP".parse().unwrap()).unwrap();
+    target.signal("HUP".parse().unwrap()).await.unwrap();
     until("it has a child", || target.children().unwrap().len() == 1);
     took(reloader.attempt(1, None).await).expect("it took").children.len()
 }

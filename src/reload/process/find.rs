@@ -64,6 +64,19 @@ pub enum FindError {
          or reload by --reload-url"
     )]
     NotShared { selector: String },
+    /// PID 1 matches, and is never signalled.
+    #[error(
+        "{selector}: PID 1 ({name}) matches, and PID 1 is never taken: with shareProcessNamespace: true in the Pod spec it \
+         is the Pod's pause process, and the main process has another number (outside of Kubernetes, an init does the \
+         same: docker run --init); or reload by --reload-url"
+    )]
+    First { selector: String, name: String },
+    /// `/proc` does not show other users' processes.
+    #[error(
+        "{selector}: /proc is mounted with hidepid, which hides other users' processes from user {user}: run both \
+         containers as the same user (securityContext.runAsUser), mount /proc without hidepid, or reload by --reload-url"
+    )]
+    Hidden { selector: String, user: u32 },
     /// Nothing matches.
     #[error("{selector}: no process matches; {hint}")]
     Missing {
@@ -120,6 +133,20 @@ pub(super) fn find_as(selector: &Selector, me: i32) -> Result<Target, FindError>
         .collect();
     let first = processes.get(&1);
     let paused = first.is_some_and(|first| first.comm == b"pause");
+    // What exists always is not to be seen.
+    let hidden = || FindError::Hidden { selector: flags(), user: geteuid().as_raw() };
+    if let Some(first) = first
+        && me != 1
+        && !paused
+        && !is_own(first)
+        && (selector.name.is_some() || selector.args.is_some())
+        && first.matches(selector)
+    {
+        return Err(FindError::First { selector: flags(), name: first.name() });
+    }
+    if first.is_none() && others.is_empty() {
+        return Err(hidden());
+    }
     if me == 1 || first.is_some_and(is_own) || (others.is_empty() && !paused) {
         return Err(FindError::NotShared { selector: flags() });
     }
@@ -132,6 +159,7 @@ pub(super) fn find_as(selector: &Selector, me: i32) -> Result<Target, FindError>
     matches.retain(|process| !pids.iter().any(|&pid| pid != process.pid && is_below(&processes, process.pid, pid)));
     let found = match matches.as_slice() {
         [one] => *one,
+        [] if first.is_none() => return Err(hidden()),
         [] => return Err(FindError::Missing { selector: flags(), hint: hint(selector, claimed.as_ref(), &others) }),
         several => {
             let list: Vec<String> = several
@@ -197,6 +225,9 @@ fn hint(selector: &Selector, claimed: Option<&PidFile>, others: &[&Process]) -> 
     format!("running are {}{more}", names.join(", "))
 }
 
+/// The longest pid file, in bytes.
+const PID_FILE: u64 = 4096;
+
 /// What a pid file says.
 struct PidFile {
     path: PathBuf,
@@ -212,22 +243,24 @@ pub(super) fn decimal(text: &[u8]) -> Option<i32> {
 
 fn read_pid_file(path: &Path) -> Result<PidFile, FindError> {
     let fail = |reason: String| FindError::PidFile { path: path.to_owned(), reason };
-    let (text, metadata) = read_regular(path, 64).map_err(|error| match error.kind() {
+    let (text, metadata) = read_regular(path, PID_FILE).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => fail(
             "there is none (yet); the directory must be a volume that both containers mount, at this path here".into(),
         ),
         io::ErrorKind::PermissionDenied => fail(format!("user {} may not read it", geteuid().as_raw())),
         _ => fail(error.to_string()),
     })?;
-    let text = text.trim_ascii();
+    // What follows is the program's own affair: postmaster.pid has seven more lines.
+    let text = text.trim_ascii_start();
+    let text = text.split(|&byte| byte == b'\n').next().unwrap_or_default().trim_ascii_end();
     if text.is_empty() {
         return Err(fail("it is empty (yet)".into()));
     }
-    let pid = decimal(text).ok_or_else(|| fail("it does not hold one decimal number, and nothing else".into()))?;
+    let pid = decimal(text).ok_or_else(|| fail("its first line is not one decimal number, and nothing else".into()))?;
     if pid == 1 {
         return Err(fail(
-            "it names PID 1, which is the Pod's pause process: it was written before shareProcessNamespace: true, or is \
-             another Pod's"
+            "it names PID 1, which is never taken, as it is the Pod's pause process: the file was written without \
+             shareProcessNamespace: true, or is another Pod's"
                 .into(),
         ));
     }

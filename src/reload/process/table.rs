@@ -49,6 +49,8 @@ pub(super) struct Process {
     pub(super) parent: i32,
     pub(super) kernel: bool,
     pub(super) start_ticks: u64,
+    /// As wait(2) has it. 0 before the end, and for those who may not know it.
+    exit_code: i32,
     /// As [`Process::executable`] has read it.
     executable: OnceCell<Option<Vec<u8>>>,
 }
@@ -74,6 +76,7 @@ impl Process {
             parent: field(4)?.parse().ok()?,
             kernel: field(9)?.parse::<u64>().ok()? & PF_KTHREAD != 0,
             start_ticks: field(22)?.parse().ok()?,
+            exit_code: field(52).and_then(|code| code.parse().ok()).unwrap_or_default(),
             executable: OnceCell::new(),
         })
     }
@@ -81,6 +84,13 @@ impl Process {
     /// Neither a zombie nor dead.
     pub(super) fn is_alive(&self) -> bool {
         !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+
+    /// Whether a signal of this number ended it: by default, or as shells and the JVM tell it. `None` if not known.
+    pub(super) fn was_ended_by(&self, signal: Signal) -> Option<bool> {
+        let (status, by_default) = (self.exit_code >> 8 & 0xff, self.exit_code & 0x7f);
+        let known = !self.is_alive() && self.exit_code != 0;
+        known.then(|| by_default == signal.number() || (by_default == 0 && status == 128 + signal.number()))
     }
 
     pub(super) fn matches(&self, selector: &Selector) -> bool {
@@ -141,6 +151,8 @@ pub(super) fn printable(name: &[u8]) -> String {
 pub(super) struct ProcStatus {
     /// The real user.
     pub(super) uid: u32,
+    /// The main thread's mask of blocked signals.
+    blocked: u64,
     /// The mask of signals that have a handler.
     caught: u64,
 }
@@ -151,11 +163,26 @@ impl ProcStatus {
             let line = status.split(|&byte| byte == b'\n').find_map(|line| line.strip_prefix(key))?;
             str::from_utf8(line).ok()?.split_ascii_whitespace().next()
         };
-        Some(Self { uid: value(b"Uid:")?.parse().ok()?, caught: u64::from_str_radix(value(b"SigCgt:")?, 16).ok()? })
+        let mask = |key| u64::from_str_radix(value(key)?, 16).ok();
+        Some(Self { uid: value(b"Uid:")?.parse().ok()?, blocked: mask(b"SigBlk:")?, caught: mask(b"SigCgt:")? })
     }
 
-    pub(super) fn handles(&self, signal: Signal) -> bool {
+    pub(super) fn catches(&self, signal: Signal) -> bool {
         self.caught & signal.bit() != 0
+    }
+
+    /// Whether it blocks the signal by its own choice, as sigwait(3) and signalfd(2) need. While glibc, musl and Go fork,
+    /// they block all signals, also 32 and 33, which sigfillset(3) leaves to the C library.
+    pub(super) fn blocks(&self, signal: Signal) -> bool {
+        const OF_THE_LIBRARY: u64 = 0b11 << 31;
+        self.blocked & signal.bit() != 0 && self.blocked & OF_THE_LIBRARY == 0
+    }
+
+    /// Whether it handles memory faults, as Go, the JVM and other runtimes do. Those install handlers for other signals
+    /// before the program asks for any.
+    pub(super) fn has_runtime(&self) -> bool {
+        const SIGSEGV: u64 = 1 << 10;
+        self.caught & SIGSEGV != 0
     }
 }
 
@@ -164,6 +191,35 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn status(blocked: u64, caught: u64) -> ProcStatus {
+        ProcStatus::parse(format!("Uid:\t1\t1\nSigBlk:\t{blocked:016x}\nSigCgt:\t{caught:016x}\n").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_the_c_library_blocks_while_it_forks_is_not_the_programs_choice() {
+        let hup = "HUP".parse().unwrap();
+        assert!(status(1, 0).blocks(hup) && !status(1, 0).catches(hup));
+        // sigfillset(3) by glibc and by musl.
+        assert!(status(0xffff_fffe_7fff_ffff, 0).blocks(hup) && status(0xffff_fffc_7fff_ffff, 0).blocks(hup));
+        assert!(!status(u64::MAX, 0).blocks(hup));
+        assert!(!status(2, 1).blocks(hup) && status(2, 1).catches(hup));
+    }
+
+    #[test]
+    fn an_end_by_a_signal_is_known_by_default_and_by_the_shells_number() {
+        let stat = |state, code| {
+            let zeros = "0 ".repeat(29);
+            Process::parse(
+                format!("7 (app) {state} 1 7 7 0 -1 0 1 2 3 4 5 6 7 8 20 0 1 0 99 {zeros}{code}\n").as_bytes(),
+            )
+        };
+        let by_hup = |state, code| stat(state, code).unwrap().was_ended_by("HUP".parse().unwrap());
+        assert_eq!([by_hup('Z', 1), by_hup('Z', 1 | 0x80), by_hup('Z', 129 << 8)], [Some(true); 3]);
+        assert_eq!([by_hup('Z', 1 << 8), by_hup('Z', 15), by_hup('Z', 143 << 8)], [Some(false); 3]);
+        // Still there, or hidden from other users.
+        assert_eq!([by_hup('S', 1), by_hup('Z', 0)], [None; 2]);
+    }
 
     proptest! {
         #[test]
@@ -179,7 +235,7 @@ mod tests {
         fn any_bytes_are_parsed_or_refused(bytes in any::<Vec<u8>>(), cut in 0_usize..120) {
             let _ = Process::parse(&bytes);
             let _ = ProcStatus::parse(&bytes);
-            let line = b"7 (nginx) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 9 10\nUid:\t1\t2\nSigCgt:\tff\n";
+            let line = b"7 (nginx) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 9 10\nUid:\t1\t2\nSigBlk:\t1\nSigCgt:\tff\n";
             let _ = Process::parse(&line[..cut.min(line.len())]);
             let _ = ProcStatus::parse(&line[..cut.min(line.len())]);
         }

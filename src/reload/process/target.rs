@@ -24,7 +24,7 @@ use super::table::{ProcStatus, Process, scan};
 pub enum SignalError {
     /// The signal would kill the process, or be lost on it.
     #[error(
-        "PID {pid} ({name}) does not handle {signal}, which would end it or be lost: it may be starting, so it is asked \
+        "PID {pid} ({name}) does not handle {signal}, which would end it or be lost: it may be starting, so it is tried \
          again. If it never handles {signal}, choose another --signal, or use --reload-url or --reload-exec"
     )]
     NotHandling { pid: i32, name: String, signal: Signal },
@@ -55,8 +55,8 @@ pub struct Target {
 
 impl Target {
     /// Sends a signal; one that a process must handle (all but TERM, INT, QUIT) only if this one does.
-    pub fn signal(&self, signal: Signal) -> Result<(), SignalError> {
-        self.handles(signal)?;
+    pub async fn signal(&self, signal: Signal) -> Result<(), SignalError> {
+        self.handles(signal).await?;
         let (pid, name) = (self.pid, self.name.clone());
         // A signal to a zombie succeeds, and reaches nobody.
         if !self.is_alive() {
@@ -74,16 +74,35 @@ impl Target {
         }
     }
 
-    /// An error if the signal is one that a process must handle (all but TERM, INT, QUIT), and this one does not.
-    pub fn handles(&self, signal: Signal) -> Result<(), SignalError> {
-        let (pid, name) = (self.pid, self.name.clone());
-        if signal.ends() {
+    /// An error if the signal is one that a process must handle (all but TERM, INT, QUIT), and this one does not. One
+    /// that blocks the signal handles it, by sigwait(3) or signalfd(2): but forking blocks signals for a moment, too.
+    pub async fn handles(&self, signal: Signal) -> Result<(), SignalError> {
+        if signal.ends() || handles_by(signal, || self.status(signal)).await? {
             return Ok(());
         }
+        Err(SignalError::NotHandling { pid: self.pid, name: self.name.clone(), signal })
+    }
+
+    /// Whether its handlers may be those of its runtime alone, as it has just started.
+    #[must_use]
+    pub fn may_be_starting(&self, signal: Signal) -> bool {
+        // A runtime installs its handlers one by one.
+        let age = self.age();
+        age < INSTALLED_AFTER || (age < STARTED_AFTER && self.status(signal).is_ok_and(|status| status.has_runtime()))
+    }
+
+    /// Whether the signal ended it; `None` while it lives, and where that cannot be known.
+    #[must_use]
+    pub fn was_ended_by(&self, signal: Signal) -> Option<bool> {
+        let process = Process::read(self.pid).filter(|process| process.start_ticks == self.start_ticks)?;
+        process.was_ended_by(signal)
+    }
+
+    fn status(&self, signal: Signal) -> Result<ProcStatus, SignalError> {
+        let (pid, name) = (self.pid, self.name.clone());
         match fs::read(format!("/proc/{pid}/status")).map(|text| ProcStatus::parse(&text)) {
             // Should the number mean another process by now, the pidfd's own is dead, and ESRCH follows.
-            Ok(Some(status)) if status.handles(signal) => Ok(()),
-            Ok(Some(_)) => Err(SignalError::NotHandling { pid, name, signal }),
+            Ok(Some(status)) => Ok(status),
             Ok(None) => Err(SignalError::Io { pid, name, signal, source: io::ErrorKind::InvalidData.into() }),
             Err(error) if is_gone(&error) => Err(SignalError::Gone { pid, name }),
             Err(source) => Err(SignalError::Io { pid, name, signal, source }),
@@ -156,6 +175,24 @@ impl Target {
     }
 }
 
+/// Whether the process handles the signal, by looking at its status again and again while it blocks it.
+pub(super) async fn handles_by<E>(signal: Signal, mut look: impl FnMut() -> Result<ProcStatus, E>) -> Result<bool, E> {
+    for _ in 0..BLOCKED_LOOKS {
+        let status = look()?;
+        if status.catches(signal) || !status.blocks(signal) {
+            return Ok(status.catches(signal));
+        }
+        tokio::time::sleep(BLOCKED_PAUSE).await;
+    }
+    Ok(true)
+}
+
+/// How often a signal must be found blocked, so that it is no moment of a fork.
+const BLOCKED_LOOKS: u32 = 25;
+const BLOCKED_PAUSE: Duration = Duration::from_millis(10);
+/// The age at which a runtime has installed its handlers, and that at which a program has installed its own.
+const INSTALLED_AFTER: Duration = Duration::from_millis(100);
+const STARTED_AFTER: Duration = Duration::from_secs(5);
 /// Where a pidfd cannot be waited for.
 const ASKED_AGAIN: Duration = Duration::from_millis(50);
 

@@ -13,8 +13,8 @@ use rustix::process::{PidfdFlags, Uid, pidfd_open};
 use tempfile::TempDir;
 
 use super::find::{find_as, hold};
-use super::table::{Process, scan};
-use super::target::remedy;
+use super::table::{ProcStatus, Process, scan};
+use super::target::{handles_by, remedy};
 use super::*;
 
 /// No process has this pid, so that the tests' children are not Trimtab's own.
@@ -89,6 +89,12 @@ fn by_file(path: &Path) -> Selector {
     Selector { pid_file: Some(path.to_owned()), ..Selector::default() }
 }
 
+/// Sends it, as a reload does.
+fn send(target: &Target, name: &str) -> Result<(), SignalError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(target.signal(signal(name)))
+}
+
 fn signal(name: &str) -> Signal {
     name.parse().unwrap()
 }
@@ -134,6 +140,10 @@ fn trimtab_its_children_and_pid_1_never_match() {
     if let Ok(target) = find_as(&named(&first), NOBODY) {
         assert_ne!(target.pid, 1);
     }
+    // Whatever process 1 is here: it matches its own name.
+    let error = message(find_as(&named(&first), NOBODY));
+    let paused = error.contains("no process matches") || error.contains("PID 1 calls itself");
+    assert!(paused || error.contains(&format!("PID 1 ({first}) matches, and PID 1 is never taken")), "{error}");
     let error = message(find_as(&named("tt-own-child"), 1));
     assert!(error.contains("shareProcessNamespace: true") && error.contains("--reload-url"), "{error}");
     drop(script);
@@ -166,16 +176,61 @@ fn a_signal_waits_until_the_process_handles_it() {
     let script = Script::start("tt-late-trap", &format!("read -r line <&9; trap 'touch $DIR/got' HUP; {IDLE}"));
     let target = find_as(&named("tt-late-trap"), NOBODY).unwrap();
     for name in ["HUP", "USR1", "USR2", "WINCH"] {
-        let error = target.signal(signal(name)).unwrap_err();
+        let error = send(&target, name).unwrap_err();
         assert!(matches!(error, SignalError::NotHandling { .. }), "{error}");
     }
     script.say("go");
-    until("the signal is taken", || target.signal(signal("HUP")).is_ok());
+    until("the signal is taken", || send(&target, "HUP").is_ok());
     until("the signal has arrived", || script.has("got"));
     assert!(target.is_alive());
-    assert!(matches!(target.signal(signal("USR1")), Err(SignalError::NotHandling { .. })));
-    target.signal(signal("TERM")).unwrap();
+    assert!(matches!(send(&target, "USR1"), Err(SignalError::NotHandling { .. })));
+    send(&target, "TERM").unwrap();
     until("it has ended", || !target.is_alive());
+}
+
+/// Runs a program under a name of its own; ended when dropped.
+fn named_program(name: &str, program: &str, prefix: &str) -> Script {
+    Script::start("tt-launcher", &format!("cp {program} $DIR/{name}; {prefix} $DIR/{name} 1000 & wait"))
+}
+
+#[test]
+fn a_signal_that_is_blocked_all_the_time_is_handled() {
+    let _script = named_program("tt-blocks", "/bin/sleep", "env --block-signal=HUP");
+    until("it runs", || find_as(&named("tt-blocks"), NOBODY).is_ok());
+    let target = find_as(&named("tt-blocks"), NOBODY).unwrap();
+    assert_eq!(send(&target, "HUP").map_err(|error| error.to_string()), Ok(()));
+    assert!(matches!(send(&target, "USR1"), Err(SignalError::NotHandling { .. })));
+}
+
+#[tokio::test]
+async fn a_signal_that_is_blocked_for_a_moment_is_not_handled() {
+    let status = |blocked: u64, caught: u64| {
+        ProcStatus::parse(format!("Uid:\t1\nSigBlk:\t{blocked:x}\nSigCgt:\t{caught:x}\n").as_bytes()).unwrap()
+    };
+    for (blocked_looks, caught_then, expected) in [(3, 0, false), (3, 1, true), (1000, 0, true), (0, 0, false)] {
+        let mut looks = 0;
+        let handled = handles_by(signal("HUP"), || {
+            looks += 1;
+            let forks = looks <= blocked_looks;
+            Ok::<_, SignalError>(status(u64::from(forks), if forks { 0 } else { caught_then }))
+        });
+        assert_eq!(handled.await.unwrap(), expected, "{blocked_looks} looks, then {caught_then}");
+    }
+}
+
+#[test]
+fn only_a_young_process_with_a_runtime_may_be_starting() {
+    let script = Script::start("tt-young", &format!("trap : HUP; touch $DIR/ready; {IDLE}"));
+    until("it handles HUP", || script.has("ready"));
+    let shell = find_as(&named("tt-young"), NOBODY).unwrap();
+    until("it is no longer new", || shell.age() > Duration::from_millis(150));
+    assert!(!shell.may_be_starting(signal("HUP")), "a shell asks for each handler");
+    let script = Script::start("tt-runtime", &format!("trap : HUP SEGV; touch $DIR/ready; {IDLE}"));
+    until("it handles SEGV", || script.has("ready"));
+    let runtime = find_as(&named("tt-runtime"), NOBODY).unwrap();
+    assert!(runtime.may_be_starting(signal("HUP")));
+    let old = Target { start_ticks: 1, ..runtime };
+    assert!(!old.may_be_starting(signal("HUP")));
 }
 
 #[test]
@@ -184,7 +239,7 @@ fn a_zombie_is_no_target_and_is_said_to_be_one() {
     let target = find_as(&named("tt-zombie-with-a-long-name"), NOBODY).unwrap();
     script.zombify();
     assert!(!target.is_alive());
-    assert!(matches!(target.signal(signal("TERM")), Err(SignalError::Gone { .. })));
+    assert!(matches!(send(&target, "TERM"), Err(SignalError::Gone { .. })));
     let error = message(find_as(&named("tt-zombie-with-a-long-name"), NOBODY));
     assert!(error.contains(&format!("PID {}", script.pid())) && error.contains("has exited"), "{error}");
 }
@@ -206,10 +261,10 @@ fn another_users_process_is_found_by_comm_and_refused_with_both_users() {
     assert!(geteuid().is_root(), "this test becomes another user: run it as root, as in a container");
     let script = Script::start("tt-of-another-user", &format!("trap 'touch $DIR/got' HUP; {IDLE}"));
     let target = find_as(&named("tt-of-another-user"), NOBODY).unwrap();
-    until("it handles HUP", || target.signal(signal("HUP")).is_ok());
+    until("it handles HUP", || send(&target, "HUP").is_ok());
     let (target, error) = as_user(65534, || {
         let target = find_as(&named("tt-of-another-user"), NOBODY).unwrap();
-        let error = target.signal(signal("HUP")).unwrap_err();
+        let error = send(&target, "HUP").unwrap_err();
         (target, error)
     });
     assert_eq!((target.pid, target.name.as_str()), (script.pid(), "tt-of-another-u"));
@@ -249,13 +304,17 @@ fn a_pid_file_is_believed_only_when_it_fits() {
     refused("", "empty (yet)");
     refused(" \n", "empty (yet)");
     refused("1\n", "pause process");
-    refused(&std::process::id().to_string().repeat(20), "longer than 64 bytes");
+    refused(&std::process::id().to_string().repeat(2000), "longer than 4096 bytes");
     for garbage in ["0", "-5", "+5", "12 13", "canary", "99999999999", "5\0", "0x10"] {
         refused(garbage, "one decimal number");
     }
     refused("2147483646", "does not exist");
-    fs::write(&path, format!(" {}\n", script.pid())).unwrap();
-    assert_eq!(find_as(&by_file(&path), NOBODY).unwrap().pid, script.pid());
+    let postmaster =
+        "/var/lib/postgresql/data\n1796000000\n5432\n/var/run/postgresql\nlocalhost\n  5432001   32768\nready\n";
+    for text in [format!(" {}\n", script.pid()), format!("{}\n{postmaster}", script.pid())] {
+        fs::write(&path, text).unwrap();
+        assert_eq!(find_as(&by_file(&path), NOBODY).unwrap().pid, script.pid());
+    }
     let both = |name| Selector { pid_file: Some(path.clone()), ..named(name) };
     assert_eq!(find_as(&both("tt-pid-file"), NOBODY).unwrap().pid, script.pid());
     assert!(message(find_as(&both("nginx"), NOBODY)).contains("is tt-pid-file"));
