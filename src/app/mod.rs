@@ -381,6 +381,11 @@ impl App {
         let once_until = self.config.once.map(|limit| Instant::now() + limit);
         let mut grace_until: Option<Instant> = None;
         loop {
+            // Also when nothing is to be written: a liveness probe is a turn of this loop.
+            if let Err(error) = self.output.still_there() {
+                error!("ending: {error}");
+                return End::CannotWrite;
+            }
             if let Some(exit) = self.exit.or_else(|| self.once_is_over(once_until)) {
                 return exit;
             }
@@ -714,6 +719,9 @@ impl App {
                     self.solved(stage.as_str());
                 }
             }
+        }
+        if let Some((Stage::Publish, ending)) = failed {
+            self.shared.metrics.stage(Stage::Publish, ending, Duration::ZERO);
         }
         self.warn_of(warnings);
         let outcome = match result {

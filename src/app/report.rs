@@ -57,7 +57,7 @@ impl App {
 
     /// The newest inputs are published, and the main process has them.
     fn settled(&mut self, newly_confirmed: bool) {
-        for stage in [Stage::Render, Stage::Validate, Stage::Confirm, Stage::Rollback] {
+        for stage in [Stage::Render, Stage::Validate, Stage::Publish, Stage::Confirm, Stage::Rollback] {
             self.solved(stage.as_str());
         }
         let since = self.observed.map(|(.., since)| since.elapsed());

@@ -421,7 +421,9 @@ fn write(
     let output = &order.output;
     let staged =
         if whole { output.stage_whole(&generation, &rendered.tree) } else { output.stage(&generation, &rendered.tree) };
-    staged.map_err(|error| Problem::new(Stage::Render, error.rejected(), &error))?;
+    // A tree that has no place is the inputs' fault; what cannot be written is the volume's.
+    let stage = |error: &PublishError| if error.rejected() { Stage::Render } else { Stage::Publish };
+    staged.map_err(|error| Problem::new(stage(&error), error.rejected(), &error))?;
     Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))
 }
 

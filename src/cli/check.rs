@@ -208,6 +208,15 @@ fn of_output(config: &Config) -> Vec<Finding> {
         Ok(Some((output, warnings))) => {
             let remedy = "a directory of its own below the volume, and securityContext.fsGroup of the Pod";
             findings.extend(warnings.iter().map(|warning| Finding::new(Severity::Advice, &place, warning, remedy)));
+            findings.extend(output.may_ignore_modes().map(|why| {
+                let message = format!(
+                    "files may not keep the mode of --file-mode and --secret-mode: {why}; a secret is not written where \
+                     others could read it"
+                );
+                let remedy = "an emptyDir; or the mode in the volume's mountOptions (file_mode, umask), and the same as \
+                              --secret-mode";
+                Finding::new(Severity::Advice, &place, message, remedy)
+            }));
             output.writable()
         }
         Ok(None) => Output::creatable(&config.output).map(drop),

@@ -88,11 +88,16 @@ impl Dir {
     /// Makes a file that must not exist, holding `bytes`. At no moment is it more readable than `mode`: it begins with
     /// the owner's part of it, and gets the rest when content and group are in place, whatever the umask.
     pub(super) fn create(&self, name: &str, bytes: &[u8], group: Option<Gid>, mode: Mode) -> nix::Result<OwnedFd> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(self, name, flags, mode & PRIVATE)?;
+        let file = self.create_new(name, mode)?;
         write_all(&file, bytes)?;
         settle(&file, group, mode)?;
         Ok(file)
+    }
+
+    /// Makes an empty file that must not exist, with the owner's part of `mode`.
+    pub(super) fn create_new(&self, name: &str, mode: Mode) -> nix::Result<OwnedFd> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        openat(self, name, flags, mode & PRIVATE)
     }
 
     /// The same, of another file's bytes, which are also given to `seen`.
@@ -255,16 +260,23 @@ pub(super) fn digest_of_size(size: u64, file: impl AsFd) -> nix::Result<Option<D
 }
 
 /// Gives a file or directory its group, then its mode, where they are not right already. In this order, since the wider
-/// mode must not be in force for the wrong group.
-pub(super) fn settle(fd: impl AsFd, group: Option<Gid>, mode: Mode) -> nix::Result<()> {
+/// mode must not be in force for the wrong group. The permissions that it has then: some file systems take a mode and
+/// do not keep it.
+pub(super) fn settle(fd: impl AsFd, group: Option<Gid>, mode: Mode) -> nix::Result<Mode> {
     let stat = fstat(&fd)?;
     if let Some(group) = group.filter(|group| group.as_raw() != stat.st_gid) {
         fchown(&fd, None, Some(group))?;
     }
-    if stat.st_mode & PERMISSIONS != mode.bits() {
-        fchmod(&fd, mode)?;
+    if stat.st_mode & PERMISSIONS == mode.bits() {
+        return Ok(permissions(&stat));
     }
-    Ok(())
+    fchmod(&fd, mode)?;
+    Ok(permissions(&fstat(&fd)?))
+}
+
+/// What the owner, the group and others may do.
+pub(super) fn permissions(stat: &FileStat) -> Mode {
+    Mode::from_bits_truncate(stat.st_mode & 0o777)
 }
 
 /// What lies at `name` in the directory `at`.

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
+use nix::sys::stat::Mode;
 
 use crate::model::spool::SpoolError;
 
@@ -23,6 +24,9 @@ pub enum PublishError {
         path.display(), parent.display(), io::Error::from(*errno)
     )]
     Parent { path: PathBuf, parent: PathBuf, errno: Errno },
+    /// The output directory is gone. Fatal: the next start makes it anew.
+    #[error("--output {} was removed while Trimtab was running; a start makes it anew", path.display())]
+    Removed { path: PathBuf },
     /// The output is a symlink, a file or a device. Fatal.
     #[error("--output {} is {what}, and must be a directory, named by its own path", path.display())]
     NotADirectory { path: PathBuf, what: String },
@@ -68,6 +72,14 @@ pub enum PublishError {
     /// A generation cannot be what the caller takes it for: a fault of this program. Retried.
     #[error("the generation {name:?} cannot be {doing}: {reason}")]
     Generation { name: String, doing: &'static str, reason: &'static str },
+    /// The file system would show a secret to more users than its mode says. Nothing of it was written. Retried.
+    #[error(
+        "{} holds a secret and is not written: its file system keeps no modes, as SMB, FAT and some CSI drivers, and \
+         gives it {:04o} instead of --secret-mode {:04o}; use an emptyDir, set the mode in the volume's mountOptions \
+         (file_mode, umask), or take what there is with --secret-mode {:04o}",
+        path.display(), found.bits(), mode.bits(), found.bits()
+    )]
+    Exposed { path: PathBuf, mode: Mode, found: Mode },
     /// What is to be written cannot be read. Retried.
     #[error(transparent)]
     Kept(#[from] SpoolError),
@@ -99,7 +111,7 @@ fn remedy(errno: Errno) -> &'static str {
             "; the file system refuses the name: choose another with --template SRC:DEST or --path"
         }
         Errno::ELOOP => "; it is a symlink, which Trimtab did not make: remove it",
-        Errno::ENOENT => "; something removed it: if that was the whole output directory, restart this container",
+        Errno::ENOENT => "; something removed it",
         _ => "",
     }
 }

@@ -73,6 +73,8 @@ pub struct Output {
     cache: files::Cache,
     /// Where values are kept, once that was asked for.
     spool: OnceLock<Spool>,
+    /// Set once it was logged that the file system keeps no modes.
+    keeps_no_modes: OnceLock<()>,
 }
 
 impl Output {

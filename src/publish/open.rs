@@ -9,15 +9,28 @@ use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{AccessFlags, Gid, faccessat, getegid, geteuid, getgroups};
-use rustix::fs::{StatxAttributes, StatxFlags, statx};
+use rustix::fs::{StatxAttributes, StatxFlags, fstatfs, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look};
+use super::state::{JOURNAL, KEY, LOCK};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
 pub(super) const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
+
+/// File systems on which a chmod succeeds and has often no effect, by the numbers of statfs(2).
+const IGNORE_MODES: [(u64, &str); 8] = [
+    (0x4d44, "FAT"),
+    (0x2011_bab0, "exFAT"),
+    (0x5346_544e, "NTFS"),
+    (0x7366_746e, "NTFS"),
+    (0x517b, "SMB"),
+    (0xfe53_4d42, "SMB"),
+    (0xff53_4d42, "CIFS"),
+    (0x6573_5546, "FUSE"),
+];
 
 impl Output {
     /// Opens the output directory, creating it if need be; the strings are warnings, to be logged once.
@@ -72,6 +85,39 @@ impl Output {
         may_write(&self.dir).map_err(|errno| self.io("write into --output", "", errno))
     }
 
+    /// An error once the output directory was removed: what is written goes nowhere from then on, and a start makes it
+    /// anew.
+    pub fn still_there(&self) -> Result<(), PublishError> {
+        let removed = match fstat(&self.dir) {
+            Ok(stat) => stat.st_nlink == 0,
+            // What a network's file system says of it.
+            Err(errno) => errno == Errno::ESTALE,
+        };
+        if removed { Err(PublishError::Removed { path: self.path.clone() }) } else { Ok(()) }
+    }
+
+    /// What suggests that files in the output do not keep their modes, without writing one.
+    #[must_use]
+    pub fn may_ignore_modes(&self) -> Option<String> {
+        for name in [LOCK, KEY, JOURNAL] {
+            // The group's part says nothing: the kubelet gives that to fsGroup.
+            if let Ok(Some(stat)) = self.dir.stat(name)
+                && is_own(&stat)
+                && stat.st_mode & 0o007 != 0
+            {
+                let path = self.path.join(name);
+                return Some(format!(
+                    "{} was made with mode 0600, and has {:04o}",
+                    path.display(),
+                    stat.st_mode & 0o777
+                ));
+            }
+        }
+        let kind = u64::try_from(fstatfs(&self.dir).ok()?.f_type).ok()?;
+        let (_, name) = IGNORE_MODES.iter().find(|(magic, _)| *magic == kind)?;
+        Some(format!("{} is on a file system ({name}) that often does not", self.path.display()))
+    }
+
     /// The output of a directory that was checked, and warnings.
     fn of(dir: Dir, path: PathBuf, stat: &FileStat, config: &Config) -> Result<(Self, Vec<String>), PublishError> {
         let io = |doing| {
@@ -117,6 +163,7 @@ impl Output {
             own_key: OnceLock::new(),
             cache: files::Cache::default(),
             spool: OnceLock::new(),
+            keeps_no_modes: OnceLock::new(),
         };
         Ok((output, warnings))
     }

@@ -5,9 +5,11 @@ use std::os::fd::OwnedFd;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use rustix::rand::{GetRandomFlags, getrandom};
+use tracing::warn;
 
-use super::dir::{PRIVATE, is_own, settle};
+use super::dir::{PRIVATE, is_own, permissions, settle};
 use super::sys::{fstat, openat, renameat};
 use super::{Output, PublishError, atomic, files};
 use crate::model::digest::DigestKey;
@@ -75,7 +77,8 @@ impl Output {
     /// of a persistent volume readable and writable by fsGroup at each mount (`pkg/volume/volume_linux.go`).
     pub fn digest_key(&self) -> Result<DigestKey, PublishError> {
         if let Some((bytes, file)) = self.found_key()? {
-            settle(&file, None, PRIVATE).map_err(|errno| self.io("set the mode of", KEY, errno))?;
+            let found = settle(&file, None, PRIVATE).map_err(|errno| self.io("set the mode of", KEY, errno))?;
+            self.warn_if_exposed(found);
             return Ok(DigestKey::new(bytes));
         }
         let mut bytes = [0; 32];
@@ -83,7 +86,21 @@ impl Output {
         getrandom(&mut bytes, GetRandomFlags::empty())
             .map_err(|errno| self.io("get random bytes for", KEY, Errno::from_raw(errno.raw_os_error())))?;
         self.dir.replace(KEY, KEY_TEMPORARY, &bytes).map_err(|errno| self.io("write", KEY, errno))?;
+        if let Some(stat) = self.dir.stat(KEY).map_err(|errno| self.io("stat", KEY, errno))? {
+            self.warn_if_exposed(permissions(&stat));
+        }
         Ok(DigestKey::new(bytes))
+    }
+
+    fn warn_if_exposed(&self, key: Mode) {
+        if !PRIVATE.contains(key) {
+            warn!(
+                "{} has mode {:04o} instead of 0600: its file system keeps no modes, and with it others could test \
+                 guesses of secrets against the digests that Trimtab shows; use an emptyDir",
+                self.path.join(KEY).display(),
+                key.bits()
+            );
+        }
     }
 
     /// The digest key, if one is there that [`Output::digest_key`] would take.

@@ -3,9 +3,11 @@
 use std::os::fd::OwnedFd;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::stat::Mode;
+use tracing::warn;
 
-use super::dir::Dir;
-use super::sys::fsync;
+use super::dir::{Dir, permissions, settle, write_all};
+use super::sys::{fstat, fsync};
 use super::{Output, PublishError};
 use crate::model::tree::{File, TreePath};
 
@@ -45,9 +47,7 @@ impl Output {
                 open.push((segment, path, dir));
             }
             let dir = open.last().map_or(&root, |(.., dir)| dir);
-            let bytes = file.bytes.read()?;
-            let fd = dir.create(name, &bytes, self.group, self.mode_of(file));
-            written.push((fd.map_err(|errno| self.io("write", &path_text, errno))?, path_text));
+            written.push((self.write_file(dir, name, &path_text, file)?, path_text));
             if written.len() >= BATCH {
                 self.flush(&mut written)?;
             }
@@ -55,6 +55,36 @@ impl Output {
         written.extend(open.into_iter().rev().map(|(_, path, dir)| (dir.into(), path)));
         written.push((root.into(), top.to_owned()));
         self.flush(&mut written)
+    }
+
+    /// Writes one file of a tree. A secret is not written where others could read it more than its mode says.
+    fn write_file(&self, dir: &Dir, name: &str, path: &str, file: &File) -> Result<OwnedFd, PublishError> {
+        let failed = |errno| self.io("write", path, errno);
+        let mode = self.mode_of(file);
+        let bytes = file.bytes.read()?;
+        let fd = dir.create_new(name, mode).map_err(failed)?;
+        let exposed = |found: Mode| {
+            let wider = file.secret && !mode.contains(found);
+            if wider { Err(PublishError::Exposed { path: self.path.join(path), mode, found }) } else { Ok(()) }
+        };
+        if file.secret {
+            // Before its first byte.
+            exposed(permissions(&fstat(&fd).map_err(failed)?))?;
+        }
+        write_all(&fd, &bytes).map_err(failed)?;
+        let found = settle(&fd, self.group, mode).map_err(failed)?;
+        exposed(found)?;
+        if found != mode && self.keeps_no_modes.set(()).is_ok() {
+            warn!(
+                "{} has mode {:04o}, and was given {:04o}: its file system keeps no modes, as SMB, FAT and some \
+                 CSI drivers; the main process may not be able to read it: set the mode in the volume's mountOptions \
+                 (file_mode, umask), or use an emptyDir",
+                self.path.join(path).display(),
+                found.bits(),
+                mode.bits()
+            );
+        }
+        Ok(fd)
     }
 
     /// Waits until these files are on the disk.

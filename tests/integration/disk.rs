@@ -77,10 +77,9 @@ impl Disk {
     #[track_caller]
     fn stays(&self, sidecar: &Sidecar, number: u64, says: &[&str]) {
         let status = sidecar.until(&format!("it says {says:?}"), |status| {
-            let errors = status["errors"].as_object().into_iter().flatten();
-            let mut messages = errors.filter_map(|(_, error)| error["message"].as_str());
+            let message = status["errors"]["publish"]["message"].as_str().unwrap_or_default();
             let output = self.scene.output.to_str().unwrap();
-            messages.any(|message| message.contains(output) && says.iter().all(|part| message.contains(part)))
+            message.contains(output) && says.iter().all(|part| message.contains(part))
         });
         assert_eq!((&status["ready"], &status["debt"]), (&true.into(), &Value::Null));
         assert_eq!(status["quarantine"], Value::Null, "the inputs are not at fault");
@@ -155,6 +154,36 @@ fn takes_the_inodes(layout: Layout, sizes: [usize; 4]) {
         disk.settled(&sidecar, number);
         mount_remount(&disk.mounted, MountFlags::empty(), "nr_inodes=40").unwrap();
     }
+}
+
+#[test]
+fn output_that_is_removed_ends_it_and_is_made_anew_at_the_next_start() {
+    removes_the_output(Layout::Atomic);
+}
+
+#[test]
+fn output_of_single_files_that_is_removed_ends_it_and_is_made_anew_at_the_next_start() {
+    removes_the_output(Layout::Files);
+}
+
+fn removes_the_output(layout: Layout) {
+    let disk = Disk::new(layout, "mode=0755");
+    let flags = [disk.flags(), vec!["--listen".into(), "127.0.0.1:0".into()]].concat();
+    let mut sidecar = Sidecar::start(&disk.log(), flags);
+    disk.settled(&sidecar, 0);
+    assert_eq!(sidecar.request("--listen", "GET", "/livez").map(|(code, _)| code), Some(200));
+    fs::remove_dir_all(&disk.scene.output).unwrap();
+    // Nothing is to be written: the probe is what shows it.
+    eventually("it ends", || {
+        sidecar.request("--listen", "GET", "/livez");
+        sidecar.has_ended().then_some(())
+    });
+    assert_eq!(sidecar.exit_code(), Some(73));
+    let said = sidecar.log_of_this_life();
+    let parts = [disk.scene.output.to_str().unwrap(), "was removed", "makes it anew"];
+    assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+    sidecar.start_again();
+    disk.settled(&sidecar, 0);
 }
 
 /// While Trimtab runs, its lock keeps the kernel from making the volume read-only: it is found so after a restart.

@@ -12,6 +12,7 @@ use nix::sys::stat::{FileStat, Mode};
 use nix::unistd::{Gid, Uid, UnlinkatFlags};
 use nix::{NixPath, Result};
 
+use crate::publish::dir::is_file;
 use crate::publish::sys::real;
 
 /// What goes wrong.
@@ -75,6 +76,8 @@ struct Layer {
     /// Called before each change.
     watch: Option<Rc<dyn Fn()>>,
     log: Option<Vec<Change>>,
+    /// The permissions that all files have, whatever mode they are given.
+    modes: Option<u32>,
 }
 
 thread_local! {
@@ -108,6 +111,17 @@ pub(in crate::publish) fn is_dead() -> bool {
 /// Has `watch` called before each change, once there was a fault, or if there will be none.
 pub(in crate::publish) fn watch(watch: Option<Rc<dyn Fn()>>) {
     with(|layer| layer.watch = watch);
+}
+
+/// From now on the file system keeps no modes of files.
+pub(in crate::publish) fn keep_no_modes(permissions: Option<u32>) {
+    with(|layer| layer.modes = permissions);
+}
+
+fn shown(mut stat: FileStat) -> FileStat {
+    let modes = with(|layer| layer.modes).filter(|_| is_file(&stat));
+    stat.st_mode = modes.map_or(stat.st_mode, |modes| stat.st_mode & !0o777 | modes);
+    stat
 }
 
 /// Begins to write down.
@@ -266,11 +280,11 @@ pub(in crate::publish) fn fchown(fd: impl AsFd, owner: Option<Uid>, group: Optio
 }
 
 pub(in crate::publish) fn fstat(fd: impl AsFd) -> Result<FileStat> {
-    call(false, || nix::sys::stat::fstat(fd))
+    call(false, || nix::sys::stat::fstat(fd).map(shown))
 }
 
 pub(in crate::publish) fn fstatat<P: NixPath + ?Sized>(at: impl AsFd, name: &P, flags: AtFlags) -> Result<FileStat> {
-    call(false, || nix::sys::stat::fstatat(at, name, flags))
+    call(false, || nix::sys::stat::fstatat(at, name, flags).map(shown))
 }
 
 pub(in crate::publish) fn readlinkat<P: NixPath + ?Sized>(at: impl AsFd, name: &P) -> Result<std::ffi::OsString> {

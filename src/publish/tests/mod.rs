@@ -520,6 +520,64 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
 }
 
 #[test]
+fn a_secret_is_not_written_where_the_file_system_keeps_no_modes() {
+    for (layout, secret_mode) in LAYOUTS.into_iter().flat_map(|layout| [(layout, 0o640), (layout, 0o755)]) {
+        let dir = scratch();
+        let config = Config { layout, secret_mode, ..config(dir.path()) };
+        let output = Output::open(&config).unwrap().0;
+        faulty::keep_no_modes(Some(0o755));
+        let mut tree = tree([("a", "public")]);
+        publish(&output, &generation(1), &tree);
+        tree.insert(TreePath::parse("d/secret").unwrap(), file("hush", true)).unwrap();
+        faulty::record();
+        let staged = output.stage(&generation(2), &tree);
+        let log = faulty::recorded();
+        faulty::keep_no_modes(None);
+        let wrote = |text: &str| {
+            log.iter().any(|change| matches!(change, faulty::Change::Wrote { bytes, .. } if bytes == text.as_bytes()))
+        };
+        if secret_mode == 0o755 {
+            staged.unwrap();
+            assert!(wrote("hush"));
+            continue;
+        }
+        let error = staged.unwrap_err();
+        let parts = ["d/secret", "keeps no modes", "0755 instead of --secret-mode 0640", "--secret-mode 0755"];
+        let text = error.to_string();
+        assert!(parts.iter().all(|part| text.contains(part)) && !error.rejected(), "{text}");
+        assert!(!wrote("hush"), "{layout:?}: it was there to be read for a moment");
+        assert!(!path_of(&output, &generation(2)).exists());
+    }
+}
+
+#[test]
+fn what_suggests_that_modes_are_not_kept_is_found() {
+    let dir = scratch();
+    let output = open(dir.path());
+    assert_eq!(output.may_ignore_modes(), None);
+    drop(lock(&output));
+    fs::set_permissions(dir.path().join(LOCK), fs::Permissions::from_mode(0o660)).unwrap();
+    assert_eq!(output.may_ignore_modes(), None, "as the kubelet leaves it");
+    fs::set_permissions(dir.path().join(LOCK), fs::Permissions::from_mode(0o755)).unwrap();
+    let found = output.may_ignore_modes().unwrap();
+    assert!(found.contains(LOCK) && found.contains("0600") && found.contains("0755"), "{found}");
+}
+
+#[test]
+fn an_output_that_was_removed_is_noticed() {
+    let dir = scratch();
+    let at = dir.path().join("conf");
+    let output = open(&at);
+    output.still_there().unwrap();
+    fs::rename(&at, dir.path().join("elsewhere")).unwrap();
+    output.still_there().unwrap();
+    fs::remove_dir_all(dir.path().join("elsewhere")).unwrap();
+    fs::create_dir(&at).unwrap();
+    let error = output.still_there().unwrap_err().to_string();
+    assert!(error.contains("conf was removed"), "{error}");
+}
+
+#[test]
 fn staged_files_do_not_depend_on_the_umask() {
     needs_privileges();
     for (umask, layout) in [0, 0o077, 0o777].into_iter().flat_map(|umask| LAYOUTS.map(|layout| (umask, layout))) {
