@@ -329,7 +329,7 @@ impl App {
             validate: Arc::new(config.validate.clone()),
             output,
             key,
-            sources: Sources::new(config.specs.iter().cloned()),
+            sources: Sources::new(config.specs.iter().cloned()).afresh(machine.journal().current.is_none()),
             machine,
             timers: BTreeMap::new(),
             clock: Clock::new().ok(),

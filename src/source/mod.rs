@@ -263,13 +263,22 @@ pub struct Sources {
     views: Vec<View>,
     /// What they hold, in the order of the merged view; `None` if that is to be worked out.
     objects: Option<Objects>,
+    /// Whether nothing was published when they were first read.
+    afresh: bool,
 }
 
 impl Sources {
     /// Sources of which nothing is known yet. [`Update::source`] is an index into `specs`.
     #[must_use]
     pub fn new(specs: impl IntoIterator<Item = Spec>) -> Self {
-        Self { views: specs.into_iter().map(View::new).collect(), objects: None }
+        Self { views: specs.into_iter().map(View::new).collect(), objects: None, afresh: false }
+    }
+
+    /// Says that nothing is published yet. Then an optional source that is forbidden is not waited for, if another one can
+    /// be read; else it might have had content, which its absence from a snapshot would take away.
+    #[must_use]
+    pub fn afresh(self, afresh: bool) -> Self {
+        Self { afresh, ..self }
     }
 
     /// Each source as it is known.
@@ -298,7 +307,10 @@ impl Sources {
     /// What is waited for before anything can be rendered; empty when the snapshot is complete.
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
-        self.views.iter().filter_map(View::waits_for).collect()
+        let has_content = |view: &View| view.heard && matches!(view.spec.role, Role::Named | Role::Selected);
+        let may_lack = self.afresh && self.views.iter().any(has_content);
+        let is_left_out = |view: &View| may_lack && !view.spec.required && !view.heard && view.is_forbidden();
+        self.views.iter().filter(|view| !is_left_out(view)).filter_map(View::waits_for).collect()
     }
 
     /// The snapshot. An object that comes in twice is taken once, by name before by label.

@@ -15,7 +15,7 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Api, DeleteParams, ObjectMeta, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 use rustix::fs::inotify;
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
@@ -879,4 +879,50 @@ async fn exec_plugin_that_hangs_ends_with_the_sidecar_at_once() {
         let group = Command::new("pgrep").args(["-g", &pid.to_string()]).output().ok()?;
         group.stdout.is_empty().then_some(())
     });
+}
+
+#[tokio::test]
+async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_content_outlives_a_restart() {
+    let (place, other) = (Place::new().await, Place::new().await);
+    place.put(&configmap("web", &[("mine", "1")])).await;
+    other.put(&configmap("extra", &[("theirs", "1")])).await;
+    let app = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": APP});
+    place.grant(&app, "web").await;
+    let extra = format!("{}/extra", other.namespace);
+    let mut sidecar = place.start_as(APP, &["--configmap", "web", "--configmap", &extra, "--optional"]);
+    until_read(&place, "mine", "1");
+    eventually("it is ready", || (readyz(&sidecar) == 200).then_some(()));
+    let status = sidecar.until("the other one is told", |status| status["sources"][1]["healthy"] == false);
+    assert!(source(&status, 1).contains("forbidden (403)"), "{status}");
+    place.put(&configmap("web", &[("mine", "2")])).await;
+    until_read(&place, "mine", "2");
+
+    other.grant(&app, "extra").await;
+    eventually("what is granted comes in", || {
+        // Listed at once, and not in half a minute.
+        sidecar.signal(Signal::HUP);
+        (place.read("theirs")? == "1").then_some(())
+    });
+    let before = sequence(&sidecar);
+    sidecar.kill();
+    other.delete::<RoleBinding>("reader").await;
+    let client = place.shared.as_ref().unwrap().client(APP).await;
+    let theirs: Api<ConfigMap> = Api::namespaced(client, &other.namespace);
+    let named = ListParams::default().fields("metadata.name=extra");
+    // The server's authorizer learns of it from a watch of its own.
+    while theirs.list(&named).await.is_ok() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    place.put(&configmap("web", &[("mine", "3")])).await;
+    sidecar.start_again();
+    sidecar.until("the other one is forbidden again", |status| source(status, 1).contains("forbidden (403)"));
+    sidecar.until("the edit is seen", |status| status["sources"][0]["healthy"] == true);
+    assert_eq!(place.read("theirs").as_deref(), Some("1"), "its content is gone by a restart");
+    other.grant(&app, "extra").await;
+    eventually("the edit is published with it", || {
+        sidecar.signal(Signal::HUP);
+        (place.read("mine")? == "3").then_some(())
+    });
+    assert_eq!(place.read("theirs").as_deref(), Some("1"));
+    assert_eq!(sequence(&sidecar), before + 1, "something was published without it");
 }
