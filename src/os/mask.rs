@@ -1,9 +1,8 @@
 //! What others say, made fit for the log: secrets masked, control characters escaped.
 //!
 //! A child process or a server may print anything, the secrets that it was just given included. What it said is kept
-//! as an [`Said`], which cannot be printed but through a [`Mask`].
+//! as a [`Said`], which cannot be printed but through a mask.
 
-use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 
 use base64::Engine as _;
@@ -14,7 +13,7 @@ use bytes::Bytes;
 /// text, and tell more about the secret than leaving it does.
 const SHORTEST: usize = 4;
 
-/// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into an [`Said`] anyway.
+/// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into a [`Said`] anyway.
 const LONGEST_ENCODED: usize = 4 * Said::LIMIT;
 
 /// The last 4 KiB of what a child process or a server said. May hold secrets: `Debug` shows the length alone.
@@ -31,6 +30,12 @@ impl Said {
         self.0.drain(..self.0.len().saturating_sub(Self::LIMIT));
     }
 
+    /// To cover secrets in it.
+    #[must_use]
+    pub fn masking(&self) -> Masking<'_> {
+        Masking::new(&self.0)
+    }
+
     /// Whether nothing was said.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -44,38 +49,51 @@ impl fmt::Debug for Said {
     }
 }
 
-/// Known secrets, and how to take them out of a text.
+/// A text in which secrets are covered, one after the other.
 ///
-/// Found are: a value, each of its lines without the white space around it, such a line as JSON escapes it, and the
-/// value in base64 (up to 16 KiB); each from 4 bytes on. A piece of one is found where the text begins or ends with it,
-/// as a text that was cut does.
-/// Not found: a piece of a line in the middle of a text, and other encodings.
-pub struct Mask {
-    /// By their first bytes. Texts are short and secrets may be many, so it is the text that is walked.
-    needles: HashMap<[u8; SHORTEST], Vec<Bytes>>,
+/// Covered are: a value, each of its lines without the white space around it, such a line as JSON escapes it, and the
+/// value in base64 (up to 16 KiB); each from 4 bytes on. A piece of one is covered where the text begins or ends with
+/// it, as a text that was cut does.
+/// Not covered: a piece of a line in the middle of a text, and other encodings.
+///
+/// Texts are short and secrets may be many megabytes, so it is the text that is indexed: a secret takes no memory but
+/// its own, and can be read, covered and dropped.
+pub struct Masking<'a> {
+    text: &'a [u8],
+    /// Where each window of the text begins, in the order of the windows' bytes.
+    windows: Vec<u32>,
+    covered: Vec<bool>,
 }
 
-impl Mask {
-    /// A mask for these values. Values are shared, not copied; their base64 forms are made, so keep it only for as long
-    /// as there is something to mask.
-    pub fn new(secrets: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut mask = Self { needles: HashMap::new() };
-        for secret in secrets {
-            for line in secret.split(|&byte| byte == b'\n') {
-                let line = line.trim_ascii();
-                mask.add(secret.slice_ref(line));
-                mask.add_escaped(line);
+impl<'a> Masking<'a> {
+    /// Nothing is covered yet. `text` has less than 4 GiB.
+    #[must_use]
+    pub fn new(text: &'a [u8]) -> Self {
+        let last = u32::try_from(text.len()).unwrap_or(u32::MAX).saturating_sub(SHORTEST as u32 - 1);
+        let mut windows: Vec<_> = (0..last).collect();
+        windows.sort_unstable_by_key(|&at| window(text, at));
+        Self { text, windows, covered: vec![false; text.len()] }
+    }
+
+    /// Covers it wherever it stands.
+    pub fn cover(&mut self, secret: &[u8]) {
+        let mut before: &[u8] = &[];
+        for line in secret.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii) {
+            // Files have their empty, their equal and their closing lines in rows.
+            if line != before {
+                self.cover_bytes(line);
+                self.cover_escaped(line);
+                before = line;
             }
-            if secret.len() <= LONGEST_ENCODED {
-                mask.add(STANDARD_NO_PAD.encode(&secret).into());
-            }
-            mask.add(secret);
         }
-        mask
+        if secret.len() <= LONGEST_ENCODED {
+            self.cover_bytes(STANDARD_NO_PAD.encode(secret).as_bytes());
+        }
+        self.cover_bytes(secret);
     }
 
     /// Many servers answer in JSON. Those in Go escape the signs of HTML as well (`encoding/json`: `HTMLEscape`).
-    fn add_escaped(&mut self, line: &[u8]) {
+    fn cover_escaped(&mut self, line: &[u8]) {
         let Ok(line) = std::str::from_utf8(line) else { return };
         if !line.contains(|c: char| c.is_control() || "\"\\<>&\u{2028}\u{2029}".contains(c)) {
             return;
@@ -85,60 +103,34 @@ impl Mask {
         let html =
             [('<', "\\u003c"), ('>', "\\u003e"), ('&', "\\u0026"), ('\u{2028}', "\\u2028"), ('\u{2029}', "\\u2029")];
         let html = html.iter().fold(escaped.to_owned(), |text, (sign, escape)| text.replace(*sign, escape));
-        self.add(Bytes::copy_from_slice(escaped.as_bytes()));
-        self.add(html.into());
+        self.cover_bytes(escaped.as_bytes());
+        self.cover_bytes(html.as_bytes());
     }
 
-    fn add(&mut self, needle: Bytes) {
-        if let Some(first) = needle.first_chunk() {
-            self.needles.entry(*first).or_default().push(needle);
+    fn cover_bytes(&mut self, needle: &[u8]) {
+        let Some(&first) = needle.first_chunk() else { return };
+        let Self { text, windows, covered } = self;
+        let start = windows.partition_point(|&at| window(text, at) < first);
+        for &at in windows[start..].iter().take_while(|&&at| window(text, at) == first) {
+            let at = at as usize;
+            if text[at..].starts_with(needle) {
+                covered[at..at + needle.len()].fill(true);
+            }
         }
+        let longest = needle.len().min(text.len());
+        let cut = |holds: &dyn Fn(usize) -> bool| (SHORTEST..=longest).rev().find(|&len| holds(len)).unwrap_or(0);
+        let start = cut(&|len| text.starts_with(&needle[needle.len() - len..]));
+        let end = cut(&|len| text.ends_with(&needle[..len]));
+        covered[..start].fill(true);
+        covered[text.len() - end..].fill(true);
     }
 
-    /// The text for a log line: secrets as `***`, control characters, line ends and what is not UTF-8 as escapes
-    /// (`\n`, `\u{1b}`, `\xff`), all else as it was.
+    /// The bytes with `***` for what is covered.
     #[must_use]
-    pub fn apply(&self, output: &Said) -> String {
-        let mut text = String::new();
-        for chunk in self.redact(&output.0).utf8_chunks() {
-            for char in chunk.valid().chars() {
-                // Beside control characters: those that reorder text or end lines.
-                if char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
-                    text.extend(char.escape_default());
-                } else {
-                    text.push(char);
-                }
-            }
-            for byte in chunk.invalid() {
-                // Writing to a String cannot fail.
-                let _ = write!(text, "\\x{byte:02x}");
-            }
-        }
-        text
-    }
-
-    /// The bytes with `***` for each secret.
-    #[must_use]
-    pub fn redact(&self, text: &[u8]) -> Vec<u8> {
-        let mut covered = vec![false; text.len()];
-        for (at, window) in text.windows(SHORTEST).enumerate() {
-            for needle in window.first_chunk().and_then(|first| self.needles.get(first)).into_iter().flatten() {
-                if text[at..].starts_with(needle) {
-                    covered[at..at + needle.len()].fill(true);
-                }
-            }
-        }
-        for needle in self.needles.values().flatten() {
-            let longest = needle.len().min(text.len());
-            let cut = |holds: &dyn Fn(usize) -> bool| (SHORTEST..=longest).rev().find(|&len| holds(len)).unwrap_or(0);
-            let start = cut(&|len| text.starts_with(&needle[needle.len() - len..]));
-            let end = cut(&|len| text.ends_with(&needle[..len]));
-            covered[..start].fill(true);
-            covered[text.len() - end..].fill(true);
-        }
-        let mut clean = Vec::with_capacity(text.len());
+    pub fn finish(self) -> Vec<u8> {
+        let mut clean = Vec::with_capacity(self.text.len());
         let mut masking = false;
-        for (&byte, covered) in text.iter().zip(covered) {
+        for (&byte, covered) in self.text.iter().zip(self.covered) {
             if !covered {
                 clean.push(byte);
             } else if !masking {
@@ -148,6 +140,61 @@ impl Mask {
         }
         clean
     }
+
+    /// The text for a log line: what is covered as `***`, control characters, line ends and what is not UTF-8 as escapes
+    /// (`\n`, `\u{1b}`, `\xff`), all else as it was.
+    #[must_use]
+    pub fn line(self) -> String {
+        let mut line = String::new();
+        for chunk in self.finish().utf8_chunks() {
+            for char in chunk.valid().chars() {
+                // Beside control characters: those that reorder text or end lines.
+                if char.is_control() || matches!(char, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+                    line.extend(char.escape_default());
+                } else {
+                    line.push(char);
+                }
+            }
+            for byte in chunk.invalid() {
+                // Writing to a String cannot fail.
+                let _ = write!(line, "\\x{byte:02x}");
+            }
+        }
+        line
+    }
+}
+
+/// Secrets that are at hand, to be covered in more than one text.
+pub struct Mask(Vec<Bytes>);
+
+impl Mask {
+    /// Values are shared, not copied.
+    pub fn new(secrets: impl IntoIterator<Item = Bytes>) -> Self {
+        Self(secrets.into_iter().collect())
+    }
+
+    /// See [`Masking::line`].
+    #[must_use]
+    pub fn apply(&self, said: &Said) -> String {
+        self.over(&said.0).line()
+    }
+
+    /// See [`Masking::finish`].
+    #[must_use]
+    pub fn redact(&self, text: &[u8]) -> Vec<u8> {
+        self.over(text).finish()
+    }
+
+    fn over<'a>(&self, text: &'a [u8]) -> Masking<'a> {
+        let mut masking = Masking::new(text);
+        self.0.iter().for_each(|secret| masking.cover(secret));
+        masking
+    }
+}
+
+/// The bytes there; `at` is the start of a window.
+fn window(text: &[u8], at: u32) -> [u8; SHORTEST] {
+    text.get(at as usize..).and_then(<[u8]>::first_chunk).copied().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The form of the log, and how often it says what lasts.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use serde_json::Value;
 
@@ -42,6 +43,32 @@ fn text_logs_have_no_colours_off_a_terminal_and_no_raw_control_characters() {
     assert!(!log.contains('\u{1b}'), "{log}");
     assert!(!log.contains("INFO"), "--log-level warn: {log}");
     sidecar.kill();
+}
+
+/// The most memory that a sidecar took, in kB, with 3 MiB of secrets in short lines and a validator that says this.
+fn peak(said: &str) -> u64 {
+    let stage = Stage::new("1");
+    fs::create_dir(stage.at("db")).unwrap();
+    for file in 0..3 {
+        let lines: String = (0..100_000).map(|line| format!("{file}-{line:07}\n")).collect();
+        stage.write(&format!("db/{file}"), lines);
+    }
+    let script = stage.write("validate.sh", format!("printf '{said}'; exit 1"));
+    let (db, command) = (format!("db={}", stage.text("db")), format!("sh {script} {{dir}}"));
+    let sidecar = stage.start(&["--watch-dir", &db, "--secret-dir", "db", "--validate", &command]);
+    sidecar.until("it is rejected", |status| status["quarantine"]["stage"] == "validate");
+    if !said.is_empty() {
+        eventually("it is logged", || sidecar.log().contains(&format!("it said: {said}")).then_some(()));
+    }
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid().as_raw_nonzero())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
+    peak.trim().parse().unwrap()
+}
+
+#[test]
+fn masking_takes_no_memory_to_speak_of() {
+    let (silent, said) = (peak(""), peak("no"));
+    assert!(said < silent + 6 * 1024, "{silent} kB without a word, {said} kB with one");
 }
 
 #[test]
