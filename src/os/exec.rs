@@ -11,11 +11,15 @@ use std::process::{ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, geteuid};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
-use tokio::process::Child;
+use tokio::process::{Child, ChildStdout};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::os::mask::Said;
 
@@ -114,14 +118,14 @@ pub async fn run(command: &Command, timeout: Duration) -> Result<Outcome, ExecEr
     // One pipe for both, so that what was said stays in order.
     let (reader, writer) = io::pipe().map_err(io)?;
     let mut reader = Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(io)?;
-    let mut group = Group(spawn(command, writer)?);
+    let mut group = Group::new(spawn(command, writer)?);
     let mut output = Said::default();
     let ended = tokio::time::timeout(timeout, async {
         let mut open = true;
         let mut buffer = [0; 8192];
         loop {
             tokio::select! {
-                status = group.0.wait() => return status,
+                status = group.wait() => return status,
                 read = reader.read(&mut buffer), if open => match read? {
                     0 => open = false,
                     len => output.push(&buffer[..len]),
@@ -133,8 +137,8 @@ pub async fn run(command: &Command, timeout: Duration) -> Result<Outcome, ExecEr
         Some(status.map_err(io)?)
     } else {
         group.kill();
-        // A process that sleeps in the kernel dies when it wakes: tokio reaps it then.
-        let _ = tokio::time::timeout(Duration::from_secs(1), group.0.wait()).await;
+        // A process that sleeps in the kernel dies when it wakes.
+        let _ = tokio::time::timeout(Duration::from_secs(1), group.wait()).await;
         None
     };
     drain(&reader, &mut output);
@@ -150,7 +154,7 @@ fn spawn(command: &Command, writer: io::PipeWriter) -> Result<Child, ExecError> 
                     .to_owned()
             }
             io::ErrorKind::PermissionDenied => {
-                format!("user {} needs the permission to execute it (chmod a+x in the image)", geteuid().as_raw())
+                format!("user {} needs the permission to execute it (chmod a+x in the image)", geteuid())
             }
             _ => "see execve(2)".to_owned(),
         };
@@ -172,9 +176,9 @@ fn drain(reader: &Receiver, output: &mut Said) {
     let mut buffer = [0; 8192];
     // A pipe holds at most 1 MiB (/proc/sys/fs/pipe-max-size).
     for _ in 0..128 {
-        match rustix::io::read(reader.as_fd(), &mut buffer) {
+        match nix::unistd::read(reader.as_fd(), &mut buffer) {
             Ok(len) if len > 0 => output.push(&buffer[..len]),
-            Err(Errno::INTR) => {}
+            Err(Errno::EINTR) => {}
             // The end, nothing more at the moment, or an error: the exit status counts, not the talk.
             _ => return,
         }
@@ -182,15 +186,37 @@ fn drain(reader: &Receiver, output: &mut Said) {
 }
 
 /// A child that leads a process group of its own; dropped while it runs, the whole group is killed.
-pub(crate) struct Group(pub(crate) Child);
+pub(crate) struct Group {
+    /// `None` once it was dropped.
+    leader: Option<Child>,
+    /// `None` for one that has been waited for.
+    id: Option<Pid>,
+}
 
 impl Group {
-    fn kill(&mut self) {
+    /// `leader` was started with a process group of its own.
+    pub(crate) fn new(leader: Child) -> Self {
+        let id = leader.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
+        Self { leader: Some(leader), id }
+    }
+
+    /// What the program prints, if that is piped.
+    pub(crate) fn stdout(&mut self) -> Option<ChildStdout> {
+        self.leader.as_mut()?.stdout.take()
+    }
+
+    pub(crate) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        match &mut self.leader {
+            Some(leader) => leader.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn kill(&self) {
         // `None` once it has been waited for. Until then the pid, and so the group's number, is not given out again.
-        let pid = self.0.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
-        if let Some(pid) = pid {
+        if let Some(id) = self.id.filter(|_| self.leader.as_ref().is_some_and(|leader| leader.id().is_some())) {
             // ESRCH: all have gone. EPERM: one has changed its user, and is out of our reach.
-            let _ = kill_process_group(pid, Signal::KILL);
+            let _ = killpg(id, Signal::SIGKILL);
         }
     }
 }
@@ -198,6 +224,29 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.kill();
+        // Without a runtime the process ends, and its children are somebody else's.
+        if let (Some(leader), Some(id), Ok(runtime)) = (self.leader.take(), self.id, Handle::try_current()) {
+            runtime.spawn(reap(leader, id));
+        }
+    }
+}
+
+/// Waits for the program, and then for what it left behind, which is our child when we are PID 1: it would stay a zombie.
+/// Tokio's own children lead other groups, so that nothing is taken from it.
+async fn reap(mut leader: Child, group: Pid) {
+    if leader.wait().await.is_err() {
+        return;
+    }
+    let Ok(mut children) = signal(SignalKind::child()) else { return };
+    loop {
+        match waitpid(Pid::from_raw(-group.as_raw()), Some(WaitPidFlag::WNOHANG)) {
+            // None of the group is ours. A process's children are given to us before it can be waited for.
+            Err(Errno::ECHILD) => return,
+            Ok(WaitStatus::StillAlive) => {
+                children.recv().await;
+            }
+            _ => {}
+        }
     }
 }
 
@@ -316,8 +365,8 @@ mod tests {
         let outcome = run(&shell(&format!("sleep {marker} & echo $!")), LONG).await.unwrap();
         assert!(outcome.status.unwrap().success());
         assert!(start.elapsed() < Duration::from_secs(5));
-        let pid = Pid::from_raw(text(&outcome.output).trim_end_matches("\\n").parse().unwrap()).unwrap();
-        rustix::process::kill_process(pid, Signal::KILL).unwrap();
+        let pid = Pid::from_raw(text(&outcome.output).trim_end_matches("\\n").parse().unwrap());
+        nix::sys::signal::kill(pid, Signal::SIGKILL).unwrap();
         until("it is gone", || alive(marker) == 0).await;
     }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -741,6 +742,38 @@ fn program_that_hangs_is_killed_with_what_it_started() {
     assert!(edited.elapsed() < SOON, "{:?}", edited.elapsed());
     sidecar.until("it is killed again", |status| status["phase"] == "backoff" && status["published"]["sequence"] == 2);
     eventually("all of its group are gone", || (running(&marker) == 0).then_some(()));
+}
+
+/// The processes of this name, dead ones that nobody has waited for among them.
+fn named(name: &str) -> Vec<i32> {
+    let pid = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let stat = fs::read_to_string(path.join("stat")).ok()?;
+        stat.contains(&format!("({name}) ")).then(|| path.file_name()?.to_str()?.parse().ok())?
+    };
+    fs::read_dir("/proc").unwrap().filter_map(pid).collect()
+}
+
+#[test]
+fn what_programs_leave_behind_is_reaped_by_pid_1() {
+    needs_root("have a process namespace of its own");
+    let stage = Stage::new("1");
+    let name = format!("left{}", std::process::id());
+    let left = stage.write(&name, "#!/bin/sh\nwhile :; do sleep 0.1; done");
+    fs::set_permissions(&left, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = stage.write("reload.sh", format!("{left} & [ -e {} ] || {left}", stage.text("ends")));
+    let command = format!("sh {script}");
+    let slow = ["--reload-exec", &command, "--reload-timeout", "300ms", "--retry-min", "30s", "--retry-max", "30s"];
+    let sidecar = stage.start_by(ALONE, &slow);
+    sidecar.until("it is killed", |status| problem(status, "reload").contains("was killed after 300ms"));
+    eventually("all that was killed is reaped", || named(&name).is_empty().then_some(()));
+    // What a program leaves to run is reaped when it ends.
+    stage.write("ends", "");
+    assert_eq!(sidecar.request("--admin", "POST", "/retry").unwrap().0, 202);
+    sidecar.until_idle();
+    let [pid] = eventually("one is left", || named(&name).try_into().ok());
+    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    eventually("it is reaped", || named(&name).is_empty().then_some(()));
 }
 
 #[test]

@@ -106,16 +106,16 @@ impl Plugin {
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
         // Dropped, also when the time is up or Trimtab ends, it kills what the plugin has started as well.
-        let mut group = Group(command.spawn().map_err(|error| format!("cannot be started: {error}"))?);
+        let mut group = Group::new(command.spawn().map_err(|error| format!("cannot be started: {error}"))?);
         let mut printed = Vec::new();
-        if let Some(stdout) = group.0.stdout.take() {
+        if let Some(stdout) = group.stdout() {
             let read = stdout.take(LIMIT + 1).read_to_end(&mut printed).await;
             read.map_err(|error| format!("cannot be listened to: {error}"))?;
         }
         if printed.len() as u64 > LIMIT {
             return Err(format!("prints more than {LIMIT} bytes"));
         }
-        let status = group.0.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
+        let status = group.wait().await.map_err(|error| format!("cannot be waited for: {error}"))?;
         if !status.success() {
             return Err(format!("failed: {status}"));
         }
