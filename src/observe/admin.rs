@@ -1,7 +1,9 @@
 //! The two servers: `--listen` for probes and scrapes, `--admin` for people and scripts of the Pod itself.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,15 +14,19 @@ use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, Header
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::observe::metrics::Metrics;
 use crate::observe::page;
 use crate::observe::status::Status;
 
-/// Connections that one server serves at a time; more wait in the backlog.
+/// Connections that one server serves at a time: for a new one, the oldest has to go that waits for nothing.
 const CONNECTIONS: usize = 32;
+/// How many wait to be accepted, as in tokio.
+const BACKLOG: u32 = 1024;
 /// How long a connection may live, and how long the loop may take to turn.
 const CONNECTION_LIFE: Duration = Duration::from_mins(1);
 const TURN: Duration = Duration::from_secs(5);
@@ -57,7 +63,7 @@ impl Shared {
 /// Which of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
-    /// `/livez`, `/readyz`, `/metrics`.
+    /// `/livez`, `/readyz` (`/healthz` for charts that probe it), `/metrics`.
     Listen,
     /// `/status`, `POST /retry`, and `/`, a page for people.
     Admin,
@@ -65,35 +71,61 @@ pub enum Server {
 
 /// Takes the address; a failure names the flag and what to do.
 pub async fn bind(flag: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let mut result = TcpListener::bind(address).await;
+    let mut result = listen(address);
     if address.ip().is_unspecified()
         && address.is_ipv6()
         && result.as_ref().is_err_and(|error| error.kind() != std::io::ErrorKind::AddrInUse)
     {
         // A node without IPv6.
-        result = TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, address.port())).await;
+        result = listen((std::net::Ipv4Addr::UNSPECIFIED, address.port()).into());
     }
     result.map_err(|error| {
         anyhow::anyhow!("{flag} {address}: {error}; choose another address with {flag}, or {flag}=off for none")
     })
 }
 
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
+    if address.is_ipv6() {
+        // The kubelet may probe by IPv4 where net.ipv6.bindv6only is set.
+        setsockopt(&socket, sockopt::Ipv6V6Only, &false)?;
+    }
+    // After a restart, connections of the life before may still linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 /// Serves until it is dropped.
 pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Infallible {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    // In the order of their arrival, and whether an answer is being made.
+    let mut served: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
-        // The semaphore is never closed.
-        let Ok(permit) = permits.clone().acquire_owned().await else { std::future::pending().await };
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, or the peer has gone already: accept(2) says to try again.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let shared = shared.clone();
-        tokio::spawn(async move {
+        while connections.try_join_next().is_some() {}
+        served.retain(|(connection, _)| !connection.is_finished());
+        if served.len() >= CONNECTIONS {
+            let idle = served.iter().position(|(_, busy)| !busy.load(Ordering::Relaxed)).unwrap_or_default();
+            if let Some((connection, _)) = served.remove(idle) {
+                connection.abort();
+            }
+        }
+        let (shared, busy) = (shared.clone(), Arc::new(AtomicBool::new(false)));
+        let answering = Arc::clone(&busy);
+        let connection = connections.spawn(async move {
             let service = service_fn(move |request| {
-                let shared = shared.clone();
-                async move { Ok::<_, Infallible>(answer(server, &request, &shared).await) }
+                let (shared, busy) = (shared.clone(), Arc::clone(&answering));
+                async move {
+                    busy.store(true, Ordering::Relaxed);
+                    let answer = answer(server, &request, &shared).await;
+                    busy.store(false, Ordering::Relaxed);
+                    Ok::<_, Infallible>(answer)
+                }
             });
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -102,8 +134,8 @@ pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Inf
                 .serve_connection(TokioIo::new(stream), service);
             // A client that goes away early is none of our trouble.
             let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
-            drop(permit);
         });
+        served.push_back((connection, busy));
     }
 }
 
@@ -111,7 +143,7 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match (server, request.uri().path()) {
         (Server::Listen, "/livez") if reads => livez(shared).await,
-        (Server::Listen, "/readyz") if reads => {
+        (Server::Listen, "/readyz" | "/healthz") if reads => {
             if shared.status().ready {
                 text(StatusCode::OK, "ok\n")
             } else {
@@ -174,4 +206,26 @@ fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Ful
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sched::{CloneFlags, unshare};
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn both_families_are_served_where_sockets_of_the_newer_are_for_it_alone() {
+        // Needs root. The setting is the thread's network's own.
+        let thread = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let listener = runtime.block_on(bind("--listen", "[::]:0".parse().unwrap())).unwrap();
+            (listener.local_addr().unwrap(), getsockopt(&listener, sockopt::Ipv6V6Only).unwrap())
+        });
+        let (address, alone) = thread.join().unwrap();
+        assert!(address.is_ipv6() && !alone, "{address}");
+    }
 }

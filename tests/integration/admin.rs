@@ -141,6 +141,7 @@ fn paths_and_methods_are_those_that_are_documented() {
         ("--listen", "GET", "/livez", 200),
         ("--listen", "HEAD", "/livez", 200),
         ("--listen", "GET", "/readyz", 200),
+        ("--listen", "GET", "/healthz", 200),
         ("--listen", "GET", "/metrics", 200),
         ("--listen", "GET", "/", 404),
         ("--listen", "GET", "/status", 404),
@@ -189,6 +190,21 @@ fn clients_that_are_slow_hold_up_nobody() {
     stream.write_all(b"\x16\x03\x01 no HTTP\r\n\r\n").unwrap();
     let _ = stream.read_to_end(&mut Vec::new());
     assert_eq!(sidecar.request("--listen", "GET", "/livez").unwrap().0, 200);
+}
+
+#[test]
+fn idle_connections_make_room_for_probes() {
+    let stage = Stage::new("1");
+    let sidecar = stage.start(&[]);
+    sidecar.until_idle();
+    for (server, path) in [("--listen", "/livez"), ("--admin", "/status")] {
+        let idle: Vec<_> = (0..40).map(|_| TcpStream::connect(sidecar.address(server)).unwrap()).collect();
+        assert_eq!(sidecar.request(server, "GET", path).unwrap().0, 200);
+        // The oldest had to go. The probe did not wait until one that was not among them was given up.
+        assert_eq!((&idle[0]).read(&mut [0]).unwrap(), 0);
+        idle[31].set_nonblocking(true).unwrap();
+        assert_eq!((&idle[31]).read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "{server}");
+    }
 }
 
 #[test]
