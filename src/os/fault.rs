@@ -46,7 +46,8 @@ mod armed {
     use std::io::Write as _;
     use std::sync::{Mutex, PoisonError};
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
 
     #[derive(Debug)]
     pub(super) struct Armed {
@@ -71,7 +72,7 @@ mod armed {
                 let _ = writeln!(log, "{name}");
             }
             if self.kill_at == Some(*passed) {
-                let _ = kill_process(getpid(), Signal::KILL);
+                let _ = kill(Pid::this(), Signal::SIGKILL);
             }
         }
     }
