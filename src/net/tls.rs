@@ -89,7 +89,9 @@ pub fn explain(error: &io::Error) -> String {
     error.get_ref().and_then(|inner| inner.downcast_ref()).map_or_else(|| error.to_string(), in_words)
 }
 
-fn in_words(error: &Error) -> String {
+/// TLS's trouble in words.
+#[must_use]
+pub fn in_words(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => untrusted(error),
         Error::AlertReceived(alert) => refused(*alert),

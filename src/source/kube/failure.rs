@@ -13,6 +13,7 @@ use super::connect::NoTunnel;
 use super::rbac::{Rule, resource};
 use super::wire::{NotBase64, Status};
 use crate::model::spool::SpoolError;
+use crate::net::tls;
 use crate::os::backoff;
 
 /// The first retry comes within this time, and every further one within the double, up to [`MAX_DELAY`].
@@ -116,7 +117,7 @@ impl Failure {
         let (mut why, mut proxy) = (None, None);
         while let Some(error) = next {
             if let Some(error) = error.downcast_ref::<rustls::Error>() {
-                return Self::Untrusted { server, why: error.to_string() };
+                return Self::Untrusted { server, why: tls::in_words(error) };
             }
             if let Some(error) = error.downcast_ref::<NoTunnel>() {
                 proxy = Some(&error.proxy);
