@@ -100,7 +100,7 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
-        let servers = bind(&config).await.map_err(|error| (End::StartUp, error))?;
+        let servers = bind(&config).map_err(|error| (End::StartUp, error))?;
         for (server, listener) in servers {
             let serving = admin::serve(server, listener, shared.clone());
             tasks.spawn(async move { match serving.await {} });
@@ -144,13 +144,13 @@ pub(crate) fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
     Ok(Some(DigestKey::derive(&bytes)))
 }
 
-async fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
+fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
     let mut servers = Vec::new();
     for (server, flag, address) in
         [(Server::Listen, "--listen", config.listen), (Server::Admin, "--admin", config.admin)]
     {
         if let Some(address) = address {
-            let listener = admin::bind(flag, address).await?;
+            let listener = admin::bind(flag, address)?;
             info!("{flag} serves on {}", listener.local_addr()?);
             servers.push((server, listener));
         }

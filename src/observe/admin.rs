@@ -69,8 +69,8 @@ pub enum Server {
     Admin,
 }
 
-/// Takes the address; a failure names the flag and what to do.
-pub async fn bind(flag: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Takes the address, within a runtime; a failure names the flag and what to do.
+pub fn bind(flag: &'static str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let mut result = listen(address);
     if address.ip().is_unspecified()
         && address.is_ipv6()
@@ -99,8 +99,8 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 /// Serves until it is dropped.
 pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Infallible {
     let mut connections = JoinSet::new();
-    // In the order of their arrival, and whether an answer is being made.
-    let mut served: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
+    // And whether an answer is being made.
+    let mut oldest_first: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // Out of file descriptors, or the peer has gone already: accept(2) says to try again.
@@ -108,10 +108,10 @@ pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Inf
             continue;
         };
         while connections.try_join_next().is_some() {}
-        served.retain(|(connection, _)| !connection.is_finished());
-        if served.len() >= CONNECTIONS {
-            let idle = served.iter().position(|(_, busy)| !busy.load(Ordering::Relaxed)).unwrap_or_default();
-            if let Some((connection, _)) = served.remove(idle) {
+        oldest_first.retain(|(connection, _)| !connection.is_finished());
+        if oldest_first.len() >= CONNECTIONS {
+            let idle = oldest_first.iter().position(|(_, busy)| !busy.load(Ordering::Relaxed)).unwrap_or_default();
+            if let Some((connection, _)) = oldest_first.remove(idle) {
                 connection.abort();
             }
         }
@@ -135,7 +135,7 @@ pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Inf
             // A client that goes away early is none of our trouble.
             let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
         });
-        served.push_back((connection, busy));
+        oldest_first.push_back((connection, busy));
     }
 }
 
@@ -222,7 +222,7 @@ mod tests {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
             std::fs::write("/proc/sys/net/ipv6/bindv6only", "1").unwrap();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let listener = runtime.block_on(bind("--listen", "[::]:0".parse().unwrap())).unwrap();
+            let listener = runtime.block_on(async { bind("--listen", "[::]:0".parse().unwrap()) }).unwrap();
             (listener.local_addr().unwrap(), getsockopt(&listener, sockopt::Ipv6V6Only).unwrap())
         });
         let (address, alone) = thread.join().unwrap();

@@ -69,7 +69,7 @@ impl<'a> Masking<'a> {
     /// Nothing is covered yet. `text` has less than 4 GiB.
     #[must_use]
     pub fn new(text: &'a [u8]) -> Self {
-        let last = u32::try_from(text.len()).unwrap_or(u32::MAX).saturating_sub(SHORTEST as u32 - 1);
+        let last = u32::try_from((text.len() + 1).saturating_sub(SHORTEST)).unwrap_or(u32::MAX);
         let mut windows: Vec<_> = (0..last).collect();
         windows.sort_unstable_by_key(|&at| window(text, at));
         Self { text, windows, covered: vec![false; text.len()] }

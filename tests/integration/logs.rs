@@ -50,8 +50,8 @@ fn peak(said: &str) -> u64 {
     let stage = Stage::new("1");
     fs::create_dir(stage.at("db")).unwrap();
     for file in 0..3 {
-        let lines: String = (0..100_000).map(|line| format!("{file}-{line:07}\n")).collect();
-        stage.write(&format!("db/{file}"), lines);
+        let lines: Vec<_> = (0..100_000).map(|line| format!("{file}-{line:07}")).collect();
+        stage.write(&format!("db/{file}"), lines.join("\n"));
     }
     let script = stage.write("validate.sh", format!("printf '{said}'; exit 1"));
     let (db, command) = (format!("db={}", stage.text("db")), format!("sh {script} {{dir}}"));

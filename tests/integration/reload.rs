@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
@@ -79,7 +80,7 @@ struct Nginx {
 impl Nginx {
     fn prepare() -> Self {
         let mut stage = Stage::new("");
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         stage.volume.swap(&[("greeting", "0")]);
         let own = stage.text("nginx");
         fs::create_dir(&own).unwrap();
@@ -480,6 +481,39 @@ fn request_is_as_the_flags_say_and_credentials_are_read_on_each_call() {
 }
 
 #[test]
+fn body_is_read_from_what_is_published_on_each_call() {
+    let mut stage = Stage::new("{\"apps\": 1}\n");
+    let hook = Hook::start(None);
+    let (url, body) = (hook.url(), format!("@{}", stage.text("conf/app.conf")));
+    let sidecar = stage.start(&["--reload-url", &url, "--reload-body", &body]);
+    sidecar.until_idle();
+    stage.edit("{\"apps\": 2}\n");
+    let calls = calls(&hook, 2);
+    assert_eq!([&calls[0].body, &calls[1].body], ["{\"apps\": 1}\n", "{\"apps\": 2}\n"]);
+}
+
+#[test]
+fn dead_first_address_of_a_host_is_passed_over() {
+    use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn};
+    use nix::sys::socket::{bind, getsockname, listen, socket};
+
+    needs_root("give the sidecar an /etc/hosts of its own");
+    let stage = Stage::new("1");
+    // Once its backlog of none is full, it drops each SYN.
+    let dead = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(dead.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    listen(&dead, Backlog::new(0).unwrap()).unwrap();
+    let port = getsockname::<SockaddrIn>(dead.as_raw_fd()).unwrap().port();
+    let _fills = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let alive = TcpListener::bind(("127.0.0.2", port)).unwrap();
+    let hook = Hook::start_on(alive, Some(stage.file()), Answer::Code(200));
+    let hosts = stage.write("hosts", "127.0.0.1 two.test\n127.0.0.2 two.test\n");
+    let program = ["unshare", "--mount", "sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#, &hosts];
+    let _sidecar = stage.start_by(&program, &["--reload-url", &format!("http://two.test:{port}/")]);
+    told(&hook, "1");
+}
+
+#[test]
 fn user_and_password_are_sent_and_read_on_each_call() {
     let mut stage = Stage::new("1");
     let hook = Hook::start(Some(stage.file()));
@@ -581,7 +615,7 @@ struct Tls {
 
 impl Tls {
     fn start(config: ServerConfig, hook: SocketAddr) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (stop, stopped) = tokio::sync::oneshot::channel();
