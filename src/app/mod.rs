@@ -259,6 +259,8 @@ struct App {
     unknown: bool,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
+    /// Whether the newest candidate could not be written: that what failed is tidied up solves nothing.
+    unstaged: bool,
     /// Why the newest inputs do not render, without content.
     brief: Option<String>,
     events: PodEvents,
@@ -350,6 +352,7 @@ impl App {
             drawn: None,
             unknown,
             unsaid: false,
+            unstaged: false,
             brief: None,
             events,
             warned: Vec::new(),
@@ -720,6 +723,7 @@ impl App {
                 }
             }
         }
+        self.unstaged = matches!(failed, Some((Stage::Publish, _)));
         if let Some((Stage::Publish, ending)) = failed {
             self.shared.metrics.stage(Stage::Publish, ending, Duration::ZERO);
         }
@@ -760,6 +764,7 @@ impl App {
         let failed = error.is_some();
         match error {
             Some(error) => self.problem(Stage::Publish.as_str(), &error, &Said::default()),
+            None if self.unstaged => {}
             None => self.solved(Stage::Publish.as_str()),
         }
         let committed = self.machine.journal().next_sequence;

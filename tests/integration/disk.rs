@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::support::hook::Hook;
 use super::support::scene::{Layout, Scene};
-use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
+use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
 
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
 
@@ -184,6 +184,30 @@ fn removes_the_output(layout: Layout) {
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     sidecar.start_again();
     disk.settled(&sidecar, 0);
+}
+
+/// What a file system looks like that takes a mode and does not keep it: SMB, for instance.
+#[test]
+fn check_finds_modes_that_are_not_kept() {
+    let mut disk = Disk::new(Layout::Atomic, "mode=0755");
+    let mut sidecar = Sidecar::start(&disk.log(), disk.flags());
+    disk.settled(&sidecar, 0);
+    sidecar.kill();
+    let check = |disk: &Disk| {
+        let output = output_of(trimtab().arg("check").args(disk.flags()));
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    };
+    let what = "files may not keep the mode of --file-mode and --secret-mode";
+    let said = check(&disk);
+    assert!(!said.contains(what), "{said}");
+    fs::set_permissions(disk.scene.output.join("..trimtab.json"), Permissions::from_mode(0o755)).unwrap();
+    let said = check(&disk);
+    // It may break its lines anywhere.
+    let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains(what) && words.contains("..trimtab.json") && words.contains("0755"), "{said}");
+    disk.edit(1, 1);
+    sidecar.start_again();
+    disk.settled(&sidecar, 1);
 }
 
 /// While Trimtab runs, its lock keeps the kernel from making the volume read-only: it is found so after a restart.
