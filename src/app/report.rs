@@ -9,11 +9,11 @@ use super::{App, with};
 use crate::model::content::Content;
 use crate::model::journal::{Generation, Journal};
 use crate::model::object::ObjectRef;
+use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::observe::status;
 use crate::os::mask::{Mask, Said};
-use crate::render::HeldBack;
-use crate::render::inputs::Inputs;
+use crate::render::Inputs;
 
 /// In the place of what others said, where it cannot be masked.
 const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \
@@ -37,20 +37,15 @@ impl App {
                 self.staged.objects.replace(source.clone(), previous);
             }
         }
-        let listed = held_back
-            .into_iter()
-            .map(|HeldBack { source, reason }| status::HeldBack { source: source.to_string(), reason })
-            .collect();
-        let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, listed));
-        let listed = with(&self.shared, |status| status.held_back.clone());
-        for held in listed.iter().filter(|held| !known.contains(held)) {
-            warn!(source = held.source, "held back: {}", held.reason);
-            let said = said.iter().find(|(source, said)| source.to_string() == held.source && !said.is_empty());
+        let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, held_back.clone()));
+        for held in held_back.iter().filter(|held| !known.contains(held)) {
+            warn!(source = %held.source, "held back: {}", held.reason);
+            let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());
             let Some((_, said)) = said else { continue };
             if let Some(mask) = self.mask() {
-                warn!(source = held.source, "it said: {}", mask.apply(said));
+                warn!(source = %held.source, "it said: {}", mask.apply(said));
             } else {
-                warn!(source = held.source, "{NOT_SHOWN}");
+                warn!(source = %held.source, "{NOT_SHOWN}");
             }
         }
     }

@@ -19,13 +19,12 @@ use self::validate::{Failure, Syntax};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
 use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::Versions;
+use crate::model::snapshot::{HeldBack, Versions};
 use crate::model::stage::Stage;
 use crate::model::tree::Tree;
 use crate::os::mask::Said;
 use crate::publish::{Output, PublishError};
-use crate::render::inputs::{Drawn, Inputs};
-use crate::render::{HeldBack, Rendered};
+use crate::render::{Drawn, Inputs, Refused, Rendered};
 
 /// How many candidates are tried in search of the objects that the programs refuse. Enough for seven of a thousand; it
 /// bounds how long newer inputs wait.
@@ -126,9 +125,6 @@ impl From<Failure> for Problem {
     }
 }
 
-/// Selected objects that are held back, and why.
-type Refused = BTreeMap<ObjectRef, String>;
-
 /// Makes a candidate. On return it is in its directory and on the disk, or there is nothing of it.
 pub async fn make(mut order: Order) -> Made {
     let mut made = Made {
@@ -168,14 +164,17 @@ pub fn rehearse(
 
 async fn read_back(order: &Order) -> Result<BTreeMap<ObjectRef, Arc<Object>>, Problem> {
     let (inputs, output) = (order.inputs.clone(), order.output.clone());
-    let read = in_pool(Stage::Render, move || Ok(inputs.found(&output.published(inputs.settings.max_size)?)));
+    let read = in_pool(Stage::Render, move || {
+        let published = output.published(inputs.settings.max_size)?;
+        Ok(inputs.found(|path| published.get(path)?.bytes.clone()))
+    });
     read.await?.map_err(|error: PublishError| Problem::new(Stage::Render, false, &error))
 }
 
 fn render(inputs: &Inputs, digest: Digest, published: &Versions, refused: &Refused) -> Result<Rendered, Problem> {
     inputs.render(digest, published, refused).map_err(|rejection| {
         let brief = Some(rejection.brief());
-        Problem { brief, ..Problem::new(Stage::Render, rejection.is_final(), &rejection) }
+        Problem { brief, ..Problem::new(Stage::Render, rejection.is_rejection(), &rejection) }
     })
 }
 
@@ -485,7 +484,7 @@ mod tests {
     use crate::model::snapshot::{Snapshot, Taken};
     use crate::model::tree::{File, TreePath};
     use crate::publish;
-    use crate::render::{Pod, Settings};
+    use crate::render::{Delimiters, Pod, Settings};
 
     fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
@@ -547,6 +546,8 @@ mod tests {
             let settings = Settings {
                 templated: false,
                 path: "{key}".parse().unwrap(),
+                suffix: None,
+                delimiters: Delimiters::default(),
                 env: BTreeMap::new(),
                 pod: Pod::default(),
                 max_size: 1 << 20,

@@ -29,12 +29,11 @@ use crate::cli::exit::Exit;
 use crate::cli::{DryRunArgs, Format};
 use crate::model::content::Content;
 use crate::model::digest::DigestKey;
-use crate::model::snapshot::Snapshot;
+use crate::model::snapshot::{HeldBack, Snapshot};
 use crate::model::spool::SpoolError;
 use crate::model::tree::File;
 use crate::publish::{Output, PublishedFile};
-use crate::render::Rendered;
-use crate::render::inputs::Inputs;
+use crate::render::{Inputs, Rendered};
 use crate::source::{self, Sources, View};
 use crate::source::{Seen, Update};
 
@@ -92,7 +91,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
         None => BTreeMap::new(),
     };
     // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
-    let found = inputs.found(&published).into();
+    let found = inputs.found(|path| published.get(path)?.bytes.clone()).into();
     let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
@@ -153,12 +152,6 @@ struct Report {
     held_back: Vec<HeldBack>,
 }
 
-#[derive(Serialize)]
-struct HeldBack {
-    source: String,
-    reason: String,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Change {
@@ -192,14 +185,8 @@ impl Report {
         for (path, new) in rendered.tree.iter() {
             files.entry(path.as_str()).or_default().1 = Some(new);
         }
-        let held_back = rendered.held_back.iter();
         let files = files.into_iter().map(|(path, (old, new))| Difference::new(path, old, new));
-        Ok(Self {
-            files: files.collect::<Result<_, _>>()?,
-            held_back: held_back
-                .map(|held| HeldBack { source: held.source.to_string(), reason: held.reason.clone() })
-                .collect(),
-        })
+        Ok(Self { files: files.collect::<Result<_, _>>()?, held_back: rendered.held_back.clone() })
     }
 
     /// For people. `terminal`: what is read is shown on one, so that control characters are escaped, and colours are

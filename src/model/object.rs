@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::model::content::Content;
 use crate::model::digest::{Digest, Hasher};
@@ -57,6 +58,39 @@ impl fmt::Display for ObjectRef {
         } else {
             write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
         }
+    }
+}
+
+impl Serialize for ObjectRef {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Not `KIND/NS/NAME` or `dir/NAME`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected configmap/NAMESPACE/NAME, secret/NAMESPACE/NAME or dir/NAME")]
+pub struct ObjectRefError;
+
+impl FromStr for ObjectRef {
+    type Err = ObjectRefError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (kind, rest) = text.split_once('/').ok_or(ObjectRefError)?;
+        let kind = [Kind::ConfigMap, Kind::Secret, Kind::Dir].into_iter().find(|known| known.as_str() == kind);
+        let kind = kind.ok_or(ObjectRefError)?;
+        let (namespace, name) = match kind {
+            Kind::Dir => ("", rest),
+            Kind::ConfigMap | Kind::Secret => rest.split_once('/').ok_or(ObjectRefError)?,
+        };
+        Ok(Self { kind, namespace: namespace.into(), name: name.into() })
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectRef {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -118,5 +152,22 @@ impl Object {
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({} keys, {} bytes)", self.id, self.data.len(), self.size())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identity_reads_back_as_it_prints() {
+        for text in ["configmap/ns/web", "secret/ns/tls", "dir/etc", "dir/a/b"] {
+            let id: ObjectRef = text.parse().unwrap();
+            assert_eq!(id.to_string(), text);
+            assert_eq!(serde_json::from_value::<ObjectRef>(serde_json::to_value(&id).unwrap()).unwrap(), id);
+        }
+        for bad in ["", "web", "pod/ns/web", "configmap/web", "ConfigMap/ns/web"] {
+            assert_eq!(bad.parse::<ObjectRef>(), Err(ObjectRefError), "{bad}");
+        }
     }
 }

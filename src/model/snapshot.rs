@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::digest::{Digest, Hasher};
 use crate::model::object::{Object, ObjectRef};
 
@@ -164,4 +166,12 @@ pub struct Snapshot {
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
     pub podinfo: Option<Arc<Object>>,
+}
+
+/// A selected object whose present version is not published.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldBack {
+    pub source: ObjectRef,
+    /// Why, and what to do. Without a byte of its values.
+    pub reason: String,
 }

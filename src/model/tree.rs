@@ -159,11 +159,34 @@ pub enum CollisionError {
 }
 
 impl Tree {
-    /// Adds a file; refuses a place that is taken.
+    /// Adds a file, unless its place is taken.
     pub fn insert(&mut self, path: TreePath, file: File) -> Result<(), CollisionError> {
+        self.check(&path, &file)?;
+        self.files.insert(path, file);
+        Ok(())
+    }
+
+    /// Adds all of them, or none if one's place is taken, by what is there or by another of them.
+    pub fn insert_all(&mut self, files: Vec<(TreePath, File)>) -> Result<(), CollisionError> {
+        let mut added = Self::default();
+        for (path, file) in &files {
+            self.check(path, file)?;
+            // A single one has no other.
+            if files.len() > 1 {
+                added.insert(path.clone(), file.clone())?;
+            }
+        }
+        for (path, file) in files {
+            self.files.insert(path, file);
+        }
+        Ok(())
+    }
+
+    /// Whether the place of a file is free.
+    fn check(&self, path: &TreePath, file: &File) -> Result<(), CollisionError> {
         if let Some(first) = self.files.get(path.as_str()) {
             return Err(CollisionError::Same {
-                path,
+                path: path.clone(),
                 first: first.origin.to_string(),
                 second: file.origin.to_string(),
             });
@@ -173,7 +196,7 @@ impl Tree {
                 return Err(CollisionError::Nested {
                     file: above.clone(),
                     file_origin: found.origin.to_string(),
-                    below: path,
+                    below: path.clone(),
                     below_origin: file.origin.to_string(),
                 });
             }
@@ -184,11 +207,10 @@ impl Tree {
             return Err(CollisionError::Nested {
                 below: below.clone(),
                 below_origin: found.origin.to_string(),
-                file: path,
+                file: path.clone(),
                 file_origin: file.origin.to_string(),
             });
         }
-        self.files.insert(path, file);
         Ok(())
     }
 
@@ -394,8 +416,12 @@ mod tests {
         assert!(nested.contains("a/b (one)") && nested.contains("a/b/c (three)"), "{nested}");
         let nested = text(tree.insert(path("a"), file("four")));
         assert!(nested.contains("a (four)") && nested.contains("a/b (one)"), "{nested}");
-        tree.insert(path("a-b"), file("five")).unwrap();
-        tree.insert(path("a/c"), file("six")).unwrap();
+        let all = |names: &[&str]| names.iter().map(|name| (path(name), file(name))).collect();
+        for taken in [&["x", "a/b"][..], &["x", "a"], &["x", "x/y"], &["x/y", "x"]] {
+            tree.insert_all(all(taken)).unwrap_err();
+            assert_eq!(tree.len(), 1, "{taken:?}: some of them were added");
+        }
+        tree.insert_all(all(&["a/c", "a-b"])).unwrap();
         assert_eq!(tree.top_names(), ["a", "a-b"]);
     }
 

@@ -44,7 +44,7 @@ pub fn page(status: &Status) -> String {
         });
     }
     if !status.held_back.is_empty() {
-        page.table("Held back", status.held_back.iter(), |held| (held.source.clone(), held.reason.clone(), true));
+        page.table("Held back", status.held_back.iter(), |held| (held.source.to_string(), held.reason.clone(), true));
     }
     page.table("Sources", status.sources.iter(), |source| {
         let mut state = String::from(if source.healthy { "healthy" } else { "not healthy" });
@@ -144,8 +144,10 @@ impl fmt::Display for Escaped<'_> {
 mod tests {
     use super::*;
     use crate::model::digest::Digest;
+    use crate::model::object::{Kind, ObjectRef};
+    use crate::model::snapshot::HeldBack;
     use crate::model::stage::Stage;
-    use crate::observe::status::{HeldBack, Observed, Problem, Quarantine, Source};
+    use crate::observe::status::{Observed, Problem, Quarantine, Source};
     use crate::reload::{TargetState, TargetStatus};
 
     const HOSTILE: &str = "</td></table><script>alert(1)</script><img src=x onerror='a'>\"&\u{202e}\u{1b}[0m";
@@ -164,7 +166,10 @@ mod tests {
             last_good: published,
             debt: Some("rollback"),
             quarantine: Some(Quarantine { digest, stage: Stage::Render, reason: text(), at }),
-            held_back: vec![HeldBack { source: text(), reason: text() }],
+            held_back: vec![HeldBack {
+                source: ObjectRef { kind: Kind::Dir, namespace: "".into(), name: text().into() },
+                reason: text(),
+            }],
             target: Some(TargetStatus { state, pid: Some(1), name: Some(text()), message: Some(text()) }),
             sources: vec![Source {
                 name: text(),

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::model::digest::Digest;
 use crate::model::journal::{self, Generation};
+use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::reload::TargetStatus;
 
@@ -88,15 +89,6 @@ impl From<&journal::Quarantine> for Quarantine {
         let journal::Rejection { stage, reason, at } = quarantine.rejection.clone();
         Self { digest: quarantine.digest, stage, reason, at }
     }
-}
-
-/// An object that is left out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct HeldBack {
-    /// Which.
-    pub source: String,
-    /// Why.
-    pub reason: String,
 }
 
 /// A source.

@@ -15,7 +15,8 @@ use minijinja::{Environment, Error, ErrorKind, State};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::templates::{Binary, Notes, fault, text_or_binary};
+use super::explain::fault;
+use super::values::{Binary, Notes, text_or_binary};
 
 /// Adds them.
 pub(super) fn add(env: &mut Environment<'_>, notes: &Arc<Notes>) {

@@ -1,268 +1,188 @@
 //! Pure rendering: inputs → tree. No I/O, no clock, no randomness: the same inputs give the same bytes.
 //!
-//! Without templates each key becomes a file (`plain`); with them each template does (`templates`, `filters`).
-//! Everything here may meet hostile text. What goes wrong is a [`Rejection`] that names file, line and source and
-//! holds no byte of a value: third-party error text is dropped at the place where it arises.
+//! Without templates each key becomes a file ([`plain`]); with them each template does ([`templates`]). Everything here
+//! may meet hostile text.
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::sync::Arc;
-
-use crate::model::digest::Digest;
-use crate::model::object::{Object, ObjectRef};
-use crate::model::spool::SpoolError;
-use crate::model::tree::{CollisionError, Tree, TreePath, TreePathError};
-
+mod delimiters;
+mod engine;
+mod error;
+mod explain;
 mod filters;
-pub mod inputs;
+mod guard;
 mod plain;
 mod pod;
+mod redraw;
 mod settings;
 mod templates;
+mod values;
 
-pub use plain::{PathPattern, PathPatternError};
-pub use pod::{Pod, PodInfoError, parse_podinfo};
-pub use settings::Settings;
-pub use templates::{Template, template_dir, template_file};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-/// A variable that `--env` or `--secret-env` lets templates read.
-#[derive(Clone, PartialEq, Eq)]
-pub struct EnvVar {
-    /// Its value.
-    pub value: String,
-    /// Whether it came by `--secret-env`.
-    pub secret: bool,
-}
+use bytes::Bytes;
 
-impl fmt::Debug for EnvVar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EnvVar({} bytes, secret: {})", self.value.len(), self.secret)
-    }
-}
+pub use self::delimiters::{Delimiters, DelimitersError};
+pub use self::error::{Place, RenderError};
+pub use self::plain::{PathPattern, PathPatternError};
+pub use self::pod::{Pod, PodInfoError, parse_podinfo};
+pub use self::redraw::Drawn;
+pub use self::settings::{EnvVar, Settings};
+use crate::model::content::Content;
+use crate::model::digest::{Digest, DigestKey, Hasher};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::{HeldBack, Snapshot, Taken, Versions};
+use crate::model::tree::{Tree, TreePath};
 
-/// How an object came to be an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// `--configmap` or `--secret`.
-    Named,
-    /// `--selector`: if it fails without templates, it holds back itself alone.
-    Selected,
-    /// `--watch-dir`.
-    Dir,
-}
-
-/// An object that goes into the render.
+/// All that a render depends on, at one moment. Cheap to clone: bytes are shared.
 #[derive(Clone, Debug)]
-pub struct Input {
-    /// The object.
-    pub object: Arc<Object>,
-    /// How it came in.
-    pub origin: Origin,
-    /// Its last version that was published: takes its place when a selected object fails.
-    pub previous: Option<Arc<Object>>,
-}
-
-/// All that rendering depends on.
-#[derive(Clone, Copy, Debug)]
-pub struct Inputs<'a> {
-    /// In merge order: later ones win in `data`.
-    pub objects: &'a [Input],
-    /// `None` without `--template`: each key is written as a file. Partials are among them.
-    pub templates: Option<&'a [Template]>,
-    /// Where a key goes without templates.
-    pub path: &'a PathPattern,
-    /// What `env("NAME")` may read.
-    pub env: &'a BTreeMap<String, EnvVar>,
-    /// What `pod` holds.
-    pub pod: &'a Pod,
-    /// `generation.digest`.
-    pub digest: Digest,
-    /// `--max-size`: the most bytes that all files may have together.
-    pub max_size: u64,
-    /// `--allow-empty`.
-    pub allow_empty: bool,
-    /// Selected objects that validation holds back, and why; without templates alone.
-    pub refused: &'a BTreeMap<ObjectRef, String>,
+pub struct Inputs {
+    /// What the sources hold. Of two objects with one key, the later one wins in `data`.
+    pub snapshot: Snapshot,
+    /// What the flags and the environment say.
+    pub settings: Arc<Settings>,
 }
 
 /// What the inputs rendered to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// The files.
     pub tree: Tree,
     /// Selected objects that are not in it, or only as they were last published.
     pub held_back: Vec<HeldBack>,
 }
 
-/// A selected object whose present version is not published.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldBack {
-    /// The object.
-    pub source: ObjectRef,
-    /// Why, and what to do. Without a byte of its values.
-    pub reason: String,
-}
+/// Selected objects that validation refuses, and why.
+pub type Refused = BTreeMap<ObjectRef, String>;
 
-/// Why the inputs are not published. Every variant but the last is a rejection: the same inputs fail again, so it is not
-/// retried.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    /// A template does not parse.
-    #[error("{place}: {problem}")]
-    Syntax {
-        /// The template and its line.
-        place: Box<Place>,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A template failed: an undefined value, a filter's wrong input, a loop without end.
-    #[error("{place}: {problem}{}", quoted(expression.as_deref()))]
-    Template {
-        /// The template and its line.
-        place: Box<Place>,
-        /// What is wrong.
-        problem: String,
-        /// The failing piece of the template, unless that came from a secret source.
-        expression: Option<String>,
-    },
-    /// A template rendered to nothing, or to white space alone.
-    #[error("{place}: it renders to nothing; give --allow-empty if that is meant")]
-    EmptyFile {
-        /// The template.
-        place: Box<Place>,
-    },
-    /// No source has a key, or no file came of them.
-    #[error("{reason}; give --allow-empty if that is meant")]
-    Empty {
-        /// What there is none of.
-        reason: String,
-    },
-    /// The files together are larger than `--max-size`.
-    #[error("{origin} does not fit: all files together would be larger than --max-size ({max_size} bytes)")]
-    TooLarge {
-        /// The template, or object and key, at which the limit was passed.
-        origin: String,
-        /// The limit in bytes.
-        max_size: u64,
-    },
-    /// Two files want one place.
-    #[error(transparent)]
-    Collision(#[from] CollisionError),
-    /// A key, or a template's DEST, is no path below the output.
-    #[error("{origin}: {error}")]
-    Path {
-        /// The template, or object and key.
-        origin: String,
-        /// Why.
-        error: TreePathError,
-    },
-    /// `--path` has `{namespace}`, and a directory has none.
-    #[error(
-        "{origin} has no namespace for the {{namespace}} of --path; leave it out, or write directories by --template"
-    )]
-    NoNamespace {
-        /// The directory.
-        origin: String,
-    },
-    /// A file of the downward API volume is not of its form.
-    #[error("--podinfo-dir, file {file}: {error}")]
-    PodInfo {
-        /// `labels` or `annotations`.
-        file: &'static str,
-        /// Where.
-        error: PodInfoError,
-    },
-    /// A template is not UTF-8.
-    #[error(
-        "{place}: a template must be UTF-8, and this is not; a binary file goes by --watch-dir, without --template"
-    )]
-    NotUtf8 {
-        /// The template, and the line of the first wrong byte.
-        place: Box<Place>,
-    },
-    /// Two templates have one name, so that `include` could mean either.
-    #[error("two templates are called {name}: in {first} and in {second}; rename one")]
-    SameName {
-        /// The name.
-        name: String,
-        /// Where the one comes from.
-        first: String,
-        /// Where the other comes from.
-        second: String,
-    },
-    /// A value could not be had. The inputs are not at fault, and it is retried.
-    #[error(transparent)]
-    Kept(#[from] SpoolError),
-}
-
-impl Rejection {
-    /// Whether the inputs are at fault, and are not to be tried again.
+impl Inputs {
+    /// Their identity: SHA-256, or HMAC-SHA256 by `key` as soon as one of them is secret, since a plain hash would let
+    /// anyone test guesses.
     #[must_use]
-    pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Kept(_))
-    }
-
-    /// The same without any piece of a template or of what went into it, for readers that may not see these.
-    #[must_use]
-    pub fn brief(&self) -> String {
-        match self {
-            Self::Syntax { place, .. } => format!("{place}: it is no valid template"),
-            Self::Template { place, .. } => format!("{place}: it cannot be rendered"),
-            other => other.to_string(),
+    pub fn digest(&self, key: &DigestKey) -> Digest {
+        let mut hasher = if self.is_secret() { Hasher::keyed(key) } else { Hasher::plain() };
+        hasher.field(env!("CARGO_PKG_VERSION").as_bytes());
+        hasher.field(self.settings.flags.as_bytes());
+        hasher.field(&[u8::from(self.settings.templated)]);
+        for group in self.snapshot.objects.groups() {
+            hasher.field(group.content.as_bytes());
         }
-    }
-}
-
-/// Where in the templates something went wrong. Prints as `template NAME (SOURCE), line N`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
-    /// The template that was to become a file.
-    pub template: String,
-    /// The source it came from.
-    pub source: String,
-    /// The included template in which it happened, if it is another one.
-    pub included: Option<String>,
-    /// The line there, from 1.
-    pub line: Option<usize>,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "template {} ({})", self.template, self.source)?;
-        if let Some(included) = &self.included {
-            write!(f, ", in {included}")?;
+        // Each list ends with its length, so that nothing can move from one to the next.
+        hasher.field(&self.snapshot.objects.len().to_be_bytes());
+        for (template, dest) in &self.snapshot.templates {
+            hasher.field(template.content().as_bytes());
+            hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
         }
-        self.line.map_or(Ok(()), |line| write!(f, ", line {line}"))
+        hasher.field(&self.snapshot.templates.len().to_be_bytes());
+        if let Some(podinfo) = &self.snapshot.podinfo {
+            hasher.field(podinfo.content().as_bytes());
+        }
+        let pod = &self.settings.pod;
+        for value in [&pod.name, &pod.namespace, &pod.uid, &pod.ip, pod.node.as_ref().unwrap_or(&String::new())] {
+            hasher.field(value.as_bytes());
+        }
+        for (name, variable) in &self.settings.env {
+            hasher.field(name.as_bytes());
+            hasher.field(variable.value.as_bytes());
+            hasher.field(&[u8::from(variable.secret)]);
+        }
+        hasher.finish()
     }
-}
 
-fn quoted(expression: Option<&str>) -> String {
-    expression.map_or_else(String::new, |expression| format!(" in `{expression}`"))
-}
-
-/// Renders the inputs to the tree of a generation.
-pub fn render(inputs: &Inputs<'_>) -> Result<Rendered, Rejection> {
-    if !inputs.allow_empty && inputs.objects.iter().all(|input| input.object.data.is_empty()) {
-        return Err(Rejection::Empty { reason: "no source has a key".into() });
+    fn is_secret(&self) -> bool {
+        self.snapshot.objects.groups().any(|group| group.secret)
+            || self.snapshot.templates.iter().any(|(template, _)| template.secret)
+            || self.settings.env.values().any(|variable| variable.secret)
     }
-    let rendered = match inputs.templates {
-        None => plain::render(inputs)?,
-        Some(templates) => Rendered { tree: templates::render(inputs, templates)?, held_back: Vec::new() },
-    };
-    if rendered.tree.is_empty() && !inputs.allow_empty {
-        let reason = match (&rendered.held_back[..], inputs.templates) {
-            (_, Some(_)) => "there is no template to render (names that start with '_' are only for include)".into(),
-            ([first, ..], None) => format!("every object is held back; {}: {}", first.source, first.reason),
-            ([], None) => "no source has a key".into(),
+
+    /// Renders them to the tree of a generation. `published` holds the version of each selected object that was
+    /// published last: it takes the place of one that fails.
+    pub fn render(&self, digest: Digest, published: &Versions, refused: &Refused) -> Result<Rendered, RenderError> {
+        let Settings { templated, allow_empty, .. } = *self.settings;
+        if !allow_empty && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty()) {
+            return Err(RenderError::Empty { reason: "no source has a key".into() });
+        }
+        let rendered = if templated {
+            Rendered { tree: templates::render(self, digest)?, held_back: Vec::new() }
+        } else {
+            let rendered = plain::render(self, &BTreeMap::new(), refused)?;
+            // Only then does it matter what was published, and thousands need not be looked up for nothing.
+            if rendered.held_back.is_empty() || published.is_empty() {
+                rendered
+            } else {
+                plain::render(self, &published.by_id(), refused)?
+            }
         };
-        return Err(Rejection::Empty { reason });
+        if rendered.tree.is_empty() && !allow_empty {
+            let reason = match (templated, &rendered.held_back[..]) {
+                (true, _) => "there is no template to render (names that start with '_' are only for include)".into(),
+                (false, [first, ..]) => format!("every object is held back; {}: {}", first.source, first.reason),
+                (false, []) => "no source has a key".into(),
+            };
+            return Err(RenderError::Empty { reason });
+        }
+        Ok(rendered)
     }
-    Ok(rendered)
+
+    /// The Pod, with the labels and annotations of `--podinfo-dir`.
+    fn pod(&self) -> Result<Pod, RenderError> {
+        let mut pod = self.settings.pod.clone();
+        if let Some(podinfo) = &self.snapshot.podinfo {
+            let parse = |file| match podinfo.data.get(file) {
+                None => Ok(BTreeMap::new()),
+                Some(bytes) => parse_podinfo(&bytes.read()?).map_err(|error| RenderError::PodInfo { file, error }),
+            };
+            pod.labels = parse("labels")?;
+            pod.annotations = parse("annotations")?;
+        }
+        Ok(pod)
+    }
+
+    /// The objects of which each can be held back alone: the selected ones, where there are no templates.
+    pub fn independent(&self) -> impl Iterator<Item = &Arc<Object>> {
+        let alone = |taken: &&Taken| taken.selected && !self.settings.templated;
+        self.snapshot.objects.iter().filter(alone).map(|taken| &taken.object)
+    }
+
+    /// The independent objects as a generation's files (`published`, by path) hold them, by the keys that they have now:
+    /// what was published of them before this start. A place that two of them name is neither's.
+    #[must_use]
+    pub fn found(&self, published: impl Fn(&str) -> Option<Content>) -> BTreeMap<ObjectRef, Arc<Object>> {
+        let places = |object: &Object| {
+            let path = |key: &String| Some((key.clone(), self.settings.path.place(&object.id, key)?.to_string()));
+            object.data.keys().filter_map(path).collect::<Vec<_>>()
+        };
+        let mut claims = BTreeMap::new();
+        for (_, place) in self.independent().flat_map(|object| places(object)) {
+            *claims.entry(place).or_insert(0) += 1;
+        }
+        let mut found = BTreeMap::new();
+        for object in self.independent() {
+            let own = |(key, place): (String, String)| {
+                let bytes = published(&place).filter(|_| claims.get(&place) == Some(&1))?;
+                Some((key, bytes))
+            };
+            let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
+            if !data.is_empty() {
+                let Object { id, created, secret, .. } = &**object;
+                let object = Object::new(id.clone(), String::new(), *created, *secret, data);
+                found.insert(id.clone(), Arc::new(object));
+            }
+        }
+        found
+    }
+
+    /// Every secret value, to be masked in others' output.
+    pub fn secrets(&self) -> impl Iterator<Item = Content> {
+        let objects = self.snapshot.objects.secret().map(|taken| &taken.object);
+        let templates = self.snapshot.templates.iter().map(|(template, _)| template).filter(|template| template.secret);
+        let values = objects.chain(templates).flat_map(|object| object.data.values());
+        let variables = self.settings.env.values().filter(|variable| variable.secret);
+        values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))
+    }
 }
 
-/// The path of `origin`, or a rejection that names it.
-fn tree_path(text: &str, origin: &str) -> Result<TreePath, Rejection> {
-    TreePath::parse(text).map_err(|error| Rejection::Path { origin: origin.to_owned(), error })
+/// The path of `origin`, or an error that names it.
+fn tree_path(text: &str, origin: &str) -> Result<TreePath, RenderError> {
+    TreePath::parse(text).map_err(|error| RenderError::Path { origin: origin.to_owned(), error })
 }
 
 #[cfg(test)]

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use super::{HeldBack, Inputs, Origin, Rejection, Rendered, tree_path};
+use super::{Inputs, Refused, RenderError, Rendered, tree_path};
 use crate::model::object::{Kind, Object, ObjectRef};
-use crate::model::tree::{CollisionError, File, Tree, TreePath, TreePathError};
+use crate::model::snapshot::{HeldBack, Taken};
+use crate::model::tree::{File, Tree, TreePath, TreePathError};
 
 /// `--path`: literal text and placeholders.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,113 +109,77 @@ impl PathPattern {
 }
 
 /// Named objects and directories first, each of which must fit; then the selected ones, oldest first, each of which
-/// fits as a whole or is held back.
-pub(super) fn render(inputs: &Inputs<'_>) -> Result<Rendered, Rejection> {
-    let mut files = Files { inputs, tree: Tree::default(), places: BTreeMap::new(), size: 0 };
+/// fits as a whole or is held back. `published`: what takes the place of one that is.
+pub(super) fn render(
+    inputs: &Inputs,
+    published: &BTreeMap<&ObjectRef, &Arc<Object>>,
+    refused: &Refused,
+) -> Result<Rendered, RenderError> {
+    let mut files = Files { inputs, tree: Tree::default(), size: 0 };
     // An object that is both named and selected is one object.
     let mut seen = BTreeSet::new();
-    let (mut selected, certain): (Vec<_>, Vec<_>) =
-        inputs.objects.iter().partition(|input| input.origin == Origin::Selected);
-    for input in certain {
-        if seen.insert(&input.object.id) {
-            files.add(&input.object)?;
+    let (mut selected, certain): (Vec<_>, Vec<_>) = inputs.snapshot.objects.iter().partition(|taken| taken.selected);
+    for Taken { object, .. } in certain {
+        if seen.insert(&object.id) {
+            files.add(object)?;
         }
     }
-    selected.sort_by_key(|input| (input.object.created, &input.object.id));
+    selected.sort_by_key(|taken| (taken.object.created, &taken.object.id));
     let mut held_back = Vec::new();
-    for input in selected {
-        if !seen.insert(&input.object.id) {
+    for Taken { object, .. } in selected {
+        if !seen.insert(&object.id) {
             continue;
         }
-        let refused = inputs.refused.get(&input.object.id);
-        let rejection = match refused {
+        let refused = refused.get(&object.id);
+        let error = match refused {
             Some(_) => None,
-            None => match files.add(&input.object) {
+            None => match files.add(object) {
                 Ok(()) => continue,
-                Err(rejection) => Some(rejection),
+                Err(error) => Some(error),
             },
         };
-        let mut reason = rejection.as_ref().map(ToString::to_string).or_else(|| refused.cloned()).unwrap_or_default();
-        if let Some(previous) = &input.previous {
+        let mut reason = error.as_ref().map(ToString::to_string).or_else(|| refused.cloned()).unwrap_or_default();
+        if let Some(previous) = published.get(&object.id) {
             match files.add(previous) {
                 Ok(()) => reason.push_str("; its last published version stays"),
-                Err(again) if Some(&again) == rejection.as_ref() => {}
+                Err(again) if Some(&again) == error.as_ref() => {}
                 Err(again) => {
                     let _ = write!(reason, "; nor can its last published version stay: {again}");
                 }
             }
         }
-        held_back.push(HeldBack { source: input.object.id.clone(), reason });
+        held_back.push(HeldBack { source: object.id.clone(), reason });
     }
     Ok(Rendered { tree: files.tree, held_back })
 }
 
 struct Files<'a> {
-    inputs: &'a Inputs<'a>,
+    inputs: &'a Inputs,
     tree: Tree,
-    /// What `tree` holds, path text to path and origin: to see all clashes of an object before any of it is added.
-    places: BTreeMap<Arc<str>, (TreePath, Arc<str>)>,
     size: u64,
 }
 
 impl Files<'_> {
     /// Adds all keys of an object, or none.
-    fn add(&mut self, object: &Object) -> Result<(), Rejection> {
+    fn add(&mut self, object: &Object) -> Result<(), RenderError> {
         let id = &object.id;
-        if id.namespace.is_empty() && self.inputs.path.0.contains(&Part::Namespace) {
-            return Err(Rejection::NoNamespace { origin: id.to_string() });
+        let settings = &self.inputs.settings;
+        if id.namespace.is_empty() && settings.path.0.contains(&Part::Namespace) {
+            return Err(RenderError::NoNamespace { origin: id.to_string() });
         }
-        let mut own = Tree::default();
+        let mut files = Vec::with_capacity(object.data.len());
         let mut size = self.size;
         for (key, bytes) in &object.data {
             let origin = format!("key {key:?} of {id}");
-            let path = tree_path(&self.inputs.path.expand(id, key), &origin)?;
+            let path = tree_path(&settings.path.expand(id, key), &origin)?;
             size = size.saturating_add(bytes.len() as u64);
-            if size > self.inputs.max_size {
-                return Err(Rejection::TooLarge { origin, max_size: self.inputs.max_size });
+            if size > settings.max_size {
+                return Err(RenderError::TooLarge { origin, max_size: settings.max_size });
             }
-            if let Some(clash) = self.clash(&path, &origin) {
-                return Err(clash.into());
-            }
-            own.insert(path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() })?;
+            files.push((path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() }));
         }
-        for (path, file) in own.iter() {
-            self.places.insert(path.shared(), (path.clone(), file.origin.clone()));
-            self.tree.insert(path.clone(), file.clone())?;
-        }
+        self.tree.insert_all(files)?;
         self.size = size;
         Ok(())
-    }
-
-    fn clash(&self, path: &TreePath, origin: &str) -> Option<CollisionError> {
-        let text = path.as_str();
-        if let Some((_, first)) = self.places.get(text) {
-            return Some(CollisionError::Same {
-                path: path.clone(),
-                first: first.to_string(),
-                second: origin.to_owned(),
-            });
-        }
-        let above = text.match_indices('/').find_map(|(end, _)| self.places.get(&text[..end]));
-        if let Some((file, file_origin)) = above {
-            return Some(CollisionError::Nested {
-                file: file.clone(),
-                file_origin: file_origin.to_string(),
-                below: path.clone(),
-                below_origin: origin.to_owned(),
-            });
-        }
-        let prefix = format!("{text}/");
-        let (_, (below, below_origin)) = self
-            .places
-            .range::<str, _>((Bound::Included(&*prefix), Bound::Unbounded))
-            .next()
-            .filter(|(below, _)| below.starts_with(&prefix))?;
-        Some(CollisionError::Nested {
-            file: path.clone(),
-            file_origin: origin.to_owned(),
-            below: below.clone(),
-            below_origin: below_origin.to_string(),
-        })
     }
 }

@@ -1,24 +1,41 @@
 //! What rendering depends on beside the sources.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use super::{EnvVar, PathPattern, Pod};
+use super::{Delimiters, PathPattern, Pod};
 
-/// What rendering depends on beside the sources.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Whether there are templates; else keys are written as files.
     pub templated: bool,
     /// `--path`.
     pub path: PathPattern,
+    /// `--template-suffix`: of a directory, only files that end so are templates.
+    pub suffix: Option<String>,
+    /// `--template-delimiters`.
+    pub delimiters: Delimiters,
     /// `--env` and `--secret-env`: those that are set.
     pub env: BTreeMap<String, EnvVar>,
     /// `pod`, without labels and annotations.
     pub pod: Pod,
-    /// `--max-size`.
+    /// `--max-size`: the most bytes that all files may have together.
     pub max_size: u64,
-    /// `--allow-empty`.
     pub allow_empty: bool,
-    /// The flags that change the result, as one text for the inputs digest.
+    /// The flags that change the result, as one text for the inputs' digest.
     pub flags: String,
+}
+
+/// A variable that `--env` or `--secret-env` lets templates read.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EnvVar {
+    pub value: String,
+    /// Whether it came by `--secret-env`.
+    pub secret: bool,
+}
+
+impl fmt::Debug for EnvVar {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EnvVar({} bytes, secret: {})", self.value.len(), self.secret)
+    }
 }

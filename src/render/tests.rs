@@ -1,8 +1,9 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::templates::Given;
 use super::*;
-use crate::model::object::{Kind, ObjectRef};
+use crate::model::object::Kind;
 
 /// A value that no message may hold. It is neither a number nor valid JSON, base64, YAML or TOML.
 const CANARY: &str = "CaNaRy: [{\"";
@@ -18,14 +19,42 @@ fn aged(kind: Kind, name: &str, created: i64, keys: &[(&str, &[u8])]) -> Object 
     Object::new(id, "1".into(), created, kind == Kind::Secret, data)
 }
 
+#[derive(Clone, Copy, PartialEq)]
+enum Origin {
+    Named,
+    Selected,
+}
+
+/// An object, how it came in, and its version that was published last.
+struct Input {
+    object: Arc<Object>,
+    origin: Origin,
+    previous: Option<Arc<Object>>,
+}
+
 fn input(object: Object, origin: Origin) -> Input {
     Input { object: Arc::new(object), origin, previous: None }
+}
+
+/// A file below the directory `from` of `--template`.
+#[derive(Clone)]
+struct TemplateFile {
+    name: String,
+    from: &'static str,
+    source: Bytes,
+    secret: bool,
+}
+
+fn template(from: &'static str, name: &str, text: &str) -> TemplateFile {
+    TemplateFile { name: name.to_owned(), from, source: Bytes::copy_from_slice(text.as_bytes()), secret: false }
 }
 
 /// Inputs with everything in its place, to be changed by a test.
 struct Case {
     objects: Vec<Input>,
-    templates: Option<Vec<Template>>,
+    templates: Option<Vec<TemplateFile>>,
+    suffix: Option<String>,
+    delimiters: Delimiters,
     path: PathPattern,
     env: BTreeMap<String, EnvVar>,
     pod: Pod,
@@ -38,6 +67,8 @@ impl Case {
         Self {
             objects,
             templates: None,
+            suffix: None,
+            delimiters: Delimiters::default(),
             path: path.parse().unwrap(),
             env: BTreeMap::new(),
             pod: Pod { namespace: "ns".into(), ..Pod::default() },
@@ -64,31 +95,54 @@ impl Case {
                 ),
                 Origin::Named,
             ),
-            input(object(Kind::Dir, "etc", &[("sub/file", b"in a directory"), ("more", b"1")]), Origin::Dir),
+            input(object(Kind::Dir, "etc", &[("sub/file", b"in a directory"), ("more", b"1")]), Origin::Named),
             input(
                 object(Kind::Secret, "tls", &[("key", CANARY.as_bytes()), ("both", b"hidden"), ("pin", b"\xff\xee")]),
                 Origin::Named,
             ),
         ];
-        let keys: Vec<_> = templates.iter().map(|(name, text)| (*name, text.as_bytes())).collect();
-        let templates = template_dir(&object(Kind::Dir, "tpl", &keys), None).unwrap();
+        let templates = templates.iter().map(|(name, text)| template("tpl", name, text)).collect();
         let env = [("OPEN", "o", false), ("TOKEN", CANARY, true)]
             .map(|(name, value, secret)| (name.to_owned(), EnvVar { value: value.into(), secret }));
         Self { templates: Some(templates), env: env.into(), ..Self::plain("{key}", objects) }
     }
 
-    fn render(&self) -> Result<Rendered, Rejection> {
-        render(&Inputs {
-            objects: &self.objects,
-            templates: self.templates.as_deref(),
-            path: &self.path,
-            env: &self.env,
-            pod: &self.pod,
-            digest: Digest::from_bytes([7; 32]),
+    fn inputs(&self) -> Inputs {
+        let taken = |input: &Input| Taken { object: input.object.clone(), selected: input.origin == Origin::Selected };
+        let mut sources: Vec<(&str, bool, BTreeMap<String, Content>)> = Vec::new();
+        for TemplateFile { name, from, source, secret } in self.templates.iter().flatten() {
+            let is_known = |known: &&mut (&str, bool, _)| (known.0, known.1) == (*from, *secret);
+            if sources.iter_mut().find(is_known).is_none() {
+                sources.push((from, *secret, BTreeMap::new()));
+            }
+            if let Some((.., data)) = sources.iter_mut().find(is_known) {
+                data.insert(name.clone(), source.clone().into());
+            }
+        }
+        let sources = sources.into_iter().map(|(from, secret, data)| {
+            let id = ObjectRef { kind: Kind::Dir, namespace: "".into(), name: from.into() };
+            (Arc::new(Object::new(id, String::new(), 0, secret, data)), None)
+        });
+        let snapshot =
+            Snapshot { objects: self.objects.iter().map(taken).collect(), templates: sources.collect(), podinfo: None };
+        let settings = Settings {
+            templated: self.templates.is_some(),
+            path: self.path.clone(),
+            suffix: self.suffix.clone(),
+            delimiters: self.delimiters.clone(),
+            env: self.env.clone(),
+            pod: self.pod.clone(),
             max_size: self.max_size,
             allow_empty: self.allow_empty,
-            refused: &BTreeMap::new(),
-        })
+            flags: String::new(),
+        };
+        Inputs { snapshot, settings: Arc::new(settings) }
+    }
+
+    fn render(&self) -> Result<Rendered, RenderError> {
+        let previous = self.objects.iter().filter_map(|input| input.previous.clone());
+        let published: BTreeMap<_, _> = previous.map(|object| (object.id.clone(), object)).collect();
+        self.inputs().render(Digest::from_bytes([7; 32]), &published.into(), &Refused::new())
     }
 
     fn paths(&self) -> Vec<String> {
@@ -97,7 +151,7 @@ impl Case {
 }
 
 /// What one template renders to, and whether that is secret.
-fn one(text: &str) -> Result<(String, bool), Rejection> {
+fn one(text: &str) -> Result<(String, bool), RenderError> {
     let tree = Case::templates(&[("t", text)]).render()?.tree;
     let file = tree.get("t").unwrap();
     Ok((String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap(), file.secret))
@@ -135,13 +189,13 @@ fn keys_are_copied_untouched_and_share_their_bytes() {
 #[test]
 fn keys_of_a_directory_keep_their_directories() {
     let dir = object(Kind::Dir, "etc", &[("a/b/c", b"1"), ("d", b"2")]);
-    assert_eq!(Case::plain("{name}/{key}", vec![input(dir, Origin::Dir)]).paths(), ["etc/a/b/c", "etc/d"]);
+    assert_eq!(Case::plain("{name}/{key}", vec![input(dir, Origin::Named)]).paths(), ["etc/a/b/c", "etc/d"]);
 }
 
 #[test]
 fn a_directory_has_no_namespace_to_put_into_a_path() {
     let dir = object(Kind::Dir, "etc", &[("a", b"1")]);
-    let error = Case::plain("{namespace}-{key}", vec![input(dir, Origin::Dir)]).render().unwrap_err();
+    let error = Case::plain("{namespace}-{key}", vec![input(dir, Origin::Named)]).render().unwrap_err();
     assert!(error.to_string().contains("dir/etc has no namespace"), "{error}");
 }
 
@@ -150,10 +204,10 @@ fn named_objects_on_one_path_are_both_named() {
     for keys in [("a", "a"), ("a", "a/b"), ("a/b", "a")] {
         let objects = vec![
             input(object(Kind::ConfigMap, "one", &[(keys.0, b"1")]), Origin::Named),
-            input(object(Kind::Dir, "two", &[(keys.1, b"2")]), Origin::Dir),
+            input(object(Kind::Dir, "two", &[(keys.1, b"2")]), Origin::Named),
         ];
         let error = Case::plain("{key}", objects).render().unwrap_err();
-        assert!(matches!(error, Rejection::Collision(_)), "{error:?}");
+        assert!(matches!(error, RenderError::Collision(_)), "{error:?}");
         let text = error.to_string();
         assert!(text.contains("configmap/ns/one") && text.contains("dir/two"), "{text}");
     }
@@ -256,12 +310,12 @@ fn nothing_is_published_only_if_that_is_meant() {
     ];
     for case in cases.into_iter().chain([&mut templates, &mut partials]) {
         let error = case.render().unwrap_err();
-        assert!(matches!(error, Rejection::Empty { .. }) && error.to_string().contains("--allow-empty"), "{error}");
+        assert!(matches!(error, RenderError::Empty { .. }) && error.to_string().contains("--allow-empty"), "{error}");
         case.allow_empty = true;
         case.render().unwrap();
     }
     let error = blank.render().unwrap_err();
-    assert!(matches!(&error, Rejection::EmptyFile { place } if place.template == "t"), "{error}");
+    assert!(matches!(&error, RenderError::EmptyFile { place } if place.template == "t"), "{error}");
     blank.allow_empty = true;
     blank.render().unwrap();
 }
@@ -292,20 +346,33 @@ fn a_pattern_is_checked_when_it_is_read() {
 
 #[test]
 fn templates_go_to_their_destinations() {
-    let file = |dest| template_file(&object(Kind::Dir, "tpl", &[("a.conf.j2", b"x")]), dest).unwrap().dest.unwrap();
-    assert_eq!(file(None).as_str(), "a.conf");
-    assert_eq!(file(Some("b")).as_str(), "b");
-    assert_eq!(file(Some("d/")).as_str(), "d/a.conf");
+    let dests = |given: &Given| given.templates.iter().map(|t| Some(t.dest.as_ref()?.to_string())).collect::<Vec<_>>();
+    let file = |keys: &[(&str, &[u8])], dest, suffix| {
+        let mut given = Given::default();
+        given.file(&object(Kind::Dir, "tpl", keys), dest, suffix)?;
+        Ok::<_, RenderError>(dests(&given))
+    };
+    let one: &[(&str, &[u8])] = &[("a.conf.j2", b"x")];
+    assert_eq!(file(one, None, None).unwrap(), [Some("a.conf".into())]);
+    assert_eq!(file(one, Some("b"), None).unwrap(), [Some("b".into())]);
+    assert_eq!(file(one, Some("d/"), None).unwrap(), [Some("d/a.conf".into())]);
+    assert_eq!(file(one, None, Some(".tmpl")).unwrap(), [Some("a.conf.j2".into())]);
     let keys: &[(&str, &[u8])] = &[("a.j2", b"x"), ("d/_part.j2", b"x"), ("d/e", b"x")];
-    let dir = |dest| template_dir(&object(Kind::Dir, "tpl", keys), dest).unwrap();
-    let dests = |dest| dir(dest).into_iter().map(|t| t.dest.map(|dest| dest.to_string())).collect::<Vec<_>>();
-    assert_eq!(dests(None), [Some("a".into()), None, Some("d/e".into())]);
-    assert_eq!(dests(Some("to")), [Some("to/a".into()), None, Some("to/d/e".into())]);
-    assert_eq!(dests(Some("to/")), dests(Some("to")));
+    let dir = |dest, suffix| {
+        let mut given = Given::default();
+        given.dir(&object(Kind::Dir, "tpl", keys), dest, suffix)?;
+        let copies = given.copies.iter().map(|(path, _)| path.to_string()).collect::<Vec<_>>();
+        Ok::<_, RenderError>((dests(&given), copies))
+    };
+    assert_eq!(dir(None, None).unwrap(), (vec![Some("a".into()), None, Some("d/e".into())], vec![]));
+    assert_eq!(dir(Some("to"), None).unwrap().0, [Some("to/a".into()), None, Some("to/d/e".into())]);
+    assert_eq!(dir(Some("to/"), None).unwrap(), dir(Some("to"), None).unwrap());
+    assert_eq!(dir(Some("to"), Some(".j2")).unwrap(), (vec![Some("to/a".into()), None], vec!["to/d/e".into()]));
     for bad in ["..", "/etc/", "", "a/../b"] {
-        let error = template_file(&object(Kind::Dir, "tpl", keys), Some(bad)).unwrap_err();
+        let error = file(&keys[..1], Some(bad), None).unwrap_err();
         assert!(error.to_string().contains("a.j2 of dir/tpl"), "{error}");
-        assert!(bad.is_empty() || template_dir(&object(Kind::Dir, "tpl", keys), Some(bad)).is_err());
+        assert!(bad.is_empty() || dir(Some(bad), None).is_err());
+        assert!(bad.is_empty() || dir(Some(bad), Some(".no")).is_err());
     }
 }
 
@@ -351,7 +418,8 @@ fn a_name_without_namespace_means_the_pods_own_if_there_are_several() {
 
 #[test]
 fn what_is_undefined_is_told_with_template_line_and_expression() {
-    assert_eq!(refusal("a\n{{ data.worker }}"), "template t (dir/tpl), line 2: undefined value in `data.worker`");
+    let text = refusal("a\n{{ data.worker }}");
+    assert!(text.starts_with("template t (dir/tpl), line 2: undefined value in `data.worker`"), "{text}");
     for (template, words) in [
         ("{{ pod.node }}", "pod.node"),
         ("{{ pod.name }}", "pod.name"),
@@ -415,7 +483,7 @@ fn includes_imports_and_extends_reach_the_given_templates_alone() {
 fn a_failure_in_an_include_names_both_templates() {
     let case = Case::templates(&[("a", "\n{% include '_p' %}"), ("_p", "\n\n{{ data.no }}")]);
     let text = case.render().unwrap_err().to_string();
-    assert_eq!(text, "template a (dir/tpl), in _p, line 3: undefined value in `data.no`");
+    assert!(text.starts_with("template a (dir/tpl), in _p, line 3: undefined value in `data.no`"), "{text}");
 }
 
 #[test]
@@ -434,19 +502,19 @@ fn a_template_that_does_not_parse_or_is_not_text_is_named_with_its_line() {
     let mut case = Case::templates(&[("a", "fine"), ("_unused", "\n{% bad %}")]);
     let text = case.render().unwrap_err().to_string();
     assert!(text.starts_with("template _unused (dir/tpl), line 2: syntax error: "), "{text}");
-    case.templates.as_mut().unwrap()[0].source = Bytes::from_static(b"a\nb\xff");
+    let unused = case.templates.as_mut().unwrap().iter_mut().find(|template| template.name == "_unused");
+    unused.unwrap().source = Bytes::from_static(b"a\nb\xff");
     let text = case.render().unwrap_err().to_string();
     assert!(text.starts_with("template _unused (dir/tpl), line 2: a template must be UTF-8"), "{text}");
 }
 
 #[test]
 fn two_templates_of_one_name_or_place_are_refused() {
-    let templates = |name: &str, key: &str| template_dir(&object(Kind::Dir, name, &[(key, b"x")]), None).unwrap();
     let mut case = Case::templates(&[]);
-    case.templates = Some([templates("one", "t"), templates("two", "t")].concat());
+    case.templates = Some(vec![template("one", "t", "x"), template("two", "t", "x")]);
     let text = case.render().unwrap_err().to_string();
     assert!(text.contains("dir/one") && text.contains("dir/two"), "{text}");
-    case.templates = Some([templates("one", "t"), templates("two", "t.j2")].concat());
+    case.templates = Some(vec![template("one", "t", "x"), template("two", "t.j2", "x")]);
     let text = case.render().unwrap_err().to_string();
     assert!(text.contains("t (dir/one)") && text.contains("t.j2 (dir/two)"), "{text}");
 }
@@ -503,7 +571,7 @@ fn nesting_and_chains_end_before_the_stack_does() {
                 one(&format!("{{% raw %}}{{{{ '{{# {{% endraw %}}{{{{ {chain}1 }}}}")),
             ];
             for result in results.into_iter().filter(|_| n > 400) {
-                let Err(Rejection::Syntax { problem, .. }) = result else { panic!("{link}: {result:?}") };
+                let Err(RenderError::Syntax { problem, .. }) = result else { panic!("{link}: {result:?}") };
                 assert!(problem.contains("words and signs"), "{problem}");
             }
         }
@@ -587,7 +655,7 @@ fn a_binary_value_is_never_spoilt_by_use_as_text() {
         "{{ '%s'|format(data.bin) }}",
     ] {
         match one(template) {
-            Err(Rejection::Template { .. }) => {}
+            Err(RenderError::Template { .. }) => {}
             other => panic!("{template}: {other:?}"),
         }
     }
@@ -810,7 +878,7 @@ fn no_byte_of_a_secret_is_in_any_rejection() {
             }
             let source = std::error::Error::source(&rejection);
             assert!(source.is_none(), "{template} has a source: {source:?}");
-            if let Rejection::Template { problem, .. } = rejection {
+            if let RenderError::Template { problem, .. } = rejection {
                 kinds.insert(problem);
             }
         }
@@ -846,7 +914,7 @@ fn nothing_of_a_secret_template_is_in_a_rejection() {
 #[test]
 fn debug_of_the_inputs_shows_no_value() {
     let case = Case::templates(&[("t", CANARY)]);
-    let shown = format!("{:?} {:?} {:?}", case.objects, case.templates, case.env);
+    let shown = format!("{:?}", case.inputs());
     assert!(!shown.contains("CaNaRy"), "{shown}");
 }
 

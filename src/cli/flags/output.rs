@@ -10,7 +10,7 @@ use super::source::{Parts, real};
 use super::{Checked, Env, UsageError, usage};
 use crate::cli::values::{TemplateArg, mode, quantity};
 use crate::publish::{self, Layout};
-use crate::render::{EnvVar, Pod, Settings};
+use crate::render::{DelimitersError, EnvVar, Pod, Settings};
 use crate::source::Role;
 
 /// Output.
@@ -25,6 +25,13 @@ pub struct OutputArgs {
     /// Without it, each key is written as a file.
     #[arg(long = "template", value_name = "SRC[:DEST]")]
     pub templates: Vec<TemplateArg>,
+    /// Of a --template directory, render only files whose names end so, and copy the others as they are [default: render
+    /// all]
+    #[arg(long, value_name = "SUFFIX")]
+    pub template_suffix: Option<String>,
+    /// The signs around values, blocks and comments of templates [default: {{ }} {% %} {# #}]
+    #[arg(long, value_name = "SIGNS")]
+    pub template_delimiters: Option<String>,
     /// Without templates: the file of each key, from {namespace}, {name}, {kind} and {key} [default: {key}]
     #[arg(long, value_name = "PATTERN")]
     pub path: Option<String>,
@@ -122,6 +129,18 @@ impl OutputArgs {
         }
         let pattern = self.path.as_deref().unwrap_or("{key}");
         let path = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+        let (suffix, signs) = (&self.template_suffix, &self.template_delimiters);
+        for (flag, given) in [("--template-suffix", suffix.is_some()), ("--template-delimiters", signs.is_some())] {
+            if given && !templated {
+                return usage(format!("{flag} goes with --template, and there is no --template"));
+            }
+        }
+        if suffix.as_deref().is_some_and(|suffix| suffix.is_empty() || suffix.contains('/')) {
+            return usage("--template-suffix is the end of a file's name, such as .j2");
+        }
+        let delimiters = signs.as_deref().map(str::parse).transpose();
+        let delimiters =
+            delimiters.map_err(|error: DelimitersError| UsageError(format!("--template-delimiters: {error}")))?;
         let text = |name: &str| env(name).and_then(|value| value.into_string().ok());
         let pod = Pod {
             name: text("POD_NAME").unwrap_or_default(),
@@ -135,11 +154,13 @@ impl OutputArgs {
         Ok(Settings {
             templated,
             path,
+            suffix: suffix.clone(),
+            delimiters: delimiters.unwrap_or_default(),
             env: self.variables(env)?,
             pod,
             max_size: self.max_size,
             allow_empty,
-            flags: format!("{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty}"),
+            flags: format!("{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?}"),
         })
     }
 
