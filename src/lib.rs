@@ -8,11 +8,11 @@
 //!
 //! Each [`source`] tells what it sees: ConfigMaps and Secrets from the API server, or directories and files that a
 //! volume mounts. [`source::Sources`] decides what that means, and gives a snapshot once every source is known. The
-//! [`render::inputs`] are the snapshot and all else that rendering depends on; their digest is the identity of a change.
+//! [`render::Inputs`] are the snapshot and all else that rendering depends on; their digest is the identity of a change.
 //!
 //! [`render`] is pure: the same inputs give the same [`model::tree`] of files, or a rejection that names template and line.
 //! A [`candidate`] is that tree in a fresh directory of the output, where no reader sees it, once it has passed what
-//! [`candidate::validate`] asks of it. [`publish`] wrote and synced it, and makes it the current generation by one rename, as the
+//! `--syntax` and `--validate` ask of it. [`publish`] wrote and synced it, and makes it the current generation by one rename, as the
 //! kubelet does for a mounted volume. The [`model::journal`] beside it says, before the rename, that a reload will be owed.
 //! [`reload`] then tells the main process (a signal by pidfd, HTTP, a program), [`reload::confirm`] looks whether it took it,
 //! and the journal is told so. What it does not take is rolled back: the last good generation is journalled as owed, made

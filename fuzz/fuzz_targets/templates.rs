@@ -11,28 +11,28 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use libfuzzer_sys::{Corpus, fuzz_target};
 use trimtab::model::digest::Digest;
-use trimtab::render::{EnvVar, Input, Inputs, Origin, Pod, Template, render};
 use trimtab::model::object::{Kind, Object, ObjectRef};
-use trimtab::model::tree::TreePath;
+use trimtab::model::snapshot::{Snapshot, Taken, Versions};
+use trimtab::render::{Delimiters, EnvVar, Inputs, Pod, Refused, Settings};
 
 /// Neither a number nor valid JSON, base64, YAML or TOML, so that each filter that reads such a text fails on it.
 const SECRET: &str = "CaNaRy: [{\"";
 /// What of it no message may hold.
 const CANARY: &str = "CaNaRy";
 
-fn object(kind: Kind, name: &str, keys: &[(&str, &[u8])]) -> Input {
+fn object(kind: Kind, name: &str, secret: bool, keys: &[(&str, &[u8])]) -> Arc<Object> {
     let namespace = if kind == Kind::Dir { "" } else { "ns" };
     let id = ObjectRef { kind, namespace: namespace.into(), name: name.into() };
     let data = keys.iter().map(|(key, value)| ((*key).to_owned(), Bytes::copy_from_slice(value).into())).collect();
-    let object = Object::new(id, "1".into(), 0, kind == Kind::Secret, data);
-    Input { object: Arc::new(object), origin: Origin::Named, previous: None }
+    Arc::new(Object::new(id, "1".into(), 0, secret, data))
 }
 
-static FIXED: LazyLock<[Input; 3]> = LazyLock::new(|| {
+static FIXED: LazyLock<[Arc<Object>; 3]> = LazyLock::new(|| {
     [
         object(
             Kind::ConfigMap,
             "web",
+            false,
             &[
                 ("workers", b"4"),
                 ("json", br#"{"b":[1,2.5,null,true],"a":"x"}"#),
@@ -42,15 +42,10 @@ static FIXED: LazyLock<[Input; 3]> = LazyLock::new(|| {
                 ("b64", b"aGVsbG8="),
             ],
         ),
-        object(Kind::Dir, "etc", &[("sub/file", b"text"), ("many", b"a\nb\nc\n")]),
-        object(Kind::Secret, "tls", &[("key", SECRET.as_bytes()), ("pin", b"\xff\xee")]),
+        object(Kind::Dir, "etc", false, &[("sub/file", b"text"), ("many", b"a\nb\nc\n")]),
+        object(Kind::Secret, "tls", true, &[("key", SECRET.as_bytes()), ("pin", b"\xff\xee")]),
     ]
 });
-
-fn template(name: &str, dest: Option<&str>, source: &[u8], secret: bool) -> Template {
-    let dest = dest.map(|dest| TreePath::parse(dest).unwrap());
-    Template { name: name.into(), from: "dir/tpl".into(), dest, source: Bytes::copy_from_slice(source), secret }
-}
 
 /// Whether a text may make a value far larger than itself and then text of that: the one bound that is known to be
 /// missing (README, "Templates"), as the engine counts no step for the latter. A list in a list, each many times, has
@@ -76,34 +71,38 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         return Corpus::Reject;
     }
     let templates = [
-        template("t", Some("t"), main, false),
-        template("_p", None, partial, false),
-        template("h", Some("h"), hidden, true),
+        object(Kind::Dir, "tpl", false, &[("t", main), ("_p", partial)]),
+        object(Kind::Dir, "tpl", true, &[("h", hidden)]),
     ];
     let mut objects = FIXED.to_vec();
-    objects.push(object(Kind::ConfigMap, "more", &[("value", value)]));
+    objects.push(object(Kind::ConfigMap, "more", false, &[("value", value)]));
     let variable = String::from_utf8_lossy(variable).into_owned();
     let env = [("OPEN", variable, false), ("TOKEN", SECRET.to_owned(), true)];
     let env: BTreeMap<_, _> = env.map(|(name, value, secret)| (name.to_owned(), EnvVar { value, secret })).into();
-    let path = "{key}".parse().unwrap();
-    let pod = Pod { name: "pod".into(), namespace: "ns".into(), ..Pod::default() };
-    let inputs = Inputs {
-        objects: &objects,
-        templates: Some(&templates),
-        path: &path,
-        env: &env,
-        pod: &pod,
-        digest: Digest::from_bytes([7; 32]),
+    let snapshot = Snapshot {
+        objects: objects.into_iter().map(|object| Taken { object, selected: false }).collect(),
+        templates: templates.into_iter().map(|templates| (templates, None)).collect(),
+        podinfo: None,
+    };
+    let settings = Settings {
+        templated: true,
+        path: "{key}".parse().unwrap(),
+        suffix: None,
+        delimiters: Delimiters::default(),
+        env,
+        pod: Pod { name: "pod".into(), namespace: "ns".into(), ..Pod::default() },
         max_size: 64 * 1024,
         allow_empty: true,
-        refused: &BTreeMap::new(),
+        flags: String::new(),
     };
-    match render(&inputs) {
+    let inputs = Inputs { snapshot, settings: Arc::new(settings) };
+    let render = || inputs.render(Digest::from_bytes([7; 32]), &Versions::default(), &Refused::new());
+    match render() {
         Ok(rendered) => {
             for (path, file) in rendered.tree.iter() {
                 assert!(file.secret || !contains(&file.bytes.read().unwrap(), CANARY), "{path} is not secret");
             }
-            assert_eq!(render(&inputs).as_ref(), Ok(&rendered));
+            assert_eq!(render().as_ref(), Ok(&rendered));
         }
         Err(rejection) => {
             let said = format!("{rejection} {rejection:?}");

@@ -5,7 +5,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use trimtab::model::tree::TreePath;
-use trimtab::candidate::validate::{SyntaxError, syntax};
+use trimtab::candidate::syntax::{SyntaxError, syntax};
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     let Some((kind, bytes)) = data.split_first() else { return Corpus::Reject };
@@ -24,12 +24,16 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut said = error.to_string();
     said.retain(|c| !c.is_ascii_digit());
     let at = format!("{name}, line , column : not ");
-    let mend = "it pass with --syntax warn";
+    let pass = "it pass with --syntax warn";
     let known = [
-        format!("{at}{format}; mend it, or let {mend}"),
-        format!("{at}UTF-, and so not {format}; mend it, or let {mend}"),
-        format!("{name}: nested more than  deep; flatten it, or let {mend}"),
-        format!("{name}: larger than  bytes, which is too much to parse; let {mend}"),
+        format!("{at}{format}; fix it, or let {pass}"),
+        format!("{at}UTF-, and so not {format}; fix it, or let {pass}"),
+        format!(
+            "{name} begins with a byte order mark (U+FEFF), which {format} does not allow: save it as UTF- without one, or \
+             let {pass}"
+        ),
+        format!("{name}: nested more than  deep; flatten it, or let {pass}"),
+        format!("{name}: larger than  bytes, which is too much to parse; let {pass}"),
     ];
     assert!(known.contains(&said), "{said}");
     Corpus::Keep

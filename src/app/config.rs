@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::candidate::validate;
+use crate::candidate;
 use crate::reload::{self, confirm};
 use crate::render::Settings;
 use crate::source::kube::{ClientConfig, Watch};
@@ -29,7 +29,7 @@ pub struct Config {
     /// What rendering depends on beside the sources.
     pub render: Settings,
     /// What a candidate must pass.
-    pub validate: validate::Config,
+    pub validate: candidate::Config,
     /// How the main process is told.
     pub reload: reload::Config,
     /// How it is seen that the main process took it. With `--once`, nothing is to be seen.

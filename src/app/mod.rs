@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 pub use config::Config;
 pub use end::End;
 
-use crate::candidate::{self, Candidate, Made, Order, Problem};
+use crate::candidate::{self, Candidate, CandidateError, Made, Order};
 use crate::machine::{self, Effect, Event, Machine, Outcome, Step, Timer, Wait, Write};
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey};
@@ -225,7 +225,7 @@ impl Ingredients {
 struct App {
     config: Config,
     settings: Arc<Settings>,
-    validate: Arc<candidate::validate::Config>,
+    validate: Arc<candidate::Config>,
     output: Arc<Output>,
     key: DigestKey,
     sources: Sources,
@@ -730,20 +730,20 @@ impl App {
         let outcome = match result {
             Ok(Candidate::Staged { generation, files, held_back }) => {
                 debug!(sequence = generation.sequence, files, "rendered");
-                self.hold_back(held_back, &said);
+                self.hold_back(&held_back, &said);
                 Outcome::Staged { candidate: generation, baseline }
             }
             Ok(Candidate::Same { held_back }) => {
                 info!("the inputs changed, and render to what is published");
-                self.hold_back(held_back, &said);
+                self.hold_back(&held_back, &said);
                 Outcome::Same
             }
-            Err(Problem { stage, rejected: true, reason, brief, output }) => {
+            Err(CandidateError { stage, rejected: true, reason, brief, output, .. }) => {
                 self.brief = brief;
                 self.problem(stage.as_str(), &format!("rejected: {reason}"), &output);
                 Outcome::Rejected(rejection(stage, reason))
             }
-            Err(Problem { stage, reason, output, .. }) => {
+            Err(CandidateError { stage, reason, output, .. }) => {
                 self.problem(stage.as_str(), &reason, &output);
                 Outcome::Failed
             }

@@ -28,16 +28,16 @@ impl App {
         self.warned = warnings;
     }
 
-    pub(super) fn hold_back(&mut self, held_back: Vec<HeldBack>, said: &[(ObjectRef, Said)]) {
+    pub(super) fn hold_back(&mut self, held_back: &[HeldBack], said: &[(ObjectRef, Said)]) {
         // What is held back was not taken: its last published version stays in its place.
         if !held_back.is_empty() {
             let published = self.published.objects.by_id();
-            for HeldBack { source, .. } in &held_back {
+            for HeldBack { source, .. } in held_back {
                 let previous = published.get(source).map(|object| Arc::clone(object));
                 self.staged.objects.replace(source.clone(), previous);
             }
         }
-        let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, held_back.clone()));
+        let known = with(&self.shared, |status| std::mem::replace(&mut status.held_back, held_back.to_vec()));
         for held in held_back.iter().filter(|held| !known.contains(held)) {
             warn!(source = %held.source, "held back: {}", held.reason);
             let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());

@@ -56,7 +56,7 @@ pub(super) fn environment<'a>(
         shared.check_misuse()
     });
 
-    filters::add(&mut env, notes);
+    filters::add(&mut env, notes, settings.max_size);
     add_names(&mut env, inputs, digest, notes)?;
     for Source { template, text } in sources.values() {
         env.add_template(&template.name, text).map_err(|error| {

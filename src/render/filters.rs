@@ -1,15 +1,17 @@
 //! The filters that configuration needs beside the engine's own.
 //!
-//! Their failures tell a place in the text at most: what the parsers say may quote it.
+//! Their failures name a place in the text at most: what the parsers say may quote it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::io::Read as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
 use bytes::Bytes;
+use flate2::read::MultiGzDecoder;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde::Serialize;
@@ -17,18 +19,22 @@ use sha2::{Digest as _, Sha256};
 
 use super::explain::fault;
 use super::values::{Binary, Notes, text_or_binary};
+use super::yaml::{self, NotYaml};
 
 /// Adds them.
-pub(super) fn add(env: &mut Environment<'_>, notes: &Arc<Notes>) {
+pub(super) fn add(env: &mut Environment<'_>, notes: &Arc<Notes>, max_size: u64) {
     env.add_filter("b64encode", b64encode);
-    let notes = Arc::clone(notes);
-    env.add_filter("b64decode", move |state: &State<'_, '_>, value: &Value| b64decode(state, value, &notes));
+    let shared = Arc::clone(notes);
+    env.add_filter("b64decode", move |state: &State<'_, '_>, value: &Value| b64decode(state, value, &shared));
+    let shared = Arc::clone(notes);
+    env.add_filter("gunzip", move |state: &State<'_, '_>, value: &Value| gunzip(state, value, max_size, &shared));
     env.add_filter("sha256", sha256);
     env.add_filter("to_json", to_json);
     env.add_filter("tojson", tojson);
     env.add_filter("from_json", from_json);
     env.add_filter("to_yaml", to_yaml);
-    env.add_filter("from_yaml", from_yaml);
+    let shared = Arc::clone(notes);
+    env.add_filter("from_yaml", move |value: &Value| from_yaml(value, &shared));
     env.add_filter("to_toml", to_toml);
     env.add_filter("from_toml", from_toml);
     env.add_filter("quote", quote);
@@ -62,19 +68,38 @@ fn b64encode(state: &State<'_, '_>, value: &Value) -> Result<String, Error> {
 
 /// Standard alphabet, with or without padding; line breaks and blanks are passed over. Gives text, or a binary value.
 fn b64decode(state: &State<'_, '_>, value: &Value, notes: &Arc<Notes>) -> Result<Value, Error> {
+    let text = text("b64decode", value)?;
+    state.consume_fuel(text.len() as u64 / 64)?;
+    let decoded = decoded(text).ok_or_else(|| fault("b64decode: the text is not base64", None))?;
+    Ok(text_or_binary(decoded, notes))
+}
+
+fn decoded(text: &str) -> Option<Bytes> {
     const LENIENT: GeneralPurpose = GeneralPurpose::new(
         &base64::alphabet::STANDARD,
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
     );
-    let text: Cow<'_, str> = match text("b64decode", value)? {
+    let text: Cow<'_, str> = match text {
         text if text.contains(|c: char| c.is_ascii_whitespace()) => {
             text.chars().filter(|c| !c.is_ascii_whitespace()).collect()
         }
         text => text.into(),
     };
-    state.consume_fuel(text.len() as u64 / 64)?;
-    let decoded = LENIENT.decode(&*text).map_err(|_| fault("b64decode: the text is not base64", None))?;
-    Ok(text_or_binary(Bytes::from(decoded), notes))
+    LENIENT.decode(&*text).ok().map(Bytes::from)
+}
+
+/// What a gzip file holds, of one member or many: no more than all files together may be. Gives text, or a binary value.
+fn gunzip(state: &State<'_, '_>, value: &Value, max_size: u64, notes: &Arc<Notes>) -> Result<Value, Error> {
+    let packed = bytes("gunzip", state, value)?;
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(packed).take(max_size.saturating_add(1)).read_to_end(&mut unpacked).map_err(|_| {
+        fault("gunzip: the value is not gzip data, or is cut off; b64decode it first, if it is base64", None)
+    })?;
+    if unpacked.len() as u64 > max_size {
+        return Err(fault(format!("gunzip: it unpacks to more than --max-size ({max_size} bytes)"), None));
+    }
+    state.consume_fuel(unpacked.len() as u64 / 64)?;
+    Ok(text_or_binary(Bytes::from(unpacked), notes))
 }
 
 /// Lower-case hex.
@@ -121,7 +146,14 @@ fn tojson(state: &State<'_, '_>, value: &Value, indent: Option<Value>, options: 
 }
 
 fn from_json(value: &Value) -> Result<Value, Error> {
-    serde_json::from_str(text("from_json", value)?)
+    let text = text("from_json", value)?;
+    if text.starts_with('\u{feff}') {
+        return Err(fault(
+            "from_json: the text begins with a byte order mark, which JSON does not allow; save it without",
+            None,
+        ));
+    }
+    serde_json::from_str(text)
         .map_err(|error| fault(format!("from_json: not JSON at {}:{} of the text", error.line(), error.column()), None))
 }
 
@@ -135,11 +167,10 @@ fn to_yaml(value: &Value) -> Result<String, Error> {
     Ok(yaml)
 }
 
-/// One document.
-fn from_yaml(value: &Value) -> Result<Value, Error> {
-    serde_saphyr::from_str(text("from_yaml", value)?).map_err(|error| {
-        let place = error.location().map(|at| format!(" at {}:{} of the text", at.line(), at.column()));
-        fault(format!("from_yaml: not one YAML document{}", place.unwrap_or_default()), None)
+fn from_yaml(value: &Value, notes: &Arc<Notes>) -> Result<Value, Error> {
+    let binary = |text: &str| Some(text_or_binary(decoded(text)?, notes));
+    yaml::parse(text("from_yaml", value)?, &binary).map_err(|NotYaml(line, column)| {
+        fault(format!("from_yaml: not one YAML document at {line}:{column} of the text"), None)
     })
 }
 

@@ -21,7 +21,7 @@ pub(super) fn checked<'a>(text: &'a str, delimiters: &Delimiters) -> Result<Cow<
 
 /// From 1.
 fn line(text: &str, at: usize) -> usize {
-    text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1
+    text[..at].matches('\n').count() + 1
 }
 
 /// What may be done about text that only looks like a tag, where a syntax error lies in one that prints a value.
@@ -114,7 +114,9 @@ fn without_false_comments<'a>(text: &'a str, delimiters: &Delimiters) -> Result<
                 // The engine prints the sign as it prints any other value.
                 let (left, right) = &delimiters.variable;
                 out.push_str(&text[copied..start]);
-                out.push_str(&format!("{left}\"{open}\"{right}"));
+                for piece in [left, "\"", open, "\"", right] {
+                    out.push_str(piece);
+                }
                 copied = inside;
                 inside
             }

@@ -15,6 +15,7 @@ mod redraw;
 mod settings;
 mod templates;
 mod values;
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use self::plain::{PathPattern, PathPatternError};
 pub use self::pod::{Pod, PodInfoError, parse_podinfo};
 pub use self::redraw::Drawn;
 pub use self::settings::{EnvVar, Settings};
+pub(crate) use self::yaml::without_marks;
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::object::{Object, ObjectRef};

@@ -592,6 +592,147 @@ fn nesting_and_chains_end_before_the_stack_does() {
     }
 }
 
+// === What is written for other programs ===
+
+#[test]
+fn files_beside_templates_are_copied_where_a_suffix_is_chosen() {
+    let rules = "expr: up == 0 {# no comment\nsummary: {{ $labels.instance }} {{- end }}\n";
+    let mut case = Case::templates(&[("a.conf.j2", "{{ data.workers }}"), ("rules.yaml", rules), ("_part", "p")]);
+    assert!(case.render().is_err(), "without a suffix, each file is a template");
+    case.suffix = Some(".j2".into());
+    let files = |case: &Case| {
+        let tree = case.render().unwrap().tree;
+        let read = |file: &crate::model::tree::File| String::from_utf8(file.bytes.read().unwrap().to_vec()).unwrap();
+        tree.iter().map(|(path, file)| (path.to_string(), read(file), file.secret)).collect::<Vec<_>>()
+    };
+    let copied = |secret| {
+        [("_part", "p", secret), ("a.conf", "4", false), ("rules.yaml", rules, secret)]
+            .map(|(path, text, secret)| (path.to_owned(), text.to_owned(), secret))
+    };
+    assert_eq!(files(&case), copied(false));
+    let set_secret = |case: &mut Case, secret| {
+        for file in case.templates.as_mut().unwrap().iter_mut().filter(|file| file.name != "a.conf.j2") {
+            file.secret = secret;
+        }
+    };
+    set_secret(&mut case, true);
+    assert_eq!(files(&case), copied(true));
+    set_secret(&mut case, false);
+    // They have their place, and their share of the room.
+    case.templates.as_mut().unwrap().push(template("tpl", "rules.yaml.j2", "x"));
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("file rules.yaml of dir/tpl") && text.contains("rules.yaml.j2"), "{text}");
+    case.templates.as_mut().unwrap().pop();
+    case.max_size = rules.len() as u64 + 2;
+    case.render().unwrap();
+    case.max_size -= 1;
+    assert!(matches!(case.render().unwrap_err(), RenderError::TooLarge { .. }));
+    case.max_size = 3;
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("file rules.yaml of dir/tpl does not fit"), "{text}");
+}
+
+#[test]
+fn other_signs_leave_the_usual_ones_as_text() {
+    let mut case = Case::templates(&[(
+        "t",
+        "{{ $labels.x }} [[ data.workers ]] [% if true %]y[% endif %][# c #] {% x %} {# y ${#z} [[ '[[' ~ {'a': 1} ]]\n",
+    )]);
+    case.delimiters = "[[ ]] [% %] [# #]".parse().unwrap();
+    let tree = case.render().unwrap().tree;
+    let expected = "{{ $labels.x }} 4 y {% x %} {# y ${#z} [[{\"a\": 1}\n".replace('"', "'");
+    let found = tree.get("t").unwrap().bytes.read().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found).replace('"', "'"), expected);
+    case.templates = Some(vec![template("tpl", "t", "a\n[[ data.no ]] [[ 1 ]]")]);
+    let text = case.render().unwrap_err().to_string();
+    assert!(text.contains("line 2: undefined value in `data.no`"), "{text}");
+    case.templates = Some(vec![template("tpl", "t", &format!("[[ {}1 ]]", "1+".repeat(100_000)))]);
+    assert!(case.render().unwrap_err().to_string().contains("words and signs"));
+}
+
+#[test]
+fn a_shells_length_is_text_and_begins_no_comment() {
+    for script in [
+        "a=(1 2)\nfor ((i=0; i<${#a[@]}; i++)); do echo ${#a[$i]} ${#a[*]} ${#name} ${#@} ${#}; done\n# ok #}\n",
+        "${#x}",
+        "x ${#x} y ${#x}",
+    ] {
+        assert_eq!(text(script), script);
+    }
+    // Where it is no text, nothing changes.
+    assert_eq!(
+        text("{{ '${#x}' }}{% raw %}${#x}{{ {% endraw %}{# ${#x} #}{{ {'a': '${#x}'}.a }}"),
+        "${#x}${#x}{{ ${#x}"
+    );
+    assert_eq!(text("{%- raw -%} ${#x} {%- endraw -%} a{# b\nc #}d${# e #}f"), "${#x}ad$f");
+    assert_eq!(text("{{ {'a': {'b': \"}} {# ${#x}\"}}.a.b }}${#y}"), "}} {# ${#x}${#y}");
+    // Lines stay where they are, and so do the pieces that messages quote.
+    let refused = refusal("${#a}\n${#b} {{ data.no }}");
+    assert!(refused.contains("line 2: undefined value in `data.no`"), "{refused}");
+}
+
+#[test]
+fn a_comment_that_swallows_text_is_named_by_its_first_line() {
+    for (template, line, words) in [
+        ("a\n{# b\nc\nd", 2, "no #} ends it"),
+        ("a\n\nserver {#1\nlisten\n{# a comment #}\n", 3, "would swallow all up to the #} that ends the one of line 5"),
+    ] {
+        let text = refusal(template);
+        assert!(text.starts_with(&format!("template t (dir/tpl), line {line}: a comment begins here")), "{text}");
+        assert!(text.contains(words), "{text}");
+        assert!(text.contains("--template-suffix .j2") && text.contains("--template-delimiters"), "{text}");
+    }
+    assert_eq!(text("{# a {# b #}c{#\n\n#}d"), "cd");
+}
+
+#[test]
+fn a_tag_of_another_language_names_both_ways_out() {
+    for template in ["{{ $labels.x }}", "a\n{{ .Values.x }}", "{{ range $i := .x }}", "{{ x y }}"] {
+        let text = refusal(template);
+        assert!(text.contains("syntax error"), "{template}: {text}");
+        assert!(text.contains("--template-suffix .j2") && text.contains("--template-delimiters"), "{template}: {text}");
+    }
+    for template in ["{% if x %}", "{% bad %}", "{{ 1 }}{% for %}"] {
+        let text = refusal(template);
+        assert!(!text.contains("--template-suffix"), "{template}: {text}");
+    }
+}
+
+#[test]
+fn what_was_meant_is_said_where_it_can_be_seen() {
+    let mut case = Case::templates(&[]);
+    case.objects.push(input(
+        object(Kind::ConfigMap, "odd", &[("mysql-root-password", b"x"), ("my.cnf", b"y"), ("mysql", b"z")]),
+        Origin::Named,
+    ));
+    let mut refusal = |template: &str| {
+        case.templates = Some(vec![self::template("tpl", "t", template)]);
+        case.render().unwrap_err().to_string()
+    };
+    for (template, words) in [
+        ("{{ data.mysql-root-password }}", "data[\"mysql-root-password\"]"),
+        ("{{ 'a' ~ data.mysql-root-password }}", "brackets: data[\"mysql-root-password\"]"),
+        ("{% if configmap('odd').mysql-root-password %}{% endif %}", "configmap('odd')[\"mysql-root-password\"]"),
+        ("{{ data.nginx.conf }}", "data[\"nginx.conf\"]"),
+        ("{{ data.my.cnf }}", "data[\"my.cnf\"]"),
+        ("{{ dir('etc').sub/file }}", "dir('etc')[\"sub/file\"]"),
+        (
+            "{{ configmap('web').worker }}",
+            "there is no key \"worker\", but bin, both, empty, json, nginx.conf, workers",
+        ),
+        ("{{ secret('tls').pasword }}", "there is no key \"pasword\", but both, key, pin"),
+        ("{{ data['worker'] }}", "there is no key \"worker\", but "),
+        ("{{ data.workers + 1 }}", "`| int`"),
+        ("{{ 1 - data.workers }}", "`| int`"),
+        ("{{ data.workers / 2 }}", "`| int`"),
+    ] {
+        let text = refusal(template);
+        assert!(text.contains(words), "{template}: {text}");
+    }
+    assert!(!refusal("{{ nothing }}").contains("there is no key"));
+    assert!(!refusal("{{ data.no is defined and nothing }}{{ nothing }}").contains("there is no key"));
+}
+
 // === Filters ===
 
 #[test]
@@ -606,7 +747,7 @@ fn filters_do_what_they_are_called() {
         text("{{ {'b': [1], 'a': '<&>'}|to_json(indent=2) }}"),
         "{\n  \"a\": \"<&>\",\n  \"b\": [\n    1\n  ]\n}"
     );
-    assert_eq!(text("{{ 'b: [1, yes]\na: {x: ~}'|from_yaml|to_json }}"), r#"{"a":{"x":null},"b":[1,true]}"#);
+    assert_eq!(text("{{ 'b: [1, yes]\na: {x: ~}'|from_yaml|to_json }}"), r#"{"a":{"x":null},"b":[1,"yes"]}"#);
     assert_eq!(text("{{ {'b': [1, 'yes'], 'a': 'x: y'}|to_yaml }}|"), "a: \"x: y\"\nb:\n- 1\n- \"yes\"|");
     let toml = "t = 1979-05-27T07:32:00Z\n[b]\nc = [1, 2.5, true]\n";
     assert_eq!(
@@ -616,6 +757,12 @@ fn filters_do_what_they_are_called() {
     assert_eq!(text("{{ {'z': 1, 'a': {'b': 'c'}, 'm': [1]}|to_toml }}|"), "m = [1]\nz = 1\n\n[a]\nb = \"c\"|");
     assert_eq!(text(r#"{{ 'a"\\b\n\t$é'|quote }} {{ 5|quote }}"#), r#""a\"\\b\n\t$é" "5""#);
     assert_eq!(text("{{ data.workers|required('no') }}"), "4");
+    // By gzip(1).
+    let packed = "'H4sIAAAAAAACA8tIzcnJV0gvzavKLOACAAGfXr8NAAAA'|b64decode";
+    assert_eq!(text(&format!("{{{{ {packed}|gunzip }}}}")), "hello gunzip\n");
+    assert_eq!(text("{{ 'H4sIAAAAAAACA/v/DwCWMPiIAgAAAA=='|b64decode|gunzip|b64encode }}"), "//4=");
+    assert_eq!(text(&format!("{{{{ ({packed}|b64encode)|b64decode|gunzip|length }}}}")), "13");
+    assert_eq!(text("{{ ('!!binary aGk='|from_yaml) }} {{ ('v: 0755'|from_yaml).v }}"), "hi 0755");
     assert_eq!(text("{{ data|length }} {% for key in data %}{{ key }} {% endfor %}").split(' ').count(), 12);
 }
 
@@ -627,6 +774,10 @@ fn filters_tell_where_their_input_is_wrong() {
         ("{{ 'a: 1\n---\nb: 2'|from_yaml }}", "from_yaml: not one YAML document"),
         ("{{ 'a = 1\nb = x'|from_toml }}", "from_toml: not TOML at 2:5"),
         ("{{ '???'|b64decode }}", "b64decode: the text is not base64"),
+        ("{{ 'H4sIAAAAAAACA8tIzcnJV0gv'|b64decode|gunzip }}", "gunzip: the value is not gzip data"),
+        ("{{ 'x'|gunzip }}", "gunzip: the value is not gzip data"),
+        ("{{ 5|gunzip }}", "gunzip takes text"),
+        ("{{ '\u{feff}{}'|from_json }}", "begins with a byte order mark"),
         ("{{ 5|to_toml }}", "to_toml"),
         ("{{ {'a': none}|to_toml }}", "to_toml"),
         ("{{ data|quote }}", "quote takes text or a number"),
@@ -635,6 +786,23 @@ fn filters_tell_where_their_input_is_wrong() {
     ] {
         let text = refusal(template);
         assert!(text.contains(words), "{template}: {text}");
+    }
+}
+
+#[test]
+fn what_gunzip_gives_is_bounded() {
+    let gzip = |len: usize| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut encoder, &vec![0; len]).unwrap();
+        encoder.finish().unwrap()
+    };
+    for (len, fits) in [(1 << 20, true), ((1 << 20) + 1, false)] {
+        let mut case = Case::templates(&[("t", "{{ data.packed|gunzip|length }}")]);
+        case.objects.push(input(object(Kind::ConfigMap, "packed", &[("packed", &gzip(len))]), Origin::Named));
+        match case.render() {
+            Ok(_) => assert!(fits),
+            Err(error) => assert!(!fits && error.to_string().contains("more than --max-size"), "{error}"),
+        }
     }
 }
 
@@ -799,6 +967,8 @@ const FAILING: &[&str] = &[
     "{{ {(1, KEY): 1}|to_yaml|from_yaml|from_json }}",
     "{{ KEY|b64decode }}",
     "{{ [KEY]|b64encode }}",
+    "{{ KEY|gunzip }}",
+    "{{ ('!!binary ' ~ KEY)|from_yaml }}",
     "{{ [KEY]|sha256 }}",
     "{{ [KEY]|quote }}",
     "{{ data.no|required(KEY) }}",

@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::{Checked, Gate, UsageError, usage};
-use crate::candidate::validate::{self, Syntax};
+use crate::candidate::{self, syntax::Syntax};
 use crate::cli::values::duration;
 use crate::os::exec::Command;
 
@@ -43,7 +43,7 @@ impl ValueEnum for Syntax {
 }
 
 impl ValidateArgs {
-    pub(super) fn config(&self, output: &Path) -> Checked<validate::Config> {
+    pub(super) fn config(&self, output: &Path) -> Checked<candidate::Config> {
         if self.validate_timeout.is_zero() {
             return usage("--validate-timeout must not be 0");
         }
@@ -53,7 +53,7 @@ impl ValidateArgs {
             let number = index + 1;
             let command: Command =
                 text.parse().map_err(|error| UsageError(format!("--validate (number {number}): {error}")))?;
-            if command.replace(validate::PLACEHOLDER, "") == command {
+            if command.replace(candidate::PLACEHOLDER, "") == command {
                 return usage(format!(
                     "--validate {command} (number {number}) has no {{dir}}, and would not look at the candidate: give \
                      it the path there, as in --validate 'nginx -t -p {{dir}} -c {{dir}}/nginx.conf'"
@@ -64,7 +64,7 @@ impl ValidateArgs {
         if !commands.is_empty() && output.to_str().is_none() {
             return usage("--validate gives programs the path of --output, which is not UTF-8: choose another");
         }
-        Ok(validate::Config { syntax: self.syntax, commands, timeout: self.validate_timeout })
+        Ok(candidate::Config { syntax: self.syntax, commands, timeout: self.validate_timeout })
     }
 
     pub(super) fn add_to(&self, gate: &mut Gate) {

@@ -1,20 +1,14 @@
-//! Validation: whether a candidate may become visible. Its files' syntax, and programs that look at it.
+//! Whether a file is well-formed, by the ending of its name.
 //!
-//! What is wrong is told by place alone: parsers quote what they read, and that may be secret. What a program says
-//! comes back as a [`Said`](crate::os::mask::Said), for the log.
+//! What is wrong is said by place alone: parsers quote what they read, and that may be secret.
 
-use std::path::Path;
-use std::time::Duration;
-
-use rustix::process::Signal;
 use serde::de::IgnoredAny;
 use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
 
 use crate::model::content::Content;
 use crate::model::spool::SpoolError;
 use crate::model::tree::TreePath;
-use crate::os::exec::{self, Command};
-use crate::os::mask::Said;
+use crate::render::without_marks;
 
 /// How deeply YAML may be nested. Those who read it have limits of their own, and none that is known is wider.
 const YAML_DEPTH: usize = 255;
@@ -22,40 +16,24 @@ const YAML_DEPTH: usize = 255;
 /// The largest TOML file that is parsed, in bytes: its parser keeps all of it in memory, many times its size.
 const TOML_LIMIT: usize = 4 << 20;
 
-/// `{dir}` in a program's arguments: the candidate's directory.
-pub const PLACEHOLDER: &str = "{dir}";
-
 /// `--syntax`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syntax {
     /// A malformed file is rejected.
     Strict,
-    /// It is published, and told in the log.
+    /// It is published, and reported in the log.
     Warn,
     /// Files are not parsed.
     Off,
 }
 
-/// What a candidate must pass.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `--syntax`.
-    pub syntax: Syntax,
-    /// `--validate`, in the order given.
-    pub commands: Vec<Command>,
-    /// `--validate-timeout`: the most that one program may take.
-    pub timeout: Duration,
-}
-
-/// Why a file is not what its name says. Rejected by `--syntax strict`, else told. Without a byte of the file.
+/// Why a file is not what its name says. Rejected by `--syntax strict`, else reported. Without a byte of the file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SyntaxError {
     /// It does not parse.
-    #[error("{path}, line {line}, column {column}: not {format}; mend it, or let it pass with --syntax warn")]
+    #[error("{path}, line {line}, column {column}: not {format}; fix it, or let it pass with --syntax warn")]
     Malformed {
-        /// The file.
         path: TreePath,
-        /// What it should be.
         format: &'static str,
         /// From 1.
         line: usize,
@@ -64,34 +42,27 @@ pub enum SyntaxError {
     },
     /// It is no text.
     #[error(
-        "{path}, line {line}, column {column}: not UTF-8, and so not {format}; mend it, or let it pass with --syntax warn"
+        "{path}, line {line}, column {column}: not UTF-8, and so not {format}; fix it, or let it pass with --syntax warn"
     )]
     NotUtf8 {
-        /// The file.
         path: TreePath,
-        /// What it should be.
         format: &'static str,
         /// From 1.
         line: usize,
         /// Of the first wrong byte, from 1, in characters.
         column: usize,
     },
+    #[error(
+        "{path} begins with a byte order mark (U+FEFF), which {format} does not allow: save it as UTF-8 without one, or let \
+         it pass with --syntax warn"
+    )]
+    ByteOrderMark { path: TreePath, format: &'static str },
     /// It is nested too deeply.
     #[error("{path}: nested more than {limit} deep; flatten it, or let it pass with --syntax warn")]
-    TooDeep {
-        /// The file.
-        path: TreePath,
-        /// How deep it may be.
-        limit: usize,
-    },
+    TooDeep { path: TreePath, limit: usize },
     /// It is too large for the memory of a sidecar.
     #[error("{path}: larger than {limit} bytes, which is too much to parse; let it pass with --syntax warn")]
-    TooLarge {
-        /// The file.
-        path: TreePath,
-        /// How large it may be.
-        limit: usize,
-    },
+    TooLarge { path: TreePath, limit: usize },
 }
 
 /// Parses a file by the ending of its name: `.json`, `.yaml`, `.yml` (any number of documents, any tag), `.toml`.
@@ -149,14 +120,15 @@ fn well_formed(path: &TreePath, format: Format, bytes: &[u8]) -> Result<(), Synt
         let (line, column) = end_of(before);
         SyntaxError::NotUtf8 { path: path(), format, line, column }
     })?;
-    parse(text).map_err(|fault| match fault {
-        Fault::At(line, column) => SyntaxError::Malformed { path: path(), format, line, column },
-        Fault::Depth(limit) => SyntaxError::TooDeep { path: path(), limit },
-        Fault::Size(limit) => SyntaxError::TooLarge { path: path(), limit },
+    parse(text).map_err(|error| match error {
+        ParseError::At(line, column) => SyntaxError::Malformed { path: path(), format, line, column },
+        ParseError::ByteOrderMark => SyntaxError::ByteOrderMark { path: path(), format },
+        ParseError::Depth(limit) => SyntaxError::TooDeep { path: path(), limit },
+        ParseError::Size(limit) => SyntaxError::TooLarge { path: path(), limit },
     })
 }
 
-type Parser = fn(&str) -> Result<(), Fault>;
+type Parser = fn(&str) -> Result<(), ParseError>;
 
 /// Line and column of what follows this text, from 1.
 fn end_of(text: &str) -> (usize, usize) {
@@ -165,17 +137,22 @@ fn end_of(text: &str) -> (usize, usize) {
 }
 
 /// What a parser found: a place, or a limit.
-enum Fault {
+enum ParseError {
     At(usize, usize),
     Depth(usize),
+    ByteOrderMark,
     Size(usize),
 }
 
-fn json(text: &str) -> Result<(), Fault> {
-    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| Fault::At(error.line(), error.column()))
+fn json(text: &str) -> Result<(), ParseError> {
+    // RFC 8259, section 8.1.
+    if text.starts_with('\u{feff}') {
+        return Err(ParseError::ByteOrderMark);
+    }
+    serde_json::from_str::<IgnoredAny>(text).map(|_| ()).map_err(|error| ParseError::At(error.line(), error.column()))
 }
 
-fn yaml(text: &str) -> Result<(), Fault> {
+fn yaml(text: &str) -> Result<(), ParseError> {
     // Only the depth costs anything here: the rest passes by.
     let mut budget = Budget::default();
     budget.max_events = usize::MAX;
@@ -187,98 +164,26 @@ fn yaml(text: &str) -> Result<(), Fault> {
     budget.max_total_scalar_bytes = usize::MAX;
     budget.max_merge_keys = usize::MAX;
     budget.enforce_alias_anchor_ratio = false;
-    let report = check_yaml_budget(text, budget, EnforcingPolicy::AllContent)
-        .map_err(|error| Fault::At(error.marker().line(), error.marker().col() + 1))?;
-    if report.breached.is_some() { Err(Fault::Depth(YAML_DEPTH)) } else { Ok(()) }
+    let report = check_yaml_budget(&without_marks(text), budget, EnforcingPolicy::AllContent)
+        .map_err(|error| ParseError::At(error.marker().line(), error.marker().col() + 1))?;
+    if report.breached.is_some() { Err(ParseError::Depth(YAML_DEPTH)) } else { Ok(()) }
 }
 
-fn toml(text: &str) -> Result<(), Fault> {
+fn toml(text: &str) -> Result<(), ParseError> {
     if text.len() > TOML_LIMIT {
-        return Err(Fault::Size(TOML_LIMIT));
+        return Err(ParseError::Size(TOML_LIMIT));
     }
     let Err(error) = toml::de::DeTable::parse(text) else { return Ok(()) };
     let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
     let (line, column) = end_of(before);
-    Err(Fault::At(line, column))
-}
-
-/// Why a program did not let a candidate pass. Either way, nothing is published.
-#[derive(Debug)]
-pub enum Failure {
-    /// The inputs are at fault, and are not tried again: it said no, did not end in time, or crashed.
-    Rejected {
-        /// Which program, how it ended, and what to do.
-        message: String,
-        /// What it said, for the log.
-        output: Said,
-    },
-    /// Nobody knows what the inputs are worth: it could not be run, or was ended by somebody else. Retried.
-    Failed {
-        /// Which program, why, and what to do.
-        message: String,
-        /// What it said, for the log.
-        output: Said,
-    },
-}
-
-/// Runs each program on the candidate in `dir`, in order; the first that does not exit with 0 ends it.
-pub async fn run(config: &Config, dir: &Path) -> Result<(), Failure> {
-    // Checked when the flags were: see `crate::cli::flags`.
-    let dir = dir.to_string_lossy();
-    for command in &config.commands {
-        let ran = exec::run(&command.replace(PLACEHOLDER, &dir), config.timeout).await;
-        let outcome =
-            ran.map_err(|error| Failure::Failed { message: format!("--validate {error}"), output: Said::default() })?;
-        let Some(status) = outcome.status else {
-            let message = format!(
-                "--validate {command} did not end within --validate-timeout ({:?}), and was killed with its process \
-                 group; what it said is in the log",
-                config.timeout
-            );
-            return Err(Failure::Rejected { message, output: outcome.output });
-        };
-        if status.success() {
-            continue;
-        }
-        return Err(judge(command, status, outcome.output));
-    }
-    Ok(())
-}
-
-fn judge(command: &Command, status: std::process::ExitStatus, output: Said) -> Failure {
-    use std::os::unix::process::ExitStatusExt as _;
-
-    match status.signal() {
-        // The kernel kills so when memory is short (cgroups), people and supervisors when they want it to end.
-        Some(signal) if signal == Signal::KILL.as_raw() || signal == Signal::TERM.as_raw() => {
-            let message = format!(
-                "--validate {command} was killed by signal {signal}, and not for its time: if by the kernel, raise \
-                 this container's memory limit"
-            );
-            Failure::Failed { message, output }
-        }
-        Some(signal) => {
-            let message =
-                format!("--validate {command} died by signal {signal} of the candidate; what it said is in the log");
-            Failure::Rejected { message, output }
-        }
-        None => {
-            let code = status.code().unwrap_or_default();
-            let message = format!(
-                "--validate {command} refused the candidate with exit code {code}: mend what it names in the log"
-            );
-            Failure::Rejected { message, output }
-        }
-    }
+    Err(ParseError::At(line, column))
 }
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::os::mask::Mask;
 
     const CANARY: &str = "hunter2-canary";
 
@@ -293,6 +198,8 @@ mod tests {
             ("a.yaml", ""),
             ("a.toml", ""),
             ("a.yml", "\u{feff}a: 1\n"),
+            ("a.yaml", "a: 1\n---\n\u{feff}b: 2\n\u{feff}---\nc: 3\n...\n\u{feff}d: 4\n"),
+            ("a.toml", "\u{feff}a = 1\n"),
             ("a.YAML", "a: 1\n---\nb: 2\n...\n---\n- 3\n"),
             ("a.yaml", "Key: !Sub\n- !Ref x\n- !GetAtt a.b\n- !<tag:x> {y: z}\n- !!binary aGk=\n"),
             ("a.yaml", "base: &b {x: 1}\nover: {<<: *b, y: 2}\n"),
@@ -308,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_told_with_its_place_and_without_its_text() {
+    fn what_is_malformed_is_reported_with_its_place_and_without_its_text() {
         for (name, text, place) in [
             ("x/a.json", "{\n  \"CANARY\": CANARY\n}", "x/a.json, line 2, column 21: not JSON"),
             ("a.json", "", "line 1, column 0"),
-            ("a.json", "\u{feff}{}", "line 1, column 1"),
+            ("a.json", "\u{feff}{}", "a.json begins with a byte order mark (U+FEFF), which JSON does not allow"),
             ("a.json", "{} {}", "line 1, column 4"),
             ("a.yaml", "a: CANARY\nb: [ CANARY\n", "a.yaml, line 2, column 4: not YAML"),
             ("a.yaml", "a: 1\n---\nb: *CANARY\n", "line 3"),
@@ -354,44 +261,6 @@ mod tests {
         assert_eq!(parse("a.yaml", format!("a: {scalar}")), Ok(()));
         let message = parse("a.toml", format!("a = '{scalar}'")).unwrap_err().to_string();
         assert!(message.contains("larger than 4194304 bytes"), "{message}");
-    }
-
-    fn config(commands: &[&str]) -> Config {
-        let commands = commands.iter().map(|command| command.parse().unwrap()).collect();
-        Config { syntax: Syntax::Warn, commands, timeout: Duration::from_secs(20) }
-    }
-
-    async fn verdict(command: &str) -> String {
-        match run(&config(&[command]), Path::new("/")).await {
-            Ok(()) => "passed".into(),
-            Err(Failure::Rejected { message, .. }) => format!("rejected: {message}"),
-            Err(Failure::Failed { message, .. }) => format!("failed: {message}"),
-        }
-    }
-
-    #[tokio::test]
-    async fn only_what_the_inputs_did_is_their_fault() {
-        assert_eq!(verdict("sh -c 'exit 0'").await, "passed");
-        let message = verdict("sh -c 'exit 3' secret-canary").await;
-        assert!(message.starts_with("rejected: --validate sh ") && message.contains("exit code 3"), "{message}");
-        assert!(!message.contains("canary"), "{message}");
-        assert!(verdict("sh -c 'kill -SEGV $$'").await.starts_with("rejected: "));
-        assert!(verdict("sh -c 'kill -KILL $$'").await.starts_with("failed: "));
-        assert!(verdict("sh -c 'kill -TERM $$'").await.starts_with("failed: "));
-        let message = verdict("/no/such/program").await;
-        assert!(message.starts_with("failed: --validate /no/such/program") && message.contains("COPY"), "{message}");
-    }
-
-    #[tokio::test]
-    async fn programs_run_in_order_until_one_refuses() {
-        let dir = tempfile::tempdir().unwrap();
-        let first = "sh -c 'echo 1 >$0/log' {dir}";
-        let second = "sh -c 'echo 2 >>$0/log; echo why; exit 1' {dir}";
-        let failure = run(&config(&[first, second, "touch {dir}/third"]), dir.path()).await.unwrap_err();
-        assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "1\n2\n");
-        assert!(!dir.path().join("third").exists());
-        let Failure::Rejected { output, .. } = failure else { panic!("{failure:?}") };
-        assert_eq!(Mask::new(std::iter::empty::<Bytes>()).apply(&output), "why\\n");
     }
 
     fn fragments() -> impl Strategy<Value = String> {
