@@ -514,12 +514,12 @@ impl App {
     fn take(&mut self, update: Update) -> bool {
         let source = update.source;
         let Some(name) = self.config.specs.get(source).map(|spec| spec.name.clone()) else { return false };
-        let told = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted);
+        let told = matches!(update.seen, Seen::All(_) | Seen::Changed(_) | Seen::Gone(_));
         if matches!(update.seen, Seen::Interrupted) {
             debug!(source = name, "its watch was cut");
             self.shared.metrics.watch_cut();
         }
-        if let Seen::Trouble { message, .. } = &update.seen {
+        if let Seen::Trouble { message, .. } | Seen::Warning(message) = &update.seen {
             warn!(source = name, "{message}");
         }
         let changed = self.sources.take(update);

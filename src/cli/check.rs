@@ -157,8 +157,9 @@ async fn of_api(config: &Config) -> Vec<Finding> {
 fn of_files(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut sources = Sources::new(config.specs.iter().cloned());
+    let budget = files::Budget::new(config.files.max_size);
     for root in &config.files.roots {
-        let seen = match files::read(root, config.files.max_size) {
+        let seen = match files::read(root, &budget) {
             Ok(object) => Seen::All(object.into_iter().map(|object| (object.id.clone(), Arc::new(object))).collect()),
             Err(error) => Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() },
         };

@@ -34,6 +34,8 @@ pub enum Seen {
         /// Whether it is a permission that is missing.
         forbidden: bool,
     },
+    /// The source can be read, but what is wrong with its set-up will show later. Sent once.
+    Warning(String),
     /// The source is readable again (or for the first time); follows or precedes `All`.
     Healthy,
     /// A watch was cut. Where the next one begins nothing is lost; it says for itself when that is not soon.
@@ -100,6 +102,8 @@ pub struct View {
     had_content: bool,
     /// Why it cannot be read at the moment.
     trouble: Option<Trouble>,
+    /// What is wrong with it though it can be read.
+    warning: Option<String>,
     /// That what it holds is kept though it is gone.
     pub kept: bool,
     /// When it last told something.
@@ -108,7 +112,16 @@ pub struct View {
 
 impl View {
     fn new(spec: Spec) -> Self {
-        Self { spec, objects: BTreeMap::new(), heard: false, had_content: false, trouble: None, kept: false, at: None }
+        Self {
+            spec,
+            objects: BTreeMap::new(),
+            heard: false,
+            had_content: false,
+            trouble: None,
+            warning: None,
+            kept: false,
+            at: None,
+        }
     }
 
     /// The `resourceVersion` of a named object.
@@ -160,7 +173,7 @@ impl View {
         match (&self.trouble, self.kept) {
             (Some(trouble), _) => Some(trouble.message.clone()),
             (None, true) => Some("it is gone or empty; its last content is kept (--on-delete keep)".into()),
-            (None, false) => self.waits_for(),
+            (None, false) => self.waits_for().or_else(|| self.warning.clone()),
         }
     }
 
@@ -177,6 +190,10 @@ impl View {
             }
             Seen::Healthy => {
                 self.trouble = None;
+                return false;
+            }
+            Seen::Warning(message) => {
+                self.warning = Some(message);
                 return false;
             }
             Seen::Interrupted => return false,
@@ -205,7 +222,7 @@ impl View {
                         next.remove(&id);
                         next
                     }
-                    Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted => return false,
+                    Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted => return false,
                 };
                 if !self.spec.apply_deletes {
                     self.kept = self.keep(&mut next);
@@ -291,7 +308,7 @@ impl Sources {
     pub fn take(&mut self, update: Update) -> bool {
         let Some(view) = self.views.get_mut(update.source) else { return false };
         let edited = if let Seen::Changed(object) = &update.seen { Some(object.id.clone()) } else { None };
-        let may_move = !matches!(update.seen, Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted);
+        let may_move = matches!(update.seen, Seen::All(_) | Seen::Changed(_) | Seen::Gone(_));
         let old = edited.as_ref().and_then(|id| view.objects.get(id)).cloned();
         let changed = view.take(update.seen);
         let new = edited.as_ref().and_then(|id| view.objects.get(id));
@@ -441,6 +458,18 @@ mod tests {
         assert!(!optional.waits_for().is_empty(), "unreachable is not absent");
         assert!(optional.take(Update { source: 0, seen: all(&[]) }));
         assert!(optional.waits_for().is_empty());
+    }
+
+    #[test]
+    fn a_warning_is_said_of_a_source_that_can_be_read() {
+        let mut sources = Sources::new([spec(Role::Named)]);
+        sources.take(Update { source: 0, seen: all(&[object("a", 0, &[("k", "v")])]) });
+        for seen in [Seen::Warning("never updated".into()), Seen::Healthy] {
+            assert!(!sources.take(Update { source: 0, seen }));
+            let view = &sources.views()[0];
+            assert!(view.is_up());
+            assert_eq!(view.message().as_deref(), Some("never updated"));
+        }
     }
 
     #[test]

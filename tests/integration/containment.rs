@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -716,7 +716,7 @@ fn outputs_that_are_not_ours_are_refused_with_the_remedy() {
 }
 
 /// A mount, as long as it lives.
-struct Mounted(PathBuf);
+pub struct Mounted(PathBuf);
 
 impl Mounted {
     /// A file system in memory at this path, with these flags; what fails is said, as it needs root.
@@ -726,6 +726,14 @@ impl Mounted {
             panic!("this test mounts a tmpfs, and must run as root with CAP_SYS_ADMIN: {errno}")
         });
         Self(path)
+    }
+
+    /// What lies at one path at another, too.
+    pub fn bind(from: &Path, to: PathBuf) -> Self {
+        mount_bind(from, &to).unwrap_or_else(|errno| {
+            panic!("this test mounts a directory, and must run as root with CAP_SYS_ADMIN: {errno}")
+        });
+        Self(to)
     }
 }
 
@@ -888,6 +896,33 @@ fn a_directory_that_is_too_large_is_refused_by_name_without_its_memory() {
     });
     println!("peak: {} MiB", peak(&sidecar));
     assert!(peak(&sidecar) < 64);
+}
+
+#[test]
+fn directories_that_are_too_large_together_are_refused_by_name_without_their_memory() {
+    let place = Place::new();
+    let mut flags = vec!["--max-size".to_owned(), "16Mi".to_owned()];
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        place.write(&format!("{name}/large"), vec![b'x'; 15 << 20]);
+        flags.extend(["--watch-dir".to_owned(), place.text(name)]);
+    }
+    let sidecar = place.sidecar(&flags.iter().map(String::as_str).collect::<Vec<_>>());
+    let status = sidecar.until("all but one are refused", |status| {
+        let sources = status["sources"].as_array().unwrap();
+        let refused = |source: &&Value| {
+            let message = source["message"].as_str().unwrap_or_default();
+            message.contains("together hold more than 16777216 bytes") && message.contains("--max-size")
+        };
+        sources.iter().filter(refused).count() == 5 && sources.iter().any(|source| source["healthy"] == true)
+    });
+    let sources = status["sources"].as_array().unwrap();
+    let whole = sources.iter().find(|source| source["healthy"] == true).expect("one fits");
+    let path = format!("/{}\"", whole["name"].as_str().unwrap().trim_start_matches("dir/"));
+    let named = |source: &Value| source["message"].as_str().is_some_and(|message| message.contains(&path));
+    assert_eq!(sources.iter().filter(|source| named(source)).count(), 5, "{status}");
+    assert_eq!(sidecar.log().matches("together hold").count(), 5, "each once");
+    println!("peak: {} MiB", peak(&sidecar));
+    assert!(peak(&sidecar) < 48);
 }
 
 #[test]

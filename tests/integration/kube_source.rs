@@ -480,7 +480,7 @@ async fn what_happened_while_the_server_was_down_is_seen_deletions_included() {
                 }
             }
             Seen::Gone(id) => names.retain(|name| **name != *id.name),
-            Seen::Trouble { .. } | Seen::Healthy | Seen::Interrupted => {}
+            Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted => {}
         }
     }
     loop {
@@ -660,6 +660,7 @@ async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant
             Seen::Changed(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
             Seen::Gone(id) => format!("gone {id}"),
             Seen::Healthy | Seen::Interrupted => "healthy".to_owned(),
+            Seen::Warning(message) => message,
             Seen::Trouble { message, .. } => message.strip_prefix("configmap/web/web: ").unwrap().to_owned(),
         });
     }

@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal, Uid};
 use serde_json::Value;
 
+use super::containment::Mounted;
 use super::support::hook::Hook;
 use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
@@ -633,6 +634,26 @@ fn without_inotify_changes_are_found_by_polling_and_blindness_is_told() {
     blind.until("it sees again", |status| source(status, "dir/volume")["healthy"] == true);
     volume.swap(&[("key", "4")]);
     until("blind", "4");
+}
+
+#[test]
+fn subpath_mount_is_read_and_named_as_one_that_is_never_updated() {
+    let scene = Scene::new();
+    let volume = Volume::new(scene.at("volume"), &[("key", "1")]);
+    fs::create_dir(scene.at("mounted")).unwrap();
+    let version = volume.path.join("..data").canonicalize().unwrap();
+    let _mounted = Mounted::bind(&version, scene.at("mounted"));
+    let flags = ["--watch-dir", &scene.text("mounted"), "--poll-interval", "20ms", "--debounce", "1ms"];
+    let sidecar = scene.start(&flags);
+    let status = sidecar.until("it is named", |status| {
+        says(&source(status, "dir/mounted")["message"], &["mounted", "subPath", "restart", "whole volume"])
+    });
+    assert_eq!(source(&status, "dir/mounted")["healthy"], true);
+    assert_eq!(scene.published("key").as_deref(), Some("1"));
+    // Whatever it reads later, it says no more.
+    fs::write(version.join("key"), "2").unwrap();
+    eventually("it reads on", || (scene.published("key").as_deref() == Some("2")).then_some(()));
+    assert_eq!(sidecar.log().matches("is a subPath").count(), 1, "{}", sidecar.log());
 }
 
 #[test]

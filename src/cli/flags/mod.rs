@@ -94,6 +94,7 @@ impl RunArgs {
                 roots: parts.roots,
                 poll_interval: sources.poll_interval,
                 max_size: output.max_size,
+                debounce: life.debounce,
             },
             output: output.config()?,
             digest_key_file: output.digest_key_file.clone(),

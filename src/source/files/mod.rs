@@ -1,7 +1,8 @@
 //! Directories and files as sources: mounted volumes, templates, the downward API.
 //!
 //! inotify only wakes; what decides is a fresh read ([`read`]) and its digest. So no event can be misread, and a lost
-//! one costs until the next `--poll-interval`, never a wrong state. One task and one inotify instance serve all roots
+//! one costs until the next `--poll-interval`, never a wrong state. After an event, files whose stamps show no change
+//! are not read again ([`stamp`]); a poll reads everything. One task and one inotify instance serve all roots
 //! ([`watch`]): instances are few on a node (`fs.inotify.max_user_instances`, 128 for each user by default).
 //!
 //! **Whole volumes.** In the kubelet's layout (`pkg/volume/util/atomic_writer.go`) `..data` names the directory that
@@ -14,9 +15,11 @@
 //! that start with `..`, `lost+found`, pipes, sockets and devices, links to nothing (as editors' locks are), and links
 //! to a directory above themselves.
 
+mod budget;
 mod medium;
 mod mount;
 mod read;
+mod stamp;
 #[cfg(test)]
 mod volume;
 mod watch;
@@ -26,6 +29,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+pub use budget::Budget;
 pub use mount::{Frozen, frozen};
 pub use read::read;
 pub use watch::watch;
@@ -50,8 +54,10 @@ pub struct Config {
     pub roots: Vec<Root>,
     /// `--poll-interval`: every root is read again this often, whatever inotify says. Zero: never.
     pub poll_interval: Duration,
-    /// `--max-size`: the largest sum of keys and values of one root, in bytes.
+    /// `--max-size`: the largest sum of keys and values of all roots together, in bytes.
     pub max_size: u64,
+    /// `--debounce`: the longest pause after a read.
+    pub debounce: Duration,
 }
 
 /// Why a root cannot be read, or its changes cannot be seen. Each is retried: what was known stays.
@@ -91,12 +97,21 @@ pub enum FilesError {
     /// The keys and values are larger than allowed.
     #[error("{path:?} holds more than {limit} bytes; raise --max-size, or watch a smaller directory")]
     TooLarge { path: PathBuf, limit: u64 },
+    /// It alone would fit, but not beside what the others hold.
+    #[error("{} together hold more than {limit} bytes; raise --max-size, or watch smaller directories", list(paths))]
+    TooLargeTogether { paths: Vec<PathBuf>, limit: u64 },
     /// There are too many entries.
     #[error("{path:?} holds more than {limit} files and directories; watch a smaller directory")]
     TooMany { path: PathBuf, limit: usize },
     /// Directories are nested too deeply.
     #[error("{path:?} lies more than {limit} directories deep; watch a directory further down")]
     TooDeep { path: PathBuf, limit: usize },
+    /// What is mounted here can be read, but will never change.
+    #[error(
+        "{path:?} is a subPath volumeMount, which the kubelet never updates: changes will be seen after a restart of the \
+         Pod alone; mount the whole volume (a volumeMount without subPath) and watch that directory"
+    )]
+    Frozen { path: PathBuf },
     /// The kubelet has replaced what is mounted here, and this mount will never show it.
     #[error(
         "{path:?} is a subPath volumeMount, and the volume behind it has changed: the kubelet never updates such a \
@@ -128,6 +143,11 @@ pub enum InotifyError {
     /// A directory could not be watched.
     #[error("no inotify watch: {0} (a node's limit: sysctl fs.inotify.max_user_watches)")]
     Watch(Errno),
+}
+
+#[expect(clippy::unnecessary_debug_formatting, reason = "quoted and escaped, as in the other messages")]
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>().join(", ")
 }
 
 /// What may be done about a failed system call.

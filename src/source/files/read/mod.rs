@@ -1,6 +1,6 @@
 //! One read of a root: what it holds at this moment, and in which directories that can change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -9,14 +9,17 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
-use nix::sys::stat::{FileStat, SFlag, fstat, stat};
+use nix::fcntl::{AT_FDCWD, AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
+use nix::sys::stat::{FileStat, SFlag, fstat, fstatat, stat};
 use rustix::fs::{FileType, RawDir};
 
+use super::budget::Budget;
 use super::medium::Medium;
+use super::stamp::{Known, Stamp};
 use super::{FilesError, Root};
 use crate::model::content::Content;
 use crate::model::object::{Kind, Object, ObjectRef};
@@ -38,28 +41,38 @@ pub(super) struct Reading {
     pub directories: Vec<PathBuf>,
     /// What the object lies on; after a failure `Unknown`.
     pub medium: Medium,
+    pub stamps: HashMap<String, Stamp>,
 }
 
 /// Reads a root once. `Ok(None)`: it does not exist.
 ///
 /// A directory's keys are paths relative to it, with `/` between segments; a file has one key, its file name.
-/// Never holds more than `max_size` bytes of values.
-pub fn read(root: &Root, max_size: u64) -> Result<Option<Object>, FilesError> {
-    reading(root, max_size).object
+/// Never holds more bytes than there is room for.
+pub fn read(root: &Root, budget: &Budget) -> Result<Option<Object>, FilesError> {
+    reading(root, budget, &Known::default(), SystemTime::now()).object
 }
 
-pub(super) fn reading(root: &Root, max_size: u64) -> Reading {
+/// The same. `known`: what is not read again if its files have not changed; `now`: no later than now.
+pub(super) fn reading(root: &Root, budget: &Budget, known: &Known, now: SystemTime) -> Reading {
+    let held = budget.held(root);
     let mut directories = Vec::new();
+    let mut error = FilesError::Unsettled { path: root.path.clone(), attempts: ATTEMPTS };
     for _ in 0..ATTEMPTS {
         directories.clear();
-        match attempt(root, max_size, &mut directories) {
-            Ok((object, medium)) => return Reading { object: Ok(object), directories, medium },
-            Err(Stop::Failed(error)) => return Reading { object: Err(error), directories, medium: Medium::Unknown },
+        match attempt(root, budget, known, now, &mut directories) {
+            Ok((object, medium, stamps)) => {
+                budget.settle(root, object.as_ref().map_or(0, Object::size));
+                return Reading { object: Ok(object), directories, medium, stamps };
+            }
+            Err(Stop::Failed(failure)) => {
+                error = failure;
+                break;
+            }
             Err(Stop::Changed) => {}
         }
     }
-    let error = FilesError::Unsettled { path: root.path.clone(), attempts: ATTEMPTS };
-    Reading { object: Err(error), directories, medium: Medium::Unknown }
+    budget.settle(root, held);
+    Reading { object: Err(error), directories, medium: Medium::Unknown, stamps: HashMap::new() }
 }
 
 /// Why a read ended early.
@@ -75,11 +88,19 @@ impl From<FilesError> for Stop {
     }
 }
 
-fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result<(Option<Object>, Medium), Stop> {
+type Found = (Option<Object>, Medium, HashMap<String, Stamp>);
+
+fn attempt(
+    root: &Root,
+    budget: &Budget,
+    known: &Known,
+    now: SystemTime,
+    directories: &mut Vec<PathBuf>,
+) -> Result<Found, Stop> {
     let path = without_trailing_slash(&root.path);
     let fd = match open(AT_FDCWD, &path, ResolveFlag::empty()) {
         Ok(fd) => fd,
-        Err(Errno::ENOENT) => return Ok((None, Medium::Unknown)),
+        Err(Errno::ENOENT) => return Ok((None, Medium::Unknown, HashMap::new())),
         Err(Errno::ENXIO | Errno::ENODEV) => return Err(FilesError::NoFile { path }.into()),
         Err(errno) => return Err(failed(&path, errno).into()),
     };
@@ -87,8 +108,10 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
     let mut walk = Walk {
         root: &path,
         fd: &fd,
-        limit: max_size,
-        left: max_size,
+        budget: Ration { budget, root, used: 0 },
+        known,
+        now,
+        stamps: HashMap::new(),
         entries: 0,
         above: Vec::new(),
         data: BTreeMap::new(),
@@ -112,11 +135,12 @@ fn attempt(root: &Root, max_size: u64, directories: &mut Vec<PathBuf>) -> Result
         }
         _ => return Err(FilesError::NoFile { path }.into()),
     }
-    let Walk { data, devices, .. } = walk;
+    let Walk { data, devices, stamps, .. } = walk;
     let media = || devices.iter().map(|(_, medium)| *medium);
     let secret = root.secret.unwrap_or(media().any(|medium| medium == Medium::Memory));
     let id = ObjectRef { kind: Kind::Dir, namespace: Arc::default(), name: root.name.as_str().into() };
-    Ok((Some(Object::new(id, String::new(), 0, secret, data)), media().max().unwrap_or(Medium::Unknown)))
+    let object = Object::new(id, String::new(), 0, secret, data);
+    Ok((Some(object), media().max().unwrap_or(Medium::Unknown), stamps))
 }
 
 /// A directory's trailing slash would make a file `ENOTDIR`, and hide its name.
@@ -167,13 +191,34 @@ fn data_link(directory: &File) -> nix::Result<Option<PathBuf>> {
     }
 }
 
+/// What one read takes of the room.
+struct Ration<'a> {
+    budget: &'a Budget,
+    root: &'a Root,
+    used: u64,
+}
+
+impl Ration<'_> {
+    fn take(&mut self, bytes: u64) -> Result<(), FilesError> {
+        self.budget.grow(self.root, self.used.saturating_add(bytes))?;
+        self.used += bytes;
+        Ok(())
+    }
+
+    fn left(&self) -> u64 {
+        self.budget.most(self.root).saturating_sub(self.used)
+    }
+}
+
 struct Walk<'a> {
     root: &'a Path,
     /// The root's; every path below is opened relative to it, so that no link leads out of it.
     fd: &'a File,
-    limit: u64,
-    /// Bytes that may still come.
-    left: u64,
+    budget: Ration<'a>,
+    known: &'a Known,
+    /// No later than any file was looked at.
+    now: SystemTime,
+    stamps: HashMap<String, Stamp>,
     /// Directory entries so far, keys or not.
     entries: usize,
     /// Device and inode of the directories that we are in.
@@ -219,18 +264,20 @@ impl Walk<'_> {
         }
         self.note_device(directory, stat.st_dev, &path)?;
         self.above.push(identity);
-        for name in self.names(directory, &path)? {
+        for (name, kind) in self.names(directory, &path)? {
             let below = at.join(&name);
             let name = name.to_str().ok_or_else(|| FilesError::Name { path: self.root.join(&below) })?;
             let key = if key.is_empty() { name.to_owned() } else { format!("{key}/{name}") };
-            self.entry(&below, key, follow)?;
+            if kind != FileType::RegularFile || !self.is_unchanged(directory, name, &key)? {
+                self.entry(&below, key, follow)?;
+            }
         }
         self.above.pop();
         Ok(())
     }
 
     /// The names that may be keys or directories.
-    fn names(&mut self, directory: &File, path: &Path) -> Result<Vec<OsString>, Stop> {
+    fn names(&mut self, directory: &File, path: &Path) -> Result<Vec<(OsString, FileType)>, Stop> {
         let mut names = Vec::new();
         let mut buffer = [MaybeUninit::uninit(); 8192];
         let mut entries = RawDir::new(directory, &mut buffer);
@@ -255,7 +302,7 @@ impl Walk<'_> {
             if !skip
                 && matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink | FileType::Unknown)
             {
-                names.push(OsStr::from_bytes(name).to_owned());
+                names.push((OsStr::from_bytes(name).to_owned(), kind));
             }
         }
         Ok(names)
@@ -277,26 +324,68 @@ impl Walk<'_> {
         }
     }
 
-    fn file(&mut self, file: &File, stat: &FileStat, path: &Path, key: String) -> Result<(), Stop> {
-        self.note_device(file, stat.st_dev, path)?;
-        let too_large = || FilesError::TooLarge { path: self.root.to_owned(), limit: self.limit };
-        let left = self.left.checked_sub(key.len() as u64).ok_or_else(too_large)?;
-        // The size is a hint only: files of /proc have none, others grow. One byte beyond what is left tells a file
-        // that is too large from one that just fits.
-        let room = left.saturating_add(1);
-        let size = u64::try_from(stat.st_size).unwrap_or(0).saturating_add(1).min(room);
-        let mut bytes = Vec::with_capacity(usize::try_from(size).map_err(|_| too_large())?);
-        file.take(room).read_to_end(&mut bytes).map_err(|error| failed(path, errno_of(error)))?;
-        self.left = left.checked_sub(bytes.len() as u64).ok_or_else(too_large)?;
+    /// Takes over the value of a plain file that is as it was, without opening it.
+    fn is_unchanged(&mut self, directory: &File, name: &str, key: &str) -> Result<bool, Stop> {
+        if !self.known.stamps.contains_key(key) {
+            return Ok(false);
+        }
+        // Whatever is wrong shows when it is opened.
+        let Ok(found) = fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) else { return Ok(false) };
+        let is_on_known_device = self.devices.iter().any(|(device, _)| *device == found.st_dev);
+        if kind(&found) != SFlag::S_IFREG || !is_on_known_device {
+            return Ok(false);
+        }
+        self.take_known(key, Stamp::of(&found))
+    }
+
+    fn take_known(&mut self, key: &str, stamp: Stamp) -> Result<bool, Stop> {
+        let Some(value) = self.known.value(key, stamp) else { return Ok(false) };
+        self.budget.take((key.len() + value.len()) as u64)?;
+        self.data.insert(key.to_owned(), value.clone());
+        self.stamps.insert(key.to_owned(), stamp);
+        Ok(true)
+    }
+
+    fn file(&mut self, mut file: &File, found: &FileStat, path: &Path, key: String) -> Result<(), Stop> {
+        let medium = self.note_device(file, found.st_dev, path)?;
+        let stamp = Stamp::of(found);
+        if self.take_known(&key, stamp)? {
+            return Ok(());
+        }
+        self.budget.take(key.len() as u64)?;
+        let mut bytes = Vec::new();
+        // The size is a hint only: files of /proc have none, others grow.
+        let mut granted = u64::try_from(found.st_size).unwrap_or(0).min(self.budget.left());
+        self.budget.take(granted)?;
+        loop {
+            // One byte beyond the room tells a file that is too large from one that just fits.
+            let more = (granted + 1).saturating_sub(bytes.len() as u64);
+            bytes.reserve_exact(usize::try_from(more).unwrap_or(usize::MAX));
+            let read = file.by_ref().take(more).read_to_end(&mut bytes);
+            read.map_err(|error| failed(path, errno_of(error)))?;
+            if bytes.len() as u64 <= granted {
+                break;
+            }
+            let more = granted.max(4096).min(self.budget.left()).max(1);
+            self.budget.take(more)?;
+            granted += more;
+        }
+        self.budget.used -= granted - bytes.len() as u64;
+        // Another machine's clock is not ours.
+        if medium != Medium::Unknown && stamp.is_settled(self.now) {
+            self.stamps.insert(key.clone(), stamp);
+        }
         self.data.insert(key, Bytes::from(bytes.into_boxed_slice()).into());
         Ok(())
     }
 
-    fn note_device(&mut self, fd: &File, device: u64, path: &Path) -> Result<(), FilesError> {
-        if !self.devices.iter().any(|(known, _)| *known == device) {
-            self.devices.push((device, Medium::of(fd).map_err(|errno| failed(path, errno))?));
+    fn note_device(&mut self, file: &File, device: u64, path: &Path) -> Result<Medium, FilesError> {
+        if let Some((_, medium)) = self.devices.iter().find(|(known, _)| *known == device) {
+            return Ok(*medium);
         }
-        Ok(())
+        let medium = Medium::of(file).map_err(|errno| failed(path, errno))?;
+        self.devices.push((device, medium));
+        Ok(medium)
     }
 
     fn open(&self, at: &Path) -> nix::Result<File> {

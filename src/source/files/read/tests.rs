@@ -15,7 +15,7 @@ fn root(path: impl Into<PathBuf>) -> Root {
 }
 
 fn get(path: impl Into<PathBuf>) -> Result<Option<Object>, FilesError> {
-    read(&root(path), 1 << 20)
+    read(&root(path), &Budget::new(1 << 20))
 }
 
 /// Keys and values of what must be there.
@@ -237,7 +237,7 @@ fn size_is_limited_to_the_byte() {
     let dir = TempDir::new().unwrap();
     write(dir.path().join("abc"), "1234567");
     write(dir.path().join("d"), &"x".repeat(9_000));
-    let at = |limit| read(&root(dir.path()), limit);
+    let at = |limit| read(&root(dir.path()), &Budget::new(limit));
     assert_eq!(at(9_011).unwrap().unwrap().size(), 9_011);
     for limit in [0, 2, 3, 9, 10, 9_010] {
         let error = at(limit).unwrap_err();
@@ -245,7 +245,104 @@ fn size_is_limited_to_the_byte() {
         assert!(error.to_string().contains("--max-size"), "{error}");
     }
     // No size to go by, and no end.
-    assert!(matches!(read(&root("/proc/kallsyms"), 100_000), Err(FilesError::TooLarge { .. })));
+    assert!(matches!(read(&root("/proc/kallsyms"), &Budget::new(100_000)), Err(FilesError::TooLarge { .. })));
+}
+
+/// Where a value's bytes are: elsewhere once they were read again.
+fn place(object: &Object, key: &str) -> *const u8 {
+    object.data[key].read().unwrap().as_ptr()
+}
+
+#[test]
+fn files_that_have_not_changed_are_not_read_again() {
+    let dir = TempDir::new().unwrap();
+    let later = SystemTime::now() + std::time::Duration::from_hours(1);
+    let budget = Budget::new(1 << 20);
+    for name in ["same", "edited", "replaced", "kept-size", "sub/same", "link-target"] {
+        write(dir.path().join(name), "1");
+    }
+    symlink("link-target", dir.path().join("link")).unwrap();
+    let read = |known: &Known| {
+        let reading = reading(&root(dir.path()), &budget, known, later);
+        Known { object: reading.object.unwrap().map(Arc::new), stamps: Arc::new(reading.stamps) }
+    };
+    let before = read(&Known::default());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    write(dir.path().join("edited"), "12");
+    write(dir.path().join("kept-size"), "2");
+    write(dir.path().join("new"), "1");
+    write(dir.path().join("sub/x"), "1");
+    std::fs::rename(dir.path().join("sub/x"), dir.path().join("replaced")).unwrap();
+    let after = read(&before);
+    let (before, after) = (before.object.unwrap(), after.object.unwrap());
+    for (key, reused) in [
+        ("same", true),
+        ("sub/same", true),
+        ("link", true),
+        ("edited", false),
+        ("replaced", false),
+        ("kept-size", false),
+    ] {
+        assert_eq!(place(&before, key) == place(&after, key), reused, "{key}");
+    }
+    let expected = [("edited", "12"), ("kept-size", "2"), ("link", "1"), ("link-target", "1"), ("new", "1")];
+    let expected = [&expected[..], &[("replaced", "1"), ("same", "1"), ("sub/same", "1")]].concat();
+    assert_eq!(content(dir.path()), pairs(&expected));
+    assert_eq!(after.content(), get(dir.path()).unwrap().unwrap().content());
+}
+
+#[test]
+fn what_has_just_changed_is_read_again_whatever_its_times() {
+    let dir = TempDir::new().unwrap();
+    let budget = Budget::new(1 << 20);
+    let mut known = Known::default();
+    for n in 0..200 {
+        write(dir.path().join("x"), &(n % 10).to_string());
+        let reading = reading(&root(dir.path()), &budget, &known, SystemTime::now());
+        let object = reading.object.unwrap().unwrap();
+        assert_eq!(object.data["x"].read().unwrap(), (n % 10).to_string());
+        assert!(reading.stamps.is_empty(), "it could be written once more in this tick");
+        known = Known { object: Some(Arc::new(object)), stamps: Arc::new(reading.stamps) };
+    }
+}
+
+#[test]
+fn what_another_machine_may_have_written_is_always_read() {
+    let root = root("/proc/sys/kernel/ostype");
+    let later = SystemTime::now() + std::time::Duration::from_hours(1);
+    assert!(reading(&root, &Budget::new(1 << 20), &Known::default(), later).stamps.is_empty());
+}
+
+#[test]
+fn size_is_limited_over_all_roots_together_and_they_are_named() {
+    let dir = TempDir::new().unwrap();
+    let budget = Budget::new(1_000);
+    let roots = ["a", "b", "c"].map(|name| {
+        write(dir.path().join(name).join("k"), &"x".repeat(599));
+        Root { source: usize::from(name.as_bytes()[0]), ..root(dir.path().join(name)) }
+    });
+    assert_eq!(read(&roots[0], &budget).unwrap().unwrap().size(), 600);
+    let error = read(&roots[1], &budget).unwrap_err();
+    let paths = roots[..2].iter().map(|root| root.path.clone()).collect();
+    assert_eq!(error, FilesError::TooLargeTogether { paths, limit: 1_000 });
+    let text = error.to_string();
+    assert!(text.contains("--max-size") && text.contains("/a\", ") && text.contains("/b\" together"), "{text}");
+    // What failed holds nothing, and what has shrunk no more than it has.
+    write(roots[2].path.join("k"), &"x".repeat(399));
+    assert!(read(&roots[2], &budget).is_ok());
+    write(roots[0].path.join("k"), &"x".repeat(399));
+    assert!(read(&roots[0], &budget).is_ok());
+    assert!(matches!(read(&roots[1], &budget), Err(FilesError::TooLargeTogether { paths, .. }) if paths.len() == 3));
+    write(roots[1].path.join("k"), &"x".repeat(199));
+    assert!(read(&roots[1], &budget).is_ok());
+    std::fs::remove_dir_all(&roots[1].path).unwrap();
+    assert_eq!(read(&roots[1], &budget), Ok(None));
+    std::fs::remove_dir_all(&roots[0].path).unwrap();
+    assert_eq!(read(&roots[0], &budget), Ok(None));
+    write(roots[2].path.join("k"), &"x".repeat(999));
+    assert!(read(&roots[2], &budget).is_ok());
+    write(roots[2].path.join("k"), &"x".repeat(1_000));
+    assert!(matches!(read(&roots[2], &budget), Err(FilesError::TooLarge { .. })));
 }
 
 #[test]
@@ -291,7 +388,7 @@ fn no_error_quotes_a_value() {
     let dir = TempDir::new().unwrap();
     write(dir.path().join("x"), "hunter2");
     let object = get(dir.path()).unwrap();
-    assert!(!format!("{object:?} {:?}", read(&root(dir.path()), 3)).contains("hunter2"));
+    assert!(!format!("{object:?} {:?}", read(&root(dir.path()), &Budget::new(3))).contains("hunter2"));
 }
 
 #[test]
@@ -317,8 +414,9 @@ fn a_data_link_to_nothing_is_no_empty_volume() {
 
 #[test]
 fn tmpfs_makes_a_secret_unless_told_otherwise() {
-    let is_secret =
-        |path: &Path, secret| read(&Root { secret, ..root(path) }, 1 << 20).unwrap().expect("it exists").secret;
+    let is_secret = |path: &Path, secret| {
+        read(&Root { secret, ..root(path) }, &Budget::new(1 << 20)).unwrap().expect("it exists").secret
+    };
     let memory = TempDir::new_in("/dev/shm").unwrap();
     let disk = TempDir::new().unwrap();
     write(memory.path().join("x"), "1");

@@ -2,11 +2,11 @@
 
 mod inotify;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::pending;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use tokio::sync::{mpsc, watch as channel};
@@ -14,16 +14,22 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use self::inotify::{Happened, Identity, Inotify, Interest, Setter, Watches, concerns};
+use super::budget::Budget;
 use super::medium::{Medium, QUICK};
-use super::mount::replaced;
+use super::mount::{Frozen, frozen, replaced};
 use super::read::{reading, without_trailing_slash};
+use super::stamp::{Known, Stamp};
 use super::{Config, FilesError, InotifyError, Root};
 use crate::model::digest::Digest;
-use crate::model::object::Object;
+use crate::model::object::{Object, ObjectRef};
 use crate::source::{Seen, Update};
 
 /// A failed read is tried again after this long, then twice as long, up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// A root is read again no sooner than this many times as long as its last read took, or `--debounce`: so a writer that
+/// never rests costs a tenth of a core, and what is small is read at once.
+const REST: u32 = 9;
 
 /// The most events kept during one read; with more, the root is read again.
 const MAX_UNCLEAR: usize = 1024;
@@ -51,8 +57,8 @@ async fn watch_by(
     updates: mpsc::Sender<Update>,
     instance: Instance,
 ) {
-    let Config { roots, poll_interval, max_size } = config;
-    let mut follower = Follower::new(roots, !poll_interval.is_zero(), max_size, updates);
+    let poll_interval = config.poll_interval;
+    let mut follower = Follower::new(config, updates);
     follower.open_inotify(instance);
     let mut poll = follower.polls.then(|| {
         let mut poll = interval_at(Instant::now() + poll_interval, poll_interval);
@@ -99,8 +105,8 @@ async fn happened(inotify: &Result<Arc<Inotify>, InotifyError>) -> Happened {
     }
 }
 
-/// What was last sent of a root: the digest and secrecy of its object, if there was one.
-type Sent = Option<(Digest, bool)>;
+/// The digest and secrecy of a root's object, if there is one.
+type Summary = Option<(Digest, bool)>;
 
 /// A root as this task knows it.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
@@ -109,13 +115,23 @@ struct Followed {
     watches: Watches,
     /// The directories that the last read found, relative to the root.
     directories: Vec<PathBuf>,
-    sent: Option<Sent>,
+    /// What was last sent: one object, or none.
+    sent: Option<BTreeMap<ObjectRef, Arc<Object>>>,
+    /// Of the files of that object.
+    stamps: Arc<HashMap<String, Stamp>>,
+    /// Whether its mount was looked at.
+    looked: bool,
     /// The trouble that was reported.
     trouble: Option<FilesError>,
     /// That there is none was reported.
     healthy: bool,
     /// It may have changed since the last read began.
     due: bool,
+    /// The next read reads files whose stamps show no change, too.
+    anew: bool,
+    not_before: Option<Instant>,
+    /// The others left it no room at the last read.
+    crowded: bool,
     reading: bool,
     /// Events that came during the read and concern nothing that was watched before it: perhaps what it has found.
     unclear: Vec<PathBuf>,
@@ -134,9 +150,14 @@ impl Followed {
             watches: Watches::new(),
             directories: Vec::new(),
             sent: None,
+            stamps: Arc::default(),
+            looked: false,
             trouble: None,
             healthy: false,
             due: true,
+            anew: true,
+            not_before: None,
+            crowded: false,
             reading: false,
             unclear: Vec::new(),
             retry: None,
@@ -145,12 +166,27 @@ impl Followed {
             quick: false,
         }
     }
+
+    fn read_anew(&mut self) {
+        self.due = true;
+        self.anew = true;
+    }
+
+    fn object(&self) -> Option<&Arc<Object>> {
+        self.sent.as_ref()?.values().next()
+    }
+
+    /// Of what was last sent.
+    fn summary(&self) -> Option<Summary> {
+        self.sent.as_ref().map(|_| summary(self.object().map(Arc::as_ref)))
+    }
 }
 
 struct Follower {
     roots: Vec<Followed>,
     reads: JoinSet<Read>,
-    max_size: u64,
+    budget: Arc<Budget>,
+    debounce: Duration,
     polls: bool,
     inotify: Result<Arc<Inotify>, InotifyError>,
     /// Whether the log says already that inotify does not serve.
@@ -181,12 +217,13 @@ impl Overflow {
 }
 
 impl Follower {
-    fn new(roots: Vec<Root>, polls: bool, max_size: u64, updates: mpsc::Sender<Update>) -> Self {
+    fn new(config: Config, updates: mpsc::Sender<Update>) -> Self {
         Self {
-            roots: roots.into_iter().map(Followed::new).collect(),
+            roots: config.roots.into_iter().map(Followed::new).collect(),
             reads: JoinSet::new(),
-            max_size,
-            polls,
+            budget: Arc::new(Budget::new(config.max_size)),
+            debounce: config.debounce,
+            polls: !config.poll_interval.is_zero(),
             inotify: Err(InotifyError::Instance(Errno::ENOSYS)),
             warned: false,
             watched: HashMap::new(),
@@ -220,12 +257,15 @@ impl Follower {
     }
 
     fn wake_all(&mut self) {
-        self.roots.iter_mut().for_each(|root| root.due = true);
+        self.roots.iter_mut().for_each(Followed::read_anew);
     }
 
     /// When something is due without an event.
     fn timer(&self) -> Option<Instant> {
-        self.roots.iter().filter_map(|root| root.retry).chain(self.overflow.due).min()
+        let now = Instant::now();
+        let resting = self.roots.iter().filter(|root| root.due && !root.reading).filter_map(|root| root.not_before);
+        let retries = self.roots.iter().filter_map(|root| root.retry);
+        retries.chain(resting.filter(|at| *at > now)).chain(self.overflow.due).min()
     }
 
     fn wake_timers(&mut self) {
@@ -235,12 +275,21 @@ impl Follower {
             self.wake_all();
         }
         for root in &mut self.roots {
-            root.due |= root.retry.take_if(|at| *at <= now).is_some();
+            if root.retry.take_if(|at| *at <= now).is_some() {
+                root.read_anew();
+            }
         }
     }
 
     fn start_reads(&mut self) {
-        for (index, followed) in self.roots.iter_mut().enumerate().filter(|(_, root)| root.due && !root.reading) {
+        let now = Instant::now();
+        // One after the other: together they could keep the room from each other for ever.
+        let mut crowded = self.roots.iter().any(|root| root.reading && root.crowded);
+        let due = |root: &Followed| root.due && !root.reading && root.not_before.is_none_or(|at| at <= now);
+        for (index, followed) in self.roots.iter_mut().enumerate().filter(|(_, root)| due(root)) {
+            if followed.crowded && std::mem::replace(&mut crowded, true) {
+                continue;
+            }
             followed.due = false;
             followed.reading = true;
             let root = Arc::clone(&followed.root);
@@ -248,10 +297,16 @@ impl Follower {
             let quick = followed.quick && !self.inotify.as_ref().is_ok_and(|inotify| inotify.is_busy());
             let inotify = self.inotify.clone();
             let directories = std::mem::take(&mut followed.directories);
+            let known = if std::mem::take(&mut followed.anew) {
+                Known::default()
+            } else {
+                Known { object: followed.object().cloned(), stamps: Arc::clone(&followed.stamps) }
+            };
             // A content that changes is looked at no further: it is on its way.
-            let healthy = followed.sent.filter(|_| followed.healthy);
-            let max_size = self.max_size;
-            let read = move || Read::new(index, &root, max_size, inotify, directories, healthy);
+            let healthy = followed.summary().filter(|_| followed.healthy);
+            let budget = Arc::clone(&self.budget);
+            let look = !followed.looked;
+            let read = move || Read::new(index, &root, &budget, inotify, directories, &known, healthy, look);
             if quick {
                 self.reads.spawn(async move { read() });
             } else {
@@ -281,6 +336,7 @@ impl Follower {
         let polls = self.polls;
         let Some(followed) = self.roots.get_mut(read.index) else { return Ok(()) };
         followed.reading = false;
+        followed.not_before = Some(Instant::now() + (read.took * REST).min(self.debounce));
         followed.due |= read.late;
         followed.directories = read.directories;
         self.watched.extend(read.watched);
@@ -294,17 +350,28 @@ impl Follower {
         followed.refused = read.refused;
         followed.quick = read.quick;
 
+        let crowded = matches!(&read.object, Err(FilesError::TooLargeTogether { .. }));
+        let was_crowded = std::mem::replace(&mut followed.crowded, crowded);
+        if crowded && !was_crowded {
+            // Perhaps by what another read did not keep in the end: it is read again, alone.
+            followed.due = true;
+            return Ok(());
+        }
+
         let source = followed.root.source;
         let mut news = Vec::new();
         let trouble = match read.object {
             Ok(object) => {
-                let sent = summary(object.as_ref());
-                if followed.sent != Some(sent) {
-                    followed.sent = Some(sent);
-                    news.push(Seen::All(
-                        object.into_iter().map(|object| (object.id.clone(), Arc::new(object))).collect(),
-                    ));
+                followed.stamps = Arc::new(read.stamps);
+                if followed.summary() != Some(summary(object.as_ref())) {
+                    let objects = object.into_iter().map(|object| (object.id.clone(), Arc::new(object)));
+                    let objects = followed.sent.insert(objects.collect());
+                    news.push(Seen::All(objects.clone()));
                 }
+                if let Some(point) = read.frozen {
+                    news.push(Seen::Warning(FilesError::Frozen { path: point }.to_string()));
+                }
+                followed.looked |= read.looked;
                 followed.retry = None;
                 followed.backoff = RETRY.0;
                 let blind = read.refused.filter(|_| !polls);
@@ -345,7 +412,7 @@ impl Follower {
     }
 }
 
-fn summary(object: Option<&Object>) -> Sent {
+fn summary(object: Option<&Object>) -> Summary {
     object.map(|object| (object.content(), object.secret))
 }
 
@@ -363,35 +430,44 @@ struct Read {
     refused: Option<InotifyError>,
     /// Whether it is small, and lies on the node.
     quick: bool,
-    /// A mount of which the kubelet will never update the content.
+    stamps: HashMap<String, Stamp>,
+    took: Duration,
+    /// A mount behind which the kubelet has replaced the content.
     subpath: Option<PathBuf>,
+    /// Whether the mount was looked at, and if it is one that the kubelet will never update.
+    looked: bool,
+    frozen: Option<PathBuf>,
 }
 
 impl Read {
-    /// Watches, then reads. Blocks. `known`: the directories that the last read found; `healthy`: what is known, unless
-    /// the root is in trouble.
+    /// Watches, then reads. Blocks. `directories`: those that the last read found; `healthy`: what is known, unless
+    /// the root is in trouble; `look`: at its mount.
+    #[expect(clippy::too_many_arguments, reason = "what the follower knows of one root")]
     fn new(
         index: usize,
         root: &Root,
-        max_size: u64,
+        budget: &Budget,
         inotify: Result<Arc<Inotify>, InotifyError>,
-        known: Vec<PathBuf>,
-        healthy: Option<Sent>,
+        mut directories: Vec<PathBuf>,
+        known: &Known,
+        healthy: Option<Summary>,
+        look: bool,
     ) -> Self {
+        let start = std::time::Instant::now();
         let mut setter = Setter::new(inotify);
         let real = setter.follow(&without_trailing_slash(&root.path));
         if let Some(real) = &real {
             setter.watch(real, false);
             setter.want(real, Interest::Content);
-            for directory in &known {
+            for directory in &directories {
                 setter.watch(&real.join(directory), true);
             }
         }
-        let reading = reading(root, max_size);
-        let mut directories = reading.directories;
+        let reading = reading(root, budget, known, SystemTime::now());
+        let before = std::mem::replace(&mut directories, reading.directories);
         if reading.object.is_err() {
             let new: HashSet<_> = directories.iter().cloned().collect();
-            directories.extend(known.into_iter().filter(|directory| !new.contains(directory)));
+            directories.extend(before.into_iter().filter(|directory| !new.contains(directory)));
         }
         let mut late = false;
         if let Some(real) = &real {
@@ -414,8 +490,28 @@ impl Read {
                 object = Err(FilesError::SubPath { path });
             }
         }
+        let looked = look && matches!(object, Ok(Some(_)));
+        let frozen = looked.then(|| frozen(&root.path)).flatten().and_then(|frozen| match frozen {
+            Frozen::SubPath(point) if mount.is_none() => Some(point),
+            Frozen::SubPath(_) | Frozen::File(_) => None,
+        });
         let Setter { watched, watches, refused, .. } = setter;
-        Self { index, object, directories, watched, watches, late, refused, quick, subpath: mount }
+        let (stamps, took) = (reading.stamps, start.elapsed());
+        Self {
+            index,
+            object,
+            directories,
+            watched,
+            watches,
+            late,
+            refused,
+            quick,
+            stamps,
+            took,
+            subpath: mount,
+            looked,
+            frozen,
+        }
     }
 }
 

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
@@ -11,7 +10,6 @@ use tokio::time::timeout;
 
 use super::super::volume::{Volume, as_nobody};
 use super::*;
-use crate::model::object::ObjectRef;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 const NEVER: Duration = Duration::ZERO;
@@ -34,7 +32,7 @@ fn start(path: impl Into<PathBuf>) -> Running {
 fn start_by(roots: Vec<Root>, poll_interval: Duration, instance: Instance) -> Running {
     let (sender, updates) = mpsc::channel(16);
     let (refresh, refreshes) = channel::channel(0);
-    let config = Config { roots, poll_interval, max_size: 1 << 20 };
+    let config = Config { roots, poll_interval, max_size: 1 << 20, debounce: Duration::ZERO };
     Running { updates, refresh, task: tokio::spawn(watch_by(config, refreshes, sender, instance)) }
 }
 
@@ -77,6 +75,14 @@ impl Running {
     async fn trouble(&mut self, part: &str) {
         let trouble = self.health().await.expect("a trouble");
         assert!(trouble.contains(part), "{trouble}");
+    }
+
+    /// The next warning, before health is known.
+    async fn warning(&mut self) -> String {
+        match self.next().await.seen {
+            Seen::Warning(message) => message,
+            other => panic!("a warning, not {other:?}"),
+        }
     }
 
     async fn stop(self) {
@@ -573,7 +579,8 @@ async fn roots_are_told_apart_even_if_they_share_directories() {
 /// A follower whose steps the test takes itself.
 fn follower(roots: Vec<Root>) -> (Follower, mpsc::Receiver<Update>) {
     let (sender, updates) = mpsc::channel(64);
-    let mut follower = Follower::new(roots, false, 1 << 20, sender);
+    let config = Config { roots, poll_interval: NEVER, max_size: 1 << 20, debounce: Duration::ZERO };
+    let mut follower = Follower::new(config, sender);
     follower.open_inotify(Inotify::new);
     (follower, updates)
 }
@@ -600,6 +607,120 @@ async fn catch_up(follower: &mut Follower, dir: &Path) -> HashSet<PathBuf> {
         path.parent() != Some(dir) || !path.file_name().unwrap().as_encoded_bytes().starts_with(b"..last")
     });
     paths
+}
+
+#[tokio::test]
+async fn a_root_rests_after_a_read_but_no_longer_than_the_debounce() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path().join("x"), "1");
+    for debounce in [Duration::from_hours(1), Duration::ZERO] {
+        tokio::time::pause();
+        let (mut follower, _updates) = follower(vec![root(0, dir.path())]);
+        follower.debounce = debounce;
+        follower.start_reads();
+        let read = follower.reads.join_next().await.unwrap().unwrap();
+        let rest = if debounce.is_zero() { debounce } else { read.took * REST };
+        assert!(!read.took.is_zero());
+        follower.report(read).await.unwrap();
+        follower.wake_all();
+        if !rest.is_zero() {
+            follower.start_reads();
+            assert!(follower.reads.is_empty());
+            assert_eq!(follower.timer(), Some(Instant::now() + rest));
+            tokio::time::advance(rest).await;
+        }
+        follower.start_reads();
+        assert_eq!(follower.reads.len(), 1);
+        assert_eq!(follower.timer(), None);
+        tokio::time::resume();
+    }
+}
+
+#[tokio::test]
+async fn an_event_reads_what_has_changed_and_a_poll_reads_everything() {
+    let dir = TempDir::new().unwrap();
+    write(dir.path().join("same"), "1");
+    let (mut follower, mut updates) = follower(vec![root(0, dir.path())]);
+    let deadline = Instant::now() + DEADLINE;
+    // Until its time is long enough ago.
+    while follower.roots[0].stamps.is_empty() {
+        assert!(Instant::now() < deadline);
+        follower.wake_all();
+        settle(&mut follower).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut places = Vec::new();
+    for (n, poll) in [(1, false), (2, false), (3, true)] {
+        replace(&dir.path().join("edited"), &n.to_string());
+        follower.roots[0].due = true;
+        if poll {
+            follower.wake_all();
+        }
+        settle(&mut follower).await;
+        while let Ok(update) = updates.try_recv() {
+            if let Seen::All(objects) = update.seen {
+                let object = objects.values().next().unwrap().clone();
+                let place = object.data["same"].read().unwrap().as_ptr();
+                places.push((object, place));
+            }
+        }
+        let object = &places.last().unwrap().0;
+        assert_eq!(object.data["edited"].read().unwrap(), n.to_string());
+    }
+    let [.., first, second, polled] = &places[..] else { panic!("{} contents", places.len()) };
+    assert!(first.1 == second.1 && second.1 != polled.1);
+}
+
+#[tokio::test]
+async fn roots_that_do_not_fit_together_are_named_and_one_of_them_is_read() {
+    let dir = TempDir::new().unwrap();
+    let roots: Vec<_> = (0..6).map(|n| root(n, dir.path().join(n.to_string()))).collect();
+    for root in &roots {
+        for n in 0..60 {
+            write(root.path.join(n.to_string()), &"x".repeat(16 << 10));
+        }
+    }
+    let mut running = start_by(roots.clone(), NEVER, Inotify::new);
+    let mut states = BTreeMap::new();
+    let is_over = |states: &BTreeMap<usize, String>| {
+        states.len() == 6 && states.values().filter(|state| *state == "whole").count() == 1
+    };
+    while !is_over(&states) {
+        let update = running.next().await;
+        match update.seen {
+            Seen::All(objects) => {
+                assert_eq!(objects.values().next().unwrap().data.len(), 60);
+                states.insert(update.source, "whole".to_owned());
+            }
+            Seen::Trouble { message, .. } => {
+                assert!(message.contains("together") && message.contains("--max-size"), "{message}");
+                states.insert(update.source, message);
+            }
+            _ => {}
+        }
+    }
+    let (holder, _) = states.iter().find(|(_, state)| *state == "whole").unwrap();
+    let holder = roots[*holder].path.clone();
+    let named = |state: &String| state == "whole" || state.contains(&format!("{holder:?}"));
+    assert!(states.values().all(named), "{states:?}");
+    // Its place becomes free.
+    fs::remove_dir_all(&holder).unwrap();
+    running.refresh.send(1).unwrap();
+    while !matches!(running.next().await.seen, Seen::All(objects) if !objects.is_empty()) {}
+}
+
+#[tokio::test]
+async fn roots_that_lack_room_are_read_one_after_the_other() {
+    let dir = TempDir::new().unwrap();
+    let (mut follower, _updates) = follower((0..3).map(|n| root(n, dir.path())).collect());
+    for root in &mut follower.roots[1..] {
+        root.crowded = true;
+    }
+    follower.start_reads();
+    follower.start_reads();
+    assert_eq!(follower.reads.len(), 2);
+    settle(&mut follower).await;
+    assert!(follower.roots.iter().all(|root| root.healthy));
 }
 
 /// With a pool of one thread, which somebody else has.
@@ -727,23 +848,61 @@ async fn a_root_on_the_way_to_another_stays_watched_as_a_root() {
     assert!(follower.roots[0].due && !follower.roots[1].due);
 }
 
-/// Needs a mount namespace of its own, and so runs itself again in one.
+/// Runs a test again, by its name here, in a mount namespace of its own; says whether we are in that.
+fn in_own_mounts(name: &str) -> bool {
+    const INNER: &str = "TRIMTAB_TEST_MOUNTS";
+    if std::env::var_os(INNER).is_some() {
+        return true;
+    }
+    let run = |command: &str| {
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["--mount", command]).env(INNER, "1");
+        unshare
+    };
+    let allowed = run("true").status().is_ok_and(|status| status.success());
+    assert!(allowed, "this test needs a mount namespace of its own: run it as root, as in a container");
+    let exe = std::env::current_exe().unwrap();
+    let name = format!("source::files::watch::tests::{name}");
+    let output = run(exe.to_str().unwrap()).args(["--exact", &name]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    false
+}
+
+fn bind_mount(from: &Path, to: &Path) {
+    let status = std::process::Command::new("mount").arg("--bind").arg(from).arg(to).status();
+    assert!(status.unwrap().success());
+}
+
+/// One directory at two paths is one to inotify, and notify knows its events by the last path alone.
+#[tokio::test]
+async fn roots_that_are_one_directory_by_two_mounts_both_see_its_changes() {
+    if !in_own_mounts("roots_that_are_one_directory_by_two_mounts_both_see_its_changes") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    write(dir.path().join("real/x"), "1");
+    let paths = ["one", "two"].map(|name| dir.path().join(name));
+    for path in &paths {
+        fs::create_dir(path).unwrap();
+        bind_mount(&dir.path().join("real"), path);
+    }
+    let mut running = start_by(vec![root(0, &paths[0]), root(1, &paths[1])], NEVER, Inotify::new);
+    for n in 2..20 {
+        replace(&dir.path().join("real/x"), &n.to_string());
+        let mut expected = vec![0, 1];
+        while !expected.is_empty() {
+            let update = running.next().await;
+            if matches!(&update.seen, Seen::All(objects) if text(objects) == format!("x={n}")) {
+                expected.retain(|source| *source != update.source);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_subpath_mount_that_the_kubelet_left_behind_is_named() {
-    const INNER: &str = "TRIMTAB_TEST_MOUNTS";
-    if std::env::var_os(INNER).is_none() {
-        let run = |command: &str| {
-            let mut unshare = std::process::Command::new("unshare");
-            unshare.args(["--mount", command]).env(INNER, "1");
-            unshare
-        };
-        let allowed = run("true").status().is_ok_and(|status| status.success());
-        assert!(allowed, "this test needs a mount namespace of its own: run it as root, as in a container");
-        let exe = std::env::current_exe().unwrap();
-        let name = "source::files::watch::tests::a_subpath_mount_that_the_kubelet_left_behind_is_named";
-        let output = run(exe.to_str().unwrap()).args(["--exact", name]).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    if !in_own_mounts("a_subpath_mount_that_the_kubelet_left_behind_is_named") {
         return;
     }
     let dir = TempDir::new().unwrap();
@@ -757,8 +916,7 @@ async fn a_subpath_mount_that_the_kubelet_left_behind_is_named() {
             _ => fs::create_dir(&to),
         }
         .unwrap();
-        let status = std::process::Command::new("mount").arg("--bind").arg(data.join(from)).arg(&to).status();
-        assert!(status.unwrap().success());
+        bind_mount(&data.join(from), &to);
         to
     };
     let mut file = start(bind("a", "file mount"));
@@ -766,7 +924,15 @@ async fn a_subpath_mount_that_the_kubelet_left_behind_is_named() {
     file.expect("file mount=1").await;
     directory.expect("b=1").await;
     for running in [&mut file, &mut directory] {
+        let warning = running.warning().await;
+        assert!(warning.contains("subPath") && warning.contains("restart"), "{warning}");
         assert_eq!(running.health().await, None);
+    }
+    // Whatever is read later, it is not said again.
+    for (key, running, content) in [("a", &mut file, "file mount=new"), ("sub/b", &mut directory, "b=new")] {
+        fs::write(data.join(key), "new").unwrap();
+        let update = running.next().await;
+        assert!(matches!(&update.seen, Seen::All(objects) if text(objects) == content), "{update:?}");
     }
     volume.swap(&files("2"));
     let update = file.next().await;
