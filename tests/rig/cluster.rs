@@ -13,7 +13,6 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
 use super::apiserver::{ADMIN, ApiServer};
-use super::guard::Guard;
 use super::measure::now;
 use super::volume::KEYS;
 
@@ -28,7 +27,6 @@ pub struct Cluster {
     client: Client,
     /// A namespace for all objects.
     pub namespace: String,
-    _guard: Guard,
 }
 
 /// When the request of an edit began, and when its answer was there.
@@ -69,8 +67,7 @@ impl Cluster {
             let namespace = server.namespace().await;
             (server, client, namespace)
         });
-        let guard = Guard::removing(server.kubeconfig(ADMIN).parent().context("a file without a folder")?)?;
-        Ok(Self { runtime, server, client, namespace, _guard: guard })
+        Ok(Self { runtime, server, client, namespace })
     }
 
     /// Waits for something on this thread.

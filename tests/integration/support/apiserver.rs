@@ -1,8 +1,8 @@
 //! A real kube-apiserver, with an etcd of its own, on loopback.
 //!
 //! A test that breaks the server starts one of its own; all others take the shared one and a namespace of their own.
-//! Nothing outlives the test process: each server dies with the pipe that this process holds, and, before that, when
-//! the last test that uses it drops it.
+//! Nothing outlives the test process: each server dies, and its folder goes, with the pipe that this process holds, or
+//! before that with its value.
 
 use std::fs;
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -97,16 +97,10 @@ impl ApiServer {
         server
     }
 
-    /// The server that tests share. The last of those that run at one time takes it along.
+    /// The server that tests share. It is there from the first use to the end of this process.
     pub async fn shared() -> Arc<Self> {
-        static SHARED: tokio::sync::Mutex<Weak<ApiServer>> = tokio::sync::Mutex::const_new(Weak::new());
-        let mut shared = SHARED.lock().await;
-        if let Some(server) = shared.upgrade() {
-            return server;
-        }
-        let server = Arc::new(Self::start().await);
-        *shared = Arc::downgrade(&server);
-        server
+        static SHARED: tokio::sync::OnceCell<Arc<ApiServer>> = tokio::sync::OnceCell::const_new();
+        Arc::clone(SHARED.get_or_init(|| async { Arc::new(Self::start().await) }).await)
     }
 
     /// Another server for the same etcd, on another port: edits what this one serves, also while this one is down.
@@ -311,9 +305,11 @@ impl Process {
 
     /// Runs a program in `dir`; its output goes to NAME.log there.
     fn start_as(dir: &Path, program: &str, name: &str, arguments: &[&str]) -> Self {
-        // The shell becomes the server, and leaves a child behind that kills it when the pipe closes: when this
-        // process ends, however it does.
-        const GUARD: &str = r#"exec 3<&0; (read -r _ <&3; kill -KILL $$) & exec "$0" "$@" 3<&- </dev/null"#;
+        // The shell becomes the server, and leaves a child behind that kills it and removes its folder when the pipe
+        // closes: when this process ends, however it does. Others write there until they are killed, too.
+        const GUARD: &str = r#"exec 3<&0
+            (read -r _ <&3; kill -KILL $$; for _ in 1 2 3 4 5 6 7 8 9; do rm -rf "$PWD" && break; sleep 0.2; done) &
+            exec "$0" "$@" 3<&- </dev/null"#;
         let program = tools().join(program);
         assert!(program.exists(), "{} does not exist; run tests/tools/build", program.display());
         let log = fs::OpenOptions::new().create(true).append(true).open(dir.join(format!("{name}.log"))).unwrap();
