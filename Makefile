@@ -1,9 +1,11 @@
 # Two commands do everything: `make demo` shows the main job, `make test` passes the tests.
 
+SHELL = bash
+.SHELLFLAGS = -o pipefail -c
 CARGO ?= cargo
-RELEASE = $(abspath $(or $(CARGO_TARGET_DIR),target))/release/trimtab
+BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all demo test bench ratchet soak lint deny fuzz build static image e2e
+.PHONY: all demo test integration bench ratchet soak lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -19,25 +21,29 @@ image:
 	tools/image $(and $(BINARY),--binary $(BINARY)) $(and $(TAR),--tar $(TAR)) $(and $(ARCH),--arch $(ARCH)) \
 		$(and $(TAG),--tag $(TAG))
 
-# A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster.
+# A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster. With the
+# profile that builds quickly, and that the tests have as well.
 demo:
-	$(CARGO) build --release --bin trimtab --example demo-server
-	TRIMTAB=$(RELEASE) DEMO_SERVER=$(dir $(RELEASE))examples/demo-server demo/run
+	$(CARGO) build --bin trimtab --example demo-server
+	TRIMTAB=$(BUILT)/trimtab DEMO_SERVER=$(BUILT)/examples/demo-server demo/run
 
 # Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a
 # cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed. Then the
-# end-to-end tests, where a node can be started.
-test:
+# end-to-end tests, where a node can be started. The slowest tests are listed at the end (tests/tools/slowest).
+test: integration
+	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then $(MAKE) e2e; else \
+	echo "make test: NOT RUN: the end-to-end tests, which need Linux and root: make e2e" >&2; [ -z "$$CI" ]; fi
+
+# The same without the end-to-end tests.
+integration:
 	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then tests/node/require; fi
-	$(CARGO) build --release --bin trimtab
-	tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
+	release=$$(tools/static) && tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
 	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
 	node=$$(tests/tools/build node) && TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime \
 	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
-	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$(RELEASE) $(CARGO) test
-	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then $(MAKE) e2e; else \
-	echo "make test: NOT RUN: the end-to-end tests, which need Linux and root: make e2e" >&2; [ -z "$$CI" ]; fi
+	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
+	tests/tools/slowest $(CARGO) test --tests
 
 # The image, in Pods, on a node of the tests' own (tests/node/run): Linux and root. E2E=NAME runs those of that name.
 e2e:

@@ -8,7 +8,7 @@ use super::support::hook::Hook;
 use super::support::sidecar::{Sidecar, eventually, needs_root};
 use super::support::stage::Stage;
 
-/// The release build, as people run it: `make test` makes it.
+/// The static binary, as an image has it: `make test` makes it.
 #[test]
 fn at_rest_nothing_wakes_it_and_it_is_small() {
     needs_root("mount a file system of its own");
@@ -16,9 +16,10 @@ fn at_rest_nothing_wakes_it_and_it_is_small() {
     let hook = Hook::start(None);
     // The way to a watched directory is watched as well, and others make files in /tmp all the time.
     let quiet = "mount -t tmpfs none /mnt; mkdir /mnt/in; echo 1 >/mnt/in/a; echo '{{ data.a }}' >/mnt/t.j2; shift; exec \"$RELEASE\" \"$@\"";
-    let release = std::env::var("TRIMTAB_TEST_RELEASE")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/target/release/trimtab").to_owned());
-    assert!(Path::new(&release).exists(), "{release} does not exist: run make test, or cargo build --release");
+    let release = std::env::var("TRIMTAB_TEST_RELEASE").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/target/x86_64-unknown-linux-musl/release/trimtab").to_owned()
+    });
+    assert!(Path::new(&release).exists(), "{release} does not exist: run make test, or tools/static");
     let release = format!("RELEASE={release}");
     let program = ["env", &release, "unshare", "--mount", "sh", "-ec", quiet, "-"];
     let flags = ["--watch-dir", "/mnt/in", "--template", "/mnt/t.j2", "--output", "/mnt/out", "--poll-interval", "0"];
