@@ -166,7 +166,7 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
         }
         (Server::Admin, "/retry") if *request.method() == Method::POST => retry(shared).await,
         (Server::Admin, "/retry") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
-        (Server::Listen, _) => text(StatusCode::NOT_FOUND, "here are /livez, /readyz and /metrics\n"),
+        (Server::Listen, _) => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /healthz and /metrics\n"),
         (Server::Admin, _) => text(StatusCode::NOT_FOUND, "here are /, /status and POST /retry\n"),
     }
 }

@@ -139,8 +139,8 @@ impl Metrics {
             self.propagation.clone(),
         );
         own.register("source_up", "Whether each source can be read", self.source_up.clone());
-        own.register("source_events", "What each source told", self.source_events.clone());
-        own.register("debt", "Whether the published generation is owed to the main process", self.debt.clone());
+        own.register("source_events", "Events that each source reported", self.source_events.clone());
+        own.register("debt", "Whether a reload of the published generation is pending", self.debt.clone());
         own.register("quarantined", "Whether the newest inputs were rejected", self.quarantined.clone());
         own.register("rollbacks", "How often the last good generation was made current again", self.rollbacks.clone());
         own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -166,7 +166,7 @@ impl Metrics {
             self.applies_failed.clone(),
         );
         known.register("watches", "Sources that are watched", self.watches.clone());
-        known.register("watch_events", "What all sources told", self.watch_events.clone());
+        known.register("watch_events", "Events that all sources reported", self.watch_events.clone());
         known.register(
             "watch_errors",
             "How often a watch was cut or a source became unreadable",
@@ -225,9 +225,9 @@ impl Metrics {
         }
     }
 
-    /// Whether a reload is owed.
-    pub fn debt(&self, owed: bool) {
-        self.debt.set(i64::from(owed));
+    /// Whether a reload is pending.
+    pub fn debt(&self, pending: bool) {
+        self.debt.set(i64::from(pending));
     }
 
     /// Whether inputs are quarantined.
@@ -246,7 +246,7 @@ impl Metrics {
         self.source_up.get_or_create(&SourceLabel { source: source.to_owned() }).set(0);
     }
 
-    /// A source told something.
+    /// A source reported something.
     pub fn source_event(&self, source: &str) {
         self.watch_events.inc();
         self.source_events.get_or_create(&SourceLabel { source: source.to_owned() }).inc();

@@ -29,7 +29,7 @@ pub struct Status {
     pub confirmed: Option<Published>,
     /// What a rollback would go back to.
     pub last_good: Option<Published>,
-    /// `publish` or `rollback`: the published generation is owed to the main process.
+    /// `publish` or `rollback`: a reload of the published generation is pending.
     pub debt: Option<&'static str>,
     /// The inputs that were rejected.
     pub quarantine: Option<Quarantine>,
@@ -103,7 +103,7 @@ pub struct Source {
     pub healthy: bool,
     /// What is wrong, and what to do.
     pub message: Option<String>,
-    /// When it last told something.
+    /// When it last reported something.
     pub at: Option<Timestamp>,
 }
 
