@@ -8,6 +8,8 @@ mod client;
 mod config;
 mod connect;
 mod failure;
+mod holdings;
+mod lines;
 mod plugin;
 mod rbac;
 mod watch;

@@ -5,22 +5,23 @@
 //! listed again. The position is remembered, and each object's size and version: the objects themselves belong to whoever
 //! receives them.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use kube::api::ListParams;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{Answer, Clients};
+use super::client::Clients;
 use super::failure::Failure;
+use super::holdings::{Holdings, Intake, is_before};
+use super::lines::Lines;
 use super::wire::{Event, Page, PageHead, PageMeta};
 use super::{Scope, Watch};
-use crate::model::object::{Object, ObjectRef};
+use crate::model::object::Object;
 use crate::model::spool::Spool;
 use crate::source::{Seen, Update};
 
@@ -28,13 +29,11 @@ use crate::source::{Seen, Update};
 const PAGE_SIZES: [u32; 3] = [50, 5, 1];
 /// The most that is held of a page, or of one event, before it is parsed, in bytes. An object has at most 1 MiB of
 /// content (apis/core/validation: `MaxSecretSize`), which is longer in JSON.
-const PAGE_LIMIT: usize = 10 << 20;
+pub(super) const PAGE_LIMIT: usize = 10 << 20;
 /// How long the server lets a watch live, in seconds.
 const WATCH_TIMEOUT: u32 = 290;
 /// A watch that was resumed and stays silent for this long is checked: does the server know where it stands?
 const DOUBT: Duration = Duration::from_secs(1);
-/// How many objects that are held back are named.
-const NAMED: usize = 3;
 
 /// Watches until the receiver of `updates` is gone. `max_size`: the most that the source's keys and values may take up,
 /// in bytes; `spool`: where its values are kept, if not in memory. Each change of `refresh` makes it list again, at once.
@@ -51,13 +50,10 @@ pub async fn watch(
     let mut task = Task {
         clients,
         watch,
-        max_size,
         spool,
         updates,
         state: State::List,
-        held: BTreeMap::new(),
-        total: 0,
-        too_large: BTreeMap::new(),
+        holdings: Holdings::new(max_size),
         page: 0,
         failures: 0,
         patience: answer,
@@ -114,37 +110,13 @@ impl State {
     }
 }
 
-/// What the receiver has of an object.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    /// In bytes.
-    size: u64,
-    version: Option<u64>,
-}
-
-impl Held {
-    fn of(object: &Object) -> Self {
-        Self { size: object.size(), version: object.resource_version.parse().ok() }
-    }
-}
-
-/// Whether a resourceVersion is older than another one. They can be compared, where they are numbers.
-fn is_before(version: &str, other: &str) -> bool {
-    matches!((version.parse::<u64>(), other.parse::<u64>()), (Ok(version), Ok(other)) if version < other)
-}
-
 struct Task {
     clients: Clients,
     watch: Watch,
-    max_size: u64,
     spool: Option<Spool>,
     updates: mpsc::Sender<Update>,
     state: State,
-    /// What the receiver has, and the size of it all, in bytes.
-    held: BTreeMap<ObjectRef, Held>,
-    total: u64,
-    /// What does not fit in as it is now, and its size in bytes. An earlier version of it may be held.
-    too_large: BTreeMap<ObjectRef, u64>,
+    holdings: Holdings,
     /// Index into [`PAGE_SIZES`].
     page: usize,
     /// Since the watch was last healthy.
@@ -195,10 +167,7 @@ impl Task {
 
     /// Lists everything and sends it as a whole; where that is too large, all but what adds most.
     async fn list(&mut self) -> Result<(), Failure> {
-        let mut all = BTreeMap::new();
-        let mut too_large = BTreeMap::new();
-        // What is held has its room for as long as it is not known to be gone.
-        let mut total = self.total;
+        let mut intake = Intake::default();
         let mut next = String::new();
         let position = loop {
             let page = match self.page(&next).await {
@@ -210,14 +179,7 @@ impl Task {
             };
             let Listed { objects, metadata } = page;
             for object in objects {
-                total = total - self.held_size(&object.id) + object.size();
-                all.insert(object.id.clone(), Arc::new(object));
-                while total > self.max_size
-                    && let Some(object) = self.largest(&mut all)
-                {
-                    total = total - object.size() + self.held_size(&object.id);
-                    too_large.insert(object.id.clone(), object.size());
-                }
+                intake.add(object, &self.holdings);
             }
             next = metadata.next;
             if next.is_empty() {
@@ -227,59 +189,17 @@ impl Task {
         if position.is_empty() {
             return Err(Failure::Malformed("a list without a resourceVersion".to_owned()));
         }
-        if let Scope::Named { .. } = self.watch.scope
-            && self.held.is_empty()
-            && !too_large.is_empty()
-        {
+        if let (Scope::Named { .. }, Some(excess)) = (&self.watch.scope, intake.absent(&self.holdings)) {
             // Sent as a list without it, it would be taken for absent.
-            return Err(self.excess(&too_large));
+            return Err(excess);
         }
-        self.list_sent(all, &too_large).await;
-        self.too_large = too_large;
-        self.state = if self.has_room() { State::List } else { State::Watch(position) };
+        let (news, holdings) = self.holdings.after(intake);
+        for seen in news {
+            self.send(seen).await;
+        }
+        self.holdings = holdings;
+        self.state = if self.holdings.has_room() { State::List } else { State::Watch(position) };
         Ok(())
-    }
-
-    /// Takes out the object that adds most to what is held; `None` if none adds to it.
-    fn largest(&self, all: &mut BTreeMap<ObjectRef, Arc<Object>>) -> Option<Arc<Object>> {
-        let added = |object: &Object| object.size().saturating_sub(self.held_size(&object.id));
-        let largest = all.values().max_by_key(|object| added(object)).filter(|object| added(object) > 0)?.id.clone();
-        all.remove(&largest)
-    }
-
-    fn held_size(&self, id: &ObjectRef) -> u64 {
-        self.held.get(id).map_or(0, |held| held.size)
-    }
-
-    /// Whether something that did not fit in would now.
-    fn has_room(&self) -> bool {
-        self.too_large.iter().any(|(id, size)| self.total - self.held_size(id) + size <= self.max_size)
-    }
-
-    /// Sends a list. What does not fit in is not in it: where the receiver has an earlier version, which it is to keep,
-    /// each difference is sent instead.
-    async fn list_sent(&mut self, all: BTreeMap<ObjectRef, Arc<Object>>, too_large: &BTreeMap<ObjectRef, u64>) {
-        let mut held: BTreeMap<_, _> = all.iter().map(|(id, object)| (id.clone(), Held::of(object))).collect();
-        let kept = too_large.keys().filter_map(|id| Some((id.clone(), *self.held.get(id)?)));
-        let kept: BTreeMap<_, _> = kept.collect();
-        if kept.is_empty() {
-            self.send(Seen::All(all)).await;
-        } else {
-            let gone = self.held.keys().filter(|id| !all.contains_key(id) && !kept.contains_key(id));
-            for id in gone {
-                self.send(Seen::Gone(id.clone())).await;
-            }
-            let is_new = |object: &Object| {
-                let (old, new) = (self.held.get(&object.id), Held::of(object));
-                new.version.is_none() || old.is_none_or(|old| old.version != new.version)
-            };
-            for object in all.into_values().filter(|object| is_new(object)) {
-                self.send(Seen::Changed(object)).await;
-            }
-        }
-        held.extend(kept);
-        self.total = held.values().map(|held| held.size).sum();
-        self.held = held;
     }
 
     /// One page of the list: the first, or the one that `next` stands for.
@@ -342,7 +262,7 @@ impl Task {
             if let Err(failure) = taken {
                 break failure;
             }
-            if self.has_room() {
+            if self.holdings.has_room() {
                 self.state = State::List;
                 return Ok(());
             }
@@ -395,12 +315,13 @@ impl Task {
         match event {
             Event::Added(item) | Event::Modified(item) => {
                 let object = self.decode(move |spool| item.into_object(kind, spool)).await?;
-                self.changed(object).await;
+                if self.holdings.change(&object) {
+                    self.send(Seen::Changed(Arc::new(object))).await;
+                }
             }
             Event::Deleted(item) => {
                 let id = item.id(kind);
-                self.total -= self.held.remove(&id).map_or(0, |held| held.size);
-                self.too_large.remove(&id);
+                self.holdings.remove(&id);
                 self.send(Seen::Gone(id)).await;
             }
             Event::Bookmark(_) => {}
@@ -415,37 +336,14 @@ impl Task {
         Ok(())
     }
 
-    async fn changed(&mut self, object: Object) {
-        let total = self.total - self.held_size(&object.id) + object.size();
-        if total > self.max_size {
-            self.too_large.insert(object.id.clone(), object.size());
-            return;
-        }
-        self.too_large.remove(&object.id);
-        self.held.insert(object.id.clone(), Held::of(&object));
-        self.total = total;
-        self.send(Seen::Changed(Arc::new(object))).await;
-    }
-
-    /// Why these are held back.
-    fn excess(&self, too_large: &BTreeMap<ObjectRef, u64>) -> Failure {
-        let names: Vec<_> = too_large.keys().take(NAMED).map(ToString::to_string).collect();
-        let more = too_large.len() - names.len();
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Failure::TooLarge { limit: self.max_size, held_back: names.join(", ") + &more }
-    }
-
     /// A watch broke.
     async fn cut(&self) {
         self.send(Seen::Interrupted).await;
     }
 
     async fn tell_health(&mut self) {
-        let health = if self.too_large.is_empty() {
-            Ok(())
-        } else {
-            Err((self.excess(&self.too_large).message(&self.watch, self.state.verb()), false))
-        };
+        let excess = self.holdings.excess();
+        let health = excess.map_or(Ok(()), |excess| Err((excess.message(&self.watch, self.state.verb()), false)));
         self.tell(health).await;
     }
 
@@ -481,40 +379,4 @@ impl Task {
 struct Listed {
     objects: Vec<Object>,
     metadata: PageMeta,
-}
-
-/// The lines of a watch's body.
-struct Lines {
-    answer: Answer,
-    patience: Duration,
-    buffer: BytesMut,
-    /// How much of the buffer is known to hold no line end.
-    searched: usize,
-}
-
-impl Lines {
-    fn new(answer: Answer, patience: Duration) -> Self {
-        Self { answer, patience, buffer: BytesMut::new(), searched: 0 }
-    }
-
-    /// The next line; `None` at the end of the body. A last line without its end is dropped: it is cut off.
-    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        loop {
-            if let Some(end) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + end + 1);
-                self.searched = 0;
-                return Ok(Some(line.freeze()));
-            }
-            self.searched = self.buffer.len();
-            if self.buffer.is_empty() {
-                // A quiet watch holds no memory for the largest event that it has seen.
-                self.buffer = BytesMut::new();
-            }
-            let Some(chunk) = self.answer.chunk(self.patience).await? else { return Ok(None) };
-            if self.buffer.len() + chunk.len() > PAGE_LIMIT {
-                return Err(Failure::PageTooLarge);
-            }
-            self.buffer.extend_from_slice(&chunk);
-        }
-    }
 }
