@@ -27,9 +27,11 @@ pub use target::{ChildId, SignalError, Target};
 #[cfg(fuzzing)]
 #[must_use]
 pub fn parse_all(bytes: &[u8]) -> Option<String> {
-    let handled = |status: table::ProcStatus| Signal::all().filter(|signal| status.handles(*signal)).count();
+    let handled = |status: table::ProcStatus| {
+        Signal::all().filter(|signal| status.catches(*signal) || status.blocks(*signal)).count()
+    };
     let _ = table::ProcStatus::parse(bytes).map(handled);
     let _ = str::from_utf8(bytes).ok().and_then(Reader::parse).map(|reader| reader.may(4, 0, 0, 0o640));
-    let _ = (table::words(bytes), find::decimal(bytes));
+    let _ = (table::words(bytes), find::decimal(bytes), crate::os::mounts::parse(bytes).count());
     table::Process::parse(bytes).map(|process| table::printable(&process.comm))
 }
