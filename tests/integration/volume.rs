@@ -649,6 +649,7 @@ fn subpath_mount_is_read_and_named_as_one_that_is_never_updated() {
         says(&source(status, "dir/mounted")["message"], &["mounted", "subPath", "restart", "whole volume"])
     });
     assert_eq!(source(&status, "dir/mounted")["healthy"], true);
+    sidecar.until_idle();
     assert_eq!(scene.published("key").as_deref(), Some("1"));
     // Whatever it reads later, it says no more.
     fs::write(version.join("key"), "2").unwrap();
