@@ -17,7 +17,6 @@ use serde::Serialize;
 use similar::algorithms::{Capture, Compact, Replace, myers};
 use similar::udiff::UnifiedHunkHeader;
 use similar::{ChangeTag, DiffOp};
-use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
@@ -34,8 +33,7 @@ use crate::model::spool::SpoolError;
 use crate::model::tree::File;
 use crate::publish::{Output, PublishedFile};
 use crate::render::{Inputs, Rendered};
-use crate::source::{self, Sources, View};
-use crate::source::{Seen, Update};
+use crate::source::feed::Feed;
 
 /// How long the shortest diff of one file is looked for; then a longer one has to do.
 const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -115,32 +113,19 @@ fn throwaway_key() -> anyhow::Result<DigestKey> {
 /// Reads all sources once, and waits for those that are missing as long as `--once` does.
 async fn read(config: &Config) -> Result<Snapshot, Failure> {
     let clients = app::clients(config).await.map_err(|(end, error)| (Exit::from(end), error))?;
-    let (told, mut updates) = mpsc::channel(64);
-    let refresh = watch::Sender::new(0);
-    let mut tasks = JoinSet::new();
     let api = clients.map(|clients| (clients, &config.watches[..]));
-    source::follow(&mut tasks, &config.files, api, config.render.max_size, None, &refresh, &told);
-    let mut sources = Sources::new(config.specs.iter().cloned());
+    let mut tasks = JoinSet::new();
+    let mut feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, None);
     let until = Instant::now() + config.once.unwrap_or_default();
     loop {
-        let waits_for = sources.waits_for();
-        if waits_for.is_empty() {
-            return Ok(sources.snapshot());
+        if let Some(snapshot) = feed.changed() {
+            return Ok(snapshot);
         }
-        let Ok(Some(update)) = timeout_at(until, updates.recv()).await else {
-            let forbidden = sources.views().iter().any(View::is_forbidden);
-            let exit = if forbidden { Exit::Forbidden } else { Exit::Unavailable };
-            return Err((exit, anyhow!("--once-timeout is over, waiting for {}", waits_for.join("; and for "))));
-        };
-        tell(config, &update);
-        sources.take(update);
-    }
-}
-
-/// Says at once what a source lacks: it may be mended while the others are waited for.
-fn tell(config: &Config, update: &Update) {
-    if let (Seen::Trouble { message, .. }, Some(spec)) = (&update.seen, config.specs.get(update.source)) {
-        warn!(source = spec.name, "{message}");
+        if timeout_at(until, feed.next()).await.is_err() {
+            let exit = if feed.is_forbidden() { Exit::Forbidden } else { Exit::Unavailable };
+            let waits_for = feed.waits_for().join("; and for ");
+            return Err((exit, anyhow!("--once-timeout is over, waiting for {waits_for}")));
+        }
     }
 }
 

@@ -4,12 +4,16 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
 
+use super::work::{Next, Work};
 use super::*;
+use crate::model::digest::Digest;
+use crate::model::journal::{Debt, DebtKind, Generation, Journal, Moment, Rejection, sequence_of};
 use crate::model::stage::Stage;
 
 fn options() -> Options {
@@ -62,6 +66,11 @@ fn rejection(stage: Stage) -> Rejection {
     Rejection { stage, reason: String::new(), at: Timestamp::UNIX_EPOCH }
 }
 
+/// An object of these inputs is held back.
+fn holds_back(digest: Digest) -> bool {
+    number(digest) % 10 == 3
+}
+
 /// Several inputs render to one tree: 10 and 20 to the tree of 0.
 fn tree_of(digest: Digest) -> Digest {
     inputs(number(digest) % 10)
@@ -71,8 +80,8 @@ fn tree_of(digest: Digest) -> Digest {
 enum Op {
     Render { step: Step, sequence: u64, unless: Option<Digest>, digest: Digest },
     Write { step: Step, writes: Vec<Write>, done: usize },
-    Reload { step: Step, published: Option<Moment>, abandoned: bool },
-    Confirm { step: Step, abandoned: bool },
+    Reload { step: Step, published: Option<Moment> },
+    Confirm { step: Step, hurried: bool },
     Verify { step: Step, generation: Generation },
 }
 
@@ -121,6 +130,8 @@ enum Mutation {
     IntervalIgnored,
     /// The newest inputs are forgotten at times.
     InputsForgotten,
+    /// That something was held back is not written down.
+    HeldBackForgotten,
 }
 
 const MUTATIONS: &[Mutation] = &[
@@ -143,6 +154,9 @@ const MUTATIONS: &[Mutation] = &[
     Mutation::SequenceReused,
     Mutation::FailureIgnored,
     Mutation::TimerLost(Timer::Backoff),
+    Mutation::TimerLost(Timer::Retry),
+    Mutation::TimerLost(Timer::Refused),
+    Mutation::HeldBackForgotten,
     Mutation::TimerLost(Timer::Again),
     Mutation::TimerLost(Timer::Interval),
     Mutation::TimerLost(Timer::Splay),
@@ -181,6 +195,8 @@ struct World {
     forgetful: bool,
     /// The last journal that was to be written alone could not be.
     unwritten: bool,
+    /// Since the last edit, kill or request.
+    announced: Vec<Milestone>,
     mutation: Option<Mutation>,
 }
 
@@ -212,6 +228,7 @@ impl World {
             visible: BTreeMap::new(),
             forgetful: false,
             unwritten: false,
+            announced: Vec::new(),
             mutation,
         };
         world.carry_out(effects);
@@ -231,6 +248,7 @@ impl World {
         let event = match event {
             Event::Retry => {
                 (self.asked, self.poisoned) = (true, 0);
+                self.announced.clear();
                 event
             }
             Event::Written { step, at, .. } if self.is(Mutation::FailureIgnored) => {
@@ -272,13 +290,14 @@ impl World {
                     let writes = self.mutate(writes);
                     self.start(Op::Write { step, writes, done: 0 });
                 }
-                Effect::Confirm { step, .. } => self.start(Op::Confirm { step, abandoned: false }),
+                Effect::Confirm { step, .. } => self.start(Op::Confirm { step, hurried: false }),
                 Effect::Verify { step, generation } => self.start(Op::Verify { step, generation }),
-                Effect::Reload { step, published, .. } => self.start(Op::Reload { step, published, abandoned: false }),
-                Effect::Abandon(_) => match &mut self.op {
-                    Some(Op::Reload { abandoned, .. } | Op::Confirm { abandoned, .. }) => *abandoned = true,
-                    other => panic!("abandoned {other:?}"),
+                Effect::Reload { step, published, .. } => self.start(Op::Reload { step, published }),
+                Effect::Hurry(_) => match &mut self.op {
+                    Some(Op::Confirm { hurried, .. }) => *hurried = true,
+                    other => panic!("hurried {other:?}"),
                 },
+                Effect::Announce(milestone) => self.announced.push(milestone),
                 Effect::Exit => self.exited = true,
             }
         }
@@ -312,6 +331,9 @@ impl World {
                     Mutation::LastGoodTooEarly => journal.last_good.clone_from(&journal.current),
                     Mutation::QuarantineForgotten => journal.quarantine = None,
                     Mutation::SequenceReused => journal.next_sequence = 1,
+                    Mutation::HeldBackForgotten => {
+                        journal.current.iter_mut().for_each(|current| current.partial = false);
+                    }
                     _ => {}
                 },
                 Write::Swap(generation)
@@ -347,7 +369,10 @@ impl World {
 
     fn write(&mut self, write: &Write) {
         match write {
-            Write::Journal(journal) => self.journal = Some((**journal).clone()),
+            Write::Journal(journal) => {
+                self.journal = Some((**journal).clone());
+                self.unwritten = false;
+            }
             Write::Swap(generation) => {
                 assert!(self.directories.contains_key(&generation.directory), "swapped to nothing");
                 let newer = Some(generation.sequence) > self.link.as_deref().and_then(sequence_of);
@@ -376,11 +401,12 @@ impl World {
                 let outcome = if is_bad(digest) && !self.is(Mutation::BadInputsStaged) {
                     Outcome::Rejected(rejection(Stage::Render))
                 } else if unless == Some(tree_of(digest)) {
-                    Outcome::Same
+                    Outcome::Same { partial: holds_back(digest) }
                 } else if fail {
                     Outcome::Failed
                 } else {
-                    let generation = Generation::new(sequence, digest, tree_of(digest), tree_of(digest));
+                    let new = Generation::new(sequence, digest, tree_of(digest), tree_of(digest));
+                    let generation = Generation { partial: holds_back(digest), ..new };
                     assert_ne!(self.link.as_ref(), Some(&generation.directory), "staged over the current one");
                     self.directories.insert(generation.directory.clone(), digest);
                     Outcome::Staged { candidate: generation, baseline: None }
@@ -392,9 +418,11 @@ impl World {
                     self.write(&writes[done]);
                 } else if refuse {
                     // The worst failure: it happened, and was reported not to have (a failed fsync after a rename).
+                    let asked = self.asked;
                     self.write(&writes[done]);
+                    self.asked = asked;
                 }
-                self.unwritten = fail && matches!(writes[..], [Write::Journal(_)]);
+                self.unwritten |= fail && matches!(writes[..], [Write::Journal(_)]);
                 let done = done + usize::from(!fail);
                 if fail || done == writes.len() {
                     let at = Some(self.now());
@@ -403,15 +431,14 @@ impl World {
                     self.op = Some(Op::Write { step, writes, done });
                 }
             }
-            Some(Op::Reload { step, published, abandoned }) => {
+            Some(Op::Reload { step, published }) => {
                 let digest = self.link.as_ref().map(|link| self.directories[link]);
                 let poison = digest.map_or(Poison::None, |digest| poison(&self.options, digest));
                 let spared = self.is(Mutation::OldOneNotReloaded) && self.owes_rollback();
                 let verdict = if spared || published.is_some_and(|published| self.started > published.ticks) {
                     Verdict::Took
                 } else if fail {
-                    let refused = refuse && !abandoned;
-                    if refused { Verdict::Refused(rejection(Stage::Reload)) } else { Verdict::Unreachable }
+                    if refuse { Verdict::Refused(rejection(Stage::Reload)) } else { Verdict::Unreachable }
                 } else if poison == Poison::Refused {
                     self.poisoned += u32::from(!self.machine.held);
                     Verdict::Refused(rejection(Stage::Reload))
@@ -424,11 +451,11 @@ impl World {
                 };
                 self.on(Event::Reloaded { step, verdict });
             }
-            Some(Op::Confirm { step, abandoned }) => {
+            Some(Op::Confirm { step, hurried }) => {
                 let verdict = if self.dead {
                     Verdict::Refused(rejection(Stage::Confirm))
                 } else if fail {
-                    let refused = refuse && !abandoned;
+                    let refused = refuse && !hurried;
                     if refused { Verdict::Refused(rejection(Stage::Confirm)) } else { Verdict::Unreachable }
                 } else {
                     Verdict::Took
@@ -449,10 +476,15 @@ impl World {
     fn edit(&mut self, to: Digest) {
         self.inputs = to;
         self.poisoned = 0;
+        self.announced.clear();
         self.on(Event::Observed(to));
     }
 
     fn fire(&mut self, index: usize) {
+        // So many attempts, with a backoff, take longer than it runs.
+        if self.machine.refusals >= self.options.attempts && self.timers.contains(&Timer::Refused) {
+            self.on(Event::Fired(Timer::Refused));
+        }
         if let Some(timer) = self.timers.iter().copied().nth(index % self.timers.len().max(1)) {
             self.on(Event::Fired(timer));
         }
@@ -467,6 +499,7 @@ impl World {
         self.op = None;
         self.exited = false;
         self.poisoned = 0;
+        self.announced.clear();
         self.timers.clear();
         let (machine, effects) = recover(self.options.clone(), self.journal.clone(), &self.disk());
         self.machine = machine;
@@ -499,11 +532,13 @@ impl World {
                 "guarantee 4: {good:?} was never good"
             );
         }
+        // The last of the attempts comes when the refusals have gone on for long enough, and may be one more.
         assert!(
-            self.poisoned <= 2 * self.options.attempts + 1,
+            self.poisoned <= 2 * (self.options.attempts + 1) + 1,
             "guarantee 4: what was rejected is tried again and again"
         );
         assert!(self.directories.len() <= 5, "guarantee 9: {:?}", self.directories);
+        self.check_announcements();
         let idle = matches!(self.machine.work, Work::Waiting | Work::Backoff(Next::Reload));
         assert!(!(idle && self.machine.intake == Intake::Ready), "guarantee 10: newer inputs wait for nothing");
         let waits = self.op.is_some() || !self.timers.is_empty() || self.exited;
@@ -512,6 +547,23 @@ impl World {
             "nothing will ever happen again: {:?}",
             self.machine
         );
+    }
+
+    /// What is reported is so, and is reported once.
+    fn check_announcements(&self) {
+        let mut rejected = None;
+        for milestone in &self.announced {
+            match milestone {
+                Milestone::Published(generation) => {
+                    assert!(self.visible.contains_key(&generation.sequence), "reported and not visible");
+                    rejected = None;
+                }
+                Milestone::Rejected(quarantine) => {
+                    assert_ne!(rejected.replace(quarantine.digest), Some(quarantine.digest), "reported twice");
+                }
+                _ => rejected = None,
+            }
+        }
     }
 
     fn is_behind(&self) -> bool {
@@ -564,8 +616,18 @@ impl World {
             assert_eq!(published, Some(tree_of(self.inputs)), "guarantee 10: the newest is published");
             assert!(self.machine.is_settled(), "{:?}", self.machine);
             assert_eq!(journal.quarantine, None);
+            assert!(
+                self.unwritten || self.machine.is_partial() == holds_back(self.inputs),
+                "fault: {:?}",
+                self.machine
+            );
+            if holds_back(self.inputs) && !self.unwritten {
+                let (restarted, _) = recover(self.options.clone(), self.journal.clone(), &self.disk());
+                assert!(restarted.redo, "what is held back is forgotten by a restart");
+            }
         }
-        if self.machine.is_rejected() && !self.unwritten {
+        // Where nothing is published, a restart tries again.
+        if self.machine.is_rejected() && !self.unwritten && journal.current.is_some() {
             let (restarted, _) = recover(self.options.clone(), self.journal.clone(), &self.disk());
             let quarantined = |journal: &Journal| journal.quarantine.as_ref().map(|quarantine| quarantine.digest);
             assert_eq!(quarantined(&restarted.journal), Some(self.inputs), "guarantee 4: rejected for a while alone");
@@ -810,20 +872,162 @@ fn newer_inputs_do_not_wait_behind_retries_of_older_ones() {
 }
 
 #[test]
-fn hanging_attempt_is_abandoned_for_newer_inputs_but_not_at_once() {
+fn attempt_in_flight_ends_by_itself_and_the_newest_inputs_follow() {
     let mut world = settled_on(0, options());
     world.edit(inputs(1));
     world.fire(0);
-    while !matches!(world.op, Some(Op::Reload { .. })) {
-        world.progress(false, false);
-    }
+    until_reload(&mut world);
     world.edit(inputs(2));
     world.on(Event::Fired(Timer::Quiet));
-    assert!(matches!(world.op, Some(Op::Reload { abandoned: false, .. })));
     world.on(Event::Fired(Timer::Patience));
-    assert!(matches!(world.op, Some(Op::Reload { abandoned: true, .. })));
+    assert!(matches!(world.op, Some(Op::Reload { .. })));
+    // It did not answer: nothing newer waits behind the next attempt.
     world.progress(true, false);
     assert_eq!(world.machine.phase(), Phase::Rendering);
+}
+
+#[test]
+fn edits_do_not_put_off_a_pending_reload() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(1));
+    world.fire(0);
+    until_reload(&mut world);
+    world.progress(true, false);
+    finish(&mut world);
+    assert!(world.timers.contains(&Timer::Retry));
+    // Nothing that is read changes: 11 renders to the tree of 1.
+    for number in [11, 1, 21] {
+        world.edit(inputs(number));
+        world.on(Event::Fired(Timer::Quiet));
+        assert_eq!(world.machine.phase(), Phase::Rendering);
+        let armed = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Arm(Timer::Retry, _)));
+        let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
+        let effects = world.machine.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+        assert!(!armed(&effects), "{effects:?}");
+    }
+    world.edit(inputs(31 % 25));
+    world.on(Event::Fired(Timer::Quiet));
+    // The pause is over while something else is in flight.
+    world.on(Event::Fired(Timer::Retry));
+    assert_eq!(world.machine.phase(), Phase::Rendering);
+    let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
+    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+    assert!(matches!(world.op, Some(Op::Reload { .. })), "{:?}", world.machine);
+}
+
+#[test]
+fn refusals_of_half_a_second_are_not_final() {
+    let mut world = settled_on(0, options());
+    let good = world.link.clone();
+    world.edit(inputs(1));
+    world.fire(0);
+    for _ in 0..8 {
+        until_reload(&mut world);
+        world.progress(true, true);
+        while world.op.is_some() {
+            world.progress(false, false);
+        }
+        assert_eq!(world.machine.phase(), Phase::Backoff, "{:?}", world.machine);
+        world.on(Event::Fired(Timer::Retry));
+    }
+    world.on(Event::Fired(Timer::Refused));
+    until_reload(&mut world);
+    world.progress(true, true);
+    finish(&mut world);
+    assert_eq!(world.link, good);
+    assert!(world.machine.is_rejected());
+}
+
+#[test]
+fn where_one_attempt_is_allowed_its_refusal_is_final() {
+    let mut world = settled_on(0, Options { attempts: 1, ..options() });
+    let good = world.link.clone();
+    world.edit(inputs(1));
+    world.fire(0);
+    until_reload(&mut world);
+    world.progress(true, true);
+    finish(&mut world);
+    assert_eq!(world.link, good);
+}
+
+#[test]
+fn a_validator_is_asked_again_as_long_as_nothing_is_published() {
+    let mut world = World::new(options());
+    finish(&mut world);
+    world.edit(inputs(1));
+    for _ in 0..2 {
+        let Some(Op::Render { step, .. }) = world.op.take() else { panic!("{:?}", world.machine) };
+        world.on(Event::Rendered { step, outcome: Outcome::Rejected(rejection(Stage::Validate)) });
+        finish(&mut world);
+        assert!(world.machine.is_rejected());
+        assert_eq!(world.announced.len(), 1, "{:?}", world.announced);
+        world.on(Event::Observed(inputs(1)));
+        world.on(Event::Fired(Timer::Again));
+    }
+    world.kill(false);
+    finish(&mut world);
+    world.on(Event::Observed(inputs(1)));
+    assert_eq!(world.machine.phase(), Phase::Rendering, "a restart asks at once");
+    world.settle();
+    assert!(world.machine.is_settled());
+    // From then on a rejection is final.
+    world.edit(inputs(2));
+    world.on(Event::Fired(Timer::Quiet));
+    let Some(Op::Render { step, .. }) = world.op.take() else { panic!("{:?}", world.machine) };
+    world.on(Event::Rendered { step, outcome: Outcome::Rejected(rejection(Stage::Validate)) });
+    finish(&mut world);
+    assert!(world.timers.is_empty(), "{:?}", world.timers);
+}
+
+#[test]
+fn what_was_held_back_is_rendered_again_when_somebody_asks_and_after_a_restart() {
+    let mut world = settled_on(3, options());
+    assert!(world.machine.is_partial());
+    world.on(Event::Retry);
+    assert_eq!(world.machine.phase(), Phase::Rendering);
+    // The cause is gone.
+    let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
+    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+    finish(&mut world);
+    assert!(!world.machine.is_partial() && !world.journal.as_ref().unwrap().current.as_ref().unwrap().partial);
+    world.on(Event::Retry);
+    assert!(world.op.is_none());
+
+    let mut world = settled_on(3, options());
+    world.kill(false);
+    finish(&mut world);
+    world.on(Event::Observed(inputs(3)));
+    assert_eq!(world.machine.phase(), Phase::Rendering);
+    world.settle();
+}
+
+#[test]
+fn milestones_come_once_and_in_order() {
+    let mut world = settled_on(0, options());
+    world.edit(inputs(8));
+    world.settle();
+    let names: Vec<_> = world
+        .announced
+        .iter()
+        .map(|milestone| match milestone {
+            Milestone::Published(_) => "published",
+            Milestone::Rejected(_) => "rejected",
+            Milestone::RolledBack { from: 2, .. } => "rolled back",
+            Milestone::Confirmed { again: true, .. } => "confirmed again",
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(names, ["published", "rejected", "rolled back", "confirmed again"]);
+    world.edit(inputs(1));
+    world.settle();
+    assert!(
+        matches!(
+            world.announced[..],
+            [Milestone::Published(_), Milestone::Confirmed { again: false, .. }, Milestone::Settled]
+        ),
+        "{:?}",
+        world.announced
+    );
 }
 
 #[test]
@@ -879,6 +1083,7 @@ fn refusals_of_a_first_generation_are_reported_as_held_and_tried_on() {
         world.progress(true, true);
         finish(&mut world);
         if world.machine.phase() == Phase::Backoff {
+            world.on(Event::Fired(Timer::Refused));
             world.fire(0);
         }
     }
@@ -1006,14 +1211,15 @@ fn rollback_that_is_refused_is_held_and_tried_on() {
         world.progress(true, true);
         finish(&mut world);
         if world.machine.phase() == Phase::Backoff {
+            world.on(Event::Fired(Timer::Refused));
             world.fire(0);
         }
     }
     assert_eq!(world.machine.phase(), Phase::Held);
     assert_eq!(world.machine.journal().debt.as_ref().map(|debt| debt.kind), Some(DebtKind::Rollback));
     assert_eq!(world.machine.journal().quarantine.as_ref().unwrap().digest, inputs(8));
-    let effects = world.machine.on(Event::Fired(Timer::Backoff));
-    assert!(matches!(effects[..], [Effect::Reload { .. }, _]), "{effects:?}");
+    let effects = world.machine.on(Event::Fired(Timer::Retry));
+    assert!(matches!(effects[..], [Effect::Reload { .. }]), "{effects:?}");
 }
 
 #[test]
@@ -1025,7 +1231,7 @@ fn death_while_told_to_end_is_not_the_configurations_fault() {
         world.progress(false, false);
     }
     world.on(Event::Shutdown);
-    assert!(matches!(world.op, Some(Op::Confirm { abandoned: true, .. })));
+    assert!(matches!(world.op, Some(Op::Confirm { hurried: true, .. })));
     world.progress(true, true);
     finish(&mut world);
     assert!(world.exited);
@@ -1044,9 +1250,9 @@ fn newer_inputs_end_a_confirmation_that_nobody_answers() {
     }
     world.edit(inputs(2));
     world.on(Event::Fired(Timer::Quiet));
-    assert!(matches!(world.op, Some(Op::Confirm { abandoned: false, .. })));
+    assert!(matches!(world.op, Some(Op::Confirm { hurried: false, .. })));
     world.on(Event::Fired(Timer::Patience));
-    assert!(matches!(world.op, Some(Op::Confirm { abandoned: true, .. })));
+    assert!(matches!(world.op, Some(Op::Confirm { hurried: true, .. })));
     world.progress(true, false);
     assert_eq!(world.machine.phase(), Phase::Rendering);
 }

@@ -29,6 +29,9 @@ pub struct Generation {
     pub content: Digest,
     /// The directory's name in the output.
     pub directory: String,
+    /// Whether an object of the inputs was held back: the generation has it only as it was before, or not at all.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partial: bool,
 }
 
 impl Generation {
@@ -36,7 +39,7 @@ impl Generation {
     #[must_use]
     pub fn new(sequence: u64, digest: Digest, tree: Digest, content: Digest) -> Self {
         let directory = format!("{DIRECTORY_PREFIX}{sequence:06}-{}", digest.short());
-        Self { sequence, digest, tree, content, directory }
+        Self { sequence, digest, tree, content, directory, partial: false }
     }
 
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
@@ -44,7 +47,7 @@ impl Generation {
     pub fn found(directory: &str) -> Option<Self> {
         let sequence = sequence_of(directory)?;
         let (digest, tree, content) = (Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
-        Some(Self { sequence, digest, tree, content, directory: directory.to_owned() })
+        Some(Self { sequence, digest, tree, content, directory: directory.to_owned(), partial: false })
     }
 }
 

@@ -53,6 +53,11 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// Changes the status.
+    pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// The status as it is now.
     #[must_use]
     pub fn status(&self) -> Status {

@@ -20,8 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info};
 
-use crate::model::digest::Digest;
-use crate::model::journal::{DebtKind, Journal};
+use crate::machine::Milestone;
+use crate::model::journal::Rejection;
 use crate::model::stage::Stage;
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
@@ -134,58 +134,10 @@ fn cut(text: &str, longest: usize) -> String {
     text[..end].to_owned()
 }
 
-/// What of the state becomes an Event when it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Facts {
-    current: Option<u64>,
-    debt: Option<DebtKind>,
-    rejected: Option<(Digest, Stage, String)>,
-}
-
-impl Facts {
-    fn of(journal: &Journal) -> Self {
-        let rejected = |quarantine: &crate::model::journal::Quarantine| {
-            let rejection = &quarantine.rejection;
-            (quarantine.digest, rejection.stage, rejection.reason.clone())
-        };
-        Self {
-            current: journal.current.as_ref().map(|current| current.sequence),
-            debt: journal.debt.as_ref().map(|debt| debt.kind),
-            rejected: journal.quarantine.as_ref().map(rejected),
-        }
-    }
-
-    fn confirmed(&self) -> Option<u64> {
-        self.current.filter(|_| self.debt.is_none())
-    }
-
-    /// What became of `before`. `brief`: the reason of a rejection by rendering, without content.
-    fn since(&self, before: &Self, brief: Option<&str>) -> Vec<PodEvent> {
-        let mut events = Vec::new();
-        if self.rejected != before.rejected
-            && let Some((_, stage, reason)) = &self.rejected
-        {
-            let reason = brief.filter(|_| *stage == Stage::Render).unwrap_or(reason).to_owned();
-            events.push(PodEvent::Rejected { stage: *stage, reason });
-        }
-        let rolled_back = Some(DebtKind::Rollback);
-        if self.debt == rolled_back && before.debt != rolled_back {
-            let from = before.current.filter(|_| before.current != self.current);
-            events.extend(self.current.map(|to| PodEvent::RolledBack { from, to }));
-        }
-        if self.confirmed() != before.confirmed() {
-            let again = before.debt == rolled_back;
-            events.extend(self.confirmed().map(|sequence| PodEvent::Reloaded { sequence, again }));
-        }
-        events
-    }
-}
-
-/// Tells of what changes.
+/// Sends what is announced.
 #[derive(Debug)]
 pub struct PodEvents {
     queue: Option<mpsc::Sender<Told>>,
-    before: Option<Facts>,
     /// The state of a target that cannot be signalled, since when, and whether it was told.
     trouble: Option<(TargetState, Instant, bool)>,
     overflowed: bool,
@@ -212,22 +164,31 @@ impl PodEvents {
         if queue.is_none() {
             debug!("no Events on the Pod: they need POD_NAME, POD_NAMESPACE, POD_UID, and a way to the API server");
         }
-        Self { queue, before: None, trouble: None, overflowed: false }
+        Self { queue, trouble: None, overflowed: false }
     }
 
-    /// Tells of what has changed since the last call; what there is at the first one was told by an earlier life.
-    /// `brief`: why rendering rejected the newest inputs, without content.
-    pub fn report(&mut self, journal: &Journal, target: Option<&TargetStatus>, brief: Option<&str>) {
-        if self.queue.is_none() {
-            return;
-        }
-        let now = Facts::of(journal);
-        let before = self.before.replace(now.clone()).unwrap_or_else(|| now.clone());
-        for event in now.since(&before, brief) {
-            self.tell(event);
-        }
-        if let Some(event) = target.and_then(|target| self.look_at(target, Instant::now())) {
-            self.tell(event);
+    /// Reports a milestone. `brief`: why rendering rejected the newest inputs, without content.
+    pub fn announce(&mut self, milestone: &Milestone, brief: Option<&str>) {
+        let event = match milestone {
+            Milestone::Rejected(quarantine) => {
+                let Rejection { stage, reason, .. } = &quarantine.rejection;
+                let reason = brief.filter(|_| *stage == Stage::Render).unwrap_or(reason).to_owned();
+                PodEvent::Rejected { stage: *stage, reason }
+            }
+            Milestone::RolledBack { from, to } => PodEvent::RolledBack { from: Some(*from), to: to.sequence },
+            Milestone::TurnedBack(to) => PodEvent::RolledBack { from: None, to: to.sequence },
+            Milestone::Confirmed { generation, again } => {
+                PodEvent::Reloaded { sequence: generation.sequence, again: *again }
+            }
+            Milestone::Published(_) | Milestone::Held | Milestone::Settled => return,
+        };
+        self.send(event);
+    }
+
+    /// Reports the target of the last signal, if there is something wrong with it.
+    pub fn target(&mut self, target: &TargetStatus) {
+        if let Some(event) = self.look_at(target, Instant::now()) {
+            self.send(event);
         }
     }
 
@@ -247,8 +208,8 @@ impl PodEvents {
         due.then(|| PodEvent::TargetMissing { message: target.message.clone().unwrap_or_default() })
     }
 
-    /// Tells of this, if it can: without waiting.
-    pub fn tell(&mut self, event: PodEvent) {
+    /// Sends this, if it can: without waiting.
+    pub fn send(&mut self, event: PodEvent) {
         let Some(queue) = &self.queue else { return };
         let told = Told { event, at: Timestamp::now(), since: Instant::now() };
         if queue.try_send(told).is_err() && !std::mem::replace(&mut self.overflowed, true) {
@@ -424,27 +385,22 @@ fn event(pod: &Pod, told: &Told) -> Event {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::journal::{Debt, Generation, Quarantine, Rejection};
+    use crate::model::digest::Digest;
+    use crate::model::journal::{Generation, Quarantine};
 
     fn generation(sequence: u64) -> Generation {
         let digest = Digest::UNKNOWN;
         Generation::new(sequence, digest, digest, digest)
     }
 
-    fn journal(sequence: u64, debt: Option<DebtKind>) -> Journal {
-        let debt = debt.map(|kind| Debt { kind, ..Debt::default() });
-        Journal { current: Some(generation(sequence)), debt, ..Journal::default() }
-    }
-
-    fn rejected(journal: Journal, stage: Stage, reason: &str) -> Journal {
+    fn rejected(stage: Stage, reason: &str) -> Milestone {
         let rejection = Rejection { stage, reason: reason.to_owned(), at: Timestamp::UNIX_EPOCH };
-        let quarantine = Quarantine { digest: Digest::UNKNOWN, gate: Digest::UNKNOWN, rejection };
-        Journal { quarantine: Some(quarantine), ..journal }
+        Milestone::Rejected(Quarantine { digest: Digest::UNKNOWN, gate: Digest::UNKNOWN, rejection })
     }
 
     fn watched() -> (PodEvents, mpsc::Receiver<Told>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        (PodEvents { queue: Some(sender), before: None, trouble: None, overflowed: false }, queue)
+        (PodEvents { queue: Some(sender), trouble: None, overflowed: false }, queue)
     }
 
     fn notes(queue: &mut mpsc::Receiver<Told>) -> Vec<String> {
@@ -453,36 +409,36 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_change_is_told_once_and_what_was_found_is_not() {
-        use DebtKind::{Publish, Rollback};
+    async fn each_milestone_is_one_event_in_words_without_content() {
         let (mut events, mut queue) = watched();
-        let mut step = |journal: &Journal, brief: Option<&str>| {
-            events.report(journal, None, brief);
-            events.report(journal, None, brief);
+        let mut step = |milestone: &Milestone, brief: Option<&str>| {
+            events.announce(milestone, brief);
             notes(&mut queue)
         };
-        assert!(step(&rejected(journal(1, None), Stage::Confirm, "found"), None).is_empty());
-        assert!(step(&journal(1, None), None).is_empty());
-        assert!(step(&journal(2, Some(Publish)), None).is_empty());
+        assert!(step(&Milestone::Published(generation(2)), None).is_empty());
         let reloaded = "ConfigReloaded: Configuration generation 2 is published and confirmed";
-        assert_eq!(step(&journal(2, None), None), [reloaded]);
+        assert_eq!(step(&Milestone::Confirmed { generation: generation(2), again: false }, None), [reloaded]);
+        assert!(step(&Milestone::Settled, None).is_empty());
         assert_eq!(
-            step(&rejected(journal(2, None), Stage::Render, "quotes `content`"), Some("template a.j2, line 3")),
+            step(&rejected(Stage::Render, "quotes `content`"), Some("template a.j2, line 3")),
             ["ConfigRejected: Configuration rejected at render: template a.j2, line 3 (trimtab status says more)"]
         );
-        assert!(step(&journal(3, Some(Publish)), None).is_empty());
         assert_eq!(
-            step(&rejected(journal(2, Some(Rollback)), Stage::Reload, "it answered 500"), Some("an older one")),
+            step(&rejected(Stage::Reload, "it answered 500"), Some("an older one")),
+            ["ConfigRejected: Configuration rejected at reload: it answered 500 (trimtab status says more)"]
+        );
+        assert_eq!(
+            step(&Milestone::RolledBack { from: 3, to: generation(2) }, None),
             [
-                "ConfigRejected: Configuration rejected at reload: it answered 500 (trimtab status says more)",
-                "ConfigRolledBack: Configuration generation 3 is taken back: generation 2, the last good one, replaces it",
+                "ConfigRolledBack: Configuration generation 3 is taken back: generation 2, the last good one, replaces it"
             ]
         );
+        assert_eq!(
+            step(&Milestone::TurnedBack(generation(2)), None),
+            ["ConfigRolledBack: Configuration generation 2, the last good one, is made current again"]
+        );
         let again = "ConfigReloaded: Configuration generation 2 is confirmed again; what came after it was rejected";
-        assert_eq!(step(&rejected(journal(2, None), Stage::Reload, "it answered 500"), None), [again]);
-        // Asked to retry, and rejected once more.
-        assert!(step(&journal(2, None), None).is_empty());
-        assert_eq!(step(&rejected(journal(2, None), Stage::Render, "why"), None).len(), 1);
+        assert_eq!(step(&Milestone::Confirmed { generation: generation(2), again: true }, None), [again]);
     }
 
     #[tokio::test]
@@ -558,7 +514,7 @@ mod tests {
     async fn whoever_tells_never_waits() {
         let (mut events, _queue) = watched();
         for _ in 0..10 * QUEUE {
-            events.tell(PodEvent::RolledBack { from: None, to: 1 });
+            events.send(PodEvent::RolledBack { from: None, to: 1 });
         }
         assert!(events.overflowed);
     }

@@ -3,18 +3,15 @@
 //! [`files`] and [`kube`] tell what they see; here it is decided what that means: whether a deletion is kept or
 //! applied, whether a source that is missing is waited for, what comes before what in the merged view.
 
+pub mod feed;
 pub mod files;
 pub mod kube;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch as channel};
-use tokio::task::JoinSet;
-
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{Objects, Snapshot, Taken};
-use crate::model::spool::Spool;
 
 /// What a source tells. Each message is about the source as a whole, so that the last one alone describes it.
 #[derive(Clone, Debug)]
@@ -248,29 +245,6 @@ impl View {
             }
         }
         kept
-    }
-}
-
-/// Starts a task for the directories and one for each of `watches`; they tell what they see for as long as `told` has
-/// a receiver. `max_size`: the largest source at the API server, in bytes; `spool`: where its values are kept, if not
-/// in memory. Each change of `refresh` lets them read everything again.
-pub fn follow(
-    tasks: &mut JoinSet<()>,
-    files: &files::Config,
-    api: Option<(kube::Clients, &[kube::Watch])>,
-    max_size: u64,
-    spool: Option<&Spool>,
-    refresh: &channel::Sender<u64>,
-    told: &mpsc::Sender<Update>,
-) {
-    if !files.roots.is_empty() {
-        tasks.spawn(files::watch(files.clone(), refresh.subscribe(), told.clone()));
-    }
-    if let Some((clients, watches)) = api {
-        for watch in watches {
-            let (clients, watch, spool) = (clients.clone(), watch.clone(), spool.cloned());
-            tasks.spawn(kube::watch(clients, watch, max_size, spool, refresh.subscribe(), told.clone()));
-        }
     }
 }
 

@@ -438,7 +438,9 @@ fn signal_is_not_owed_to_a_process_that_started_after_the_publish() {
             sidecar.start_again();
         }
         sidecar.until_idle();
-        assert!(sidecar.log_of_this_life().contains("no reload is owed: the main process started after the publish"));
+        assert!(
+            sidecar.log_of_this_life().contains("no reload is pending: the main process started after the publish")
+        );
         assert_eq!(main.told(), before, "no signal was sent");
 
         // It starts again before the publish, and handles the signal only after it: the signal is owed.

@@ -370,7 +370,8 @@ impl Sidecar {
                 let sound = found.is_ok_and(|found| found == generation.content);
                 Some(Event::Verified { step, sound, baseline: None })
             }
-            Effect::Confirm { .. } | Effect::Abandon(_) | Effect::Exit => unreachable!("not asked for: {effect:?}"),
+            Effect::Announce(_) => None,
+            Effect::Confirm { .. } | Effect::Hurry(_) | Effect::Exit => unreachable!("not asked for: {effect:?}"),
         }
     }
 
@@ -379,7 +380,7 @@ impl Sidecar {
         let content = edit.tree.content(&self.key);
         let tree = edit.tree.digest(content, &self.key);
         if unless == Some(tree) {
-            return Outcome::Same;
+            return Outcome::Same { partial: false };
         }
         let candidate = Generation::new(sequence, edit.digest, tree, content);
         match self.output.stage(&candidate, &edit.tree) {

@@ -1,0 +1,141 @@
+//! The ledger: what each generation was made of, as far as it is needed later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::content::Content;
+use crate::model::digest::Digest;
+use crate::model::journal::Journal;
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::HeldBack;
+use crate::model::snapshot::Versions;
+use crate::os::mask::Mask;
+use crate::render::{Drawn, Inputs};
+
+/// What a generation was made of.
+#[derive(Clone, Default)]
+struct Ingredients {
+    /// The selected objects that were taken.
+    objects: Versions,
+    /// The secrets that the main process may print while it has the generation. `None`: not known, as it was found at
+    /// start and its inputs are gone.
+    secrets: Option<Vec<Content>>,
+}
+
+impl Ingredients {
+    fn found(exists: bool) -> Arc<Self> {
+        Arc::new(Self { objects: Versions::default(), secrets: (!exists).then(Vec::new) })
+    }
+}
+
+/// What the candidate, the published generation, the one that it replaced, and the last good one were made of.
+pub(super) struct Ledger {
+    staged: Ingredients,
+    published: Arc<Ingredients>,
+    before: Arc<Ingredients>,
+    good: Arc<Ingredients>,
+    /// What was rendered last.
+    drawn: Option<Drawn>,
+    /// Whether what the published generation has of the selected objects is to be read back, as it was found at start.
+    unknown: bool,
+}
+
+impl Ledger {
+    /// For the generations that a journal names.
+    pub(super) fn found(journal: &Journal) -> Self {
+        // The one before matters only while the main process has not taken the newer one.
+        let before = journal.debt.is_some() && journal.from.is_some();
+        Self {
+            staged: Ingredients::default(),
+            published: Ingredients::found(journal.current.is_some()),
+            before: Ingredients::found(before),
+            good: Ingredients::found(journal.last_good.is_some()),
+            drawn: None,
+            unknown: journal.current.is_some(),
+        }
+    }
+
+    /// Inputs that led to a generation from before this start say what its secrets are.
+    pub(super) fn observed(&mut self, inputs: &Inputs, digest: Digest, journal: &Journal) {
+        let generations = [(&journal.current, &mut self.published), (&journal.last_good, &mut self.good)];
+        for (generation, made_of) in generations {
+            if made_of.secrets.is_none() && generation.as_ref().is_some_and(|found| found.digest == digest) {
+                Arc::make_mut(made_of).secrets = Some(inputs.secrets().collect());
+            }
+        }
+    }
+
+    /// A candidate is made of these inputs.
+    pub(super) fn begun(&mut self, inputs: &Inputs) {
+        self.staged.objects = Versions::of(&inputs.snapshot);
+        // An object that is held back stays as it was last published.
+        let earlier = self.published.objects.secret().flat_map(|object| object.data.values());
+        self.staged.secrets = Some(inputs.secrets().chain(earlier.cloned()).collect());
+    }
+
+    /// The selected objects that are published.
+    pub(super) fn objects(&self) -> Versions {
+        self.published.objects.clone()
+    }
+
+    pub(super) fn is_unknown(&self) -> bool {
+        self.unknown
+    }
+
+    pub(super) fn take_drawn(&mut self) -> Option<Drawn> {
+        self.drawn.take()
+    }
+
+    pub(super) fn drawn(&mut self, drawn: Option<Drawn>) {
+        self.drawn = drawn;
+    }
+
+    /// What the published generation has of the selected objects was read back.
+    pub(super) fn read_back(&mut self, found: BTreeMap<ObjectRef, Arc<Object>>) {
+        let secret = found.values().filter(|object| object.secret).flat_map(|object| object.data.values());
+        self.staged.secrets.get_or_insert_default().extend(secret.cloned());
+        Arc::make_mut(&mut self.published).objects = found.into();
+        self.unknown = false;
+    }
+
+    /// The candidate does not have these objects: their last published version stays in their place.
+    pub(super) fn held_back(&mut self, held_back: &[HeldBack]) {
+        if held_back.is_empty() {
+            return;
+        }
+        let published = self.published.objects.by_id();
+        for HeldBack { source, .. } in held_back {
+            let previous = published.get(source).map(|object| Arc::clone(object));
+            self.staged.objects.replace(source.clone(), previous);
+        }
+    }
+
+    /// The candidate is current.
+    pub(super) fn published(&mut self) {
+        self.before = std::mem::replace(&mut self.published, Arc::new(std::mem::take(&mut self.staged)));
+    }
+
+    /// The last good generation is current again.
+    pub(super) fn rolled_back(&mut self) {
+        self.before = std::mem::replace(&mut self.published, self.good.clone());
+        self.unknown = self.good.objects.is_empty();
+    }
+
+    /// The current generation is the last good one.
+    pub(super) fn confirmed(&mut self) {
+        self.good = self.published.clone();
+    }
+
+    /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
+    /// are not known, or cannot be read.
+    pub(super) fn mask(&self, newest: Option<&Inputs>) -> Option<Mask> {
+        let mut secrets: Vec<_> = newest.into_iter().flat_map(Inputs::secrets).collect();
+        secrets.extend(self.staged.secrets.iter().flatten().cloned());
+        for made_of in [&self.before, &self.published, &self.good] {
+            secrets.extend(made_of.secrets.as_ref()?.iter().cloned());
+        }
+        // What cannot be read cannot be masked.
+        let secrets = secrets.iter().map(Content::read).collect::<Result<Vec<_>, _>>().ok()?;
+        Some(Mask::new(secrets))
+    }
+}

@@ -1,0 +1,207 @@
+//! The start: bind, lock, find what an earlier life left, recover.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use jiff::Timestamp;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::ledger::Ledger;
+use super::report::Reporter;
+use super::steps::Steps;
+use super::{App, Config, End};
+use crate::machine::{self, Machine};
+use crate::model::digest::DigestKey;
+use crate::model::journal::Journal;
+use crate::observe::admin::{self, Ask, Server, Shared};
+use crate::observe::metrics::Metrics;
+use crate::observe::pod_events::PodEvents;
+use crate::observe::status;
+use crate::os::file;
+use crate::os::signals::{Signalled, Signals};
+use crate::publish::{FoundJournal, Lock, Output};
+use crate::source::feed::Feed;
+use crate::source::kube::{self, KubeError};
+
+/// The longest `--digest-key-file`, in bytes.
+const DIGEST_KEY_LIMIT: u64 = 64 * 1024;
+
+/// Runs the sidecar until a signal ends it. An error is a failure at start; how the run ends comes with it.
+pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
+    let mut signals = Signals::new().context("signal handlers").map_err(|error| (End::StartUp, error))?;
+    let clients = clients(&config).await?;
+    let (asks, mut asked) = mpsc::channel(16);
+    let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
+    let mut tasks = JoinSet::new();
+    if config.once.is_none() {
+        let servers = bind(&config).map_err(|error| (End::StartUp, error))?;
+        for (server, listener) in servers {
+            let serving = admin::serve(server, listener, shared.clone());
+            tasks.spawn(async move { match serving.await {} });
+        }
+    }
+    let (output, warnings) =
+        Output::open(&config.output).map_err(|error| (End::CannotWrite, anyhow::Error::from(error)))?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    let output = Arc::new(output);
+    let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
+        return Ok(End::by_signal(config.once));
+    };
+    let given = given_key(&config).map_err(|error| (End::StartUp, error))?;
+    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (End::CannotWrite, error.into()))?;
+    let app =
+        App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (End::CannotWrite, error))?;
+    Ok(app.run(asked, signals).await)
+}
+
+/// Clients for the API server, if a source needs it; an error where the flags make no sense.
+pub(crate) async fn clients(config: &Config) -> Result<Option<kube::Clients>, (End, anyhow::Error)> {
+    let clients = config.client.clone().map(kube::Clients::new);
+    if let Some(clients) = &clients {
+        match clients.check().await {
+            // The API server, a file or a credential may come yet: its source says what is missing.
+            Ok(()) | Err(KubeError::Unreadable { .. } | KubeError::Credentials(_)) => {}
+            Err(error) => return Err((End::Usage, error.into())),
+        }
+    }
+    Ok(clients)
+}
+
+/// The key of `--digest-key-file`, if that is given.
+pub(crate) fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
+    let Some(path) = &config.digest_key_file else { return Ok(None) };
+    let read = file::read_regular(path, DIGEST_KEY_LIMIT);
+    let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
+    anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
+    Ok(Some(DigestKey::derive(&bytes)))
+}
+
+fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
+    let mut servers = Vec::new();
+    for (server, flag, address) in
+        [(Server::Listen, "--listen", config.listen), (Server::Admin, "--admin", config.admin)]
+    {
+        if let Some(address) = address {
+            let listener = admin::bind(flag, address)?;
+            info!("{flag} serves on {}", listener.local_addr()?);
+            servers.push((server, listener));
+        }
+    }
+    Ok(servers)
+}
+
+/// Waits until no other Trimtab has this output; `None` where a signal ends the run meanwhile.
+async fn lock(
+    output: &Output,
+    shared: &Shared,
+    asked: &mut mpsc::Receiver<Ask>,
+    signals: &mut Signals,
+    once: Option<Duration>,
+) -> Result<Option<Lock>, (End, anyhow::Error)> {
+    let since = Instant::now();
+    let message = "another Trimtab holds the output's lock; two on one output would undo each other's work: \
+                   waiting until it ends";
+    let mut logged = false;
+    loop {
+        match output.try_lock() {
+            Ok(Some(lock)) => {
+                shared.update(|status| status.errors.remove("lock"));
+                return Ok(Some(lock));
+            }
+            Ok(None) if once.is_some_and(|limit| since.elapsed() > limit) => {
+                return Err((End::CannotWrite, anyhow::anyhow!(message)));
+            }
+            Ok(None) if !std::mem::replace(&mut logged, true) => {
+                warn!("{message}");
+                let problem = status::Problem { message: message.into(), at: Timestamp::now() };
+                shared.update(|status| {
+                    status.phase = machine::Phase::Syncing.as_str();
+                    status.errors.insert("lock", problem)
+                });
+            }
+            Ok(None) => {}
+            Err(error) => return Err((End::CannotWrite, error.into())),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+            signalled = signals.next() => if matches!(signalled, Signalled::Terminate) { return Ok(None) },
+            Some(ask) = asked.recv() => match ask {
+                // Whoever asks may have gone away.
+                Ask::Ping(answer) => { let _ = answer.send(()); }
+                Ask::Retry(answer) => { let _ = answer.send("waiting for the output's lock; nothing to retry\n"); }
+            },
+        }
+    }
+}
+
+/// A machine for what the output holds, and its first effects.
+fn recover(config: &Config, output: &Output) -> anyhow::Result<(Machine, Vec<machine::Effect>)> {
+    for warning in output.finish()? {
+        warn!("{warning}");
+    }
+    let journal = match output.read_journal()? {
+        FoundJournal::Nothing => None,
+        FoundJournal::Journal(journal) => Some(journal),
+        FoundJournal::SetAside { reason, name } => {
+            warn!(
+                "the journal cannot be used: {reason}; it is set aside as {name}, and a reload is taken to be pending"
+            );
+            None
+        }
+    };
+    // An init container that is started again is to try again.
+    let journal = journal.map(|journal| match config.once {
+        Some(_) => Journal { quarantine: None, ..journal },
+        None => journal,
+    });
+    Ok(machine::recover(config.machine.clone(), journal, &output.disk()?))
+}
+
+impl App {
+    fn start(
+        config: Config,
+        clients: Option<kube::Clients>,
+        output: Arc<Output>,
+        key: DigestKey,
+        lock: Lock,
+        shared: Shared,
+        mut tasks: JoinSet<()>,
+    ) -> anyhow::Result<Self> {
+        let (machine, effects) = recover(&config, &output)?;
+        for spec in &config.specs {
+            shared.metrics.source_added(&spec.name);
+        }
+        let events_go_to = clients.clone().or_else(kube::Clients::of_this_pod);
+        let events = PodEvents::start(events_go_to, &config.render.pod, &mut tasks);
+        let api = clients.map(|clients| (clients, &config.watches[..]));
+        let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
+        let journal = machine.journal();
+        let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, spool.as_ref())
+            .afresh(journal.current.is_none());
+        let mut app = Self {
+            settings: Arc::new(config.render.clone()),
+            feed,
+            ledger: Ledger::found(journal),
+            report: Reporter::new(shared, events, config.retry.1, journal),
+            steps: Steps::new(&config, output, key, tasks),
+            machine,
+            timers: BTreeMap::new(),
+            inputs: None,
+            observed: None,
+            end: None,
+            _lock: lock,
+            config,
+        };
+        app.carry_out(effects, Duration::ZERO);
+        app.report();
+        Ok(app)
+    }
+}

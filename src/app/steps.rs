@@ -1,0 +1,380 @@
+//! The steps: one task for each effect that takes time. Each answers with the machine's own event.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::info;
+
+use jiff::Timestamp;
+
+use super::Config;
+use super::ledger::Ledger;
+use crate::candidate::{self, Candidate, CandidateError, Made, Order};
+use crate::machine::{Event, Outcome, Step, Verdict, Write};
+use crate::model::digest::{Digest, DigestKey};
+use crate::model::journal::{Baseline, Generation, Moment, Rejection};
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::HeldBack;
+use crate::model::stage::Stage;
+use crate::os::fault::Faults;
+use crate::os::mask::Said;
+use crate::publish::Output;
+use crate::reload::confirm;
+use crate::reload::process::{self, Clock};
+use crate::reload::{self, Notified, Reloader, TargetStatus};
+use crate::render::{Drawn, Inputs};
+
+/// What a task answers.
+pub(super) enum Answer {
+    /// A step has ended.
+    Done(Box<Done>),
+    /// It was checked whether the main process can read what it was notified of: what is wrong, if anything.
+    Access(Option<String>),
+}
+
+/// The end of a step.
+pub(super) struct Done {
+    pub(super) event: Event,
+    pub(super) took: Duration,
+    /// What went wrong.
+    pub(super) trouble: Option<Trouble>,
+    /// Of a render.
+    pub(super) rendered: Option<Box<Rendered>>,
+    /// Of a reload by signal: whom it was for.
+    pub(super) target: Option<TargetStatus>,
+    /// Of a reload that was taken: what it leaves to the confirmation.
+    pub(super) notified: Option<Box<Notified>>,
+}
+
+impl Done {
+    fn new(event: Event, took: Duration) -> Self {
+        Self { event, took, trouble: None, rendered: None, target: None, notified: None }
+    }
+}
+
+/// What went wrong in a step.
+#[derive(Default)]
+pub(super) struct Trouble {
+    /// Fit for logs, `/status` and Events.
+    pub(super) message: String,
+    /// What others said of it: only through a mask, for the log.
+    pub(super) said: Said,
+}
+
+/// What a render found out beyond its outcome.
+pub(super) struct Rendered {
+    pub(super) rendering: Duration,
+    /// `None` where it came to no validation.
+    pub(super) validating: Option<Duration>,
+    /// Where it ended, if nothing can be published.
+    pub(super) failed_at: Option<Stage>,
+    /// What `--syntax warn` found.
+    pub(super) warnings: Vec<String>,
+    pub(super) held_back: Vec<HeldBack>,
+    /// What programs said of the objects that they refused.
+    pub(super) said: Vec<(ObjectRef, Said)>,
+    /// What was published of the selected objects, where it was read back.
+    pub(super) found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
+    pub(super) drawn: Option<Drawn>,
+    /// The reason of a rejection without any content, where it has some.
+    pub(super) brief: Option<String>,
+}
+
+/// Starts the steps, and hears of their ends.
+pub(super) struct Steps {
+    pub(super) output: Arc<Output>,
+    pub(super) key: DigestKey,
+    pub(super) faults: Faults,
+    validate: Arc<candidate::Config>,
+    confirm: confirm::Config,
+    /// `--output`.
+    directory: PathBuf,
+    reload: reload::Config,
+    reloader: Arc<Mutex<Reloader>>,
+    /// `None` where `/proc` does not say which boot this is.
+    clock: Option<Clock>,
+    /// What the last reload that was taken leaves to the confirmation.
+    pub(super) notified: Option<Box<Notified>>,
+    /// The confirmation in flight, and how it is asked not to wait for somebody who is not there.
+    hurry: Option<(Step, watch::Sender<bool>)>,
+    answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
+    tasks: JoinSet<()>,
+}
+
+impl Steps {
+    pub(super) fn new(config: &Config, output: Arc<Output>, key: DigestKey, tasks: JoinSet<()>) -> Self {
+        Self {
+            output,
+            key,
+            faults: Faults::from_env(),
+            validate: Arc::new(config.validate.clone()),
+            reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
+            confirm: config.confirm.clone(),
+            directory: config.output.output.clone(),
+            reload: config.reload.clone(),
+            clock: Clock::new().ok(),
+            notified: None,
+            hurry: None,
+            answers: mpsc::channel(4),
+            tasks,
+        }
+    }
+
+    /// Waits for a step's end. May be dropped at any time without a loss.
+    pub(super) async fn next(&mut self) -> Answer {
+        match self.answers.1.recv().await {
+            Some(answer) => answer,
+            // One sender is held here.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Forgets the tasks that have ended, or the set would grow with each step.
+    pub(super) fn tidy(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+    }
+
+    pub(super) fn render(
+        &mut self,
+        step: Step,
+        sequence: u64,
+        unless: Option<Digest>,
+        inputs: Inputs,
+        digest: Digest,
+        ledger: &mut Ledger,
+    ) {
+        self.faults.point("render");
+        ledger.begun(&inputs);
+        let order = Order {
+            inputs,
+            digest,
+            published: ledger.objects(),
+            drawn: ledger.take_drawn(),
+            unknown: ledger.is_unknown(),
+            sequence,
+            unless,
+            output: self.output.clone(),
+            key: self.key.clone(),
+            validate: self.validate.clone(),
+        };
+        let (answer, key, config) = (self.answers.0.clone(), self.key.clone(), self.confirm.clone());
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let made = candidate::make(order).await;
+            let baseline = match made.result {
+                Ok(Candidate::Staged { .. }) => confirm::baseline(&config, &key).await,
+                _ => None,
+            };
+            let _ = answer.send(Answer::Done(Box::new(rendered(step, made, baseline, began.elapsed())))).await;
+        });
+    }
+
+    pub(super) fn write(&mut self, step: Step, writes: Vec<Write>) {
+        let (output, faults, clock) = (self.output.clone(), self.faults.clone(), self.clock.clone());
+        let answer = self.answers.0.clone();
+        self.tasks.spawn_blocking(move || {
+            let began = Instant::now();
+            let mut done = 0;
+            let mut trouble = None;
+            for write in writes {
+                faults.point(write.kind().as_str());
+                match output.apply(&write) {
+                    Ok(()) => done += 1,
+                    Err(failed) => {
+                        trouble = Some(Trouble { message: failed.to_string(), said: Said::default() });
+                        break;
+                    }
+                }
+            }
+            faults.point("written");
+            // Without the moment, a signal is sent even to a process that started after the publish.
+            let at = clock.as_ref().map(Clock::now);
+            let event = Event::Written { step, done, at };
+            // The app may have ended meanwhile, and then nobody waits for the answer.
+            let _ = answer.blocking_send(Answer::Done(Box::new(Done { trouble, ..Done::new(event, began.elapsed()) })));
+        });
+    }
+
+    pub(super) fn reload(&mut self, step: Step, generation: Generation, published: Option<Moment>) {
+        self.faults.point("reload");
+        let (answer, reloader, output) = (self.answers.0.clone(), self.reloader.clone(), self.output.clone());
+        let (driver, directory) = (self.reload.driver.clone(), self.directory.clone());
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let (sequence, mut reloader) = (generation.sequence, reloader.lock().await);
+            let attempt = reloader.attempt(sequence, published.as_ref()).await;
+            let target = reloader.target().cloned();
+            drop(reloader);
+            let rejection = |message: &str| rejection(Stage::Reload, message.to_owned());
+            let mut notified = None;
+            let mut process = None;
+            let (verdict, trouble) = match attempt {
+                reload::Verdict::Took(by) => {
+                    if by.skipped {
+                        info!(sequence, "no reload is pending: the main process started after the publish");
+                    } else {
+                        process = target.clone().and_then(|target| Some((target.name?, target.pid?)));
+                        let to = process.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
+                        info!(sequence, "reloaded: {driver}{}", to.unwrap_or_default());
+                    }
+                    notified = Some(by);
+                    (Verdict::Took, None)
+                }
+                reload::Verdict::Refused { message, output: said } => (
+                    Verdict::Refused(rejection(&message)),
+                    Some(Trouble { message: format!("refused: {message}"), said }),
+                ),
+                reload::Verdict::Died { message } => {
+                    let trouble = Trouble { message: format!("rejected: {message}"), said: Said::default() };
+                    (Verdict::Died(rejection(&message)), Some(trouble))
+                }
+                reload::Verdict::Unreachable { message, output: said, .. } => {
+                    (Verdict::Unreachable, Some(Trouble { message, said }))
+                }
+            };
+            let done =
+                Done { trouble, target, notified, ..Done::new(Event::Reloaded { step, verdict }, began.elapsed()) };
+            let _ = answer.send(Answer::Done(Box::new(done))).await;
+            if let Some((name, pid)) = process {
+                let check =
+                    move || unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid));
+                let checked = tokio::task::spawn_blocking(check).await;
+                if let Ok(message) = checked {
+                    let _ = answer.send(Answer::Access(message)).await;
+                }
+            }
+        });
+    }
+
+    pub(super) fn confirm(&mut self, step: Step, digest: Digest, baseline: Option<Baseline>) {
+        self.faults.point("confirm");
+        let (answer, key, notified) = (self.answers.0.clone(), self.key.clone(), self.notified.take());
+        let (config, hurry) = (self.confirm.clone(), watch::Sender::new(false));
+        let hurried = hurry.subscribe();
+        self.hurry = Some((step, hurry));
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let verdict = match notified {
+                Some(notified) => confirm::confirm(&config, *notified, baseline.as_ref(), digest, &key, hurried).await,
+                // The machine confirms only after a reload that was taken.
+                None => confirm::Verdict::Absent { message: "nobody was notified".to_owned() },
+            };
+            let (verdict, trouble) = match verdict {
+                confirm::Verdict::Took => (Verdict::Took, None),
+                confirm::Verdict::Rejected { message, output: said } => {
+                    let trouble = Trouble { message: format!("rejected: {message}"), said };
+                    (Verdict::Refused(rejection(Stage::Confirm, message)), Some(trouble))
+                }
+                confirm::Verdict::Absent { message } => {
+                    (Verdict::Unreachable, Some(Trouble { message, said: Said::default() }))
+                }
+            };
+            let done = Done { trouble, ..Done::new(Event::Confirmed { step, verdict }, began.elapsed()) };
+            let _ = answer.send(Answer::Done(Box::new(done))).await;
+        });
+    }
+
+    /// Lets the confirmation end if it has nobody to ask.
+    pub(super) fn hurry(&mut self, step: Step) {
+        if let Some((_, hurry)) = self.hurry.as_ref().filter(|(confirming, _)| *confirming == step) {
+            hurry.send_replace(true);
+        }
+    }
+
+    /// Checks the last good generation before it is made current again.
+    pub(super) fn verify(&mut self, step: Step, generation: Generation) {
+        self.faults.point("verify");
+        let (answer, output, key) = (self.answers.0.clone(), self.output.clone(), self.key.clone());
+        let config = self.confirm.clone();
+        self.tasks.spawn(async move {
+            let began = Instant::now();
+            let baseline = confirm::baseline(&config, &key).await;
+            let content = generation.content;
+            let read = tokio::task::spawn_blocking(move || output.content(&generation, &key)).await;
+            let wrong = match read {
+                Ok(Ok(found)) if found == content || content == Digest::UNKNOWN => None,
+                Ok(Ok(_)) => Some("the last good generation was changed since it was published".to_owned()),
+                Ok(Err(error)) => Some(error.to_string()),
+                // A panic, in a build that survives it.
+                Err(_) => Some("a fault of Trimtab's own ended its check; please report it".to_owned()),
+            };
+            let event = Event::Verified { step, sound: wrong.is_none(), baseline };
+            let trouble = wrong.map(|wrong| Trouble {
+                message: format!(
+                    "the rejected generation stays published, as there is no way back: {wrong}; publish good inputs, or \
+                     fix the main process"
+                ),
+                said: Said::default(),
+            });
+            let _ = answer.send(Answer::Done(Box::new(Done { trouble, ..Done::new(event, began.elapsed()) }))).await;
+        });
+    }
+}
+
+fn rendered(step: Step, made: Made, baseline: Option<Baseline>, took: Duration) -> Done {
+    let Made { result, rendering, validating, warnings, said, found, drawn } = made;
+    let mut rendered = Rendered {
+        rendering,
+        validating,
+        failed_at: None,
+        warnings,
+        held_back: Vec::new(),
+        said,
+        found,
+        drawn,
+        brief: None,
+    };
+    let mut trouble = None;
+    let outcome = match result {
+        Ok(Candidate::Staged { generation, files: _, held_back }) => {
+            let candidate = Generation { partial: !held_back.is_empty(), ..generation };
+            rendered.held_back = held_back;
+            Outcome::Staged { candidate, baseline }
+        }
+        Ok(Candidate::Same { held_back }) => {
+            let partial = !held_back.is_empty();
+            rendered.held_back = held_back;
+            Outcome::Same { partial }
+        }
+        Err(CandidateError { stage, rejected, reason, brief, output: said, .. }) => {
+            rendered.failed_at = Some(stage);
+            rendered.brief = brief;
+            let message = if rejected { format!("rejected: {reason}") } else { reason.clone() };
+            trouble = Some(Trouble { message, said });
+            if rejected { Outcome::Rejected(rejection(stage, reason)) } else { Outcome::Failed }
+        }
+    };
+    Done { trouble, rendered: Some(Box::new(rendered)), ..Done::new(Event::Rendered { step, outcome }, took) }
+}
+
+/// What the main process cannot read of the generation that it was just notified of. Reported and not refused: a process
+/// need not read every file that is there.
+fn unreadable(output: &Output, generation: &Generation, name: &str, pid: i32) -> Option<String> {
+    // What cannot be checked any more is checked after the next reload.
+    let reader = process::Reader::of(pid)?;
+    let may = |bit, owner, group, mode| reader.may(bit, owner, group, mode);
+    let what = output.unreadable_by(&may, generation).ok().flatten()?;
+    Some(format!(
+        "{name} (pid {pid}) cannot read {what}: give both containers one fsGroup or runAsUser, or widen --file-mode or \
+         --secret-mode"
+    ))
+}
+
+/// Whether the main process has mounted one of the published files by itself: it never sees another one.
+fn frozen(output: &Path, name: &str, pid: i32) -> Option<String> {
+    let mount = process::frozen_mount(pid, output)?;
+    Some(format!(
+        "{name} (pid {pid}) has mounted a published file by itself at {} (subPath), so it keeps what was there when its \
+         container started, whatever is published: mount the whole volume instead, and name the file in it",
+        mount.display()
+    ))
+}
+
+fn rejection(stage: Stage, reason: String) -> Rejection {
+    Rejection { stage, reason, at: Timestamp::now() }
+}

@@ -1,0 +1,76 @@
+//! What a journal and a directory mean after a start.
+
+use super::work::{Pause, Work};
+use super::{Disk, Effect, Intake, Machine, Milestone, Options};
+use crate::model::journal::{Debt, DebtKind, Generation, Journal, sequence_of};
+
+/// Makes a machine of the journal (`None`: there is none, or it could not be read) and of what lies on the disk.
+///
+/// The link decides which generation is current; the journal, whether it is owed. What the journal cannot explain is
+/// taken to be owed: one reload too many is harmless, one too few is not.
+#[must_use]
+pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Machine, Vec<Effect>) {
+    let mut journal = journal.unwrap_or_default();
+    let is_linked = |generation: &Option<Generation>| {
+        disk.link.is_some() && generation.as_ref().map(|g| &g.directory) == disk.link.as_ref()
+    };
+    let is_there = |generation: &Generation| disk.directories.contains(&generation.directory);
+    let mut astray = false;
+    if !is_linked(&journal.current) {
+        let rolled_back = journal.owes(DebtKind::Rollback);
+        if rolled_back && journal.current.as_ref().is_some_and(is_there) {
+            astray = true;
+        } else {
+            let announced = journal.current.take();
+            let from = if is_linked(&journal.from) { journal.from.take() } else { None };
+            journal.debt = match &from {
+                Some(_) if !rolled_back => journal.prev_debt.take(),
+                _ => disk.link.as_ref().map(|_| Debt::default()),
+            };
+            journal.current = from.or_else(|| disk.link.as_deref().and_then(Generation::found));
+            if announced.is_some() && journal.last_good == announced && !rolled_back {
+                journal.last_good.clone_from(&journal.current);
+            }
+        }
+    }
+    journal.prev_debt = None;
+    journal.from = journal.from.filter(is_there);
+    journal.last_good = journal.last_good.filter(is_there);
+    // Where nothing is published, what was rejected is worth another try: see `Machine::rendered`.
+    let is_kept = |gate| gate == options.gate && journal.current.is_some();
+    journal.quarantine = journal.quarantine.filter(|quarantine| is_kept(quarantine.gate));
+    let highest = disk.directories.iter().filter_map(|name| sequence_of(name)).max();
+    journal.next_sequence = journal.next_sequence.max(highest.map_or(1, |sequence| sequence.saturating_add(1)));
+
+    let mut machine = Machine {
+        have: journal.current.as_ref().map(|current| current.digest),
+        published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
+        held: journal.owes(DebtKind::Publish)
+            && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)
+                == journal.current.as_ref().map(|current| current.digest),
+        // What was held back then is not known any more: it is found again, and reported.
+        redo: journal.current.as_ref().is_some_and(|current| current.partial),
+        options,
+        journal,
+        want: None,
+        intake: Intake::Calm,
+        work: Work::Waiting,
+        attempts: 0,
+        refusals: 0,
+        refused_long: false,
+        pause: Pause::None,
+        settled: false,
+        failures: 0,
+        interval_open: true,
+        dirty: false,
+        astray,
+        stopping: false,
+        last_step: 0,
+    };
+    let mut effects = Vec::new();
+    if machine.held {
+        effects.push(Effect::Announce(Milestone::Held));
+    }
+    machine.tidy(&mut effects);
+    (machine, effects)
+}

@@ -1,0 +1,162 @@
+//! The feed: one loop that reads the sources, for the sidecar and for its dry runs.
+//!
+//! It owns the watchers' channel and the sources, and logs each trouble once.
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tracing::{debug, info, warn};
+
+use super::{Seen, Sources, Spec, Update, View, files, kube};
+use crate::model::snapshot::Snapshot;
+use crate::model::spool::Spool;
+
+/// How many reports of the watchers may wait.
+const QUEUE: usize = 64;
+
+/// The sources, as they are read.
+pub struct Feed {
+    sources: Sources,
+    updates: mpsc::Receiver<Update>,
+    /// Each change of it makes the watchers read everything again.
+    refresh: watch::Sender<u64>,
+    /// Whether each source could be read when that was last logged; `None` before it was.
+    was_up: Vec<Option<bool>>,
+    waited_for: Vec<String>,
+    /// Whether the snapshot has changed since it was last taken.
+    changed: bool,
+}
+
+/// What sources reported, by their indices.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Those that reported content, with repetitions.
+    pub heard: Vec<usize>,
+    /// Those that became readable or unreadable.
+    pub up: Vec<(usize, bool)>,
+    /// How many watches were cut before their time.
+    pub cut: usize,
+}
+
+impl Feed {
+    /// Starts a task for the directories and one for each of the API server's `watches`. `max_size`: the largest source at
+    /// the API server, in bytes. `spool`: where its values are kept, if not in memory.
+    pub fn start(
+        tasks: &mut JoinSet<()>,
+        specs: &[Spec],
+        files: &files::Config,
+        api: Option<(kube::Clients, &[kube::Watch])>,
+        max_size: u64,
+        spool: Option<&Spool>,
+    ) -> Self {
+        let (reports, updates) = mpsc::channel(QUEUE);
+        let refresh = watch::Sender::new(0);
+        if !files.roots.is_empty() {
+            tasks.spawn(files::watch(files.clone(), refresh.subscribe(), reports.clone()));
+        }
+        if let Some((clients, watches)) = api {
+            for watch in watches {
+                let (clients, watch, spool) = (clients.clone(), watch.clone(), spool.cloned());
+                tasks.spawn(kube::watch(clients, watch, max_size, spool, refresh.subscribe(), reports.clone()));
+            }
+        }
+        Self {
+            sources: Sources::new(specs.iter().cloned()),
+            updates,
+            refresh,
+            was_up: vec![None; specs.len()],
+            waited_for: Vec::new(),
+            changed: false,
+        }
+    }
+
+    /// As [`Sources::afresh`].
+    #[must_use]
+    pub fn afresh(self, afresh: bool) -> Self {
+        Self { sources: self.sources.afresh(afresh), ..self }
+    }
+
+    /// Waits until a source reports something, and takes in all that is there. May be dropped at any time without a loss.
+    pub async fn next(&mut self) -> News {
+        let mut news = News::default();
+        let Some(first) = self.updates.recv().await else { return std::future::pending().await };
+        self.take(first, &mut news);
+        // What is there already is one change.
+        while let Ok(update) = self.updates.try_recv() {
+            self.take(update, &mut news);
+        }
+        self.log_what_is_waited_for();
+        news
+    }
+
+    /// Lets all sources be read again.
+    pub fn refresh(&self) {
+        self.refresh.send_modify(|count| *count += 1);
+    }
+
+    /// The snapshot, if every source is known and it has changed since the last call.
+    pub fn changed(&mut self) -> Option<Snapshot> {
+        if !self.changed || !self.sources.waits_for().is_empty() {
+            return None;
+        }
+        self.changed = false;
+        Some(self.sources.snapshot())
+    }
+
+    /// Each source as it is known.
+    #[must_use]
+    pub fn views(&self) -> &[View] {
+        self.sources.views()
+    }
+
+    /// What is waited for before anything can be rendered.
+    #[must_use]
+    pub fn waits_for(&self) -> Vec<String> {
+        self.sources.waits_for()
+    }
+
+    /// Whether a source cannot be read for lack of a permission.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        self.views().iter().any(View::is_forbidden)
+    }
+
+    fn take(&mut self, update: Update, news: &mut News) {
+        let source = update.source;
+        let Some(view) = self.views().get(source) else { return };
+        match &update.seen {
+            Seen::Trouble { message, .. } | Seen::Warning(message) => warn!(source = view.spec.name, "{message}"),
+            Seen::Healthy => {}
+            Seen::Interrupted => {
+                debug!(source = view.spec.name, "its watch was cut");
+                news.cut += 1;
+            }
+            Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => news.heard.push(source),
+        }
+        self.changed |= self.sources.take(update);
+        let Some(view) = self.sources.views().get(source) else { return };
+        let up = view.is_up();
+        let was_up = self.was_up[source].replace(up);
+        if was_up != Some(up) {
+            if up && was_up == Some(false) {
+                info!(source = view.spec.name, "it can be read again");
+            }
+            news.up.push((source, up));
+        }
+    }
+
+    fn log_what_is_waited_for(&mut self) {
+        let waits_for = self.sources.waits_for();
+        // Until each has been read once, it would be true for a moment alone.
+        if waits_for == self.waited_for || !self.views().iter().all(View::is_known) {
+            return;
+        }
+        for waited in waits_for.iter().filter(|waited| !self.waited_for.contains(waited)) {
+            // A trouble was logged when it came.
+            let is_trouble = |view: &View| !view.is_up() && view.waits_for().as_ref() == Some(waited);
+            if !self.views().iter().any(is_trouble) {
+                warn!("waiting for {waited}");
+            }
+        }
+        self.waited_for = waits_for;
+    }
+}
