@@ -9,7 +9,7 @@ use crate::model::journal::Journal;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::HeldBack;
 use crate::model::snapshot::Versions;
-use crate::os::mask::Mask;
+use crate::os::mask::Said;
 use crate::render::{Drawn, Inputs};
 
 /// What a generation was made of.
@@ -126,16 +126,21 @@ impl Ledger {
         self.good = self.published.clone();
     }
 
-    /// Masks the secrets of the newest inputs, and of the generations that the main process may have; `None` if those
-    /// are not known, or cannot be read.
-    pub(super) fn mask(&self, newest: Option<&Inputs>) -> Option<Mask> {
-        let mut secrets: Vec<_> = newest.into_iter().flat_map(Inputs::secrets).collect();
-        secrets.extend(self.staged.secrets.iter().flatten().cloned());
+    /// What others said as a line for the log, without the secrets of the newest inputs and of the generations that the
+    /// main process may have; `None` if those are not known, or cannot be read.
+    pub(super) fn masked(&self, said: &Said, newest: Option<&Inputs>) -> Option<String> {
+        let mut secrets: BTreeMap<_, _> =
+            newest.into_iter().flat_map(Inputs::secrets).map(|secret| (secret.digest(), secret)).collect();
+        let mut add = |more: &[Content]| secrets.extend(more.iter().map(|secret| (secret.digest(), secret.clone())));
+        add(self.staged.secrets.as_deref().unwrap_or_default());
         for made_of in [&self.before, &self.published, &self.good] {
-            secrets.extend(made_of.secrets.as_ref()?.iter().cloned());
+            add(made_of.secrets.as_ref()?);
         }
-        // What cannot be read cannot be masked.
-        let secrets = secrets.iter().map(Content::read).collect::<Result<Vec<_>, _>>().ok()?;
-        Some(Mask::new(secrets))
+        let mut text = said.masking();
+        // One at a time: together they may be larger than the memory that there is.
+        for secret in secrets.values() {
+            text.cover(&secret.read().ok()?);
+        }
+        Some(text.line())
     }
 }

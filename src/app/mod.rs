@@ -31,7 +31,7 @@ use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
 use crate::observe::admin::Ask;
 use crate::os::backoff;
-use crate::os::mask::Mask;
+use crate::os::mask::Said;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::Lock;
 use crate::render::{Inputs, Settings};
@@ -200,8 +200,8 @@ impl App {
             self.ledger.held_back(&rendered.held_back);
         }
         let (ledger, inputs) = (&self.ledger, self.inputs.as_ref());
-        let mask = || -> Option<Mask> { ledger.mask(inputs) };
-        self.report.ended(&mut done, &mask);
+        let masked = |said: &Said| ledger.masked(said, inputs);
+        self.report.ended(&mut done, &masked);
         let current = self.machine.journal().current.as_ref();
         match &done.event {
             Event::Reloaded { verdict: Verdict::Took, .. } => self.report.reloaded(current),

@@ -16,7 +16,7 @@ use crate::observe::admin::Shared;
 use crate::observe::metrics::Ending;
 use crate::observe::pod_events::PodEvents;
 use crate::observe::status;
-use crate::os::mask::{Mask, Said};
+use crate::os::mask::Said;
 use crate::source::View;
 
 /// In the place of what others said, where it cannot be masked.
@@ -81,12 +81,12 @@ impl Reporter {
     }
 
     /// Reports what came of a step, before the machine decides what follows.
-    pub(super) fn ended(&mut self, done: &mut Done, mask: &dyn Fn() -> Option<Mask>) {
+    pub(super) fn ended(&mut self, done: &mut Done, masked: &dyn Fn(&Said) -> Option<String>) {
         let trouble = done.trouble.take();
         let (stage, ending) = match &done.event {
             Event::Rendered { outcome, .. } => {
                 if let Some(rendered) = &done.rendered {
-                    self.rendered(rendered, outcome, trouble.unwrap_or_default(), mask);
+                    self.rendered(rendered, outcome, trouble.unwrap_or_default(), masked);
                 }
                 return;
             }
@@ -96,14 +96,14 @@ impl Reporter {
                     self.shared.metrics.stage(Stage::Publish, Ending::Failed, done.took);
                 }
                 if trouble.is_some() || !self.unstaged {
-                    self.outcome(Stage::Publish, trouble, mask);
+                    self.outcome(Stage::Publish, trouble, masked);
                 }
                 return;
             }
             Event::Verified { .. } => {
                 if let Some(trouble) = trouble {
                     self.shared.metrics.stage(Stage::Rollback, Ending::Failed, Duration::ZERO);
-                    self.problem(Stage::Rollback.as_str(), trouble, mask);
+                    self.problem(Stage::Rollback.as_str(), trouble, masked);
                 }
                 return;
             }
@@ -112,14 +112,20 @@ impl Reporter {
             Event::Observed(_) | Event::Fired(_) | Event::Retry | Event::Shutdown => return,
         };
         self.shared.metrics.stage(stage, ending, done.took);
-        self.outcome(stage, trouble, mask);
+        self.outcome(stage, trouble, masked);
         if let Some(target) = done.target.take() {
             self.events.target(&target);
             self.shared.update(|status| status.target = Some(target));
         }
     }
 
-    fn rendered(&mut self, rendered: &Rendered, outcome: &Outcome, trouble: Trouble, mask: &dyn Fn() -> Option<Mask>) {
+    fn rendered(
+        &mut self,
+        rendered: &Rendered,
+        outcome: &Outcome,
+        trouble: Trouble,
+        masked: &dyn Fn(&Said) -> Option<String>,
+    ) {
         let ending = if matches!(outcome, Outcome::Rejected(_)) { Ending::Rejected } else { Ending::Failed };
         for (stage, took) in [(Stage::Render, Some(rendered.rendering)), (Stage::Validate, rendered.validating)] {
             if rendered.failed_at == Some(stage) {
@@ -138,14 +144,14 @@ impl Reporter {
         self.warn_of(&rendered.warnings);
         self.brief.clone_from(&rendered.brief);
         match (outcome, rendered.failed_at) {
-            (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => self.problem(stage.as_str(), trouble, mask),
+            (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => self.problem(stage.as_str(), trouble, masked),
             (Outcome::Same { .. }, _) => {
                 info!("the inputs changed, and render to what is published");
-                self.held_back(&rendered.held_back, &rendered.said, mask);
+                self.held_back(&rendered.held_back, &rendered.said, masked);
             }
             (Outcome::Staged { candidate, .. }, _) => {
                 debug!(sequence = candidate.sequence, "rendered");
-                self.held_back(&rendered.held_back, &rendered.said, mask);
+                self.held_back(&rendered.held_back, &rendered.said, masked);
             }
             _ => {}
         }
@@ -159,14 +165,19 @@ impl Reporter {
         self.warned = warnings.to_vec();
     }
 
-    fn held_back(&mut self, held_back: &[HeldBack], said: &[(ObjectRef, Said)], mask: &dyn Fn() -> Option<Mask>) {
+    fn held_back(
+        &mut self,
+        held_back: &[HeldBack],
+        said: &[(ObjectRef, Said)],
+        masked: &dyn Fn(&Said) -> Option<String>,
+    ) {
         let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.to_vec()));
         for held in held_back.iter().filter(|held| !known.contains(held)) {
             warn!(source = %held.source, "held back: {}", held.reason);
             let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());
             let Some((_, said)) = said else { continue };
-            if let Some(mask) = mask() {
-                warn!(source = %held.source, "it said: {}", mask.apply(said));
+            if let Some(said) = masked(said) {
+                warn!(source = %held.source, "it said: {said}");
             } else {
                 warn!(source = %held.source, "{NOT_SHOWN}");
             }
@@ -233,20 +244,20 @@ impl Reporter {
 
     pub(super) fn access(&mut self, wrong: Option<String>) {
         match wrong {
-            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, &|| None),
+            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, &|_| None),
             None => self.solved("access"),
         }
     }
 
-    fn outcome(&mut self, stage: Stage, trouble: Option<Trouble>, mask: &dyn Fn() -> Option<Mask>) {
+    fn outcome(&mut self, stage: Stage, trouble: Option<Trouble>, masked: &dyn Fn(&Said) -> Option<String>) {
         match trouble {
-            Some(trouble) => self.problem(stage.as_str(), trouble, mask),
+            Some(trouble) => self.problem(stage.as_str(), trouble, masked),
             None => self.solved(stage.as_str()),
         }
     }
 
     /// Reports what is wrong at a stage; what others said of it is for the log alone. The same again is not logged again.
-    fn problem(&mut self, stage: &'static str, trouble: Trouble, mask: &dyn Fn() -> Option<Mask>) {
+    fn problem(&mut self, stage: &'static str, trouble: Trouble, masked: &dyn Fn(&Said) -> Option<String>) {
         let Trouble { message, said } = trouble;
         let known = self.shared.update(|status| {
             let known = status.errors.get(stage).is_some_and(|problem| problem.message == message);
@@ -256,15 +267,18 @@ impl Reporter {
             }
             known
         });
+        if known && !self.unsaid {
+            return;
+        }
         // Not for nothing: secrets that are kept on the disk are read for it.
-        let mask = if said.is_empty() { None } else { mask() };
-        if known && !(self.unsaid && mask.is_some()) {
+        let line = if said.is_empty() { None } else { masked(&said) };
+        if known && line.is_none() {
             return;
         }
         warn!(stage, "{message}");
-        self.unsaid = !said.is_empty() && mask.is_none();
-        if let Some(mask) = mask {
-            warn!(stage, "it said: {}", mask.apply(&said));
+        self.unsaid = !said.is_empty() && line.is_none();
+        if let Some(line) = line {
+            warn!(stage, "it said: {line}");
         } else if self.unsaid {
             warn!(stage, "{NOT_SHOWN}");
         }
@@ -302,7 +316,7 @@ fn source(view: &View) -> status::Source {
     status::Source {
         name: view.spec.name.clone(),
         resource_version: view.resource_version().map(str::to_owned),
-        healthy: view.is_up() && view.waits_for().is_none(),
+        healthy: view.is_up() && !view.is_kept() && view.waits_for().is_none(),
         message: view.message(),
         at: view.at,
     }

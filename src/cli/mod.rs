@@ -175,7 +175,9 @@ fn runtime() -> Result<Runtime, ExitCode> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .thread_keep_alive(Duration::from_secs(1))
-        .max_blocking_threads(8)
+        // Started only where all others wait. A read of a hung network mount holds one for good, and local work must not
+        // wait behind it.
+        .max_blocking_threads(32)
         .build();
     runtime.map_err(|error| {
         error!("the runtime does not start: {error}");

@@ -19,7 +19,7 @@ pub struct Feed {
     updates: mpsc::Receiver<Update>,
     /// Each change of it makes the watchers read everything again.
     refresh: watch::Sender<u64>,
-    /// Whether each source could be read when that was last logged; `None` before it was.
+    /// Whether each source was there when that was last logged; `None` before it was.
     was_up: Vec<Option<bool>>,
     waited_for: Vec<String>,
     /// Whether the snapshot has changed since it was last taken.
@@ -31,7 +31,7 @@ pub struct Feed {
 pub struct News {
     /// Those that reported content, with repetitions.
     pub heard: Vec<usize>,
-    /// Those that became readable or unreadable.
+    /// Those that became readable, unreadable, or are gone.
     pub up: Vec<(usize, bool)>,
     /// How many watches were cut before their time.
     pub cut: usize,
@@ -134,11 +134,14 @@ impl Feed {
         }
         self.changed |= self.sources.take(update);
         let Some(view) = self.sources.views().get(source) else { return };
-        let up = view.is_up();
+        let up = view.is_up() && !view.is_kept();
         let was_up = self.was_up[source].replace(up);
         if was_up != Some(up) {
-            if up && was_up == Some(false) {
-                info!(source = view.spec.name, "it can be read again");
+            match view.message() {
+                _ if up && was_up == Some(false) => info!(source = view.spec.name, "it can be read again"),
+                // A trouble was logged when it came.
+                Some(message) if view.is_up() && !up => warn!(source = view.spec.name, "{message}"),
+                _ => {}
             }
             news.up.push((source, up));
         }

@@ -101,8 +101,8 @@ pub struct View {
     trouble: Option<Trouble>,
     /// What is wrong with it though it can be read.
     warning: Option<String>,
-    /// That what it holds is kept though it is gone.
-    pub kept: bool,
+    /// What it holds though it is gone or has become empty.
+    kept: BTreeSet<ObjectRef>,
     /// When it last told something.
     pub at: Option<jiff::Timestamp>,
 }
@@ -116,7 +116,7 @@ impl View {
             had_content: false,
             trouble: None,
             warning: None,
-            kept: false,
+            kept: BTreeSet::new(),
             at: None,
         }
     }
@@ -167,10 +167,27 @@ impl View {
     /// What `/status` says of it.
     #[must_use]
     pub fn message(&self) -> Option<String> {
-        match (&self.trouble, self.kept) {
+        match (&self.trouble, self.is_kept()) {
             (Some(trouble), _) => Some(trouble.message.clone()),
-            (None, true) => Some("it is gone or empty; its last content is kept (--on-delete keep)".into()),
+            (None, true) => Some(self.what_is_kept()),
             (None, false) => self.waits_for().or_else(|| self.warning.clone()),
+        }
+    }
+
+    /// Whether something of it is kept though it is gone or has become empty.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !self.kept.is_empty()
+    }
+
+    fn what_is_kept(&self) -> String {
+        let remedy = "its last content is kept (--on-delete keep), but a new Pod will not have it: create it again";
+        match (&self.spec.role, self.kept.first()) {
+            (Role::Selected, Some(first)) if self.kept.len() > 1 => {
+                format!("{first} and {} more are gone or empty; {remedy}", self.kept.len() - 1)
+            }
+            (Role::Selected, Some(first)) => format!("{first} is gone or empty; {remedy}"),
+            _ => format!("it is gone or empty; {remedy}"),
         }
     }
 
@@ -208,8 +225,12 @@ impl View {
             Seen::Gone(id) if self.spec.apply_deletes => self.objects.remove(&id).is_none(),
             seen => {
                 let mut next = match seen {
-                    Seen::All(objects) => objects,
+                    Seen::All(objects) => {
+                        self.kept.clear();
+                        objects
+                    }
                     Seen::Changed(object) => {
+                        self.kept.remove(&object.id);
                         let mut next = self.objects.clone();
                         next.insert(object.id.clone(), object);
                         next
@@ -222,7 +243,8 @@ impl View {
                     Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted => return false,
                 };
                 if !self.spec.apply_deletes {
-                    self.kept = self.keep(&mut next);
+                    let kept = self.keep(&mut next);
+                    self.kept.extend(kept);
                 }
                 let same = next.len() == self.objects.len()
                     && next.iter().zip(&self.objects).all(|((id, new), (old_id, old))| id == old_id && alike(new, old));
@@ -234,14 +256,14 @@ impl View {
         first || !same
     }
 
-    /// Puts back what is gone or has become empty; says whether there was such a thing.
-    fn keep(&self, next: &mut BTreeMap<ObjectRef, Arc<Object>>) -> bool {
-        let mut kept = false;
+    /// Puts back what is gone or has become empty, and returns which that was.
+    fn keep(&self, next: &mut BTreeMap<ObjectRef, Arc<Object>>) -> Vec<ObjectRef> {
+        let mut kept = Vec::new();
         for (id, old) in &self.objects {
             let is_empty = |object: &Arc<Object>| object.data.is_empty() && !self.spec.may_be_empty;
             if !is_empty(old) && next.get(id).is_none_or(is_empty) {
                 next.insert(id.clone(), old.clone());
-                kept = true;
+                kept.push(id.clone());
             }
         }
         kept

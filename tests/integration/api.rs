@@ -478,7 +478,11 @@ async fn named_object_that_is_deleted_or_emptied_keeps_its_last_content_until_it
     let is_kept = |status: &Value| source(status, 0).contains("--on-delete keep");
 
     place.delete::<ConfigMap>("web").await;
-    sidecar.until("/status says that it is gone and kept", is_kept);
+    let status = sidecar.until("/status says that it is gone and kept", is_kept);
+    assert_eq!(status["sources"][0]["healthy"], false);
+    let up = || metric(&sidecar, "trimtab_source_up", &format!("configmap/{}/web", place.namespace));
+    eventually("the metric says so", || (up() == "0").then_some(()));
+    assert_eq!(sidecar.log().matches("is gone or empty; its last content is kept").count(), 1);
     // A later change is published with the kept content.
     place.put(&configmap("marker", &[("m", "1")])).await;
     until_read(&place, "m", "1");
@@ -487,6 +491,7 @@ async fn named_object_that_is_deleted_or_emptied_keeps_its_last_content_until_it
     place.put(&configmap("web", &[("a", "2")])).await;
     until_read(&place, "a", "2");
     assert!(!is_kept(&sidecar.status()));
+    assert_eq!(up(), "1");
 
     place.put(&configmap("web", &[])).await;
     sidecar.until("/status says that it is empty and kept", is_kept);
@@ -560,10 +565,12 @@ async fn deletion_of_selected_objects_keeps_their_files_when_that_is_asked_for()
     let sidecar = place.start(&["--selector", "app=web", "--on-delete", "keep"]);
     sidecar.until_idle();
     place.delete::<ConfigMap>("one").await;
-    sidecar.until("/status says that it is kept", |status| source(status, 0).contains("--on-delete keep"));
+    let is_kept = |status: &Value| source(status, 0).contains("/one is gone or empty");
+    sidecar.until("/status says that it is kept", is_kept);
     place.put(&labelled("two", &[("b", "2")])).await;
     until_read(&place, "b", "2");
     assert_eq!(place.read("a").as_deref(), Some("1"));
+    assert!(is_kept(&sidecar.status()), "an edit of another object changes nothing about it");
 }
 
 #[tokio::test]
