@@ -123,8 +123,9 @@ const FLAGS: [&str; 12] = [
     "10ms",
     "--retry-max",
     "40ms",
+    // Of several refusals the last is final after three seconds at the earliest: too long at each of the points.
     "--reload-attempts",
-    "2",
+    "1",
     "--confirm-changed",
     r"loads (\d+)",
     "--confirm-timeout",
