@@ -53,6 +53,7 @@ impl Variables {
 fn every_flag_works_by_its_variable() {
     let mut variables = Variables { used: BTreeSet::new() };
     by_variables_files_templates_and_http(&mut variables);
+    by_variables_signs_of_templates(&mut variables);
     by_variables_copies_programs_and_pace(&mut variables);
     by_variables_targets_tls_and_once(&mut variables);
     by_variables_checks(&mut variables);
@@ -139,6 +140,29 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
     edit("empty.j2", &"x".repeat(2 << 20));
     let status = sidecar.until("it is too large", |status| status["sources"].to_string().contains("--max-size"));
     assert_eq!(status["published"]["sequence"], 2);
+}
+
+fn by_variables_signs_of_templates(variables: &mut Variables) {
+    let stage = Stage::new("from the volume");
+    fs::create_dir(stage.at("rules")).unwrap();
+    stage.write("rules/app.conf.tpl", "[[ dir('app')['app.conf'] ]]");
+    let copied = "{{ $labels.instance }} and [[ nobody.reads.this ]]";
+    stage.write("rules/alerts.yml", copied);
+    let sidecar = variables.start(
+        &stage,
+        "log",
+        &[
+            ("WATCH_DIR", &format!("app={}", stage.text("volume"))),
+            ("OUTPUT", &stage.text("conf")),
+            ("TEMPLATE", &stage.text("rules")),
+            ("TEMPLATE_SUFFIX", ".tpl"),
+            ("TEMPLATE_DELIMITERS", "[[ ]]"),
+        ],
+        &[],
+    );
+    sidecar.until_idle();
+    assert_eq!(fs::read_to_string(stage.at("conf/app.conf")).unwrap(), "from the volume");
+    assert_eq!(fs::read_to_string(stage.at("conf/alerts.yml")).unwrap(), copied);
 }
 
 fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
