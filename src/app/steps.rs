@@ -26,7 +26,7 @@ use crate::os::mask::Said;
 use crate::publish::Output;
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
-use crate::reload::{self, Notified, Reloader, TargetStatus};
+use crate::reload::{self, NotTaken, Notified, Reloader, TargetStatus};
 use crate::render::{Drawn, Inputs};
 
 /// What a task answers.
@@ -210,33 +210,23 @@ impl Steps {
             let attempt = reloader.attempt(sequence, published.as_ref()).await;
             let target = reloader.target().cloned();
             drop(reloader);
-            let rejection = |message: &str| rejection(Stage::Reload, message.to_owned());
-            let mut notified = None;
-            let mut process = None;
-            let (verdict, trouble) = match attempt {
-                reload::Verdict::Took(by) => {
-                    if by.skipped {
-                        info!(sequence, "no reload is pending: the main process started after the publish");
-                    } else {
-                        process = target.clone().and_then(|target| Some((target.name?, target.pid?)));
-                        let to = process.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
-                        info!(sequence, "reloaded: {driver}{}", to.unwrap_or_default());
-                    }
-                    notified = Some(by);
-                    (Verdict::Took, None)
-                }
-                reload::Verdict::Refused { message, output: said } => (
-                    Verdict::Refused(rejection(&message)),
-                    Some(Trouble { message: format!("refused: {message}"), said }),
-                ),
-                reload::Verdict::Died { message } => {
-                    let trouble = Trouble { message: format!("rejected: {message}"), said: Said::default() };
-                    (Verdict::Died(rejection(&message)), Some(trouble))
-                }
-                reload::Verdict::Unreachable { message, output: said, .. } => {
-                    (Verdict::Unreachable, Some(Trouble { message, said }))
-                }
+            let (notified, failed) = match attempt {
+                Ok(notified) => (Some(Box::new(notified)), None),
+                Err(failed) => (None, Some(failed)),
             };
+            let mut process = None;
+            match &notified {
+                Some(notified) if notified.skipped => {
+                    info!(sequence, "no reload is pending: the main process started after the publish");
+                }
+                Some(_) => {
+                    process = target.clone().and_then(|target| Some((target.name?, target.pid?)));
+                    let to = process.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
+                    info!(sequence, "reloaded: {driver}{}", to.unwrap_or_default());
+                }
+                None => {}
+            }
+            let (verdict, trouble) = verdict(Stage::Reload, failed);
             let done =
                 Done { trouble, target, notified, ..Done::new(Event::Reloaded { step, verdict }, began.elapsed()) };
             let _ = answer.send(Answer::Done(Box::new(done))).await;
@@ -259,21 +249,16 @@ impl Steps {
         self.hurry = Some((step, hurry));
         self.tasks.spawn(async move {
             let began = Instant::now();
-            let verdict = match notified {
+            let result = match notified {
                 Some(notified) => confirm::confirm(&config, *notified, baseline.as_ref(), digest, &key, hurried).await,
                 // The machine confirms only after a reload that was taken.
-                None => confirm::Verdict::Absent { message: "nobody was notified".to_owned() },
+                None => Err(NotTaken::Unreachable {
+                    message: "nobody was notified".to_owned(),
+                    output: Said::default(),
+                    delivered: false,
+                }),
             };
-            let (verdict, trouble) = match verdict {
-                confirm::Verdict::Took => (Verdict::Took, None),
-                confirm::Verdict::Rejected { message, output: said } => {
-                    let trouble = Trouble { message: format!("rejected: {message}"), said };
-                    (Verdict::Refused(rejection(Stage::Confirm, message)), Some(trouble))
-                }
-                confirm::Verdict::Absent { message } => {
-                    (Verdict::Unreachable, Some(Trouble { message, said: Said::default() }))
-                }
-            };
+            let (verdict, trouble) = verdict(Stage::Confirm, result.err());
             let done = Done { trouble, ..Done::new(Event::Confirmed { step, verdict }, began.elapsed()) };
             let _ = answer.send(Answer::Done(Box::new(done))).await;
         });
@@ -373,6 +358,25 @@ fn frozen(output: &Path, name: &str, pid: i32) -> Option<String> {
          container started, whatever is published: mount the whole volume instead, and name the file in it",
         mount.display()
     ))
+}
+
+/// The machine's verdict on what an attempt or a confirmation found, and what is to be reported of it.
+fn verdict(stage: Stage, failed: Option<NotTaken>) -> (Verdict, Option<Trouble>) {
+    let (verdict, message, said) = match failed {
+        None => return (Verdict::Took, None),
+        Some(NotTaken::Refused { message, output }) => {
+            // One refusal of a reload rejects nothing yet.
+            let what = if stage == Stage::Reload { "refused" } else { "rejected" };
+            let reported = format!("{what}: {message}");
+            (Verdict::Refused(rejection(stage, message)), reported, output)
+        }
+        Some(NotTaken::Died { message }) => {
+            let reported = format!("rejected: {message}");
+            (Verdict::Died(rejection(stage, message)), reported, Said::default())
+        }
+        Some(NotTaken::Unreachable { message, output, .. }) => (Verdict::Unreachable, message, output),
+    };
+    (verdict, Some(Trouble { message, said }))
 }
 
 fn rejection(stage: Stage, reason: String) -> Rejection {

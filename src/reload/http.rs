@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Verdict;
+use super::NotTaken;
 use crate::net::endpoint::{Endpoint, StatusCodes};
 use crate::net::request::{self, HttpConfig, Response};
 use crate::os::mask::Said;
@@ -12,7 +12,7 @@ use crate::os::mask::Said;
 /// Why an endpoint did not take a request.
 #[derive(Debug)]
 pub(super) struct CallFailure {
-    pub(super) verdict: Verdict,
+    pub(super) why: NotTaken,
     /// Whether the connection was accepted.
     accepted: bool,
 }
@@ -27,21 +27,21 @@ pub(super) struct Unanswered {
 }
 
 impl Unanswered {
-    /// Takes in what came of a request; the verdict, if the main process is presumed dead.
+    /// Takes in what came of a request; `Died`, if the main process is presumed dead.
     pub(super) fn after(
         &mut self,
         generation: u64,
         answer: &Result<(), CallFailure>,
         presumed_dead_after: Option<Duration>,
-    ) -> Option<Verdict> {
+    ) -> Option<NotTaken> {
         if self.generation != Some(generation) {
             *self = Self::default();
         }
         match answer {
-            Err(CallFailure { verdict: Verdict::Unreachable { delivered: true, .. }, .. }) => {
+            Err(CallFailure { why: NotTaken::Unreachable { delivered: true, .. }, .. }) => {
                 (self.generation, self.refused_since) = (Some(generation), None);
             }
-            Err(CallFailure { verdict: Verdict::Unreachable { message, .. }, accepted: false })
+            Err(CallFailure { why: NotTaken::Unreachable { message, .. }, accepted: false })
                 if self.generation.is_some() =>
             {
                 let since = *self.refused_since.get_or_insert_with(Instant::now);
@@ -51,7 +51,7 @@ impl Unanswered {
                     "a reload request was sent and not answered, and no connection was accepted for {patience:?} \
                      (--confirm-timeout) since, so the main process is presumed to have died of the reload: {message}"
                 );
-                return Some(Verdict::Died { message });
+                return Some(NotTaken::Died { message });
             }
             // Somebody is there, and will be notified again.
             _ => *self = Self::default(),
@@ -71,8 +71,8 @@ pub(super) async fn call(
         Ok(response) => response,
         Err(error) => {
             let (message, delivered) = (error.to_string(), error.sent());
-            let verdict = Verdict::Unreachable { message, output: Said::default(), delivered };
-            return Err(CallFailure { verdict, accepted: error.accepted() });
+            let why = NotTaken::Unreachable { message, output: Said::default(), delivered };
+            return Err(CallFailure { why, accepted: error.accepted() });
         }
     };
     if accept.contains(status) {
@@ -80,26 +80,26 @@ pub(super) async fn call(
     }
     let mut output = Said::default();
     output.push(&body);
-    let verdict = match status {
+    let why = match status {
         // It is busy, or somebody in between has nobody to ask. None of it is about the configuration.
         408 | 409 | 423 | 425 | 429 | 502..=504 => {
             let message = format!("{endpoint} answered {status}: not now");
-            Verdict::Unreachable { message, output, delivered: false }
+            NotTaken::Unreachable { message, output, delivered: false }
         }
         300..=399 => {
             let message = format!(
                 "{endpoint} answered {status}, which --reload-status does not accept, and redirects are not followed: give \
                  --reload-url the final URL"
             );
-            Verdict::Refused { message, output }
+            NotTaken::Refused { message, output }
         }
         _ => {
             let message = format!(
                 "{endpoint} answered {status}, which --reload-status does not accept; once the cause is gone, `trimtab \
                  retry` tries the same inputs again"
             );
-            Verdict::Refused { message, output }
+            NotTaken::Refused { message, output }
         }
     };
-    Err(CallFailure { verdict, accepted: true })
+    Err(CallFailure { why, accepted: true })
 }

@@ -1,5 +1,5 @@
 //! Notifying the main process: by a signal, by HTTP requests, or by a program. One attempt at a time; when to try again
-//! is the caller's to decide, from the [`Verdict`].
+//! is the caller's to decide, from the result.
 
 pub mod confirm;
 mod exec;
@@ -82,12 +82,11 @@ pub struct Config {
     pub ready: Option<confirm::Probe>,
 }
 
-/// What came of one attempt. Messages are fit for logs, `/status` and Events; output only through a mask, for the log.
-#[derive(Debug)]
-pub enum Verdict {
-    /// The main process was notified and did not refuse, or it started after the publish.
-    Took(Box<Notified>),
-    /// It said no. Retried a few times, then the generation is rejected.
+/// Why the main process did not take a generation, as an attempt or a confirmation found. Messages are fit for logs,
+/// `/status` and Events; output only through a mask, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotTaken {
+    /// It said no, or was not as expected in time. A refused attempt is retried before the generation is rejected.
     Refused { message: String, output: Said },
     /// It was notified, did not answer, and has not been there for long since. Not retried: the generation is rejected.
     Died { message: String },
@@ -259,20 +258,20 @@ impl Reloader {
     /// Tries once. `generation`: the sequence number of what is published; a retry with the same number does not repeat
     /// the requests that succeeded. `published`: a moment after it was, if known. It may be dropped at any time: a
     /// request is cut off, a program's group is killed.
-    pub async fn attempt(&mut self, generation: u64, published: Option<&Moment>) -> Verdict {
+    pub async fn attempt(&mut self, generation: u64, published: Option<&Moment>) -> Result<Notified, NotTaken> {
         if !matches!(self.config.driver, Driver::Signal { .. }) {
             self.hold(generation, published);
         }
         let failure = match self.notify(generation, published).await {
-            Ok(()) => return Verdict::Took(Box::new(self.notified())),
+            Ok(()) => return Ok(self.notified()),
             Err(failure) => failure,
         };
         // Or one of several endpoints took it.
-        let reached = matches!(failure, Verdict::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
+        let reached = matches!(failure, NotTaken::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
         if let Some(before) = &mut self.before {
             before.delivered |= reached;
         }
-        failure
+        Err(failure)
     }
 
     /// Holds the process to confirm by. After an attempt that may have reached it, what is newer than that one counts.
@@ -286,8 +285,7 @@ impl Reloader {
         }
     }
 
-    /// An error is any verdict but `Took`.
-    async fn notify(&mut self, generation: u64, published: Option<&Moment>) -> Result<(), Verdict> {
+    async fn notify(&mut self, generation: u64, published: Option<&Moment>) -> Result<(), NotTaken> {
         let Config { driver, children, timeout, presumed_dead_after, ready, .. } = &self.config;
         match driver {
             Driver::None => Ok(()),
@@ -305,8 +303,8 @@ impl Reloader {
                 while let Some(endpoint) = endpoints.get(self.progress.1) {
                     let answer = http::call(endpoint, request, accept, *timeout).await;
                     let died = self.unanswered.after(generation, &answer, *presumed_dead_after);
-                    if let Err(CallFailure { verdict, .. }) = answer {
-                        return Err(died.unwrap_or(verdict));
+                    if let Err(CallFailure { why, .. }) = answer {
+                        return Err(died.unwrap_or(why));
                     }
                     self.progress.1 += 1;
                 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::confirm::Probe;
 use super::process::{self, FindError, Selector, Signal, SignalError, Target};
-use super::{Before, TargetState, TargetStatus, Verdict, started_after};
+use super::{Before, NotTaken, TargetState, TargetStatus, started_after};
 use crate::model::journal::Moment;
 use crate::net::request;
 use crate::os::mask::Said;
@@ -28,7 +28,7 @@ async fn wait_until_started(target: &Target, signal: Signal, ready: Option<&Prob
     }
 }
 
-/// One attempt: an error is any verdict but `Took`; the target, for `/status`; and what was there before, if a signal
+/// One attempt: its result; the target, for `/status`; and what was there before, if a signal
 /// was sent or the target is newer than the publish.
 pub(super) async fn send(
     signal: Signal,
@@ -37,11 +37,11 @@ pub(super) async fn send(
     generation: u64,
     published: Option<&Moment>,
     with_children: bool,
-) -> (Result<(), Verdict>, TargetStatus, Option<Before>) {
+) -> (Result<(), NotTaken>, TargetStatus, Option<Before>) {
     let blocked = |state, target: Option<&Target>, message: String| {
         let (pid, name) = target.map(|target| (target.pid, target.name.clone())).unzip();
         let status = TargetStatus { state, pid, name, message: Some(message.clone()) };
-        (Err(Verdict::Unreachable { message, output: Said::default(), delivered: false }), status, None)
+        (Err(NotTaken::Unreachable { message, output: Said::default(), delivered: false }), status, None)
     };
     let target = match process::find(selector) {
         Ok(target) => target,

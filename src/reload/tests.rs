@@ -75,12 +75,12 @@ fn until(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-fn took(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Took(notified) if !notified.skipped)
+fn took(result: &Result<Notified, NotTaken>) -> bool {
+    matches!(result, Ok(notified) if !notified.skipped)
 }
 
-fn was_skipped(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Took(notified) if notified.skipped)
+fn was_skipped(result: &Result<Notified, NotTaken>) -> bool {
+    matches!(result, Ok(notified) if notified.skipped)
 }
 
 fn reloader(driver: Driver) -> Reloader {
@@ -133,7 +133,9 @@ async fn without_a_driver_there_is_nothing_to_tell() {
 async fn a_signal_is_held_back_until_it_is_handled_and_then_arrives_once() {
     let main = Main::start("tt-reload-main");
     let mut reloader = main.reloader();
-    let Verdict::Unreachable { message, delivered: false, .. } = reloader.attempt(1, None).await else { panic!() };
+    let Err(NotTaken::Unreachable { message, delivered: false, .. }) = reloader.attempt(1, None).await else {
+        panic!()
+    };
     assert!(message.contains("does not handle SIGHUP"), "{message}");
     let status = reloader.target().unwrap();
     assert_eq!((status.state, status.pid), (TargetState::NotHandling, Some(main.group.as_raw())));
@@ -175,10 +177,10 @@ async fn a_signal_is_not_owed_to_a_process_that_started_after_the_publish() {
 async fn a_missing_and_an_ambiguous_target_are_retried_and_reported() {
     let mains = [Main::start("tt-reload-twin"), Main::start("tt-reload-twin")];
     let mut reloader = mains[0].reloader();
-    assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { .. }));
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { .. })));
     assert_eq!(reloader.target().unwrap().state, TargetState::Ambiguous);
     drop(mains);
-    assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { .. }));
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { .. })));
     let status = reloader.target().unwrap();
     assert_eq!((status.state, status.pid), (TargetState::Missing, None));
     assert!(status.message.as_ref().unwrap().contains("--process tt-reload-twin"));
@@ -206,16 +208,16 @@ async fn answers_are_taken_refused_or_tried_again() {
         let verdict = by_http(&[&url]).attempt(1, None).await;
         assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
         let (found, message) = match verdict {
-            Verdict::Took(_) => ("took", String::new()),
-            Verdict::Refused { message, output } => {
+            Ok(_) => ("took", String::new()),
+            Err(NotTaken::Refused { message, output }) => {
                 assert!(!output.is_empty());
                 ("refused", message)
             }
-            Verdict::Unreachable { message, output, delivered } => {
+            Err(NotTaken::Unreachable { message, output, delivered }) => {
                 assert!(!output.is_empty() && !delivered);
                 ("unreachable", message)
             }
-            Verdict::Died { .. } => panic!(),
+            Err(NotTaken::Died { .. }) => panic!(),
         };
         assert_eq!(found, expected, "{statuses:?}");
         assert!(found == "took" || message.contains(&format!("{url} answered {}", statuses[0])), "{message}");
@@ -232,7 +234,7 @@ async fn answers_are_taken_refused_or_tried_again() {
 #[tokio::test]
 async fn a_refusal_names_the_ways_out() {
     let (url, _) = serve(&[400]);
-    let Verdict::Refused { message, .. } = by_http(&[&url]).attempt(1, None).await else { panic!() };
+    let Err(NotTaken::Refused { message, .. }) = by_http(&[&url]).attempt(1, None).await else { panic!() };
     assert!(message.contains("--reload-status") && message.contains("trimtab retry"), "{message}");
 }
 
@@ -250,9 +252,9 @@ async fn a_status_is_the_answer_however_long_its_body() {
             while peer.write_all(&[b'x'; 4096]).is_ok() {}
         });
         let found = match by_http(&[&url]).attempt(1, None).await {
-            Verdict::Took(_) => "took",
-            Verdict::Refused { .. } => "refused",
-            Verdict::Unreachable { delivered: false, .. } => "unreachable",
+            Ok(_) => "took",
+            Err(NotTaken::Refused { .. }) => "refused",
+            Err(NotTaken::Unreachable { delivered: false, .. }) => "unreachable",
             other => panic!("{other:?}"),
         };
         assert_eq!(found, expected);
@@ -291,9 +293,9 @@ async fn silence_is_unreachable_and_counts_as_delivered() {
     let mut reloader = by_http(&[&url]);
     reloader.config.timeout = Duration::from_millis(200);
     // The kernel accepts the connection and the request; nobody answers.
-    assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: true, .. }));
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { delivered: true, .. })));
     drop(listener);
-    assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: false, .. }));
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { delivered: false, .. })));
 }
 
 #[tokio::test]
@@ -302,23 +304,23 @@ async fn who_is_told_does_not_answer_and_stays_away_has_died_of_it() {
     let address = listener.local_addr().unwrap();
     let mut reloader = by_http(&[&format!("http://{address}/")]);
     (reloader.config.timeout, reloader.config.presumed_dead_after) = (Duration::from_millis(200), Some(Duration::ZERO));
-    assert!(matches!(reloader.attempt(1, None).await, Verdict::Unreachable { delivered: true, .. }));
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { delivered: true, .. })));
     drop(listener);
     // Of another generation nobody was told.
-    assert!(matches!(reloader.attempt(2, None).await, Verdict::Unreachable { delivered: false, .. }));
-    assert!(matches!(reloader.attempt(2, None).await, Verdict::Unreachable { delivered: false, .. }));
+    assert!(matches!(reloader.attempt(2, None).await, Err(NotTaken::Unreachable { delivered: false, .. })));
+    assert!(matches!(reloader.attempt(2, None).await, Err(NotTaken::Unreachable { delivered: false, .. })));
 
     let listener = TcpListener::bind(address).unwrap();
-    assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { delivered: true, .. }));
+    assert!(matches!(reloader.attempt(3, None).await, Err(NotTaken::Unreachable { delivered: true, .. })));
     drop(listener);
     reloader.config.presumed_dead_after = Some(LONG);
-    assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "not yet");
+    assert!(matches!(reloader.attempt(3, None).await, Err(NotTaken::Unreachable { .. })), "not yet");
     reloader.config.presumed_dead_after = None;
-    assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "nobody looks");
+    assert!(matches!(reloader.attempt(3, None).await, Err(NotTaken::Unreachable { .. })), "nobody looks");
     reloader.config.presumed_dead_after = Some(Duration::ZERO);
-    let Verdict::Died { message } = reloader.attempt(3, None).await else { panic!() };
+    let Err(NotTaken::Died { message }) = reloader.attempt(3, None).await else { panic!() };
     assert!(message.contains("--confirm-timeout"), "{message}");
-    assert!(matches!(reloader.attempt(3, None).await, Verdict::Unreachable { .. }), "once");
+    assert!(matches!(reloader.attempt(3, None).await, Err(NotTaken::Unreachable { .. })), "once");
 }
 
 #[tokio::test]
@@ -328,7 +330,7 @@ async fn a_retry_does_not_repeat_what_succeeded() {
     let (third, third_count) = serve(&[200]);
     let counts = || [&first_count, &second_count, &third_count].map(|count| count.load(Ordering::SeqCst));
     let mut reloader = by_http(&[&first, &second, &third]);
-    assert!(matches!(reloader.attempt(7, None).await, Verdict::Refused { .. }));
+    assert!(matches!(reloader.attempt(7, None).await, Err(NotTaken::Refused { .. })));
     assert_eq!(counts(), [1, 1, 0]);
     assert!(took(&reloader.attempt(7, None).await));
     assert_eq!(counts(), [1, 2, 1]);
@@ -342,7 +344,7 @@ async fn another_generation_is_told_to_all() {
     let (first, first_count) = serve(&[200]);
     let (second, _) = serve(&[500, 200]);
     let mut reloader = by_http(&[&first, &second]);
-    assert!(matches!(reloader.attempt(7, None).await, Verdict::Refused { .. }));
+    assert!(matches!(reloader.attempt(7, None).await, Err(NotTaken::Refused { .. })));
     assert!(took(&reloader.attempt(6, None).await));
     assert_eq!(first_count.load(Ordering::SeqCst), 2);
 }
@@ -352,19 +354,21 @@ async fn a_program_decides_by_its_exit() {
     assert!(took(&by_program("true").attempt(1, None).await));
     let verdict = by_program("sh -c 'echo canary; exit 3'").attempt(1, None).await;
     assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
-    let Verdict::Refused { message, output } = verdict else { panic!() };
+    let Err(NotTaken::Refused { message, output }) = verdict else { panic!() };
     assert_eq!(message, "sh exited with code 3");
     assert!(!output.is_empty());
-    let Verdict::Unreachable { message, delivered: true, .. } = by_program("sh -c 'kill -9 $$'").attempt(1, None).await
+    let Err(NotTaken::Unreachable { message, delivered: true, .. }) =
+        by_program("sh -c 'kill -9 $$'").attempt(1, None).await
     else {
         panic!()
     };
     assert!(message.contains("signal: 9"), "{message}");
     let mut slow = by_program("sleep 31.4154");
     slow.config.timeout = Duration::from_millis(100);
-    let Verdict::Unreachable { message, delivered: true, .. } = slow.attempt(1, None).await else { panic!() };
+    let Err(NotTaken::Unreachable { message, delivered: true, .. }) = slow.attempt(1, None).await else { panic!() };
     assert!(message.contains("--reload-timeout"), "{message}");
-    let Verdict::Unreachable { message, delivered: false, .. } = by_program("/no/such").attempt(1, None).await else {
+    let Err(NotTaken::Unreachable { message, delivered: false, .. }) = by_program("/no/such").attempt(1, None).await
+    else {
         panic!()
     };
     assert!(message.contains("--reload-exec") && message.contains("COPY --from"), "{message}");

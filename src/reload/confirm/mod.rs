@@ -1,5 +1,5 @@
 //! Seeing for oneself that the main process took a generation: that it lives on, that it has new workers, and what it
-//! answers. [`confirm`] watches until there is a [`Verdict`]; what follows from that is the machine's to decide.
+//! answers. [`confirm`] watches until it knows; what follows from that is the machine's to decide.
 //!
 //! Two things are watched at once. The *subject* is the process that was told, or the one that took its place: held by
 //! pidfd, so that its exit is known at once and for certain. The *probe* is `--confirm-url`. What the probe hears counts
@@ -28,6 +28,7 @@ use crate::model::journal::Baseline;
 use crate::net::endpoint::{Endpoint, StatusCodes};
 use crate::net::request::HttpConfig;
 use crate::os::mask::Said;
+use crate::reload::NotTaken;
 use crate::reload::Notified;
 
 /// `--confirm-alive` without the flag, where there is a target; and how long a worker must live when it is off.
@@ -106,26 +107,7 @@ impl FromStr for Pattern {
     }
 }
 
-/// What came of it. Messages are fit for logs, `/status` and Events; output only through a mask, for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All that is expected was seen.
-    Took,
-    /// The main process died, or was not as expected in time.
-    Rejected {
-        /// What was expected, what was seen, by which flag.
-        message: String,
-        /// What the URL answered last.
-        output: Said,
-    },
-    /// There is nobody to ask, and no time to wait. Nothing is known.
-    Absent {
-        /// Who is missing.
-        message: String,
-    },
-}
-
-/// Watches until there is a verdict. `notified`: as the reload says. `baseline`: what the URL said before it; where that is
+/// Watches until it is known whether the main process took the generation. `notified`: as the reload says. `baseline`: what the URL said before it; where that is
 /// not known, any capture of `--confirm-changed` counts as a change, as the reload itself was a success. `generation`:
 /// for `{digest}`. `impatient` becomes true when newer inputs wait or Trimtab is to end: then nobody is waited for who
 /// is not there, but whoever is there gets the time of `--confirm-timeout`.
@@ -136,7 +118,7 @@ pub async fn confirm(
     generation: Digest,
     key: &DigestKey,
     mut impatient: watch::Receiver<bool>,
-) -> Verdict {
+) -> Result<(), NotTaken> {
     let mut subject = Subject::new(config, notified);
     let mut prober = config.url.as_ref().map(|probe| Prober::new(probe, config.timeout, baseline, generation, key));
     let mut clock = Countdown { spent: Duration::ZERO, at: Instant::now(), runs: false };
@@ -145,7 +127,7 @@ pub async fn confirm(
         clock.advance(now);
         let before = subject.role();
         if let Err(message) = subject.look() {
-            return Verdict::Rejected { message, output: Said::default() };
+            return Err(NotTaken::Refused { message, output: Said::default() });
         }
         if before == Some(Role::Leaving) && subject.role() == Some(Role::Replacement) {
             // What the old one took to leave is not the new one's fault.
@@ -156,18 +138,18 @@ pub async fn confirm(
             prober.follow(settled, !subject.is_unready(), now);
         }
         if settled.is_some() && prober.as_ref().is_none_or(|prober| prober.is_content(settled)) {
-            return Verdict::Took;
+            return Ok(());
         }
         let listens = prober.as_ref().is_some_and(|prober| prober.accepts);
         clock.runs = if subject.is_awaited() { false } else { subject.exists() || listens };
         if clock.spent >= config.timeout {
-            return match &prober {
+            return Err(match &prober {
                 Some(prober) if settled.is_some() => prober.rejection(),
-                _ => Verdict::Rejected { message: subject.complaint(), output: Said::default() },
-            };
+                _ => NotTaken::Refused { message: subject.complaint(), output: Said::default() },
+            });
         }
         if let Some(prober) = prober.as_ref().filter(|prober| prober.refused_for(now) >= config.timeout) {
-            return prober.death();
+            return Err(prober.death());
         }
         let hurried = *impatient.borrow();
         let may_be_there = prober.as_ref().is_some_and(|prober| !prober.has_asked() || prober.was_reachable);
@@ -176,7 +158,7 @@ pub async fn confirm(
                 Some(prober) if !subject.is_awaited() => prober.problem.clone(),
                 _ => subject.complaint(),
             };
-            return Verdict::Absent { message };
+            return Err(NotTaken::Unreachable { message, output: Said::default(), delivered: false });
         }
         let expiry = clock.runs.then(|| now + config.timeout.saturating_sub(clock.spent));
         let prober_wake = prober.as_ref().and_then(|prober| prober.wake(config.timeout));

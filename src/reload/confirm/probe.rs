@@ -8,11 +8,12 @@ use std::time::Duration;
 use regex_lite::Regex;
 use tokio::time::Instant;
 
-use super::{Config, Probe, Verdict};
+use super::{Config, Probe};
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Baseline;
 use crate::net::request::{self, BODY_READ};
 use crate::os::mask::Said;
+use crate::reload::NotTaken;
 
 /// Said of a body of which only the first [`BODY_READ`] bytes were looked at.
 const CUT: &str = " (only the first MiB of the body was looked at)";
@@ -225,23 +226,23 @@ impl Prober {
         [next, dead].into_iter().flatten().min()
     }
 
-    pub(super) fn rejection(&self) -> Verdict {
+    pub(super) fn rejection(&self) -> NotTaken {
         let Self { problem, timeout, .. } = self;
         let message = if problem.is_empty() {
             format!("{} did not answer again within {timeout:?} (--confirm-timeout)", self.probe.endpoint)
         } else {
             format!("{problem}, after {timeout:?} (--confirm-timeout)")
         };
-        Verdict::Rejected { message, output: self.output.clone() }
+        NotTaken::Refused { message, output: self.output.clone() }
     }
 
-    pub(super) fn death(&self) -> Verdict {
+    pub(super) fn death(&self) -> NotTaken {
         let Self { problem, timeout, .. } = self;
         let message = format!(
             "{} accepted connections before, and has not for {timeout:?} (--confirm-timeout), so the main process is \
              taken to have died of the reload: {problem}",
             self.probe.endpoint
         );
-        Verdict::Rejected { message, output: Said::default() }
+        NotTaken::Refused { message, output: Said::default() }
     }
 }

@@ -114,11 +114,8 @@ fn named(name: &str) -> Selector {
     Selector { name: Some(name.into()), ..Selector::default() }
 }
 
-fn took(verdict: reload::Verdict) -> Option<Notified> {
-    match verdict {
-        reload::Verdict::Took(notified) => Some(*notified),
-        _ => None,
-    }
+fn took(result: Result<Notified, NotTaken>) -> Option<Notified> {
+    result.ok()
 }
 
 /// What a reload by this driver leaves.
@@ -182,7 +179,7 @@ fn generation() -> Digest {
 
 /// A confirmation under way.
 struct Running {
-    task: JoinHandle<Verdict>,
+    task: JoinHandle<Result<(), NotTaken>>,
     impatient: watch::Sender<bool>,
 }
 
@@ -194,20 +191,20 @@ impl Running {
         Self { task, impatient }
     }
 
-    async fn verdict(self) -> Verdict {
+    async fn verdict(self) -> Result<(), NotTaken> {
         tokio::time::timeout(LONG, self.task).await.expect("no verdict").unwrap()
     }
 
     async fn rejection(self) -> String {
         match self.verdict().await {
-            Verdict::Rejected { message, .. } => message,
+            Err(NotTaken::Refused { message, .. }) => message,
             other => panic!("{other:?}"),
         }
     }
 
     async fn absence(self) -> String {
         match self.verdict().await {
-            Verdict::Absent { message } => message,
+            Err(NotTaken::Unreachable { message, .. }) => message,
             other => panic!("{other:?}"),
         }
     }
@@ -294,7 +291,7 @@ async fn one_that_lives_on_took_it() {
     let main = Main::on_hup("tt-cf-lives", "touch $DIR/got");
     let started = Instant::now();
     let running = Running::start(&alive(), main.told("HUP").await, None);
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
     assert!(started.elapsed() >= ALIVE && main.has("got"));
 }
 
@@ -344,7 +341,7 @@ async fn one_that_the_signal_itself_ends_is_no_fault_of_the_configuration() {
     let main = unreaped("tt-cf-replaced", "trap 'exit 129' HUP");
     let running = Running::start(&alive(), main.told("HUP").await, None);
     let _next = Main::on_hup("tt-cf-replaced", ":");
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 #[tokio::test]
@@ -362,7 +359,7 @@ async fn one_that_ends_on_term_is_followed_by_another_however_late() {
     until("it has ended", || main.is_gone());
     running.goes_on().await;
     let _next = Main::on_hup("tt-cf-term", ":");
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 #[tokio::test]
@@ -421,7 +418,7 @@ async fn one_that_was_not_there_is_waited_for() {
     let running = Running::start(&alive(), told(Driver::None, Some(target.clone())).await, None);
     sleep(ALIVE).await;
     let _main = Main::on_hup("tt-cf-missing", ":");
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
     let running = Running::start(&alive(), told(Driver::None, Some(named("tt-cf-nobody"))).await, None);
     running.impatient.send(true).unwrap();
     assert_has(&running.absence().await, &["--process tt-cf-nobody"]);
@@ -449,7 +446,7 @@ async fn a_new_worker_that_lives_counts_also_after_one_that_does_not() {
     for action in [format!("( {IDLE} ) &"), format!("sh -c : & sleep 0.1; ( {IDLE} ) &")] {
         let main = Main::on_hup("tt-cf-worker", &action);
         let running = Running::start(&workers(), main.told("HUP").await, None);
-        assert_eq!(running.verdict().await, Verdict::Took, "{action}");
+        assert_eq!(running.verdict().await, Ok(()), "{action}");
     }
 }
 
@@ -470,7 +467,7 @@ async fn all_workers_of_a_process_that_is_newer_than_the_publish_are_new() {
     let main = Main::start("tt-cf-not-owed", &format!("( {IDLE} ) & trap : HUP; echo $$ > $DIR/ready; {IDLE}"));
     later_tick();
     let running = Running::start(&workers(), not_owed(&main, &before).await, None);
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 fn later_tick() {
@@ -512,7 +509,7 @@ async fn the_time_that_the_old_one_takes_to_end_is_not_its_replacements() {
         sleep(Duration::from_millis(5)).await;
     }
     let _next = Main::on_hup("tt-cf-slow-end", ":");
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 /// The children that the reload in the second of two attempts leaves as old, where one came between them.
@@ -551,20 +548,20 @@ async fn workers_of_a_replacement_count() {
     killpg(main.group, Raw::SIGKILL).unwrap();
     until("it has ended", || main.is_gone());
     let _next = Main::start("tt-cf-next-worker", &format!("( {IDLE} ) & echo $$ > $DIR/ready; {IDLE}"));
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 #[tokio::test]
 async fn an_answer_of_the_right_status_confirms() {
     let server = Server::start(|count| Some((if count < 2 { 503 } else { 204 }, String::new())));
     let running = Running::start(&url(&server.url), told_nobody().await, None);
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
     assert_eq!(server.count(), 3);
     let server = Server::start(|_| Some((500, "canary".into())));
     let config = Config { timeout: SHORT, ..url(&server.url) };
     let verdict = Running::start(&config, told_nobody().await, None).verdict().await;
     assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
-    let Verdict::Rejected { message, output } = verdict else { panic!() };
+    let Err(NotTaken::Refused { message, output }) = verdict else { panic!() };
     assert_has(&message, &["answered 500", "--confirm-status", "--confirm-timeout"]);
     assert!(!output.is_empty());
 }
@@ -577,9 +574,9 @@ async fn the_body_must_tell_the_generation() {
         let config = Config { timeout: SHORT, ..matching(url(&server.url), pattern) };
         let verdict = Running::start(&config, told_nobody().await, None).verdict().await;
         if took {
-            assert_eq!(verdict, Verdict::Took);
+            assert_eq!(verdict, Ok(()));
         } else {
-            let Verdict::Rejected { message, .. } = verdict else { panic!() };
+            let Err(NotTaken::Refused { message, .. }) = verdict else { panic!() };
             assert_has(&message, &["does not match --confirm-match"]);
         }
     }
@@ -592,7 +589,7 @@ async fn the_body_must_tell_the_generation() {
 async fn a_large_body_is_looked_through_and_what_is_beyond_is_said() {
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_KEPT)));
     let config = matching(url(&server.url), "canary=1");
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Verdict::Took);
+    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_READ)));
     let config = Config { timeout: SHORT, ..matching(url(&server.url), "canary=1") };
     let message = Running::start(&config, told_nobody().await, None).rejection().await;
@@ -604,9 +601,9 @@ async fn the_query_is_masked_in_what_is_said_and_not_in_what_is_matched() {
     let server = Server::start(|_| Some((200, "metric-canary 17".into())));
     let asked = format!("{}?query=metric-canary", server.url);
     let config = matching(url(&asked), "metric-canary 17");
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Verdict::Took);
+    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
     let config = Config { timeout: SHORT, ..matching(url(&asked), "metric-canary 18") };
-    let Verdict::Rejected { message, output } = Running::start(&config, told_nobody().await, None).verdict().await
+    let Err(NotTaken::Refused { message, output }) = Running::start(&config, told_nobody().await, None).verdict().await
     else {
         panic!()
     };
@@ -636,9 +633,9 @@ async fn what_is_captured_must_differ_from_before() {
     }
     assert!(!running.task.is_finished());
     counter.store(2, Ordering::SeqCst);
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
     // A capture where there was none is a change; no capture is none.
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Verdict::Took);
+    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
     let nothing = Config { timeout: SHORT, ..changing(url(&server.url), "not there") };
     let message = Running::start(&nothing, told_nobody().await, None).rejection().await;
     assert_has(&message, &["--confirm-changed captures nothing"]);
@@ -695,7 +692,7 @@ async fn one_that_refuses_for_a_while_has_not_died() {
     let running = Running::start(&url(&format!("http://{address}/")), told_nobody().await, REACHABLE);
     sleep(SHORT).await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 #[tokio::test]
@@ -709,7 +706,7 @@ async fn one_that_never_was_reachable_is_waited_for() {
     let running = Running::start(&config, told_nobody().await, None);
     running.goes_on().await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
 
 #[tokio::test]
@@ -764,5 +761,5 @@ async fn a_refusing_url_is_no_death_while_a_replacement_is_awaited() {
     running.goes_on().await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
     let _next = Main::on_hup("tt-cf-backoff", ":");
-    assert_eq!(running.verdict().await, Verdict::Took);
+    assert_eq!(running.verdict().await, Ok(()));
 }
