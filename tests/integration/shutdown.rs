@@ -63,7 +63,7 @@ fn second_signal_ends_it_at_once() {
     let mut sidecar = stage.start(&["--reload-url", &hook.url(), "--shutdown-grace", "60s"]);
     eventually("the hook is called", || hook.last_saw());
     sidecar.signal(Signal::TERM);
-    eventually("it is noted", || sidecar.log().contains("told to end").then_some(()));
+    eventually("it is noted", || sidecar.log().contains("finishing the step in flight").then_some(()));
     let told = Instant::now();
     assert_eq!(sidecar.terminate(), Some(143));
     assert!(told.elapsed() < SOON, "{:?}", told.elapsed());
@@ -77,7 +77,7 @@ fn terminated_while_a_reload_succeeds_it_notes_that_and_ends_well() {
     let mut sidecar = stage.start(&["--reload-exec", &format!("sh {script}"), "--shutdown-grace", "60s"]);
     eventually("the program runs", || stage.at("ran").exists().then_some(()));
     sidecar.signal(Signal::TERM);
-    eventually("it is noted", || sidecar.log().contains("told to end").then_some(()));
+    eventually("it is noted", || sidecar.log().contains("finishing the step in flight").then_some(()));
     stage.write("go", "");
     assert_eq!(sidecar.exit_code(), Some(0));
     fs::remove_file(&ran).unwrap();

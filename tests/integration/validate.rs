@@ -162,7 +162,7 @@ fn end_of_the_sidecar_is_the_end_of_the_program_and_the_next_life_validates_agai
     let mut sidecar = stage.start(&["--validate", &validator]);
     eventually("it runs", || (sleeping(marker) == 2).then_some(()));
     sidecar.signal(Signal::TERM);
-    eventually("the first is heard", || sidecar.log().contains("told to end").then_some(()));
+    eventually("the first is heard", || sidecar.log().contains("finishing the step in flight").then_some(()));
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.exit_code(), Some(143));
     eventually("its children are gone", || (sleeping(marker) == 0).then_some(()));
