@@ -105,10 +105,11 @@ fn answer(u: &mut Bytes<'_>, effect: &Effect) -> Result<Option<Event>> {
         Effect::Render { step, sequence, .. } => {
             let outcome = match u.int_in_range(0..=3)? {
                 0 => {
-                    let candidate = Generation::new(*sequence, digest(u)?, digest(u)?, digest(u)?);
+                    let new = Generation::new(*sequence, digest(u)?, digest(u)?, digest(u)?);
+                    let candidate = Generation { partial: bool::arbitrary(u)?, ..new };
                     Outcome::Staged { candidate, baseline: maybe(u, baseline)? }
                 }
-                1 => Outcome::Same,
+                1 => Outcome::Same { partial: bool::arbitrary(u)? },
                 2 => Outcome::Rejected(rejection(u)?),
                 _ => Outcome::Failed,
             };
@@ -122,14 +123,23 @@ fn answer(u: &mut Bytes<'_>, effect: &Effect) -> Result<Option<Event>> {
         Effect::Verify { step, .. } => {
             Event::Verified { step: *step, sound: bool::arbitrary(u)?, baseline: maybe(u, baseline)? }
         }
-        Effect::Arm(..) | Effect::Disarm(_) | Effect::Abandon(_) | Effect::Exit => return Ok(None),
+        Effect::Arm(..) | Effect::Disarm(_) | Effect::Hurry(_) | Effect::Announce(_) | Effect::Exit => return Ok(None),
     }))
 }
 
 /// Of the effects so far, the newest is answered most often; an older one stands for an answer that comes too late.
 fn event(u: &mut Bytes<'_>, effects: &[Effect]) -> Result<Option<Event>> {
-    const TIMERS: [Timer; 7] =
-        [Timer::Quiet, Timer::Ceiling, Timer::Interval, Timer::Splay, Timer::Again, Timer::Backoff, Timer::Patience];
+    const TIMERS: [Timer; 9] = [
+        Timer::Quiet,
+        Timer::Ceiling,
+        Timer::Interval,
+        Timer::Splay,
+        Timer::Again,
+        Timer::Retry,
+        Timer::Refused,
+        Timer::Backoff,
+        Timer::Patience,
+    ];
     Ok(match u.int_in_range(0..=15)? {
         0..=8 => match effects.last() {
             Some(effect) => answer(u, effect)?,
@@ -177,10 +187,10 @@ fn run(text: &[u8], rest: &[u8]) -> Result<()> {
         let new = machine.on(event);
         check(&machine, &new);
         let _ = (machine.phase(), machine.is_settled(), machine.is_rejected());
-        effects.extend(
-            new.into_iter()
-                .filter(|effect| !matches!(effect, Effect::Arm(..) | Effect::Disarm(_) | Effect::Abandon(_))),
-        );
+        let is_answered = |effect: &Effect| {
+            !matches!(effect, Effect::Arm(..) | Effect::Disarm(_) | Effect::Hurry(_) | Effect::Announce(_))
+        };
+        effects.extend(new.into_iter().filter(is_answered));
     }
     Ok(())
 }

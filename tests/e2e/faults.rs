@@ -419,7 +419,7 @@ fn crash_loop_is_healed_by_rollback_without_a_shared_process_namespace() {
     world.edit("crash two");
     let status = world.until("rolled back", |status| !status["quarantine"].is_null() && status["debt"].is_null());
     let reason = status["quarantine"]["reason"].as_str().unwrap();
-    assert!(reason.contains("taken to have died of the reload"), "{reason}");
+    assert!(reason.contains("presumed to have died of the reload"), "{reason}");
     world.until_serves("one");
 
     // Refused, and not died of.
