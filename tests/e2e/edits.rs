@@ -169,7 +169,7 @@ fn play(program: &Program) -> (Vec<String>, Vec<String>) {
             }
         }
     }
-    within(Duration::from_secs(60), "nothing is owed", || (metrics(&ip)?.get("trimtab_debt") == 0).then_some(()));
+    within(Duration::from_mins(1), "nothing is owed", || (metrics(&ip)?.get("trimtab_debt") == 0).then_some(()));
     let took = began.elapsed();
     let last = client.newest();
     let seen = client.stop();

@@ -20,7 +20,7 @@ const EDITS: usize = 24;
 /// Edits at every phase of the kubelet's sync of 10 s, and none while the one before is being confirmed, which takes 2 s.
 const PACE: Duration = Duration::from_millis(2900);
 /// The kubelet's sync, on a machine that is busy.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What is seen somewhere, and since when: ever newer edits.
 type Arrivals = Vec<(usize, Instant)>;

@@ -9,7 +9,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// For what takes a Pod's start or the kubelet's next sync, on a machine that may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// How often a condition is looked at.
 pub const PACE: Duration = Duration::from_millis(50);
