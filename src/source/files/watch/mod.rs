@@ -132,6 +132,8 @@ struct Followed {
     not_before: Option<Instant>,
     /// The others left it no room at the last read.
     crowded: bool,
+    /// Its next read waits until no other is in flight, or for the poll.
+    alone: bool,
     reading: bool,
     /// Events that came during the read and concern nothing that was watched before it: perhaps what it has found.
     unclear: Vec<PathBuf>,
@@ -158,6 +160,7 @@ impl Followed {
             anew: true,
             not_before: None,
             crowded: false,
+            alone: false,
             reading: false,
             unclear: Vec::new(),
             retry: None,
@@ -170,6 +173,8 @@ impl Followed {
     fn read_anew(&mut self) {
         self.due = true;
         self.anew = true;
+        // A read that never ends, of a hung mount, does not keep it waiting.
+        self.alone = false;
     }
 
     fn object(&self) -> Option<&Arc<Object>> {
@@ -285,11 +290,14 @@ impl Follower {
         let now = Instant::now();
         // One after the other: together they could keep the room from each other for ever.
         let mut crowded = self.roots.iter().any(|root| root.reading && root.crowded);
+        let mut reading = self.roots.iter().any(|root| root.reading);
         let due = |root: &Followed| root.due && !root.reading && root.not_before.is_none_or(|at| at <= now);
         for (index, followed) in self.roots.iter_mut().enumerate().filter(|(_, root)| due(root)) {
-            if followed.crowded && std::mem::replace(&mut crowded, true) {
+            if (followed.alone && reading) || (followed.crowded && std::mem::replace(&mut crowded, true)) {
                 continue;
             }
+            reading = true;
+            followed.alone = false;
             followed.due = false;
             followed.reading = true;
             let root = Arc::clone(&followed.root);
@@ -354,7 +362,7 @@ impl Follower {
         let was_crowded = std::mem::replace(&mut followed.crowded, crowded);
         if crowded && !was_crowded {
             // Perhaps by what another read did not keep in the end: it is read again, alone.
-            followed.due = true;
+            (followed.due, followed.alone) = (true, true);
             return Ok(());
         }
 
