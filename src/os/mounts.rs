@@ -7,6 +7,8 @@ use std::path::PathBuf;
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
+    /// As statx(2) gives it for a path (`STATX_MNT_ID`).
+    pub(crate) id: u64,
     /// `major:minor` of the file system.
     pub(crate) device: String,
     /// What of the file system is mounted: a path in it.
@@ -23,11 +25,12 @@ const DELETED: &[u8] = b"//deleted";
 pub(crate) fn parse(mountinfo: &[u8]) -> impl Iterator<Item = Mount> {
     mountinfo.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut fields = line.split(|byte| *byte == b' ');
-        let device = str::from_utf8(fields.nth(2)?).ok()?.to_owned();
+        let id = str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let device = str::from_utf8(fields.nth(1)?).ok()?.to_owned();
         let root = fields.next()?;
         let point = path(fields.next()?);
         let kept = root.strip_suffix(DELETED);
-        Some(Mount { device, root: path(kept.unwrap_or(root)), deleted: kept.is_some(), point })
+        Some(Mount { id, device, root: path(kept.unwrap_or(root)), deleted: kept.is_some(), point })
     })
 }
 
@@ -42,4 +45,14 @@ fn path(field: &[u8]) -> PathBuf {
         rest = if byte.is_some() { after.get(3..).unwrap_or_default() } else { after };
     }
     PathBuf::from(OsString::from_vec(plain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn octal_digits_are_characters_and_other_backslashes_stay() {
+        assert_eq!(path(br"a\040b\134c\9"), PathBuf::from(r"a b\c\9"));
+    }
 }

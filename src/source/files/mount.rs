@@ -1,10 +1,11 @@
 //! What a mount cannot show: a `subPath` never follows its volume, and a mounted file never follows a rename.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+
+use crate::os::mounts::{Mount, parse};
 
 /// A mount that does not show what becomes of its source, by its mount point.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,8 +20,8 @@ pub enum Frozen {
 /// that is not known.
 #[must_use]
 pub fn frozen(path: &Path) -> Option<Frozen> {
-    let subpath = |root: &[u8], _: &Path| root.ends_with(DELETED) || root.split(|c| *c == b'/').any(is_of_kubelet);
-    let file = |_: &[u8], point: &Path| point.is_file();
+    let subpath = |mount: &Mount| mount.deleted || mount.root.iter().any(|name| is_of_kubelet(name.as_bytes()));
+    let file = |mount: &Mount| mount.point.is_file();
     mounted(path, subpath).map(Frozen::SubPath).or_else(|| mounted(path, file).map(Frozen::File))
 }
 
@@ -29,11 +30,8 @@ pub fn frozen(path: &Path) -> Option<Frozen> {
 /// Such a mount holds the directory that the volume had when the container started; once that is removed,
 /// `/proc/self/mountinfo` (proc(5)) shows its root as deleted. Not knowing (no `/proc`) is `None`.
 pub(super) fn replaced(path: &Path) -> Option<PathBuf> {
-    mounted(path, |root, _| root.ends_with(DELETED))
+    mounted(path, |mount| mount.deleted)
 }
-
-/// proc(5) on a mount's root does not say so, but fs/d_path.c appends it.
-const DELETED: &[u8] = b"//deleted";
 
 /// Whether a segment is the name of a directory that holds one version of a volume, as `..2026_11_24_07_00_00.123`
 /// (`pkg/volume/util/atomic_writer.go`: `newTimestampDir`).
@@ -42,41 +40,17 @@ fn is_of_kubelet(segment: &[u8]) -> bool {
     rest.len() > 5 && rest[..4].iter().all(u8::is_ascii_digit) && rest[4] == b'_'
 }
 
-/// The first mount point with such a root that is this path's mount or lies below it.
-fn mounted(path: &Path, wanted: impl Fn(&[u8], &Path) -> bool) -> Option<PathBuf> {
+/// The first such mount's point that is this path's mount or is below it.
+fn mounted(path: &Path, wanted: impl Fn(&Mount) -> bool) -> Option<PathBuf> {
     let stat = statx(CWD, path, AtFlags::empty(), StatxFlags::MNT_ID).ok()?;
     let mount = (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id);
     let real = std::fs::canonicalize(path).ok()?;
     mount_with(&std::fs::read("/proc/self/mountinfo").ok()?, mount, &real, wanted)
 }
 
-fn mount_with(
-    mountinfo: &[u8],
-    mount: Option<u64>,
-    real: &Path,
-    wanted: impl Fn(&[u8], &Path) -> bool,
-) -> Option<PathBuf> {
-    mountinfo.split(|c| *c == b'\n').find_map(|line| {
-        let mut fields = line.split(|c| *c == b' ');
-        let id = fields.next().and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
-        let root = fields.nth(2)?;
-        let point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
-        let here = (id.is_some() && id == mount) || (point != real && point.starts_with(real));
-        (here && wanted(root, &point)).then_some(point)
-    })
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let octal = if *first == b'\\' { after.get(..3) } else { None };
-        let byte = octal.and_then(|digits| u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok());
-        plain.push(byte.unwrap_or(*first));
-        rest = if byte.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    plain
+fn mount_with(mountinfo: &[u8], mount: Option<u64>, real: &Path, wanted: impl Fn(&Mount) -> bool) -> Option<PathBuf> {
+    let is_here = |found: &Mount| mount == Some(found.id) || (found.point != real && found.point.starts_with(real));
+    parse(mountinfo).find(|found| is_here(found) && wanted(found)).map(|found| found.point)
 }
 
 #[cfg(test)]
@@ -106,12 +80,10 @@ mod tests {
 32 24 254:0 /pods/1/..2026_1/other//deleted /etc/sub/other rw - ext4 /dev/root rw
 short
 ";
-        let found =
-            |mount, real: &str| mount_with(mountinfo, mount, Path::new(real), |root, _| root.ends_with(DELETED));
+        let found = |mount, real: &str| mount_with(mountinfo, mount, Path::new(real), |mount| mount.deleted);
         assert_eq!(found(Some(31), "/etc/app conf"), Some("/etc/app conf".into()));
         assert_eq!(found(Some(24), "/etc/sub"), Some("/etc/sub/other".into()));
         assert_eq!(found(Some(24), "/etc/su"), None);
         assert_eq!(found(None, "/etc/app conf"), None);
-        assert_eq!(unescape(br"a\040b\134c\9"), b"a b\\c\\9");
     }
 }
