@@ -241,10 +241,7 @@ impl App {
                     self.steps.render(step, sequence, unless, inputs, digest, &mut self.ledger);
                 }
                 Effect::Write { step, writes } => self.steps.write(step, writes),
-                Effect::Reload { step, published, .. } => {
-                    let Some(current) = self.machine.journal().current.clone() else { continue };
-                    self.steps.reload(step, current, published);
-                }
+                Effect::Reload { step, generation, published } => self.steps.reload(step, generation, published),
                 Effect::Confirm { step, digest, baseline } => self.steps.confirm(step, digest, baseline),
                 Effect::Verify { step, generation } => self.steps.verify(step, generation),
                 Effect::Hurry(step) => self.steps.hurry(step),

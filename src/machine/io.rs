@@ -1,4 +1,4 @@
-//! The machine's vocabulary: what it is told of and what it asks for.
+//! The machine's vocabulary: what happens to it and what it asks for.
 
 use std::time::Duration;
 
@@ -150,8 +150,8 @@ pub enum Effect {
     /// Make one attempt to reload.
     Reload {
         step: Step,
-        /// The current generation's sequence number.
-        sequence: u64,
+        /// The current one.
+        generation: Generation,
         /// A moment after it was published, if known.
         published: Option<Moment>,
     },
@@ -173,7 +173,7 @@ pub enum Effect {
     Exit,
 }
 
-/// What people and other systems are told of. Each is announced once, when it has happened.
+/// What is reported to people and other systems. Each is announced once, when it has happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Milestone {
     /// A newer generation is current.

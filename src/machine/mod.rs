@@ -9,7 +9,7 @@
 //! - the [`Work`]: one step at a time on what was taken in (render, commit, reload, confirm, and the way back), or a
 //!   wait between two attempts.
 //!
-//! What must outlive a crash is in the [`Journal`]; [`recover`] makes a machine of it and of what lies on the disk.
+//! What must outlive a crash is in the [`Journal`]; [`recover`] makes a machine of it and of what is on the disk.
 
 mod intake;
 mod io;
@@ -33,7 +33,7 @@ use crate::model::journal::{Journal, Moment};
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 pub struct Machine {
     options: Options,
-    /// As it lies on the disk, as far as that is known.
+    /// As it is on the disk, as far as that is known.
     journal: Journal,
     /// The newest inputs.
     want: Option<Digest>,

@@ -4,10 +4,10 @@ use super::work::{Pause, Work};
 use super::{Disk, Effect, Intake, Machine, Milestone, Options};
 use crate::model::journal::{Debt, DebtKind, Generation, Journal, sequence_of};
 
-/// Makes a machine of the journal (`None`: there is none, or it could not be read) and of what lies on the disk.
+/// Makes a machine of the journal (`None`: there is none, or it could not be read) and of what is on the disk.
 ///
-/// The link decides which generation is current; the journal, whether it is owed. What the journal cannot explain is
-/// taken to be owed: one reload too many is harmless, one too few is not.
+/// The link decides which generation is current; the journal, whether its reload is pending. What the
+/// journal cannot explain is presumed pending: one reload too many is harmless, one too few is not.
 #[must_use]
 pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Machine, Vec<Effect>) {
     let mut journal = journal.unwrap_or_default();

@@ -374,13 +374,13 @@ impl Machine {
     }
 
     pub(super) fn reload(&mut self, effects: &mut Vec<Effect>) {
-        let Some(current) = &self.journal.current else { return };
-        let (sequence, published) = (current.sequence, self.published.clone());
+        let Some(generation) = self.journal.current.clone() else { return };
+        let published = self.published.clone();
         self.end_pause(effects);
         let step = self.step();
         self.attempts = self.attempts.saturating_add(1);
         self.work = Work::Reloading(step);
-        effects.push(Effect::Reload { step, sequence, published });
+        effects.push(Effect::Reload { step, generation, published });
     }
 
     pub(super) fn reloaded(&mut self, step: Step, verdict: Verdict, effects: &mut Vec<Effect>) {
