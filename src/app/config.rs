@@ -24,13 +24,12 @@ pub struct Config {
     pub files: files::Config,
     /// Where generations go.
     pub output: publish::Config,
-    /// `--digest-key-file`.
     pub digest_key_file: Option<PathBuf>,
     /// What rendering depends on beside the sources.
     pub render: Settings,
     /// What a candidate must pass.
     pub validate: candidate::Config,
-    /// How the main process is told.
+    /// How the main process is notified.
     pub reload: reload::Config,
     /// How it is seen that the main process took it. With `--once`, nothing is to be seen.
     pub confirm: confirm::Config,
@@ -40,11 +39,8 @@ pub struct Config {
     pub retry: (Duration, Duration),
     /// `--once`, with its timeout.
     pub once: Option<Duration>,
-    /// `--listen`.
     pub listen: Option<SocketAddr>,
-    /// `--admin`.
     pub admin: Option<SocketAddr>,
-    /// `--shutdown-grace`.
     pub shutdown_grace: Duration,
 }
 

@@ -37,7 +37,6 @@ pub const PLACEHOLDER: &str = "{dir}";
 /// What a candidate must pass.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `--syntax`.
     pub syntax: Syntax,
     /// `--validate`, in the order given.
     pub commands: Vec<Command>,
@@ -48,9 +47,7 @@ pub struct Config {
 /// What a candidate is made of.
 #[derive(Clone)]
 pub struct Order {
-    /// The inputs.
     pub inputs: Inputs,
-    /// Their digest.
     pub digest: Digest,
     /// The version of each selected object that was published last.
     pub published: Versions,
@@ -94,7 +91,6 @@ pub struct Made {
 pub enum Candidate {
     /// A generation in its directory.
     Staged {
-        /// The generation.
         generation: Generation,
         /// How many files it has.
         files: usize,

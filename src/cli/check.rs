@@ -1,5 +1,5 @@
-//! `trimtab check`: what would not work here with these flags, and how to mend it. It changes nothing and tells nobody:
-//! no signal is sent and no request but access reviews.
+//! `trimtab check`: what would not work here with these flags, and how to fix it. It changes nothing and notifies
+//! nobody: no signal is sent and no request but access reviews.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -319,9 +319,9 @@ async fn of_found_target(config: &Config, signal: Signal, selector: &Selector, t
     findings
 }
 
-/// Whether the main process can read the output: what lies there, or what would, as modes and owners are.
+/// Whether the main process can read the output: what is there, or what would, as modes and owners are.
 fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Finding> {
-    // What is wrong with the output itself is told already.
+    // What is wrong with the output itself is reported already.
     let output = Output::inspect(&config.output).ok()?.map(|(output, _)| output);
     let found = match &output {
         Some(output) => output.unreadable(&|bit, user, group, mode| reader.may(bit, user, group, mode)).ok()?,
@@ -345,14 +345,14 @@ fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Findin
     Some(Finding::new(Severity::Permission, place, message, remedy))
 }
 
-/// A signal is answered by nobody: without a flag that looks further, the main process is only seen to live on.
+/// Nobody answers a signal: without a flag that looks further, all that is seen is that the main process lives on.
 fn of_confirmation(config: &Config) -> Option<Finding> {
     let Driver::Signal { signal, .. } = &config.reload.driver else { return None };
     if config.confirm.workers || config.confirm.url.is_some() {
         return None;
     }
-    let message = "nothing tells whether the main process took what it was told to read: it is at most seen to live on";
-    let remedy = "--confirm-workers, if it starts new workers at a reload as nginx does; --confirm-url, if it tells by \
+    let message = "nothing shows whether the main process took what it was notified of: at most, that it lives on";
+    let remedy = "--confirm-workers, if it starts new workers at a reload as nginx does; --confirm-url, if it shows by \
                   HTTP what it runs";
     Some(Finding::new(Severity::Advice, format!("--signal {signal}"), message, remedy))
 }

@@ -8,9 +8,7 @@ use crate::model::journal::{Baseline, Generation, Journal, Moment, Quarantine, R
 /// What the machine needs to know of the flags.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// `--debounce`.
     pub debounce: Duration,
-    /// `--debounce-max`.
     pub debounce_max: Duration,
     /// `--reload-min-interval`.
     pub min_interval: Duration,
@@ -32,7 +30,6 @@ pub struct Options {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Step(pub(super) u64);
 
-/// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Every source is known, and this is the digest of all inputs. Sent on each change.
@@ -146,7 +143,10 @@ pub enum Effect {
         unless: Option<Digest>,
     },
     /// Carry out these writes in order; stop at the first that fails.
-    Write { step: Step, writes: Vec<Write> },
+    Write {
+        step: Step,
+        writes: Vec<Write>,
+    },
     /// Make one attempt to reload.
     Reload {
         step: Step,
@@ -164,12 +164,14 @@ pub enum Effect {
         baseline: Option<Baseline>,
     },
     /// Check whether a generation is on the disk as it was published.
-    Verify { step: Step, generation: Generation },
+    Verify {
+        step: Step,
+        generation: Generation,
+    },
     /// Let this confirmation end if it has nobody to ask; it is answered all the same.
     Hurry(Step),
     /// Report what happened.
     Announce(Milestone),
-    /// Leave.
     Exit,
 }
 

@@ -28,7 +28,6 @@ use self::work::{Next, Pause, Work};
 use crate::model::digest::Digest;
 use crate::model::journal::{Journal, Moment};
 
-/// The machine.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 pub struct Machine {

@@ -17,7 +17,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     let is_there = |generation: &Generation| disk.directories.contains(&generation.directory);
     let mut astray = false;
     if !is_linked(&journal.current) {
-        let rolled_back = journal.owes(DebtKind::Rollback);
+        let rolled_back = journal.is_due(DebtKind::Rollback);
         if rolled_back && journal.current.as_ref().is_some_and(is_there) {
             astray = true;
         } else {
@@ -45,7 +45,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     let mut machine = Machine {
         have: journal.current.as_ref().map(|current| current.digest),
         published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
-        held: journal.owes(DebtKind::Publish)
+        held: journal.is_due(DebtKind::Publish)
             && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)
                 == journal.current.as_ref().map(|current| current.digest),
         // What was held back then is not known any more: it is found again, and reported.

@@ -50,7 +50,7 @@ enum Poison {
     None,
     /// It says no.
     Refused,
-    /// It says yes, and is seen to have died or not to have taken it.
+    /// It says yes, and turns out to have died or not to have taken it.
     Deadly,
 }
 
@@ -102,7 +102,7 @@ enum Mutation {
     RollbackTakenForPublish,
     /// The rollback journals the debt, and never renames back.
     NotTurnedBack,
-    /// The old generation is made current again, and nobody is told.
+    /// The old generation is made current again, and nobody is notified.
     OldOneNotReloaded,
     /// A refusal counts as success.
     RefusalIgnored,
@@ -187,7 +187,7 @@ struct World {
     poisoned: u32,
     /// The main process died of what it was handed.
     dead: bool,
-    /// It has started with what lay there, and there was no confirmation that could see what it makes of it.
+    /// It has started with what was there, and there was no confirmation that could see what it makes of it.
     blind: bool,
     /// Every generation that was visible.
     visible: BTreeMap<u64, String>,
@@ -434,7 +434,7 @@ impl World {
             Some(Op::Reload { step, published }) => {
                 let digest = self.link.as_ref().map(|link| self.directories[link]);
                 let poison = digest.map_or(Poison::None, |digest| poison(&self.options, digest));
-                let spared = self.is(Mutation::OldOneNotReloaded) && self.owes_rollback();
+                let spared = self.is(Mutation::OldOneNotReloaded) && self.rollback_is_due();
                 let verdict = if spared || published.is_some_and(|published| self.started > published.ticks) {
                     Verdict::Took
                 } else if fail {
@@ -469,8 +469,8 @@ impl World {
         }
     }
 
-    fn owes_rollback(&self) -> bool {
-        self.machine.journal.owes(DebtKind::Rollback)
+    fn rollback_is_due(&self) -> bool {
+        self.machine.journal.is_due(DebtKind::Rollback)
     }
 
     fn edit(&mut self, to: Digest) {
@@ -1203,7 +1203,7 @@ fn rollback_that_is_refused_is_held_and_tried_on() {
     let mut world = settled_on(0, options());
     world.edit(inputs(8));
     world.fire(0);
-    while !world.owes_rollback() {
+    while !world.rollback_is_due() {
         world.progress(false, false);
     }
     for _ in 0..3 {
@@ -1223,7 +1223,7 @@ fn rollback_that_is_refused_is_held_and_tried_on() {
 }
 
 #[test]
-fn death_while_told_to_end_is_not_the_configurations_fault() {
+fn death_while_asked_to_end_is_not_the_configurations_fault() {
     let mut world = settled_on(0, options());
     world.edit(inputs(1));
     world.fire(0);
@@ -1355,7 +1355,7 @@ fn debt_of_the_older_generation_is_due_again_if_the_rename_did_not_happen() {
 }
 
 #[test]
-fn without_a_journal_what_is_linked_is_owed_and_its_sequence_is_not_reused() {
+fn without_a_journal_what_is_linked_is_due_and_its_sequence_is_not_reused() {
     let directory = "..trimtab-000041-51aa03c2be10".to_owned();
     let disk = Disk { link: Some(directory.clone()), directories: vec![directory] };
     let (machine, _) = recover(options(), None, &disk);

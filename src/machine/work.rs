@@ -233,7 +233,7 @@ impl Machine {
             effects.push(Effect::Announce(milestone));
         }
         // As after a commit.
-        if self.owes() { self.reload(effects) } else { self.resume(effects) }
+        if self.reload_is_due() { self.reload(effects) } else { self.resume(effects) }
     }
 
     fn committed(&mut self, digest: Digest, journal: Journal, at: Option<Moment>, effects: &mut Vec<Effect>) {
@@ -258,7 +258,7 @@ impl Machine {
             }
         }
         // The reload of what was published comes before newer inputs, or endless edits would starve it.
-        if self.owes() { self.reload(effects) } else { self.resume(effects) }
+        if self.reload_is_due() { self.reload(effects) } else { self.resume(effects) }
     }
 
     /// `at_swap`: the rename failed, and may have happened all the same.
@@ -279,7 +279,7 @@ impl Machine {
     }
 
     fn cleared(&mut self, journal: Journal, effects: &mut Vec<Effect>) {
-        let again = self.journal.owes(DebtKind::Rollback);
+        let again = self.journal.is_due(DebtKind::Rollback);
         self.adopt(journal);
         self.start_afresh(effects);
         if let Some(generation) = self.journal.current.clone() {
@@ -295,7 +295,7 @@ impl Machine {
             self.calm(effects);
         }
         // Its deadline has passed: it waits for no further render.
-        if self.pause == Pause::Over && self.owes() {
+        if self.pause == Pause::Over && self.reload_is_due() {
             self.reload(effects);
             return;
         }
@@ -337,7 +337,7 @@ impl Machine {
         self.journal = Journal { quarantine, ..journal };
     }
 
-    fn owes(&self) -> bool {
+    fn reload_is_due(&self) -> bool {
         self.journal.debt.is_some() && self.options.reload && !self.stopping
     }
 
@@ -433,14 +433,14 @@ impl Machine {
     /// The main process will not have the current generation: back to the last good one, if there is a way back.
     fn reject(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
         // A Pod that ends takes its main process along, which then looks as if it had died of its configuration. The
-        // debt stays, and the next start tells it again.
+        // debt stays, and the next start notifies it again.
         if self.stopping {
             self.resume(effects);
             return;
         }
         let good = self.journal.last_good.clone().filter(|good| Some(good) != self.journal.current.as_ref());
         match good {
-            Some(generation) if self.options.rollback && self.journal.owes(DebtKind::Publish) => {
+            Some(generation) if self.options.rollback && self.journal.is_due(DebtKind::Publish) => {
                 let step = self.step();
                 self.work = Work::Verifying(step, rejection);
                 effects.push(Effect::Verify { step, generation });
@@ -486,7 +486,7 @@ impl Machine {
     /// failed.
     fn hold(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
         let first = !std::mem::replace(&mut self.held, true);
-        let rejected = self.have.filter(|_| first && self.journal.owes(DebtKind::Publish));
+        let rejected = self.have.filter(|_| first && self.journal.is_due(DebtKind::Publish));
         if let Some(rejected) = rejected {
             self.quarantine(rejected, rejection, effects);
         }

@@ -23,7 +23,7 @@ pub struct Chunk<K, V, N> {
     found: OnceLock<N>,
 }
 
-/// Whether a chunk begins with this key. Somebody who chooses the keys can make chunks as long or as short as he likes,
+/// Whether a chunk begins with this key. Somebody who chooses the keys can make chunks of any length,
 /// which costs time alone.
 #[must_use]
 pub fn begins(key: &[u8]) -> bool {
@@ -94,7 +94,6 @@ impl<K: Borrow<str>, V, N> ChunkedMap<K, V, N> {
         chunks.iter().flat_map(|chunk| chunk.iter()).skip_while(move |(known, _)| (*known).borrow() < key)
     }
 
-    /// The chunks in order.
     #[must_use]
     pub fn chunks(&self) -> &[Arc<Chunk<K, V, N>>] {
         &self.chunks

@@ -1,6 +1,6 @@
 //! A value's bytes: held in memory, or kept in the [spool](crate::model::spool) until somebody asks for them.
 //!
-//! Thousands of objects that are copied as they are need not lie in memory: what is compared is their digest, and what
+//! Thousands of objects that are copied as they are need not be in memory: what is compared is their digest, and what
 //! is written is read again. Nothing here prints a byte.
 
 use std::fmt;

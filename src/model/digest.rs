@@ -28,7 +28,6 @@ impl Digest {
         Self(Sha256::digest(bytes).into())
     }
 
-    /// The bytes.
     #[must_use]
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -1,4 +1,4 @@
-//! The journal: what must be remembered across a crash, as it lies in the output directory.
+//! The journal: what must be remembered across a crash, as it is stored in the output directory.
 //!
 //! It is written before the rename that it announces, and again when the debt is paid. What it means after a crash is
 //! decided by [`crate::machine::recover`]; this module knows only its form.
@@ -120,11 +120,9 @@ pub struct Baseline {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Quarantine {
-    /// The inputs' digest.
     pub digest: Digest,
     /// Of the flags by which they were rejected: under others they are tried again.
     pub gate: Digest,
-    /// Why.
     pub rejection: Rejection,
 }
 
@@ -144,7 +142,6 @@ pub struct Rejection {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub struct Journal {
-    /// [`VERSION`].
     pub version: u32,
     /// The sequence number of the next generation.
     pub next_sequence: u64,
@@ -154,9 +151,9 @@ pub struct Journal {
     pub from: Option<Generation>,
     /// The newest confirmed generation.
     pub last_good: Option<Generation>,
-    /// Whether `current` is still owed to the main process.
+    /// Set until the main process has taken `current`.
     pub debt: Option<Debt>,
-    /// Whether `from` was still owed when `current` was begun: due again if `..data` turns out to name `from`.
+    /// The debt of `from` when `current` was begun: due again if `..data` turns out to name `from`.
     pub prev_debt: Option<Debt>,
     /// The inputs that were rejected last.
     pub quarantine: Option<Quarantine>,
@@ -177,17 +174,12 @@ impl Default for Journal {
     }
 }
 
-/// Why a journal cannot be used. It is set aside, and a reload is taken to be owed.
+/// Why a journal cannot be used. It is set aside, and a reload is taken to be due.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// It is not JSON of the expected form: empty, cut short, or somebody else's.
     #[error("it is empty, cut short, or not a journal (line {line}, column {column})")]
-    Malformed {
-        /// Where.
-        line: usize,
-        /// Where.
-        column: usize,
-    },
+    Malformed { line: usize, column: usize },
     /// Another version of Trimtab wrote it.
     #[error("it has version {0}, and this program reads version {VERSION}")]
     Version(u32),
@@ -217,9 +209,9 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Whether a debt of this kind is unpaid.
+    /// Whether a reload of this kind is due.
     #[must_use]
-    pub fn owes(&self, kind: DebtKind) -> bool {
+    pub fn is_due(&self, kind: DebtKind) -> bool {
         self.debt.as_ref().is_some_and(|debt| debt.kind == kind)
     }
 

@@ -11,7 +11,6 @@ use crate::model::object::{Object, ObjectRef};
 /// An object, and how it came in.
 #[derive(Clone, Debug)]
 pub struct Taken {
-    /// The object.
     pub object: Arc<Object>,
     /// Whether a selector selected it.
     pub selected: bool,
@@ -27,7 +26,6 @@ const GROUP: usize = 64;
 /// Some objects that are next to each other.
 #[derive(Debug)]
 pub struct Group {
-    /// The objects.
     pub taken: Vec<Taken>,
     /// Over what they hold and how they came in. Never shown: it is unkeyed, and would let anyone test guesses.
     pub content: Digest,

@@ -1,4 +1,4 @@
-//! The spool: a file without a name that keeps values which need not lie in memory.
+//! The spool: a file without a name that keeps values which need not be in memory.
 //!
 //! Nobody else can open it, and it is gone with the process, whatever ends that.
 

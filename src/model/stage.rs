@@ -13,7 +13,7 @@ pub enum Stage {
     Validate,
     /// Journal, links, rename.
     Publish,
-    /// The main process is told.
+    /// The main process is notified.
     Reload,
     /// Whether it took it.
     Confirm,

@@ -64,7 +64,7 @@ impl TreePath {
         self.0.clone()
     }
 
-    /// The first segment: the name that lies in the output directory itself.
+    /// The first segment: the name in the output directory itself.
     #[must_use]
     pub fn top(&self) -> &str {
         self.0.split('/').next().unwrap_or_default()
@@ -91,7 +91,6 @@ impl fmt::Display for TreePath {
 /// One file of a generation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct File {
-    /// What lies in it.
     pub bytes: Content,
     /// Whether a value of a secret source went into it: it gets `--secret-mode`, and is redacted in diffs.
     pub secret: bool,
@@ -137,7 +136,6 @@ pub enum CollisionError {
         "{first} and {second} both render to {path}; give one of them another place with --template SRC:DEST or --path"
     )]
     Same {
-        /// The path.
         path: TreePath,
         /// Origin of the one that came first.
         first: String,
@@ -281,7 +279,7 @@ impl Tree {
     }
 
     /// The keyed digest over paths and the digests of bytes alone, as [`crate::publish::Output::content`] reads it back:
-    /// modes do not tell secrecy, since the kubelet widens those of an fsGroup's files.
+    /// modes do not show secrecy, since the kubelet widens those of an fsGroup's files.
     #[must_use]
     pub fn content(&self, key: &DigestKey) -> Digest {
         let mut hasher = ContentHasher::new(key);

@@ -65,7 +65,6 @@ impl Shared {
     }
 }
 
-/// Which of the two servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Server {
     /// `/livez`, `/readyz` (`/healthz` for charts that probe it), `/metrics`.

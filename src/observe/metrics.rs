@@ -17,7 +17,6 @@ type FloatGauge = Gauge<f64, AtomicU64>;
 /// How a stage ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// As it should.
     Success,
     /// The inputs or the main process refused.
     Rejected,

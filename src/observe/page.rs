@@ -33,7 +33,6 @@ th { width: 12em }
 <h1>Trimtab</h1>
 "#;
 
-/// The page.
 #[must_use]
 pub fn page(status: &Status) -> String {
     let mut page = Page { text: HEAD.to_owned() };

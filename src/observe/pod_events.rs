@@ -38,26 +38,24 @@ const PAUSE: Duration = Duration::from_mins(1);
 const STALE: Duration = Duration::from_hours(1);
 /// What waits for the task to take it.
 const QUEUE: usize = 32;
-/// While a Pod starts, its main process is not there yet: that is told only if it lasts.
+/// While a Pod starts, its main process is not there yet: that is reported only if it lasts.
 const TARGET_GRACE: Duration = Duration::from_secs(30);
 /// The longest note, and the longest name of an instance, in bytes (kubernetes pkg/apis/core/validation/events.go:
 /// `NoteLengthLimit`, `ReportingInstanceLengthLimit`).
 const LONGEST_NOTE: usize = 1024;
 const LONGEST_INSTANCE: usize = 128;
 
-/// What is told of.
+/// What is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PodEvent {
     /// A generation is published and confirmed.
     Reloaded {
-        /// Its number.
         sequence: u64,
         /// Whether it was gone back to.
         again: bool,
     },
     /// The newest inputs were rejected.
     Rejected {
-        /// Where.
         stage: Stage,
         /// Why; without content.
         reason: String,
@@ -137,15 +135,15 @@ fn cut(text: &str, longest: usize) -> String {
 /// Sends what is announced.
 #[derive(Debug)]
 pub struct PodEvents {
-    queue: Option<mpsc::Sender<Told>>,
-    /// The state of a target that cannot be signalled, since when, and whether it was told.
+    queue: Option<mpsc::Sender<Queued>>,
+    /// The state of a target that cannot be signalled, since when, and whether it was reported.
     trouble: Option<(TargetState, Instant, bool)>,
     overflowed: bool,
 }
 
 /// An event, and when it came to pass.
 #[derive(Clone, Debug)]
-struct Told {
+struct Queued {
     event: PodEvent,
     at: Timestamp,
     since: Instant,
@@ -153,12 +151,12 @@ struct Told {
 
 impl PodEvents {
     /// Starts the task that sends; without clients, or where the Pod is not known by name, namespace and UID (kubectl
-    /// asks by all three), there is none, and nothing is told.
+    /// asks by all three), there is none, and nothing is reported.
     pub fn start(clients: Option<Clients>, pod: &Pod, tasks: &mut JoinSet<()>) -> Self {
         let known = ![&pod.name, &pod.namespace, &pod.uid].iter().any(|value| value.is_empty());
         let queue = clients.filter(|_| known).map(|clients| {
-            let (sender, told) = mpsc::channel(QUEUE);
-            tasks.spawn(send_all(clients, pod.clone(), told));
+            let (sender, queue) = mpsc::channel(QUEUE);
+            tasks.spawn(send_all(clients, pod.clone(), queue));
             sender
         });
         if queue.is_none() {
@@ -202,17 +200,17 @@ impl PodEvents {
             TargetState::Ambiguous | TargetState::Forbidden => Duration::ZERO,
         };
         let known = self.trouble.filter(|(state, ..)| *state == target.state);
-        let (state, since, told) = known.unwrap_or((target.state, now, false));
-        let due = !told && now.saturating_duration_since(since) >= grace;
-        self.trouble = Some((state, since, told || due));
+        let (state, since, reported) = known.unwrap_or((target.state, now, false));
+        let due = !reported && now.saturating_duration_since(since) >= grace;
+        self.trouble = Some((state, since, reported || due));
         due.then(|| PodEvent::TargetMissing { message: target.message.clone().unwrap_or_default() })
     }
 
     /// Sends this, if it can: without waiting.
     pub fn send(&mut self, event: PodEvent) {
         let Some(queue) = &self.queue else { return };
-        let told = Told { event, at: Timestamp::now(), since: Instant::now() };
-        if queue.try_send(told).is_err() && !std::mem::replace(&mut self.overflowed, true) {
+        let queued = Queued { event, at: Timestamp::now(), since: Instant::now() };
+        if queue.try_send(queued).is_err() && !std::mem::replace(&mut self.overflowed, true) {
             info!("Events on the Pod come faster than the API server takes them: some are left out");
         }
     }
@@ -222,7 +220,7 @@ impl PodEvents {
 #[derive(Debug, Default)]
 struct Outbox {
     /// The newest of each reason.
-    waiting: BTreeMap<&'static str, Told>,
+    waiting: BTreeMap<&'static str, Queued>,
     /// When those of each reason were sent.
     sent: BTreeMap<&'static str, VecDeque<Instant>>,
     paused_until: Option<Instant>,
@@ -231,19 +229,19 @@ struct Outbox {
 /// What the outbox says is next.
 #[derive(Debug)]
 enum Next {
-    Send(Told),
+    Send(Queued),
     Wait(Instant),
     Nothing,
 }
 
 impl Outbox {
-    fn put(&mut self, told: Told) {
-        self.waiting.insert(told.event.reason(), told);
+    fn put(&mut self, queued: Queued) {
+        self.waiting.insert(queued.event.reason(), queued);
     }
 
     /// Puts one back that could not be sent, unless a newer one has taken its place.
-    fn put_back(&mut self, told: Told) {
-        self.waiting.entry(told.event.reason()).or_insert(told);
+    fn put_back(&mut self, queued: Queued) {
+        self.waiting.entry(queued.event.reason()).or_insert(queued);
     }
 
     fn pause(&mut self, until: Instant) {
@@ -251,17 +249,17 @@ impl Outbox {
     }
 
     fn next(&mut self, now: Instant) -> Next {
-        self.waiting.retain(|_, told| now.saturating_duration_since(told.since) < STALE);
+        self.waiting.retain(|_, queued| now.saturating_duration_since(queued.since) < STALE);
         let pause = self.paused_until.filter(|until| *until > now);
         let mut earliest: Option<(Instant, Instant, &'static str)> = None;
-        for (reason, told) in &self.waiting {
+        for (reason, queued) in &self.waiting {
             let sent = self.sent.entry(reason).or_default();
             while sent.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
                 sent.pop_front();
             }
             let free = sent.front().filter(|_| sent.len() >= MOST).map(|first| *first + WINDOW);
             let due = [free, pause].into_iter().flatten().max().unwrap_or(now);
-            let candidate = (due, told.since, *reason);
+            let candidate = (due, queued.since, *reason);
             earliest = Some(earliest.map_or(candidate, |earliest| earliest.min(candidate)));
         }
         match earliest {
@@ -275,27 +273,27 @@ impl Outbox {
     }
 }
 
-/// Sends what is told, until nobody tells any more.
-async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
+/// Sends what is queued, until the queue is closed.
+async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Queued>) {
     let mut outbox = Outbox::default();
     let mut complaints = Complaints::default();
     loop {
-        while let Ok(told) = queue.try_recv() {
-            outbox.put(told);
+        while let Ok(queued) = queue.try_recv() {
+            outbox.put(queued);
         }
-        let told = match outbox.next(Instant::now()) {
-            Next::Send(told) => told,
+        let queued = match outbox.next(Instant::now()) {
+            Next::Send(queued) => queued,
             Next::Nothing => match queue.recv().await {
-                Some(told) => {
-                    outbox.put(told);
+                Some(queued) => {
+                    outbox.put(queued);
                     continue;
                 }
                 None => return,
             },
             Next::Wait(until) => {
                 tokio::select! {
-                    told = queue.recv() => match told {
-                        Some(told) => outbox.put(told),
+                    queued = queue.recv() => match queued {
+                        Some(queued) => outbox.put(queued),
                         None => return,
                     },
                     () = sleep_until(until) => {}
@@ -303,7 +301,7 @@ async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
                 continue;
             }
         };
-        let answer = timeout(DEADLINE, clients.create(&event(&pod, &told))).await;
+        let answer = timeout(DEADLINE, clients.create(&event(&pod, &queued))).await;
         let answer = answer.unwrap_or_else(|_| Err(CreateError::Later(format!("no answer within {DEADLINE:?}"))));
         if let Some(complaint) = complaints.about(&answer, &pod.namespace) {
             info!("{complaint}");
@@ -316,7 +314,7 @@ async fn send_all(clients: Clients, pod: Pod, mut queue: mpsc::Receiver<Told>) {
         };
         outbox.pause(Instant::now() + pause);
         if again {
-            outbox.put_back(told);
+            outbox.put_back(queued);
         }
     }
 }
@@ -354,8 +352,8 @@ fn permission(user: Option<&str>, namespace: &str) -> String {
 }
 
 /// As the API wants it (kubernetes pkg/apis/core/validation/events.go: `strictEventValidation`).
-fn event(pod: &Pod, told: &Told) -> Event {
-    let Told { event, at, .. } = told;
+fn event(pod: &Pod, queued: &Queued) -> Event {
+    let Queued { event, at, .. } = queued;
     let text = |text: &str| Some(text.to_owned());
     Event {
         metadata: ObjectMeta {
@@ -398,14 +396,14 @@ mod tests {
         Milestone::Rejected(Quarantine { digest: Digest::UNKNOWN, gate: Digest::UNKNOWN, rejection })
     }
 
-    fn watched() -> (PodEvents, mpsc::Receiver<Told>) {
+    fn watched() -> (PodEvents, mpsc::Receiver<Queued>) {
         let (sender, queue) = mpsc::channel(QUEUE);
         (PodEvents { queue: Some(sender), trouble: None, overflowed: false }, queue)
     }
 
-    fn notes(queue: &mut mpsc::Receiver<Told>) -> Vec<String> {
-        let told = std::iter::from_fn(|| queue.try_recv().ok());
-        told.map(|told| format!("{}: {}", told.event.reason(), told.event.note())).collect()
+    fn notes(queue: &mut mpsc::Receiver<Queued>) -> Vec<String> {
+        let queued = std::iter::from_fn(|| queue.try_recv().ok());
+        queued.map(|queued| format!("{}: {}", queued.event.reason(), queued.event.note())).collect()
     }
 
     #[tokio::test]
@@ -447,8 +445,8 @@ mod tests {
         let status = |state| TargetStatus { state, pid: None, name: None, message: Some("where is it".to_owned()) };
         let start = Instant::now();
         let mut look = |state, seconds| {
-            let told = events.look_at(&status(state), start + Duration::from_secs(seconds));
-            told.is_some_and(|event| event.note() == "No process to reload: where is it")
+            let event = events.look_at(&status(state), start + Duration::from_secs(seconds));
+            event.is_some_and(|event| event.note() == "No process to reload: where is it")
         };
         assert!(!look(TargetState::Missing, 0));
         assert!(!look(TargetState::Missing, 29));
@@ -462,12 +460,12 @@ mod tests {
         assert!(look(TargetState::Missing, 3035));
     }
 
-    fn told(event: PodEvent, since: Instant) -> Told {
-        Told { event, at: Timestamp::UNIX_EPOCH, since }
+    fn queued(event: PodEvent, since: Instant) -> Queued {
+        Queued { event, at: Timestamp::UNIX_EPOCH, since }
     }
 
-    fn reloaded(sequence: u64, since: Instant) -> Told {
-        told(PodEvent::Reloaded { sequence, again: false }, since)
+    fn reloaded(sequence: u64, since: Instant) -> Queued {
+        queued(PodEvent::Reloaded { sequence, again: false }, since)
     }
 
     #[test]
@@ -478,17 +476,17 @@ mod tests {
         for second in 0..3600 {
             let now = start + Duration::from_secs(second);
             outbox.put(reloaded(second, now));
-            while let Next::Send(told) = outbox.next(now) {
-                sent.push((second, told.event));
+            while let Next::Send(queued) = outbox.next(now) {
+                sent.push((second, queued.event));
             }
         }
         assert_eq!(sent.len(), 6 * MOST);
         assert!(sent.iter().all(|(second, event)| *event == reloaded(*second, start).event), "{sent:?}");
         // Another reason has its own bound, and is older: it comes first.
         let now = start + Duration::from_hours(1);
-        outbox.put(told(PodEvent::RolledBack { from: None, to: 1 }, start + Duration::from_secs(3599)));
+        outbox.put(queued(PodEvent::RolledBack { from: None, to: 1 }, start + Duration::from_secs(3599)));
         outbox.put(reloaded(3600, now));
-        assert!(matches!(outbox.next(now), Next::Send(told) if told.event.reason() == "ConfigRolledBack"));
+        assert!(matches!(outbox.next(now), Next::Send(queued) if queued.event.reason() == "ConfigRolledBack"));
     }
 
     #[test]
@@ -503,7 +501,7 @@ mod tests {
         assert!(matches!(outbox.next(at(59)), Next::Wait(until) if until == at(60)));
         outbox.put(reloaded(2, at(59)));
         outbox.put_back(failed);
-        assert!(matches!(outbox.next(at(60)), Next::Send(told) if told.event == reloaded(2, start).event));
+        assert!(matches!(outbox.next(at(60)), Next::Send(queued) if queued.event == reloaded(2, start).event));
         assert!(matches!(outbox.next(at(60)), Next::Nothing));
         outbox.put(reloaded(3, at(60)));
         outbox.pause(at(10_000));
@@ -511,7 +509,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_tells_never_waits() {
+    async fn whoever_reports_never_waits() {
         let (mut events, _queue) = watched();
         for _ in 0..10 * QUEUE {
             events.send(PodEvent::RolledBack { from: None, to: 1 });
@@ -535,7 +533,7 @@ mod tests {
     fn an_event_is_within_the_limits_of_the_api() {
         let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
         let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
-        let event = event(&pod, &told(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
+        let event = event(&pod, &queued(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
         let note = event.note.unwrap();
         assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
         assert!(!note.contains(char::is_control));

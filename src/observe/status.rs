@@ -37,7 +37,6 @@ pub struct Status {
     pub held_back: Vec<HeldBack>,
     /// The process to be signalled, as it was last found.
     pub target: Option<TargetStatus>,
-    /// Each source.
     pub sources: Vec<Source>,
     /// Stage to what is wrong there at the moment.
     pub errors: BTreeMap<&'static str, Problem>,
@@ -57,7 +56,6 @@ pub struct Observed {
 pub struct Published {
     /// Of the inputs.
     pub digest: Digest,
-    /// The sequence number.
     pub sequence: u64,
     /// Null where it was found at start.
     pub at: Option<Timestamp>,
@@ -78,9 +76,7 @@ pub struct Quarantine {
     pub digest: Digest,
     /// Where they were rejected.
     pub stage: Stage,
-    /// Why.
     pub reason: String,
-    /// When.
     pub at: Timestamp,
 }
 
@@ -91,7 +87,6 @@ impl From<&journal::Quarantine> for Quarantine {
     }
 }
 
-/// A source.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {

@@ -94,22 +94,10 @@ pub struct Outcome {
 pub enum ExecError {
     /// It could not be started. Retried by a reload: an image does not change, but a volume with programs may.
     #[error("{program} cannot be started: {source}; {remedy}")]
-    Spawn {
-        /// The program.
-        program: String,
-        /// Why.
-        source: io::Error,
-        /// What to do.
-        remedy: String,
-    },
+    Spawn { program: String, source: io::Error, remedy: String },
     /// It cannot be waited for or listened to. Retried.
     #[error("{program}: {source}")]
-    Io {
-        /// The program.
-        program: String,
-        /// Why.
-        source: io::Error,
-    },
+    Io { program: String, source: io::Error },
 }
 
 /// Runs a program to its end, or to the end of `timeout`. Dropped before that, it kills the program's group.

@@ -30,13 +30,11 @@ impl Faults {
 
 #[cfg(not(debug_assertions))]
 impl Faults {
-    /// None.
     #[must_use]
     pub fn from_env() -> Self {
         Self {}
     }
 
-    /// Nothing.
     pub fn point(&self, _: &str) {}
 }
 

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use nix::fcntl::OFlag;
 
-/// Reads a regular file of at most `limit` bytes: whatever lies at the path, this neither hangs nor fills the memory.
+/// Reads a regular file of at most `limit` bytes: whatever is at the path, this neither hangs nor fills the memory.
 pub(crate) fn read_regular(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)> {
     // Opening a FIFO for reading blocks without O_NONBLOCK.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;

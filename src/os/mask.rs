@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 
 /// The shortest secret that is masked, in bytes. A shorter one occurs by chance in any text: masking it would shred the
-/// text, and tell more about the secret than leaving it does.
+/// text, and reveal more about the secret than leaving it does.
 const SHORTEST: usize = 4;
 
 /// The longest value whose base64 form is looked for, in bytes: a longer form does not fit into a [`Said`] anyway.

@@ -15,7 +15,6 @@ pub struct Signals {
 pub enum Signalled {
     /// SIGTERM or SIGINT.
     Terminate,
-    /// SIGHUP.
     HangUp,
 }
 

@@ -156,7 +156,7 @@ impl Atomic<'_> {
         data(&self.0.dir, &self.0.path)
     }
 
-    /// The generation's top-level names. It was checked when it was written, but lies where others may write: nothing
+    /// The generation's top-level names. It was checked when it was written, but is where others may write: nothing
     /// that would collide with our own names comes out of it.
     fn names_of(&self, name: &str) -> Result<Vec<String>, PublishError> {
         let names = Dir::open(&self.0.dir, name).and_then(|dir| dir.names());
@@ -168,7 +168,7 @@ impl Atomic<'_> {
             .collect())
     }
 
-    /// Those of the names at which there is no link of ours yet; an error if something that is not ours lies at one.
+    /// Those of the names at which there is no link of ours yet; an error if one of them is taken.
     fn missing<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<Vec<&'n str>, PublishError> {
         let (mut missing, mut foreign) = (Vec::new(), Vec::new());
         for name in names {
@@ -203,7 +203,7 @@ fn target(name: &str) -> String {
     format!("{DATA}/{name}")
 }
 
-/// What lies at NAME if it is ours.
+/// What is at NAME if it is ours.
 fn ours(name: &str) -> Occupant {
     Occupant::Symlink(target(name).into())
 }

@@ -30,7 +30,6 @@ const PERMISSIONS: u32 = 0o7777;
 #[derive(Debug)]
 pub(super) struct Dir(OwnedFd);
 
-/// What lies at a name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Occupant {
     Nothing,
@@ -121,7 +120,7 @@ impl Dir {
         Ok(file)
     }
 
-    /// Puts a file of mode 0600 in the place of whatever lies at `name`. Before a crash or after it, `name` is the old
+    /// Puts a file of mode 0600 in the place of whatever is at `name`. Before a crash or after it, `name` is the old
     /// file or the new one; on return it is the new one, on the disk.
     pub(super) fn replace(&self, name: &str, temporary: &str, bytes: &[u8]) -> nix::Result<()> {
         // A left-over of a crash must not be in the way for ever.
@@ -146,7 +145,7 @@ impl Dir {
         self.sync()
     }
 
-    /// The bytes of the regular file at `name`, and the file; `None` if something else lies there, or if it holds more
+    /// The bytes of the regular file at `name`, and the file; `None` if something else is there, or if it holds more
     /// than `limit` bytes.
     pub(super) fn read(&self, name: &str, limit: usize) -> nix::Result<Option<(Vec<u8>, OwnedFd)>> {
         let Some((file, _)) = self.open_file(name)? else { return Ok(None) };
@@ -158,7 +157,7 @@ impl Dir {
         Ok(fits?.then_some((bytes, file)))
     }
 
-    /// The regular file at `name` with its size, to be read; `None` if something else lies there.
+    /// The regular file at `name` with its size, to be read; `None` if something else is there.
     pub(super) fn open_file<P: NixPath + ?Sized>(&self, name: &P) -> nix::Result<Option<(OwnedFd, u64)>> {
         // O_NONBLOCK: a pipe that somebody put there must not hold us up.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
@@ -170,7 +169,7 @@ impl Dir {
         Ok(is_file(&stat).then(|| (file, u64::try_from(stat.st_size).unwrap_or_default())))
     }
 
-    /// The stat of what lies at `name`; `None` if nothing does.
+    /// The stat of what is at `name`; `None` if nothing does.
     pub(super) fn stat(&self, name: &str) -> nix::Result<Option<FileStat>> {
         match fstatat(self, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => Ok(None),
@@ -191,7 +190,7 @@ impl Dir {
         Ok(names)
     }
 
-    /// Removes what lies at `name`, with all below it if it is a directory. Nothing there is well.
+    /// Removes what is at `name`, with all below it if it is a directory. Nothing there is well.
     pub(super) fn remove<P: NixPath + ?Sized>(&self, name: &P) -> nix::Result<()> {
         name.with_nix_path(|name| self.remove_within(name, MAX_DEPTH))?
     }
@@ -279,7 +278,7 @@ pub(super) fn permissions(stat: &FileStat) -> Mode {
     Mode::from_bits_truncate(stat.st_mode & 0o777)
 }
 
-/// What lies at `name` in the directory `at`.
+/// What is at `name` in the directory `at`.
 pub(super) fn look<P: NixPath + ?Sized>(at: impl AsFd, name: &P) -> nix::Result<Occupant> {
     match readlinkat(&at, name) {
         Ok(target) => Ok(Occupant::Symlink(target)),

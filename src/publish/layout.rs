@@ -26,13 +26,13 @@ pub(super) trait Publisher {
     /// Ends a swap that was cut off, so that what is current is whole. The strings say what is not as it was published.
     fn finish(&self) -> Result<Vec<String>, PublishError>;
 
-    /// An error if something that is not ours lies where the tree needs to be.
+    /// An error if something that is not ours is where the tree needs to be.
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError>;
 
     /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it. Refuses
     /// what [`Publisher::refuse_foreign`] does.
     ///
-    /// The name of its directory is not waited for: the journal that announces the generation lies beside it, and waits
+    /// The name of its directory is not waited for: the journal that announces the generation is beside it, and waits
     /// for both before anything can name it.
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError>;
 

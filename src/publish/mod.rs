@@ -47,7 +47,6 @@ use crate::model::tree::{File, Tree};
 pub struct Config {
     /// `--output`. Its parents may be symlinks; it itself may not.
     pub output: PathBuf,
-    /// `--layout`.
     pub layout: Layout,
     /// `--file-mode`: permissions of files that no secret went into. Bits beyond 0777 are ignored.
     pub file_mode: u32,
@@ -91,7 +90,7 @@ impl Output {
         self.layout().finish()
     }
 
-    /// What lies in the output directory.
+    /// What is in the output directory.
     pub fn disk(&self) -> Result<Disk, PublishError> {
         let directories = self.generations()?;
         let link = self.layout().current()?.filter(|link| directories.contains(link));
@@ -114,15 +113,15 @@ impl Output {
         }
     }
 
-    /// An error if something that is not ours lies where the tree needs to be, as [`Output::stage`] has it.
+    /// An error if something that is not ours is where the tree needs to be, as [`Output::stage`] has it.
     pub fn has_room_for(&self, tree: &Tree) -> Result<(), PublishError> {
         self.layout().refuse_foreign(tree)
     }
 
     /// Writes a candidate to its directory, where no reader sees it, and to the disk.
     ///
-    /// Refuses a tree that needs a place where something lies that is not ours. What a crash left under the directory's
-    /// name is removed first; on an error, so is what was written.
+    /// Refuses a tree that needs a place that is taken by something that is not ours. What a crash left under the
+    /// directory's name is removed first; on an error, so is what was written.
     pub fn stage(&self, generation: &Generation, tree: &Tree) -> Result<(), PublishError> {
         self.stage_as(generation, tree, false)
     }
@@ -144,14 +143,14 @@ impl Output {
         written
     }
 
-    /// Where the candidate lies, as an absolute path: for programs that look at it.
+    /// Where the candidate is, as an absolute path: for programs that look at it.
     #[must_use]
     pub fn candidate(&self, generation: &Generation) -> PathBuf {
         let path = self.path.join(self.layout().candidate(&generation.directory));
         std::path::absolute(&path).unwrap_or(path)
     }
 
-    /// Whether the candidate can be published as it lies there; if not, it is to be staged again. Programs that look at
+    /// Whether the candidate can be published as it is; if not, it is to be staged again. Programs that look at
     /// one write into it: nginx makes its temporary directories below its prefix, also when it only tests.
     pub fn is_intact(&self, generation: &Generation, tree: &Tree) -> Result<bool, PublishError> {
         self.layout().is_intact(directory(generation, "read")?, tree)
@@ -243,7 +242,7 @@ impl Output {
         if file.secret { self.secret_mode } else { self.file_mode }
     }
 
-    /// The error for places that the tree needs and that are taken, each with what lies there; none if there are none.
+    /// The error for places that the tree needs and that are taken, each with what is there; none if there are none.
     fn refuse(&self, foreign: &[(String, String)]) -> Result<(), PublishError> {
         match foreign {
             [] => Ok(()),

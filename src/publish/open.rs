@@ -146,7 +146,7 @@ impl Output {
         }
         if config.layout == Layout::Atomic && is_mount_point(&dir).map_err(io("stat --output"))? {
             warnings.push(format!(
-                "--output {shown} is the root of a volume, where other things may lie and whose mode and group are not \
+                "--output {shown} is the root of a volume, where other things may be, and whose mode and group are not \
                  Trimtab's; better name a directory in it, such as {}",
                 path.join("conf").display()
             ));

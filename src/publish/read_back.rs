@@ -38,7 +38,7 @@ pub struct PublishedFile {
 }
 
 impl Output {
-    /// The digest of the generation as it lies on the disk: [`crate::model::tree::Tree::content`] of the tree that was
+    /// The digest of the generation as it is on the disk: [`crate::model::tree::Tree::content`] of the tree that was
     /// published, if nobody has changed it. Modes and owners are not looked at, and neither are directories without
     /// files.
     pub fn content(&self, generation: &Generation, key: &DigestKey) -> Result<Digest, PublishError> {
@@ -154,7 +154,7 @@ struct ReadBack<'a> {
 }
 
 impl ReadBack<'_> {
-    /// Adds what lies in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
+    /// Adds what is in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
     fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
         let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
         let mut entries = Vec::new();

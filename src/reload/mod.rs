@@ -70,8 +70,8 @@ pub struct Config {
     pub driver: Driver,
     /// `--process`, `--process-args`, `--pid-file` with another driver than a signal: the process to confirm by.
     pub target: Option<Selector>,
-    /// Whether it matters which children the process had before: to count new workers, and to tell a replacement from
-    /// an orphan.
+    /// Whether it matters which children the process had before: to count new workers, and to distinguish a
+    /// replacement from an orphan.
     pub children: bool,
     /// `--reload-timeout`: for each request, from connect to last byte, and for a program.
     pub timeout: Duration,
@@ -197,7 +197,7 @@ impl Before {
         let started_after = started_after(&target, published);
         // Before the children, so that one that starts in between is among them and not newer.
         let ticks = process::ticks();
-        // Where they cannot be listed, the moment alone tells old from new.
+        // Where they cannot be listed, the moment alone distinguishes old from new.
         let listed = (with_children && !started_after).then(|| target.children().unwrap_or_default());
         let children = listed.unwrap_or_default();
         Self { generation, target, started_after, children, ticks, delivered: false }

@@ -18,7 +18,7 @@ use super::*;
 const LONG: Duration = Duration::from_secs(10);
 
 /// A main process that is no child of the tests', as it is none of Trimtab's: a copy of the shell that leads a
-/// process group, counts its HUPs in a file once it is told to, and is killed when dropped.
+/// process group, counts its HUPs in a file once it is asked to, and is killed when dropped.
 struct Main {
     name: &'static str,
     group: Pid,
@@ -125,7 +125,7 @@ fn serve(statuses: &'static [u16]) -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn without_a_driver_there_is_nothing_to_tell() {
+async fn without_a_driver_there_is_nothing_to_notify() {
     assert!(took(&reloader(Driver::None).attempt(1, None).await));
 }
 
@@ -152,7 +152,7 @@ async fn a_signal_is_held_back_until_it_is_handled_and_then_arrives_once() {
 }
 
 #[tokio::test]
-async fn a_signal_is_not_owed_to_a_process_that_started_after_the_publish() {
+async fn a_signal_is_not_due_to_a_process_that_started_after_the_publish() {
     let before = Clock::new().unwrap().now();
     let main = Main::start("tt-reload-newer");
     main.trap();
@@ -165,7 +165,7 @@ async fn a_signal_is_not_owed_to_a_process_that_started_after_the_publish() {
     assert!(was_skipped(&reloader.attempt(1, Some(&rebooted)).await));
     assert_eq!(reloader.target().unwrap().state, TargetState::Found);
     assert_eq!(main.hups(), 0);
-    // A tie is owed.
+    // A tie counts as started before.
     let start = Instant::now();
     while !took(&reloader.attempt(1, Some(&at(target.start_ticks))).await) {
         assert!(start.elapsed() < LONG);
@@ -299,14 +299,14 @@ async fn silence_is_unreachable_and_counts_as_delivered() {
 }
 
 #[tokio::test]
-async fn who_is_told_does_not_answer_and_stays_away_has_died_of_it() {
+async fn who_is_notified_does_not_answer_and_stays_away_has_died_of_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let mut reloader = by_http(&[&format!("http://{address}/")]);
     (reloader.config.timeout, reloader.config.presumed_dead_after) = (Duration::from_millis(200), Some(Duration::ZERO));
     assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Unreachable { delivered: true, .. })));
     drop(listener);
-    // Of another generation nobody was told.
+    // Of another generation nobody was notified.
     assert!(matches!(reloader.attempt(2, None).await, Err(NotTaken::Unreachable { delivered: false, .. })));
     assert!(matches!(reloader.attempt(2, None).await, Err(NotTaken::Unreachable { delivered: false, .. })));
 
@@ -334,13 +334,13 @@ async fn a_retry_does_not_repeat_what_succeeded() {
     assert_eq!(counts(), [1, 1, 0]);
     assert!(took(&reloader.attempt(7, None).await));
     assert_eq!(counts(), [1, 2, 1]);
-    // Done with: asking again tells all of them.
+    // Done with: asking again notifies all of them.
     assert!(took(&reloader.attempt(7, None).await));
     assert_eq!(counts(), [2, 3, 2]);
 }
 
 #[tokio::test]
-async fn another_generation_is_told_to_all() {
+async fn all_are_notified_of_another_generation() {
     let (first, first_count) = serve(&[200]);
     let (second, _) = serve(&[500, 200]);
     let mut reloader = by_http(&[&first, &second]);

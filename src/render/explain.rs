@@ -9,13 +9,13 @@ use super::templates::{Sources, Template};
 use super::values::{Missing, Notes};
 use super::{Delimiters, Inputs, RenderError};
 
-/// A failure that one of our own functions or filters tells, as the source of the engine's error.
+/// A failure of one of our own functions or filters, as the source of the engine's error.
 #[derive(Debug, thiserror::Error)]
 #[error("{said}")]
 struct FunctionError {
     /// Holds no value's byte.
     said: String,
-    /// An argument, which a template may have made of a secret: told only if none was read.
+    /// An argument, which a template may have made of a secret: shown only if none was read.
     argument: Option<String>,
 }
 
@@ -25,8 +25,8 @@ pub(super) fn fault(said: impl Into<String>, argument: Option<&str>) -> Error {
         .with_source(FunctionError { said: said.into(), argument: argument.map(|argument| one_line(argument, 200)) })
 }
 
-/// What the engine's error may tell: its kind, our own words, and the piece of the template. Never its detail, which
-/// may quote a value.
+/// What may be shown of the engine's error: its kind, our own words, and the piece of the template. Never its detail,
+/// which may quote a value.
 pub(super) fn failure(
     error: &Error,
     template: &Template,
@@ -36,7 +36,7 @@ pub(super) fn failure(
 ) -> RenderError {
     let chain = || std::iter::successors(Some(error), |error| std::error::Error::source(*error)?.downcast_ref());
     let cause = chain().last().unwrap_or(error);
-    // A failure in an include is told where it happened, the innermost place that is known.
+    // A failure in an include is reported where it happened, the innermost place that is known.
     let at = chain().filter(|error| error.line().is_some()).last().unwrap_or(error);
     let (found, source) = match at.name().and_then(|name| sources.get(name)) {
         Some(source) => (source.template, Some(&*source.text)),

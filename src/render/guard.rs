@@ -24,7 +24,7 @@ fn line(text: &str, at: usize) -> usize {
     text[..at].matches('\n').count() + 1
 }
 
-/// What may be done about text that only looks like a tag, where a syntax error lies in one that prints a value.
+/// What may be done about text that only looks like a tag, where a syntax error is in one that prints a value.
 pub(super) fn ways_out(error: &Error, text: &str, delimiters: &Delimiters) -> Option<&'static str> {
     let before = text.get(..error.range()?.start + 1)?;
     let variable = before.rfind(&*delimiters.variable.0)?;

@@ -9,7 +9,6 @@ use super::{Delimiters, PathPattern, Pod};
 pub struct Settings {
     /// Whether there are templates; else keys are written as files.
     pub templated: bool,
-    /// `--path`.
     pub path: PathPattern,
     /// `--template-suffix`: of a directory, only files that end so are templates.
     pub suffix: Option<String>,

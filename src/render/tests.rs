@@ -417,7 +417,7 @@ fn a_name_without_namespace_means_the_pods_own_if_there_are_several() {
 }
 
 #[test]
-fn what_is_undefined_is_told_with_template_line_and_expression() {
+fn what_is_undefined_is_reported_with_template_line_and_expression() {
     let text = refusal("a\n{{ data.worker }}");
     assert!(text.starts_with("template t (dir/tpl), line 2: undefined value in `data.worker`"), "{text}");
     for (template, words) in [
@@ -767,7 +767,7 @@ fn filters_do_what_they_are_called() {
 }
 
 #[test]
-fn filters_tell_where_their_input_is_wrong() {
+fn filters_report_where_their_input_is_wrong() {
     for (template, words) in [
         ("{{ '{\n\"a\": x}'|from_json }}", "from_json: not JSON at 2:6"),
         ("{{ 'a: b\n  c: [' |from_yaml }}", "from_yaml: not one YAML document at 2:"),
@@ -1044,7 +1044,7 @@ fn no_byte_of_a_secret_is_in_any_rejection() {
             let Err(rejection) = case.render() else { panic!("{template} did not fail") };
             let shown = format!("{rejection} {rejection:?} {rejection:#?}");
             for part in [CANARY, "CaNaRy", "canary", "CANARY", "[{", "hidden"] {
-                assert!(!shown.contains(part), "{template} told {part}: {shown}");
+                assert!(!shown.contains(part), "{template} shows {part}: {shown}");
             }
             let source = std::error::Error::source(&rejection);
             assert!(source.is_none(), "{template} has a source: {source:?}");
@@ -1076,7 +1076,7 @@ fn nothing_of_a_secret_template_is_in_a_rejection() {
             }
             let rejection = case.render().unwrap_err();
             let shown = format!("{rejection} {rejection:?}");
-            assert!(!shown.contains("CaNaRy"), "{template} told: {shown}");
+            assert!(!shown.contains("CaNaRy"), "{template} shows it: {shown}");
         }
     }
 }

@@ -98,7 +98,7 @@ impl Dynamic for Keys {
     }
 }
 
-// The engine prints what lies in lists and maps by `Debug`.
+// The engine prints what is in lists and maps by `Debug`.
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.entries.keys()).finish()

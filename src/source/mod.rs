@@ -1,6 +1,6 @@
 //! The sources: what each of them holds, what it lacks, and the snapshot of them all.
 //!
-//! [`files`] and [`kube`] tell what they see; here it is decided what that means: whether a deletion is kept or
+//! [`files`] and [`kube`] report what they see; here it is decided what that means: whether a deletion is kept or
 //! applied, whether a source that is missing is waited for, what comes before what in the merged view.
 
 pub mod feed;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{Objects, Snapshot, Taken};
 
-/// What a source tells. Each message is about the source as a whole, so that the last one alone describes it.
+/// What a source reports. Each message is about the source as a whole, so that the last one alone describes it.
 #[derive(Clone, Debug)]
 pub enum Seen {
     /// The complete content, replacing all that was known: what is not in it is gone.
@@ -42,9 +42,7 @@ pub enum Seen {
 /// A message of one source to the app. `source` is the index that the app gave to the source.
 #[derive(Clone, Debug)]
 pub struct Update {
-    /// Which source.
     pub source: usize,
-    /// What it saw.
     pub seen: Seen,
 }
 
@@ -69,7 +67,6 @@ pub enum Role {
 pub struct Spec {
     /// Its name in logs, metrics and `/status`: `configmap/NS/NAME`, `dir/NAME`, `template/PATH`, …
     pub name: String,
-    /// What it is for.
     pub role: Role,
     /// Whether its deletion, or that of an object in it, is applied; else its last content stays.
     pub apply_deletes: bool,
@@ -91,7 +88,6 @@ struct Trouble {
 pub struct View {
     /// What the flags say of it.
     pub spec: Spec,
-    /// What it holds.
     objects: BTreeMap<ObjectRef, Arc<Object>>,
     /// Whether it was read once.
     heard: bool,
@@ -103,7 +99,7 @@ pub struct View {
     warning: Option<String>,
     /// What it holds though it is gone or has become empty.
     kept: BTreeSet<ObjectRef>,
-    /// When it last told something.
+    /// When it last reported something.
     pub at: Option<jiff::Timestamp>,
 }
 

@@ -360,7 +360,7 @@ fn main_process_killed_starts_on_the_newest_and_crash_loop_is_healed_by_the_roll
     let status = world.until("rolled back", |status| !status["quarantine"].is_null() && status["debt"].is_null());
     assert_eq!(status["quarantine"]["stage"], "confirm", "{status:#}");
     let reason = status["quarantine"]["reason"].as_str().unwrap();
-    assert!(reason.contains("exited after it was told to reload"), "{reason}");
+    assert!(reason.contains("exited after it was notified"), "{reason}");
     world.until_serves("two");
     assert_eq!(status["lastGood"]["digest"], status["published"]["digest"]);
 

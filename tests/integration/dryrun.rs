@@ -504,7 +504,7 @@ fn check_advises_on_a_signal_that_nothing_confirms() {
     let main = Main::start(0, true);
     let ended = dry("check", &with(&flags, &main.flags()));
     assert_eq!(ended.code, Some(0), "{}{}", ended.out, ended.err);
-    assert!(ended.out.starts_with("advice: --signal SIGHUP\n  nothing tells whether"), "{}", ended.out);
+    assert!(ended.out.starts_with("advice: --signal SIGHUP\n  nothing shows whether"), "{}", ended.out);
     assert!(ended.out.ends_with("\nnothing found that would not work\n"), "{}", ended.out);
     let confirmed = with(&flags, &[&main.flags()[..], &["--confirm-workers"]].concat());
     assert_eq!(dry("check", &confirmed).out, "nothing found that would not work\n");

@@ -81,7 +81,7 @@ impl ValueEnum for Layout {
 impl OutputArgs {
     /// Adds the templates and the Pod's labels, which are watched like sources.
     pub(super) fn add_sources(&self, parts: &mut Parts) {
-        // A template that lies in a watched directory is as secret as that.
+        // A template in a watched directory is as secret as that.
         let declared: Vec<_> = parts.roots.iter().map(|root| (real(&root.path), root.secret)).collect();
         for TemplateArg { source, dest } in &self.templates {
             let path = real(source);
@@ -90,7 +90,7 @@ impl OutputArgs {
             parts.file(format!("template/{}", source.display()), role, source, secret);
         }
         if let Some(podinfo) = &self.podinfo_dir {
-            // Labels and annotations are no secrets, though the kubelet's downward API volumes lie on tmpfs.
+            // Labels and annotations are no secrets, though the kubelet's downward API volumes are on tmpfs.
             parts.file("podinfo".into(), Role::PodInfo, podinfo, Some(false));
         }
     }
@@ -105,7 +105,7 @@ impl OutputArgs {
         let (output_real, watched_real) = (real(output), real(watched));
         if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
             return usage(format!(
-                "--output {} and the watched {} lie in one another: each publish would be a change; keep them apart",
+                "--output {} and the watched {} are in one another: each publish would be a change; keep them apart",
                 output.display(),
                 watched.display()
             ));

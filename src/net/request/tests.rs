@@ -405,7 +405,7 @@ async fn a_self_signed_certificate_is_trusted_by_itself() {
     let (_, other) = self_signed(&dir, like_openssl("127.0.0.1")).await;
     let error = refusal(&endpoint, &given(other)).await;
     assert!(error.contains("that very certificate"), "{error}");
-    // The name and the dates count as ever.
+    // The name and the dates count all the same.
     let (endpoint, path) = self_signed(&dir, like_openssl("elsewhere.example")).await;
     let error = refusal(&endpoint, &given(path)).await;
     assert!(error.contains("certificate not valid for name 127.0.0.1"), "{error}");

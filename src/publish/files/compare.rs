@@ -107,8 +107,8 @@ impl<'t> Comparing<'_, 't> {
             return Ok(());
         }
         // Also for a file that has changed: it shows which directories are missing.
-        let lies_there = self.lies_there(text, record.size)?;
-        if !(same && lies_there) {
+        let is_there = self.is_there(text, record.size)?;
+        if !(same && is_there) {
             self.comparison.changed.push((path, file));
         }
         Ok(())
@@ -143,8 +143,8 @@ impl<'t> Comparing<'_, 't> {
         Ok(())
     }
 
-    /// Whether a file of this size lies at the path. The directories that are missing on the way to it will be ours.
-    fn lies_there(&mut self, path: &str, size: u64) -> Result<bool, PublishError> {
+    /// Whether a file of this size is at the path. The directories that are missing on the way to it will be ours.
+    fn is_there(&mut self, path: &str, size: u64) -> Result<bool, PublishError> {
         let io = |doing, at: &str, errno| self.files.0.io(doing, at, errno);
         match self.place.to(path) {
             Ok((dir, leaf)) => {

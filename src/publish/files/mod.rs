@@ -380,7 +380,7 @@ impl Files<'_> {
         }
     }
 
-    /// The paths of the generation's files that lie in its own directory.
+    /// The paths of the generation's files in its own directory.
     fn staged(&self, name: &str) -> Result<BTreeSet<String>, PublishError> {
         let mut staged = BTreeSet::new();
         let mut open: Vec<_> = self.files(name)?.map(|dir| (String::new(), dir, 0)).into_iter().collect();

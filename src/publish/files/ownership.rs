@@ -14,7 +14,7 @@ use crate::publish::dir::{Blocked, Cursor, Dir, MAX_DEPTH, Occupant, look};
 
 /// What the manifests say of a place.
 pub(super) struct Ownership {
-    /// What is ours whatever lies there: the current generation's files,
+    /// What is ours whatever is there: the current generation's files,
     pub(super) current: Option<Arc<Manifest>>,
     /// but these, which are not in place yet.
     pub(super) absent: BTreeSet<String>,
@@ -46,7 +46,7 @@ impl Files<'_> {
         Ok(Ownership { current, absent, manifests })
     }
 
-    /// An error if something that is not ours lies at one of these paths, or above it.
+    /// An error if something that is not ours is at one of these paths, or above it.
     pub(super) fn refuse<'p>(
         &self,
         ownership: &Ownership,

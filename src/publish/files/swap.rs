@@ -240,7 +240,7 @@ impl Files<'_> {
         Ok(still)
     }
 
-    /// Makes the directories above a path, also where a file of ours lies.
+    /// Makes the directories above a path, also where a file of ours is.
     fn make_room(&self, ownership: &Ownership, path: &str, place: &mut Cursor<'_>) -> Result<(), PublishError> {
         let (group, mode) = (self.0.group, self.0.dir_mode);
         if let Err(Blocked { at, errno: Errno::ENOTDIR }) = place.make(path, group, mode) {

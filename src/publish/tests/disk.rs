@@ -45,7 +45,7 @@ pub(super) struct Script {
     pub(super) before: Vec<Edit>,
     /// Edits while it may fail; each comes when the one before is done with.
     pub(super) edits: Vec<Edit>,
-    /// Whether there is a main process to tell.
+    /// Whether there is a main process to notify.
     pub(super) reload: bool,
     pub(super) layout: Layout,
 }
@@ -55,7 +55,7 @@ pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
     let script = |name, before: &[Edit], edits: &[Edit]| {
         (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true, layout: Layout::Atomic })
     };
-    let (name, publish) = script("publish with nobody to tell", &[edit(1)], &[edit(2)]);
+    let (name, publish) = script("publish with nobody to notify", &[edit(1)], &[edit(2)]);
     [
         script("first generation", &[], &[edit(1)]),
         script("publish", &[edit(1), edit(2)], &[edit(3)]),
@@ -153,7 +153,7 @@ impl Scene {
             assert_eq!(current(&self.at), Some(files(&self.edit_of(linked).tree)), "current: {linked}");
         }
         let journal = fs::read(self.at.join(JOURNAL)).ok().map(|bytes| Journal::parse(&bytes).unwrap());
-        // With nobody to tell, what is announced is good, if it comes to be published.
+        // With nobody to notify, what is announced is good, if it comes to be published.
         let good = journal.and_then(|journal| {
             let announced = journal.current.as_ref().filter(|current| Some(&current.directory) != linked.as_ref());
             journal.last_good.filter(|good| Some(good) != announced)
@@ -198,8 +198,8 @@ impl Scene {
         }
     }
 
-    /// The main process is told: it reads by the names that it knows.
-    fn told(&self) -> Verdict {
+    /// The main process is notified: it reads by the names that it knows.
+    fn notified(&self) -> Verdict {
         let linked = self.linked().unwrap();
         let edit = self.edit_of(&linked);
         self.assert_reads(&edit.tree);
@@ -211,13 +211,13 @@ impl Scene {
         Verdict::Took
     }
 
-    /// All that lies there for readers is the tree.
+    /// All that is there for readers is the tree.
     fn assert_reads(&self, tree: &Tree) {
         match self.script.layout {
             Layout::Atomic => assert_reads(&self.at, tree),
             Layout::Files => {
                 let mut found = in_place(&self.at);
-                // While it is told, what is stale may still be there.
+                // While it is notified, what is stale may still be there.
                 found.retain(|path, _| tree.get(path).is_some());
                 assert_eq!(found, files(tree));
             }
@@ -235,7 +235,7 @@ impl Scene {
         }
         self.assert_reads(&end.tree);
         if self.script.reload {
-            assert_eq!(self.loaded.borrow().as_ref(), Some(&linked), "the main process was not told");
+            assert_eq!(self.loaded.borrow().as_ref(), Some(&linked), "the main process was not notified");
         }
         let journal = machine.journal();
         assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
@@ -356,9 +356,9 @@ impl Sidecar {
                 Some(Event::Written { step, done, at: None })
             }
             Effect::Reload { step, .. } => {
-                let verdict = self.scene.told();
+                let verdict = self.scene.notified();
                 if verdict == Verdict::Took {
-                    faulty::note(format!("told {}", self.scene.linked().unwrap()));
+                    faulty::note(format!("notified {}", self.scene.linked().unwrap()));
                 }
                 Some(Event::Reloaded { step, verdict })
             }
@@ -398,7 +398,7 @@ impl Sidecar {
         let linked = self.scene.linked();
         match write {
             Write::Journal(journal) if written.is_ok() && journal.debt.is_none() => {
-                // With nobody to tell, it becomes so by the rename that follows.
+                // With nobody to notify, it becomes so by the rename that follows.
                 let good = journal.last_good.as_ref().filter(|good| Some(&good.directory) == linked.as_ref());
                 if let Some(good) = good {
                     faulty::note(format!("confirmed {}", good.directory));
@@ -524,14 +524,14 @@ fn fails_from(script: &Script, first: usize) {
         let mut faults = vec![(Fault::Fails(Errno::EIO), then)];
         if *changes && matches!(script.layout, Layout::Files) {
             let lasting =
-                [Fault::Fails(errno), Fault::Lies(Errno::EIO), Fault::Lasts(errno)].map(|fault| (fault, then));
+                [Fault::Fails(errno), Fault::LosesAnswer(Errno::EIO), Fault::Lasts(errno)].map(|fault| (fault, then));
             faults = [&lasting[..], &[(Fault::Dies, Then::Ends)]].concat();
         } else if *changes {
             faults = ERRORS.iter().copied().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
             faults.extend([
                 (Fault::Fails(errno), Then::Restart),
-                (Fault::Lies(Errno::EIO), Then::Ends),
-                (Fault::Lies(Errno::EIO), Then::Restart),
+                (Fault::LosesAnswer(Errno::EIO), Then::Ends),
+                (Fault::LosesAnswer(Errno::EIO), Then::Restart),
                 (Fault::Lasts(errno), Then::Ends),
                 (Fault::Lasts(errno), Then::Restart),
                 (Fault::Dies, Then::Ends),
@@ -559,8 +559,8 @@ fn publish_comes_out_whatever_fails() {
 }
 
 #[test]
-fn publish_with_nobody_to_tell_comes_out_whatever_fails() {
-    fails_everywhere(&scripts()["publish with nobody to tell"]);
+fn publish_with_nobody_to_notify_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish with nobody to notify"]);
 }
 
 #[test]
@@ -569,7 +569,7 @@ fn rollback_comes_out_whatever_fails() {
 }
 
 #[test]
-fn rollback_and_what_mends_it_come_out_whatever_fails() {
+fn rollback_and_what_ends_it_come_out_whatever_fails() {
     fails_everywhere(&scripts()["roll back, then publish"]);
 }
 
@@ -584,8 +584,8 @@ fn publish_of_single_files_comes_out_whatever_fails() {
 }
 
 #[test]
-fn publish_of_single_files_with_nobody_to_tell_comes_out_whatever_fails() {
-    fails_everywhere(&scripts()["publish with nobody to tell"].clone().in_files());
+fn publish_of_single_files_with_nobody_to_notify_comes_out_whatever_fails() {
+    fails_everywhere(&scripts()["publish with nobody to notify"].clone().in_files());
 }
 
 #[test]
@@ -594,7 +594,7 @@ fn rollback_of_single_files_comes_out_whatever_fails() {
 }
 
 #[test]
-fn rollback_of_single_files_and_what_mends_it_come_out_whatever_fails() {
+fn rollback_of_single_files_and_what_ends_it_come_out_whatever_fails() {
     let begins = run(&scripts()["roll back"].clone().in_files(), None, Then::Ends).len();
     fails_from(&scripts()["roll back, then publish"].clone().in_files(), begins);
 }

@@ -21,7 +21,7 @@ pub(in crate::publish) enum Fault {
     /// This call fails, and nothing has happened.
     Fails(Errno),
     /// This call fails, but has happened: as a rename does whose answer is lost.
-    Lies(Errno),
+    LosesAnswer(Errno),
     /// From this call on, all that would change something fail.
     Lasts(Errno),
     /// The process dies before this call.
@@ -164,7 +164,7 @@ fn call<T>(changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
         layer.changes.push(changes);
         let fault = layer.fault.filter(|(at, fault)| match fault {
             Fault::Lasts(_) => call >= *at && (changes || call == *at),
-            Fault::Lies(_) => call == *at && changes,
+            Fault::LosesAnswer(_) => call == *at && changes,
             _ => call == *at,
         });
         layer.dead |= matches!(fault, Some((_, Fault::Dies)));
@@ -173,7 +173,7 @@ fn call<T>(changes: bool, work: impl FnOnce() -> Result<T>) -> Result<T> {
     match fault {
         None => work(),
         Some(Fault::Fails(errno) | Fault::Lasts(errno)) => Err(errno),
-        Some(Fault::Lies(errno)) => work().and(Err(errno)),
+        Some(Fault::LosesAnswer(errno)) => work().and(Err(errno)),
         // The caller is as good as dead, and nothing that it does reaches the disk.
         Some(Fault::Dies) => Err(Errno::EOWNERDEAD),
     }

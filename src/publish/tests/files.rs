@@ -454,22 +454,22 @@ proptest! {
         if one.is_empty() {
             return Ok(());
         }
-        // One file is changed, longer, missing, wherever it lies.
+        // One file is changed, longer, missing, wherever it is.
         let (path, file) = one.iter().nth(at.index(one.len())).unwrap();
         let copy = path_of(&output, &generation(1)).join("files").join(path.as_str());
-        let lies = if copy.exists() { copy } else { dir.path().join(path.as_str()) };
+        let place = if copy.exists() { copy } else { dir.path().join(path.as_str()) };
         let mut flipped = file.bytes.read().unwrap().to_vec();
         if let Some(byte) = flipped.first_mut() {
             *byte ^= 1;
-            fs::write(&lies, &flipped).unwrap();
+            fs::write(&place, &flipped).unwrap();
             prop_assert_ne!(content(1).unwrap(), one.content(&DIGEST_KEY));
         }
-        fs::write(&lies, "longer than any").unwrap();
+        fs::write(&place, "longer than any").unwrap();
         prop_assert!(content(1).unwrap_err().to_string().contains("of another size"));
-        fs::remove_file(&lies).unwrap();
-        // In its place may lie another generation's, of the same length.
+        fs::remove_file(&place).unwrap();
+        // In its place may be another generation's, of the same length.
         prop_assert_ne!(content(1).ok(), Some(one.content(&DIGEST_KEY)));
-        fs::write(&lies, file.bytes.read().unwrap()).unwrap();
+        fs::write(&place, file.bytes.read().unwrap()).unwrap();
         prop_assert_eq!(content(1).unwrap(), one.content(&DIGEST_KEY));
     }
 }
@@ -488,7 +488,7 @@ fn content_of_copies_follows_nothing_and_ends_whatever_was_put_there() {
         publish(&output, &generation(2), &tree([("a", "!"), ("d/b", "!")]));
         assert_eq!(output.content(&generation(1), &DIGEST_KEY).unwrap(), one.content(&DIGEST_KEY));
         what(&path_of(&output, &generation(1)));
-        // What lies outside has the right bytes.
+        // What is outside has the right bytes.
         let found = output.content(&generation(1), &DIGEST_KEY);
         assert!(found.is_err() || found.unwrap() != one.content(&DIGEST_KEY));
     };

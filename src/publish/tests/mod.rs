@@ -160,7 +160,7 @@ fn mode(path: &Path) -> u32 {
     fs::symlink_metadata(path).unwrap().mode() & 0o7777
 }
 
-/// Where a generation lies.
+/// Where a generation is.
 fn path_of(output: &Output, generation: &Generation) -> PathBuf {
     output.path.join(&generation.directory)
 }
@@ -210,7 +210,7 @@ fn mount(arguments: &[&str], at: &Path) {
     assert!(private.success() && status.success());
 }
 
-/// Tells the threads of a scope to end, also when the test fails: a scope waits for them.
+/// Ends the threads of a scope, also when the test fails: a scope waits for them.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -320,7 +320,7 @@ fn open_warns_of_a_volumes_root() {
         let (output, warnings) = Output::open(&config(dir.path())).unwrap();
         assert!(warnings.len() == 1 && warnings[0].contains("root of a volume"), "{warnings:?}");
         publish(&output, &generation(1), &tree([("a", "1")]));
-        // The same file system on both sides: only the attribute tells.
+        // The same file system on both sides: only the attribute shows it.
         let (one, two) = (dir.path().join("one"), dir.path().join("two"));
         fs::create_dir(&one).unwrap();
         fs::create_dir(&two).unwrap();
@@ -494,7 +494,7 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
     needs_privileges();
     chown(dir.path(), None, Some(4242)).unwrap();
     let output = Output::open(&Config { file_mode: 0o604, secret_mode: 0o440, ..config(&at) }).unwrap().0;
-    // In the order of bytes, "d-x" and "d.x" lie between "d" and "d/…".
+    // In the order of bytes, "d-x" and "d.x" are between "d" and "d/…".
     let mut tree =
         tree([("a", "1"), ("d-x", "2"), ("d.x", "3"), ("d/a", "4"), ("d/e/f", "5"), ("d/z", ""), ("e/f/g/h", "6")]);
     tree.insert(TreePath::parse("d/secret").unwrap(), file("s", true)).unwrap();
@@ -1007,7 +1007,7 @@ fn planted_symlinks_are_not_followed() {
                 continue;
             }
             let output = opened.unwrap().0;
-            // Some of these refuse, and may; none may reach what lies behind the link.
+            // Some of these refuse, and may; none may reach what is behind the link.
             let _ = output.try_lock();
             let _ = output.digest_key();
             let _ = output.read_journal();
@@ -1141,13 +1141,13 @@ proptest! {
     }
 }
 
-/// Four files of 2 kB that all tell their generation.
+/// Four files of 2 kB that all hold their generation's number.
 fn numbered(sequence: u64) -> Tree {
     let text = format!("{sequence:0>15}\n").repeat(128);
     tree([("a", text.as_str()), ("b", &text), ("d/c", &text), ("d/e/f", &text)])
 }
 
-/// The generation that a file of `numbered` tells; panics on a torn one.
+/// The generation's number in a file of `numbered`; panics on a torn one.
 fn number(path: &Path) -> std::io::Result<u64> {
     let text = fs::read_to_string(path)?;
     let mut lines: Vec<_> = text.lines().collect();

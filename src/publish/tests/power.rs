@@ -81,7 +81,7 @@ struct Model {
 }
 
 impl Model {
-    /// All that lies in the directory, on the disk.
+    /// All that is in the directory, on the disk.
     fn of(root: &Path) -> Self {
         let mut model = Self { inodes: Vec::new(), numbers: BTreeMap::new(), renames: BTreeMap::new(), clock: 0 };
         model.scan(root);
@@ -241,7 +241,7 @@ impl Known {
             ("observed", digest) => {
                 self.observed.extend(script.all().find(|edit| edit.digest.short() == digest).cloned());
             }
-            ("told", directory) => self.loaded = Some(directory.to_owned()),
+            ("notified", directory) => self.loaded = Some(directory.to_owned()),
             ("confirmed", directory) => self.confirmed = Some(directory.to_owned()),
             other => unreachable!("{other:?}"),
         }
@@ -335,12 +335,12 @@ fn publish_survives_a_power_loss_at_any_moment() {
 }
 
 #[test]
-fn publish_with_nobody_to_tell_survives_a_power_loss_at_any_moment() {
-    survives(&scripts()["publish with nobody to tell"]);
+fn publish_with_nobody_to_notify_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish with nobody to notify"]);
 }
 
 #[test]
-fn rollback_and_what_mends_it_survive_a_power_loss_at_any_moment() {
+fn rollback_and_what_ends_it_survive_a_power_loss_at_any_moment() {
     survives(&scripts()["roll back, then publish"]);
 }
 
@@ -350,11 +350,11 @@ fn publish_of_single_files_survives_a_power_loss_at_any_moment() {
 }
 
 #[test]
-fn publish_of_single_files_with_nobody_to_tell_survives_a_power_loss_at_any_moment() {
-    survives(&scripts()["publish with nobody to tell"].clone().in_files());
+fn publish_of_single_files_with_nobody_to_notify_survives_a_power_loss_at_any_moment() {
+    survives(&scripts()["publish with nobody to notify"].clone().in_files());
 }
 
 #[test]
-fn rollback_of_single_files_and_what_mends_it_survive_a_power_loss_at_any_moment() {
+fn rollback_of_single_files_and_what_ends_it_survive_a_power_loss_at_any_moment() {
     survives(&scripts()["roll back, then publish"].clone().in_files());
 }

@@ -1,11 +1,10 @@
 //! Seeing for oneself that the main process took a generation: that it lives on, that it has new workers, and what it
 //! answers. [`confirm`] watches until it knows; what follows from that is the machine's to decide.
 //!
-//! Two things are watched at once. The *subject* is the process that was told, or the one that took its place: held by
-//! pidfd, so that its exit is known at once and for certain. The *probe* is `--confirm-url`. What the probe hears counts
-//! once the subject is as expected: until then an old process could answer.
-//!
-//! The clock of `--confirm-timeout` runs while there is somebody to ask. Every wait is on a monotonic clock.
+//! Two things are watched at once. The *subject* is the process that was notified, or the one that took its place: held
+//! by pidfd, so that its exit is known at once and for certain. The *probe* is `--confirm-url`. What the probe hears
+//! counts once the subject is as expected: until then an old process could answer.  The clock of `--confirm-timeout`
+//! runs while there is somebody to ask. Every wait is on a monotonic clock.
 
 mod probe;
 mod subject;
@@ -70,7 +69,6 @@ impl Config {
 /// `--confirm-url`: what is asked by GET, and which answer is expected.
 #[derive(Clone, Debug)]
 pub struct Probe {
-    /// The URL.
     pub endpoint: Endpoint,
     /// Who is believed, as for `--reload-url`; no body, headers or Authorization.
     pub http: HttpConfig,

@@ -37,7 +37,7 @@ pub(super) struct Subject<'a> {
     config: &'a Config,
     selector: Option<Selector>,
     tracked: Option<Tracked>,
-    /// Whether who was told to end has not been replaced yet.
+    /// Whether the process that was asked to end has not been replaced yet.
     was_ended: bool,
     /// Who was there before the reload: no replacement, and no new worker.
     children: BTreeSet<ChildId>,
@@ -150,7 +150,7 @@ impl<'a> Subject<'a> {
             (Role::Notified, Some(alive)) => {
                 let signal = self.signal.map(|signal| format!(", unless {signal} itself ended it: does it handle it?"));
                 return Err(format!(
-                    "{who} exited after it was told to reload, before it was confirmed (--confirm-alive {alive:?}): its \
+                    "{who} exited after it was notified, before it was confirmed (--confirm-alive {alive:?}): its \
                      own log should say why{}",
                     signal.unwrap_or_default()
                 ));

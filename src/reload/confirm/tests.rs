@@ -56,7 +56,7 @@ impl Main {
         Self { name, group: pid().unwrap(), dir }
     }
 
-    /// One that does this on HUP, and is told so once it is ready.
+    /// One that does this on HUP, once it is ready.
     fn on_hup(name: &str, action: &str) -> Self {
         Self::start(name, &format!("trap '{action}' HUP; echo $$ > $DIR/ready; {IDLE}"))
     }
@@ -79,8 +79,8 @@ impl Main {
     }
 
     /// Sends the signal, as a reload.
-    async fn told(&self, signal: &str) -> Notified {
-        told(Driver::Signal { signal: signal.parse().unwrap(), selector: self.selector() }, None).await
+    async fn notified(&self, signal: &str) -> Notified {
+        notified(Driver::Signal { signal: signal.parse().unwrap(), selector: self.selector() }, None).await
     }
 
     fn is_gone(&self) -> bool {
@@ -119,7 +119,7 @@ fn took(result: Result<Notified, NotTaken>) -> Option<Notified> {
 }
 
 /// What a reload by this driver leaves.
-async fn told(driver: Driver, target: Option<Selector>) -> Notified {
+async fn notified(driver: Driver, target: Option<Selector>) -> Notified {
     let mut reloader = Reloader::new(reload::Config {
         driver,
         target,
@@ -131,8 +131,8 @@ async fn told(driver: Driver, target: Option<Selector>) -> Notified {
     took(reloader.attempt(1, None).await).expect("it took")
 }
 
-async fn told_nobody() -> Notified {
-    told(Driver::None, None).await
+async fn notified_nobody() -> Notified {
+    notified(Driver::None, None).await
 }
 
 fn alive() -> Config {
@@ -184,10 +184,12 @@ struct Running {
 }
 
 impl Running {
-    fn start(config: &Config, told: Notified, baseline: Option<Baseline>) -> Self {
+    fn start(config: &Config, notified: Notified, baseline: Option<Baseline>) -> Self {
         let (config, (impatient, hurry)) = (config.clone(), watch::channel(false));
         let task =
-            tokio::spawn(async move { confirm(&config, told, baseline.as_ref(), generation(), &key(), hurry).await });
+            tokio::spawn(
+                async move { confirm(&config, notified, baseline.as_ref(), generation(), &key(), hurry).await },
+            );
         Self { task, impatient }
     }
 
@@ -290,7 +292,7 @@ const UNREACHABLE: Option<Baseline> = Some(Baseline { reachable: false, captured
 async fn one_that_lives_on_took_it() {
     let main = Main::on_hup("tt-cf-lives", "touch $DIR/got");
     let started = Instant::now();
-    let running = Running::start(&alive(), main.told("HUP").await, None);
+    let running = Running::start(&alive(), main.notified("HUP").await, None);
     assert_eq!(running.verdict().await, Ok(()));
     assert!(started.elapsed() >= ALIVE && main.has("got"));
 }
@@ -299,7 +301,7 @@ async fn one_that_lives_on_took_it() {
 async fn one_that_exits_is_rejected_at_once_or_later() {
     for action in ["exit 1", "sleep 0.1; exit 1"] {
         let main = Main::on_hup("tt-cf-exits", action);
-        let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
+        let message = Running::start(&alive_long(), main.notified("HUP").await, None).rejection().await;
         assert_has(&message, &[&main.who(), "exited", "--confirm-alive 10s"]);
     }
 }
@@ -309,7 +311,7 @@ async fn one_that_exits_while_the_url_is_still_asked_is_rejected() {
     let server = Server::start(|_| Some((500, String::new())));
     let main = Main::on_hup("tt-cf-exits-later", "sleep 0.5; exit 1");
     let config = Config { alive: Some(ALIVE), ..url(&server.url) };
-    let message = Running::start(&config, main.told("HUP").await, REACHABLE).rejection().await;
+    let message = Running::start(&config, main.notified("HUP").await, REACHABLE).rejection().await;
     assert_has(&message, &[&main.who(), "exited"]);
 }
 
@@ -319,7 +321,7 @@ async fn a_zombie_is_dead() {
     let launch = "setsid sh -c '\"$DIR/$NAME\" -c \"$SCRIPT\" & exec sleep 1000'";
     let script = format!("trap 'exit 1' HUP; ps -o pgid= -p $$ | tr -d ' ' > $DIR/ready; {IDLE}");
     let main = Main::launch("tt-cf-zombie", &script, launch);
-    let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
+    let message = Running::start(&alive_long(), main.notified("HUP").await, None).rejection().await;
     assert_has(&message, &["tt-cf-zombie", "exited"]);
 }
 
@@ -333,13 +335,13 @@ fn unreaped(name: &str, script: &str) -> Main {
 async fn one_that_the_signal_itself_ends_is_no_fault_of_the_configuration() {
     for (name, dies) in [("tt-cf-killed", "trap - HUP; kill -HUP $$"), ("tt-cf-as-a-jvm", "exit 129")] {
         let main = unreaped(name, &format!("trap '{dies}' HUP"));
-        let running = Running::start(&Config { timeout: SHORT, ..alive() }, main.told("HUP").await, None);
+        let running = Running::start(&Config { timeout: SHORT, ..alive() }, main.notified("HUP").await, None);
         running.goes_on().await;
         running.impatient.send(true).unwrap();
         assert_has(&running.absence().await, &["was ended by SIGHUP: does it handle it?", name]);
     }
     let main = unreaped("tt-cf-replaced", "trap 'exit 129' HUP");
-    let running = Running::start(&alive(), main.told("HUP").await, None);
+    let running = Running::start(&alive(), main.notified("HUP").await, None);
     let _next = Main::on_hup("tt-cf-replaced", ":");
     assert_eq!(running.verdict().await, Ok(()));
 }
@@ -347,7 +349,7 @@ async fn one_that_the_signal_itself_ends_is_no_fault_of_the_configuration() {
 #[tokio::test]
 async fn one_that_may_have_died_of_the_signal_is_rejected_by_that_name() {
     let main = Main::on_hup("tt-cf-maybe", "exit 1");
-    let message = Running::start(&alive_long(), main.told("HUP").await, None).rejection().await;
+    let message = Running::start(&alive_long(), main.notified("HUP").await, None).rejection().await;
     assert_has(&message, &["exited after", "unless SIGHUP itself ended it"]);
 }
 
@@ -355,7 +357,7 @@ async fn one_that_may_have_died_of_the_signal_is_rejected_by_that_name() {
 async fn one_that_ends_on_term_is_followed_by_another_however_late() {
     let main = Main::start("tt-cf-term", &format!("echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { timeout: SHORT, ..alive() };
-    let running = Running::start(&config, main.told("TERM").await, None);
+    let running = Running::start(&config, main.notified("TERM").await, None);
     until("it has ended", || main.is_gone());
     running.goes_on().await;
     let _next = Main::on_hup("tt-cf-term", ":");
@@ -365,7 +367,7 @@ async fn one_that_ends_on_term_is_followed_by_another_however_late() {
 #[tokio::test]
 async fn a_replacement_that_exits_is_rejected() {
     let main = Main::start("tt-cf-crash", &format!("echo $$ > $DIR/ready; {IDLE}"));
-    let running = Running::start(&alive_long(), main.told("TERM").await, None);
+    let running = Running::start(&alive_long(), main.notified("TERM").await, None);
     until("it has ended", || main.is_gone());
     let next = Main::start("tt-cf-crash", "echo $$ > $DIR/ready; sleep 0.1; exit 1");
     let message = running.rejection().await;
@@ -376,7 +378,7 @@ async fn a_replacement_that_exits_is_rejected() {
 async fn without_a_replacement_it_waits_until_there_is_no_time() {
     let main = Main::start("tt-cf-never", &format!("echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { timeout: SHORT, ..alive() };
-    let running = Running::start(&config, main.told("TERM").await, None);
+    let running = Running::start(&config, main.notified("TERM").await, None);
     until("it has ended", || main.is_gone());
     running.goes_on().await;
     running.impatient.send(true).unwrap();
@@ -388,7 +390,7 @@ async fn without_a_replacement_it_waits_until_there_is_no_time() {
 async fn one_that_does_not_end_on_term_is_rejected_in_time() {
     let main = Main::start("tt-cf-stubborn", &format!("trap : TERM; echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { timeout: SHORT, ..alive() };
-    let running = Running::start(&config, main.told("TERM").await, None);
+    let running = Running::start(&config, main.notified("TERM").await, None);
     // Whoever is there gets the time.
     running.impatient.send(true).unwrap();
     assert_has(&running.rejection().await, &["has not ended on SIGTERM", "--confirm-timeout"]);
@@ -398,7 +400,7 @@ async fn one_that_does_not_end_on_term_is_rejected_in_time() {
 async fn what_an_ended_one_leaves_behind_is_no_replacement() {
     let script = format!("( {IDLE} ) & echo $$ > $DIR/ready; {IDLE}");
     let main = Main::start("tt-cf-orphan", &script);
-    let running = Running::start(&Config { timeout: SHORT, ..alive() }, main.told("TERM").await, None);
+    let running = Running::start(&Config { timeout: SHORT, ..alive() }, main.notified("TERM").await, None);
     running.goes_on().await;
     running.impatient.send(true).unwrap();
     assert_has(&running.absence().await, &["was there before the reload"]);
@@ -407,7 +409,7 @@ async fn what_an_ended_one_leaves_behind_is_no_replacement() {
 #[tokio::test]
 async fn haste_does_not_cut_short_who_is_there() {
     let main = Main::on_hup("tt-cf-haste", "sleep 0.1; exit 1");
-    let running = Running::start(&alive_long(), main.told("HUP").await, None);
+    let running = Running::start(&alive_long(), main.notified("HUP").await, None);
     running.impatient.send(true).unwrap();
     assert_has(&running.rejection().await, &["exited"]);
 }
@@ -415,21 +417,21 @@ async fn haste_does_not_cut_short_who_is_there() {
 #[tokio::test]
 async fn one_that_was_not_there_is_waited_for() {
     let target = named(&unique("tt-cf-missing"));
-    let running = Running::start(&alive(), told(Driver::None, Some(target.clone())).await, None);
+    let running = Running::start(&alive(), notified(Driver::None, Some(target.clone())).await, None);
     sleep(ALIVE).await;
     let _main = Main::on_hup("tt-cf-missing", ":");
     assert_eq!(running.verdict().await, Ok(()));
-    let running = Running::start(&alive(), told(Driver::None, Some(named("tt-cf-nobody"))).await, None);
+    let running = Running::start(&alive(), notified(Driver::None, Some(named("tt-cf-nobody"))).await, None);
     running.impatient.send(true).unwrap();
     assert_has(&running.absence().await, &["--process tt-cf-nobody"]);
 }
 
 #[tokio::test]
-async fn a_target_is_held_before_another_driver_tells() {
+async fn a_target_is_held_before_another_driver_notifies() {
     let main = Main::on_hup("tt-cf-exec", "exit 1");
     let command = format!("sh -c 'kill -HUP {0}; while kill -0 {0}; do sleep 0.01; done'", main.pid());
-    let told = told(Driver::Exec(command.parse().unwrap()), Some(main.selector())).await;
-    assert_has(&Running::start(&alive_long(), told, None).rejection().await, &[&main.who(), "exited"]);
+    let notified = notified(Driver::Exec(command.parse().unwrap()), Some(main.selector())).await;
+    assert_has(&Running::start(&alive_long(), notified, None).rejection().await, &[&main.who(), "exited"]);
 }
 
 #[tokio::test]
@@ -437,7 +439,7 @@ async fn old_workers_do_not_count() {
     let script = format!("( {IDLE} ) & trap : HUP; echo $$ > $DIR/ready; {IDLE}");
     let main = Main::start("tt-cf-old-worker", &script);
     let config = Config { timeout: SHORT, ..workers() };
-    let message = Running::start(&config, main.told("HUP").await, None).rejection().await;
+    let message = Running::start(&config, main.notified("HUP").await, None).rejection().await;
     assert_has(&message, &["--confirm-workers", "--confirm-timeout", "none was seen"]);
 }
 
@@ -445,7 +447,7 @@ async fn old_workers_do_not_count() {
 async fn a_new_worker_that_lives_counts_also_after_one_that_does_not() {
     for action in [format!("( {IDLE} ) &"), format!("sh -c : & sleep 0.1; ( {IDLE} ) &")] {
         let main = Main::on_hup("tt-cf-worker", &action);
-        let running = Running::start(&workers(), main.told("HUP").await, None);
+        let running = Running::start(&workers(), main.notified("HUP").await, None);
         assert_eq!(running.verdict().await, Ok(()), "{action}");
     }
 }
@@ -456,7 +458,7 @@ async fn workers_that_do_not_live_are_rejected() {
     let script = "trap 'while :; do sleep 0.05; done' HUP; echo $$ > $DIR/ready; while :; do read -r line <&9; done";
     let main = Main::start("tt-cf-dying-workers", script);
     let config = Config { timeout: SHORT, ..workers() };
-    let message = Running::start(&config, main.told("HUP").await, None).rejection().await;
+    let message = Running::start(&config, main.notified("HUP").await, None).rejection().await;
     assert_has(&message, &["newer came, and none of them lived", "--confirm-workers"]);
 }
 
@@ -464,9 +466,9 @@ async fn workers_that_do_not_live_are_rejected() {
 async fn all_workers_of_a_process_that_is_newer_than_the_publish_are_new() {
     let before = process::Clock::new().unwrap().now();
     later_tick();
-    let main = Main::start("tt-cf-not-owed", &format!("( {IDLE} ) & trap : HUP; echo $$ > $DIR/ready; {IDLE}"));
+    let main = Main::start("tt-cf-not-due", &format!("( {IDLE} ) & trap : HUP; echo $$ > $DIR/ready; {IDLE}"));
     later_tick();
-    let running = Running::start(&workers(), not_owed(&main, &before).await, None);
+    let running = Running::start(&workers(), not_due(&main, &before).await, None);
     assert_eq!(running.verdict().await, Ok(()));
 }
 
@@ -475,8 +477,8 @@ fn later_tick() {
     until("a later tick", || process::ticks() > before + 1);
 }
 
-/// What a signal that is not owed leaves.
-async fn not_owed(main: &Main, before: &crate::model::journal::Moment) -> Notified {
+/// What a signal that is not due leaves.
+async fn not_due(main: &Main, before: &crate::model::journal::Moment) -> Notified {
     let driver = Driver::Signal { signal: "TERM".parse().unwrap(), selector: main.selector() };
     let mut reloader = Reloader::new(reload::Config {
         driver,
@@ -494,7 +496,7 @@ async fn one_that_is_newer_than_the_publish_and_exits_is_rejected() {
     let before = process::Clock::new().unwrap().now();
     later_tick();
     let main = Main::on_hup("tt-cf-newer", "exit 1");
-    let running = Running::start(&alive_long(), not_owed(&main, &before).await, None);
+    let running = Running::start(&alive_long(), not_due(&main, &before).await, None);
     killpg(main.group, Raw::SIGHUP).unwrap();
     assert_has(&running.rejection().await, &[&format!("{}, which started after the publish, exited", main.who())]);
 }
@@ -504,7 +506,7 @@ async fn the_time_that_the_old_one_takes_to_end_is_not_its_replacements() {
     let script = format!("trap 'sleep 1.2; exit 0' TERM; echo $$ > $DIR/ready; {IDLE}");
     let main = Main::start("tt-cf-slow-end", &script);
     let config = Config { alive: Some(Duration::from_millis(1200)), timeout: Duration::from_secs(2), ..alive() };
-    let running = Running::start(&config, main.told("TERM").await, None);
+    let running = Running::start(&config, main.notified("TERM").await, None);
     while !main.is_gone() {
         sleep(Duration::from_millis(5)).await;
     }
@@ -544,7 +546,7 @@ async fn a_worker_after_an_attempt_that_may_have_arrived_is_new() {
 #[tokio::test]
 async fn workers_of_a_replacement_count() {
     let main = Main::start("tt-cf-next-worker", &format!("( {IDLE} ) & echo $$ > $DIR/ready; wait"));
-    let running = Running::start(&workers(), main.told("TERM").await, None);
+    let running = Running::start(&workers(), main.notified("TERM").await, None);
     killpg(main.group, Raw::SIGKILL).unwrap();
     until("it has ended", || main.is_gone());
     let _next = Main::start("tt-cf-next-worker", &format!("( {IDLE} ) & echo $$ > $DIR/ready; {IDLE}"));
@@ -554,12 +556,12 @@ async fn workers_of_a_replacement_count() {
 #[tokio::test]
 async fn an_answer_of_the_right_status_confirms() {
     let server = Server::start(|count| Some((if count < 2 { 503 } else { 204 }, String::new())));
-    let running = Running::start(&url(&server.url), told_nobody().await, None);
+    let running = Running::start(&url(&server.url), notified_nobody().await, None);
     assert_eq!(running.verdict().await, Ok(()));
     assert_eq!(server.count(), 3);
     let server = Server::start(|_| Some((500, "canary".into())));
     let config = Config { timeout: SHORT, ..url(&server.url) };
-    let verdict = Running::start(&config, told_nobody().await, None).verdict().await;
+    let verdict = Running::start(&config, notified_nobody().await, None).verdict().await;
     assert!(!format!("{verdict:?}").contains("canary"), "{verdict:?}");
     let Err(NotTaken::Refused { message, output }) = verdict else { panic!() };
     assert_has(&message, &["answered 500", "--confirm-status", "--confirm-timeout"]);
@@ -567,12 +569,12 @@ async fn an_answer_of_the_right_status_confirms() {
 }
 
 #[tokio::test]
-async fn the_body_must_tell_the_generation() {
+async fn the_body_must_show_the_generation() {
     let pattern = r"running=\{?{digest}\b";
     for (body, took) in [(format!("running={}", generation()), true), (format!("running={:064}", 1), false)] {
         let server = Server::says(body);
         let config = Config { timeout: SHORT, ..matching(url(&server.url), pattern) };
-        let verdict = Running::start(&config, told_nobody().await, None).verdict().await;
+        let verdict = Running::start(&config, notified_nobody().await, None).verdict().await;
         if took {
             assert_eq!(verdict, Ok(()));
         } else {
@@ -589,10 +591,10 @@ async fn the_body_must_tell_the_generation() {
 async fn a_large_body_is_looked_through_and_what_is_beyond_is_said() {
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_KEPT)));
     let config = matching(url(&server.url), "canary=1");
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
+    assert_eq!(Running::start(&config, notified_nobody().await, None).verdict().await, Ok(()));
     let server = Server::says(format!("{}canary=1\n", "x".repeat(BODY_READ)));
     let config = Config { timeout: SHORT, ..matching(url(&server.url), "canary=1") };
-    let message = Running::start(&config, told_nobody().await, None).rejection().await;
+    let message = Running::start(&config, notified_nobody().await, None).rejection().await;
     assert_has(&message, &["--confirm-match", "only the first MiB"]);
 }
 
@@ -601,9 +603,10 @@ async fn the_query_is_masked_in_what_is_said_and_not_in_what_is_matched() {
     let server = Server::start(|_| Some((200, "metric-canary 17".into())));
     let asked = format!("{}?query=metric-canary", server.url);
     let config = matching(url(&asked), "metric-canary 17");
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
+    assert_eq!(Running::start(&config, notified_nobody().await, None).verdict().await, Ok(()));
     let config = Config { timeout: SHORT, ..matching(url(&asked), "metric-canary 18") };
-    let Err(NotTaken::Refused { message, output }) = Running::start(&config, told_nobody().await, None).verdict().await
+    let Err(NotTaken::Refused { message, output }) =
+        Running::start(&config, notified_nobody().await, None).verdict().await
     else {
         panic!()
     };
@@ -624,9 +627,9 @@ async fn what_is_captured_must_differ_from_before() {
     let other = baseline(&config, &DigestKey::new([8; 32])).await;
     assert_ne!(before, other, "what was captured is kept keyed alone");
     let short = Config { timeout: SHORT, ..config.clone() };
-    let message = Running::start(&short, told_nobody().await, before.clone()).rejection().await;
+    let message = Running::start(&short, notified_nobody().await, before.clone()).rejection().await;
     assert_has(&message, &["--confirm-changed", "as it was before"]);
-    let running = Running::start(&config, told_nobody().await, before);
+    let running = Running::start(&config, notified_nobody().await, before);
     let asked = server.count();
     while server.count() < asked + 2 {
         sleep(Duration::from_millis(5)).await;
@@ -635,9 +638,9 @@ async fn what_is_captured_must_differ_from_before() {
     counter.store(2, Ordering::SeqCst);
     assert_eq!(running.verdict().await, Ok(()));
     // A capture where there was none is a change; no capture is none.
-    assert_eq!(Running::start(&config, told_nobody().await, None).verdict().await, Ok(()));
+    assert_eq!(Running::start(&config, notified_nobody().await, None).verdict().await, Ok(()));
     let nothing = Config { timeout: SHORT, ..changing(url(&server.url), "not there") };
-    let message = Running::start(&nothing, told_nobody().await, None).rejection().await;
+    let message = Running::start(&nothing, notified_nobody().await, None).rejection().await;
     assert_has(&message, &["--confirm-changed captures nothing"]);
 }
 
@@ -656,7 +659,7 @@ async fn one_that_accepts_and_never_answers_is_rejected_in_time() {
     let config = Config { timeout: SHORT, ..url(&server.url) };
     let mut asked = 0;
     for baseline in [None, UNREACHABLE, REACHABLE] {
-        let message = Running::start(&config, told_nobody().await, baseline).rejection().await;
+        let message = Running::start(&config, notified_nobody().await, baseline).rejection().await;
         assert_has(&message, &["no complete answer", "--confirm-timeout"]);
         assert_eq!(
             server.count(),
@@ -670,7 +673,7 @@ async fn one_that_accepts_and_never_answers_is_rejected_in_time() {
 async fn one_that_was_reachable_and_then_refuses_has_died() {
     let address = nobody();
     let config = Config { timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, told_nobody().await, REACHABLE);
+    let running = Running::start(&config, notified_nobody().await, REACHABLE);
     // Its death is known in bounded time.
     running.impatient.send(true).unwrap();
     let message = running.rejection().await;
@@ -678,7 +681,7 @@ async fn one_that_was_reachable_and_then_refuses_has_died() {
     // Reachable since the reload.
     let server = Server::start(|_| Some((500, String::new())));
     let config = Config { timeout: 3 * SHORT, ..url(&server.url) };
-    let running = Running::start(&config, told_nobody().await, UNREACHABLE);
+    let running = Running::start(&config, notified_nobody().await, UNREACHABLE);
     while server.count() < 2 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -689,7 +692,7 @@ async fn one_that_was_reachable_and_then_refuses_has_died() {
 #[tokio::test]
 async fn one_that_refuses_for_a_while_has_not_died() {
     let address = nobody();
-    let running = Running::start(&url(&format!("http://{address}/")), told_nobody().await, REACHABLE);
+    let running = Running::start(&url(&format!("http://{address}/")), notified_nobody().await, REACHABLE);
     sleep(SHORT).await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
     assert_eq!(running.verdict().await, Ok(()));
@@ -699,11 +702,11 @@ async fn one_that_refuses_for_a_while_has_not_died() {
 async fn one_that_never_was_reachable_is_waited_for() {
     let address = nobody();
     let config = Config { timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, told_nobody().await, UNREACHABLE);
+    let running = Running::start(&config, notified_nobody().await, UNREACHABLE);
     running.goes_on().await;
     running.impatient.send(true).unwrap();
     assert_has(&running.absence().await, &["no connection", &address.to_string()]);
-    let running = Running::start(&config, told_nobody().await, None);
+    let running = Running::start(&config, notified_nobody().await, None);
     running.goes_on().await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));
     assert_eq!(running.verdict().await, Ok(()));
@@ -713,7 +716,7 @@ async fn one_that_never_was_reachable_is_waited_for() {
 async fn a_target_that_lives_and_does_not_listen_is_rejected_in_time() {
     let main = Main::on_hup("tt-cf-deaf", ":");
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&format!("http://{}/", nobody())) };
-    let message = Running::start(&config, main.told("HUP").await, UNREACHABLE).rejection().await;
+    let message = Running::start(&config, main.notified("HUP").await, UNREACHABLE).rejection().await;
     assert_has(&message, &["no connection", "--confirm-timeout"]);
 }
 
@@ -722,7 +725,7 @@ async fn an_answer_of_the_old_process_does_not_count() {
     let server = Server::says("");
     let main = Main::start("tt-cf-old-answer", &format!("trap : TERM; echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&server.url) };
-    let message = Running::start(&config, main.told("TERM").await, REACHABLE).rejection().await;
+    let message = Running::start(&config, main.notified("TERM").await, REACHABLE).rejection().await;
     assert_has(&message, &["has not ended on SIGTERM"]);
     assert_eq!(server.count(), 0);
 }
@@ -734,7 +737,7 @@ async fn the_url_must_answer_when_all_else_is_as_expected() {
     let server = Server::start(move |_| Some((if flag.load(Ordering::SeqCst) { 500 } else { 200 }, String::new())));
     let main = Main::on_hup("tt-cf-early-answer", ":");
     let config = Config { alive: Some(SHORT), timeout: 3 * SHORT, ..url(&server.url) };
-    let running = Running::start(&config, main.told("HUP").await, REACHABLE);
+    let running = Running::start(&config, main.notified("HUP").await, REACHABLE);
     while server.count() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
@@ -747,7 +750,7 @@ async fn an_answer_from_before_the_target_lived_long_enough_does_not_count() {
     let server = Server::start(|count| (count == 0).then(|| (200, String::new())));
     let main = Main::on_hup("tt-cf-one-answer", ":");
     let config = Config { alive: Some(SHORT), timeout: 3 * SHORT, ..url(&server.url) };
-    let message = Running::start(&config, main.told("HUP").await, REACHABLE).rejection().await;
+    let message = Running::start(&config, main.notified("HUP").await, REACHABLE).rejection().await;
     assert_has(&message, &["--confirm-timeout"]);
 }
 
@@ -756,7 +759,7 @@ async fn a_refusing_url_is_no_death_while_a_replacement_is_awaited() {
     let address = nobody();
     let main = Main::start("tt-cf-backoff", &format!("echo $$ > $DIR/ready; {IDLE}"));
     let config = Config { alive: Some(ALIVE), timeout: SHORT, ..url(&format!("http://{address}/")) };
-    let running = Running::start(&config, main.told("TERM").await, REACHABLE);
+    let running = Running::start(&config, main.notified("TERM").await, REACHABLE);
     until("it has ended", || main.is_gone());
     running.goes_on().await;
     let _server = Server::listen(TcpListener::bind(address).unwrap(), |_| Some((200, String::new())));

@@ -24,7 +24,6 @@ pub struct Selector {
     pub name: Option<String>,
     /// `--process-args`: found anywhere in the command line, its arguments joined by single spaces.
     pub args: Option<Regex>,
-    /// `--pid-file`.
     pub pid_file: Option<PathBuf>,
 }
 
@@ -86,7 +85,7 @@ pub enum FindError {
     },
     /// More than one matches. None of them gets a signal.
     #[error(
-        "{selector}: matches {matches}, none of which is the other's child, so none is signalled: tell them apart with \
+        "{selector}: matches {matches}, none of which is the other's child, so none is signalled: distinguish them by \
          --process-args or --pid-file"
     )]
     Ambiguous {

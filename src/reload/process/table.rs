@@ -86,7 +86,7 @@ impl Process {
         !matches!(self.state, b'Z' | b'X' | b'x')
     }
 
-    /// Whether a signal of this number ended it: by default, or as shells and the JVM tell it. `None` if not known.
+    /// Whether a signal of this number ended it: by default, or as shells and the JVM report it. `None` if not known.
     pub(super) fn was_ended_by(&self, signal: Signal) -> Option<bool> {
         let (status, by_default) = (self.exit_code >> 8 & 0xff, self.exit_code & 0x7f);
         let known = !self.is_alive() && self.exit_code != 0;

@@ -1,10 +1,9 @@
-//! What a file lies on, and so whether it is read quickly: before a thread of the blocking pool would be awake.
+//! What a file is stored on, and so whether it is read quickly: before a thread of the blocking pool would be awake.
 
 use std::os::fd::AsFd;
 
 use nix::sys::statfs::{BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, OVERLAYFS_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 
-/// What a file lies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Medium {
     /// Memory (tmpfs), as Secrets and an emptyDir of medium Memory do.
@@ -21,11 +20,11 @@ pub const QUICK: u64 = 64 << 10;
 /// statfs(2); nix does not name it for musl.
 const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
-/// ext2 to ext4, XFS, Btrfs, and the overlay that a container's own files lie on.
+/// ext2 to ext4, XFS, Btrfs, and the overlay that a container's own files are on.
 const DISKS: [FsType; 4] = [EXT4_SUPER_MAGIC, XFS_SUPER_MAGIC, BTRFS_SUPER_MAGIC, OVERLAYFS_SUPER_MAGIC];
 
 impl Medium {
-    /// What an open file or directory lies on.
+    /// What an open file or directory is stored on.
     pub fn of(file: impl AsFd) -> nix::Result<Self> {
         let kind = fstatfs(file)?.filesystem_type();
         Ok(match kind {

@@ -43,14 +43,13 @@ pub struct Root {
     pub name: String,
     /// Where it is. Links on the way to it are followed wherever they lead.
     pub path: PathBuf,
-    /// Whether its values are secret. `None`: if anything of it lies on tmpfs, found out at each read.
+    /// Whether its values are secret. `None`: if anything of it is on tmpfs, found out at each read.
     pub secret: Option<bool>,
 }
 
 /// What [`watch`] does.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The roots.
     pub roots: Vec<Root>,
     /// `--poll-interval`: every root is read again this often, whatever inotify says. Zero: never.
     pub poll_interval: Duration,
@@ -104,7 +103,7 @@ pub enum FilesError {
     #[error("{path:?} holds more than {limit} files and directories; watch a smaller directory")]
     TooMany { path: PathBuf, limit: usize },
     /// Directories are nested too deeply.
-    #[error("{path:?} lies more than {limit} directories deep; watch a directory further down")]
+    #[error("{path:?} is more than {limit} directories deep; watch a directory further down")]
     TooDeep { path: PathBuf, limit: usize },
     /// What is mounted here can be read, but will never change.
     #[error(
@@ -118,7 +117,7 @@ pub enum FilesError {
          mount; mount the whole volume (a volumeMount without subPath) and watch that directory"
     )]
     SubPath { path: PathBuf },
-    /// Neither inotify nor polling tells of changes.
+    /// Neither inotify nor polling reports changes.
     #[error(
         "changes of {path:?} will not be seen: {cause}, and --poll-interval is 0; set --poll-interval, or raise the \
          limit"
@@ -134,7 +133,7 @@ impl FilesError {
     }
 }
 
-/// Why inotify cannot tell of changes. Tried again at each read; meanwhile `--poll-interval` finds them.
+/// Why inotify cannot report changes. Tried again at each read; meanwhile `--poll-interval` finds them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InotifyError {
     /// No instance could be made.

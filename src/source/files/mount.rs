@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_version_of_a_volume_is_told_from_other_directories() {
+    fn a_version_of_a_volume_is_distinguished_from_other_directories() {
         for (name, is) in [
             ("..2026_11_24_07_00_00.1234", true),
             ("..data", false),

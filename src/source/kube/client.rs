@@ -149,7 +149,7 @@ impl Clients {
         Ok(Arc::clone(current.insert(Arc::new(way))))
     }
 
-    /// Lets the next request find a new way, unless another watch has already seen to that.
+    /// Lets the next request find a new way, unless another watch has already done so.
     async fn forget(&self, failed: &Arc<Way>) {
         let mut current = self.current.lock().await;
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, failed)) {

@@ -31,7 +31,6 @@ const NO_SERVICE_ACCOUNT: &str = "; the Pod needs its service account's token (a
 /// How to reach the API server. Never guessed: in-cluster, unless a kubeconfig is named.
 #[derive(Clone, Debug, Default)]
 pub struct ClientConfig {
-    /// `--kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
     /// `--context`; the kubeconfig's current one if `None`.
     pub context: Option<String>,
@@ -164,7 +163,7 @@ impl TokenFile {
     }
 }
 
-/// The namespace that sources without one lie in: the kubeconfig context's, or the Pod's own.
+/// The namespace of sources that name none: the kubeconfig context's, or the Pod's own.
 pub fn default_namespace(config: &ClientConfig) -> Result<String, KubeError> {
     if let Some(path) = &config.kubeconfig {
         let context = context(path, &read_kubeconfig(path)?, config.context.as_deref())?;
@@ -243,7 +242,7 @@ fn context(path: &Path, kubeconfig: &Kubeconfig, name: Option<&str>) -> Result<C
         .ok_or_else(|| unusable(path, format!("it has no context {name:?}; --context or current-context names one")))
 }
 
-/// What a context says. Files beside the kubeconfig are read; relative paths start where it lies.
+/// What a context says. Files beside the kubeconfig are read; relative paths start at its directory.
 fn from_kubeconfig(path: &Path, kubeconfig: &Kubeconfig, name: Option<&str>) -> Result<Settings, KubeError> {
     let context = context(path, kubeconfig, name)?;
     let unknown =

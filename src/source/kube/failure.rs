@@ -110,7 +110,7 @@ impl Failure {
         }
     }
 
-    /// A request or a body that did not get through, told by the innermost cause that is known to be safe to print.
+    /// A request or a body that did not get through, by the innermost cause that is known to be safe to print.
     pub(super) fn transport(error: &(dyn Error + 'static), server: Option<&str>) -> Self {
         let server = server.map(str::to_owned);
         let mut next = Some(error);
@@ -202,9 +202,9 @@ impl Failure {
         }
     }
 
-    /// What people are told: which source, the cause, the remedy. The same failure gives the same words.
+    /// What people read: which source, the cause, the remedy. The same failure gives the same words.
     pub(super) fn message(&self, watch: &Watch, verb: &str) -> String {
-        format!("{watch}: {}", Told { failure: self, watch, verb })
+        format!("{watch}: {}", InWords { failure: self, watch, verb })
     }
 }
 
@@ -251,15 +251,14 @@ impl From<Failure> for CreateError {
     }
 }
 
-/// A failure in words.
-struct Told<'a> {
+struct InWords<'a> {
     failure: &'a Failure,
     watch: &'a Watch,
     /// `list` or `watch`.
     verb: &'a str,
 }
 
-impl fmt::Display for Told<'_> {
+impl fmt::Display for InWords<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = |server: &Option<String>| server.as_ref().map(|server| format!(" at {server}")).unwrap_or_default();
         match self.failure {
@@ -273,7 +272,7 @@ impl fmt::Display for Told<'_> {
                  kubeconfig) must be the one that signed the server's certificate, for the name it is called by",
                 to(server)
             ),
-            // Not for how long: that grows, and would be told each time.
+            // Not for how long: that grows, and would be reported each time.
             Failure::Silent(_) => f.write_str(
                 "the API server does not answer; is it overloaded, or is a proxy or network policy in the way?",
             ),
@@ -316,7 +315,7 @@ impl fmt::Display for Told<'_> {
             Failure::Broken(inner) => write!(
                 f,
                 "the watch breaks again and again: {}",
-                Told { failure: inner, watch: self.watch, verb: self.verb }
+                InWords { failure: inner, watch: self.watch, verb: self.verb }
             ),
         }
     }
@@ -454,7 +453,7 @@ mod tests {
              [\"nginx\"], verbs: [\"list\", \"watch\"]}, and a RoleBinding to it"
         );
         assert!(failure.is_forbidden());
-        assert!(failure.may_pass(true) && !failure.may_pass(false), "at the first start it is told at once");
+        assert!(failure.may_pass(true) && !failure.may_pass(false), "at the first start it is reported at once");
         assert!(Failure::Broken(Box::new(failure)).is_forbidden());
         assert!(!Failure::Unauthorized.is_forbidden());
         let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };
@@ -478,14 +477,14 @@ mod tests {
             message: "hunter2".to_owned(),
             ..Status::default()
         };
-        let told = Failure::status(status, None);
-        assert!(!told.message(&named(), "list").contains("hunter2"));
-        assert!(!format!("{told:?}").contains("hunter2"));
+        let failure = Failure::status(status, None);
+        assert!(!failure.message(&named(), "list").contains("hunter2"));
+        assert!(!format!("{failure:?}").contains("hunter2"));
         let error = serde_json::from_str::<u8>("\"hunter2\"").unwrap_err();
         assert!(error.to_string().contains("hunter2"), "serde_json has stopped quoting; good");
-        let told = Failure::json(&error);
+        let failure = Failure::json(&error);
         assert_eq!(
-            told.message(&named(), "list"),
+            failure.message(&named(), "list"),
             "configmap/web/nginx: the API server sent something unusable: unexpected JSON at line 1, column 9; is a \
              proxy in the way?"
         );

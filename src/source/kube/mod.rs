@@ -28,7 +28,6 @@ pub use self::rbac::{Access, Rule, access};
 pub use self::watch::watch;
 use crate::model::object::Kind;
 
-/// Which objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
     /// One, which need not exist.

@@ -30,7 +30,6 @@ pub(super) struct Plugin {
     info: String,
 }
 
-/// What it prints.
 #[derive(Deserialize)]
 struct ExecCredential {
     status: Option<ExecStatus>,
@@ -53,7 +52,7 @@ struct ExecStatus {
 }
 
 impl Plugin {
-    /// `cluster`: with its CA as data, as the plugin wants it. A command with a slash lies beside the kubeconfig.
+    /// `cluster`: with its CA as data, as the plugin wants it. A command with a slash is relative to the kubeconfig.
     pub(super) fn new(path: &Path, exec: ExecConfig, cluster: &Cluster) -> Result<Self, KubeError> {
         let Some(version) = exec.api_version.as_deref().filter(|version| VERSIONS.contains(version)) else {
             return Err(unusable(path, format!("its exec plugin's apiVersion is none of {}", VERSIONS.join(", "))));

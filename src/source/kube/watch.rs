@@ -58,7 +58,7 @@ pub async fn watch(
         failures: 0,
         patience: answer,
         last: None,
-        told: None,
+        reported: None,
         wary: false,
     };
     loop {
@@ -125,9 +125,9 @@ struct Task {
     patience: Duration,
     /// The last failure since then.
     last: Option<Discriminant<Failure>>,
-    /// The last word on the source's health: the trouble and whether it is a permission that is missing, or none.
-    /// `None`: no word yet.
-    told: Option<Result<(), (String, bool)>>,
+    /// The last report on the source's health: the trouble and whether it is a permission that is missing, or none.
+    /// `None`: no report yet.
+    reported: Option<Result<(), (String, bool)>>,
     /// Watches have been breaking: that the next one begins is no proof that it works.
     wary: bool,
 }
@@ -148,7 +148,7 @@ impl Task {
         let kind = Some(discriminant(&failure));
         if self.last == kind || !failure.may_pass(synced) {
             self.wary = matches!(failure, Failure::Broken(_));
-            self.tell(Err((failure.message(&self.watch, verb), failure.is_forbidden()))).await;
+            self.report(Err((failure.message(&self.watch, verb), failure.is_forbidden()))).await;
         }
         self.last = kind;
         self.patience = failure.patience(synced, self.clients.deadlines().answer);
@@ -239,7 +239,7 @@ impl Task {
         let answer = self.clients.send(request, self.patience).await?;
         let mut lines = Lines::new(answer, self.clients.deadlines().quiet);
         if !self.wary {
-            self.tell_health().await;
+            self.report_health().await;
         }
         let started = Instant::now();
         let end = loop {
@@ -341,10 +341,10 @@ impl Task {
         self.send(Seen::Interrupted).await;
     }
 
-    async fn tell_health(&mut self) {
+    async fn report_health(&mut self) {
         let excess = self.holdings.excess();
         let health = excess.map_or(Ok(()), |excess| Err((excess.message(&self.watch, self.state.verb()), false)));
-        self.tell(health).await;
+        self.report(health).await;
     }
 
     /// The watch has proved itself.
@@ -353,12 +353,12 @@ impl Task {
         self.patience = self.clients.deadlines().answer;
         self.last = None;
         self.wary = false;
-        self.tell_health().await;
+        self.report_health().await;
     }
 
-    /// Says how the source is, if that is news.
-    async fn tell(&mut self, health: Result<(), (String, bool)>) {
-        if self.told.as_ref() == Some(&health) {
+    /// Reports how the source is, if that is news.
+    async fn report(&mut self, health: Result<(), (String, bool)>) {
+        if self.reported.as_ref() == Some(&health) {
             return;
         }
         self.send(match &health {
@@ -366,7 +366,7 @@ impl Task {
             Err((message, forbidden)) => Seen::Trouble { message: message.clone(), forbidden: *forbidden },
         })
         .await;
-        self.told = Some(health);
+        self.reported = Some(health);
     }
 
     async fn send(&self, seen: Seen) {

@@ -95,7 +95,6 @@ pub(super) struct Status {
     pub(super) details: Option<StatusDetails>,
 }
 
-/// `StatusDetails`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct StatusDetails {
@@ -105,7 +104,6 @@ pub(super) struct StatusDetails {
     pub(super) causes: Option<Vec<StatusCause>>,
 }
 
-/// `StatusCause`.
 #[derive(Deserialize)]
 pub(super) struct StatusCause {
     #[serde(default)]

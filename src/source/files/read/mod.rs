@@ -39,7 +39,7 @@ pub(super) struct Reading {
     /// The directories, relative to the root, in which a change can change the object; also after a failure, as far
     /// as the read came. Empty if the root is a file.
     pub directories: Vec<PathBuf>,
-    /// What the object lies on; after a failure `Unknown`.
+    /// What the object is stored on; after a failure `Unknown`.
     pub medium: Medium,
     pub stamps: HashMap<String, Stamp>,
 }
@@ -230,7 +230,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Reads the open directory that lies `at` this path below the root, under this key (empty for the root).
+    /// Reads the open directory `at` this path below the root, under this key (empty for the root).
     /// `follow`: its changes matter.
     fn directory(&mut self, directory: &File, at: &Path, key: &str, follow: bool) -> Result<(), Stop> {
         if follow {
@@ -358,7 +358,7 @@ impl Walk<'_> {
         let mut granted = u64::try_from(found.st_size).unwrap_or(0).min(self.budget.left());
         self.budget.take(granted)?;
         loop {
-            // One byte beyond the room tells a file that is too large from one that just fits.
+            // One byte beyond the room distinguishes a file that is too large from one that just fits.
             let more = (granted + 1).saturating_sub(bytes.len() as u64);
             bytes.reserve_exact(usize::try_from(more).unwrap_or(usize::MAX));
             let read = file.by_ref().take(more).read_to_end(&mut bytes);

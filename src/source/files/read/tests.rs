@@ -392,7 +392,7 @@ fn no_error_quotes_a_value() {
 }
 
 #[test]
-fn unreadable_is_told_with_a_remedy() {
+fn unreadable_is_reported_with_a_remedy() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("x");
     write(path.clone(), "1");
@@ -413,7 +413,7 @@ fn a_data_link_to_nothing_is_no_empty_volume() {
 }
 
 #[test]
-fn tmpfs_makes_a_secret_unless_told_otherwise() {
+fn tmpfs_makes_a_secret_unless_declared_otherwise() {
     let is_secret = |path: &Path, secret| {
         read(&Root { secret, ..root(path) }, &Budget::new(1 << 20)).unwrap().expect("it exists").secret
     };

@@ -65,7 +65,6 @@ pub(super) fn concerns(watches: &Watches, paths: &HashMap<PathBuf, Identity>, pa
 /// What happened since it was last taken.
 #[derive(Debug, Default)]
 pub(super) struct Happened {
-    /// Where.
     pub paths: HashSet<PathBuf>,
     /// More than that, and nobody knows where: the kernel's queue had no room.
     pub overflow: bool,
@@ -206,7 +205,7 @@ impl Setter {
         });
         match result {
             Ok(identity) => self.watched.insert(path.to_owned(), identity).is_none(),
-            // Gone again: the directory above tells. Unreadable: the read says so, unless it lies only on the way.
+            // Gone again: the directory above reports it. Unreadable: the read does, unless it is only on the way.
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::EACCES) => false,
             Err(errno) => {
                 self.refused = Some(InotifyError::Watch(errno));

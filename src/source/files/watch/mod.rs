@@ -426,7 +426,6 @@ fn summary(object: Option<&Object>) -> Summary {
 
 /// What one read found, and the watches that were set for it.
 struct Read {
-    /// Which of the roots.
     index: usize,
     object: Result<Option<Object>, FilesError>,
     /// The directories that it found, relative to the root; after a failure also those known before.
@@ -436,7 +435,7 @@ struct Read {
     /// Whether a watch was set only after the read: what changed in between may be missing in it.
     late: bool,
     refused: Option<InotifyError>,
-    /// Whether it is small, and lies on the node.
+    /// Whether it is small, and stored on the node.
     quick: bool,
     stamps: HashMap<String, Stamp>,
     took: Duration,

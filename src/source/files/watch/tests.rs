@@ -341,7 +341,7 @@ async fn a_directory_that_appears_with_its_parents_is_found() {
 }
 
 #[tokio::test]
-async fn trouble_is_told_once_keeps_what_was_known_and_ends() {
+async fn trouble_is_reported_once_keeps_what_was_known_and_ends() {
     let dir = TempDir::new().unwrap();
     write(dir.path().join("conf/x"), "1");
     let roots = vec![root(0, dir.path().join("conf"))];
@@ -553,7 +553,7 @@ async fn reads_and_unfinished_writes_wake_nobody() {
 }
 
 #[tokio::test]
-async fn roots_are_told_apart_even_if_they_share_directories() {
+async fn roots_are_kept_apart_even_if_they_share_directories() {
     let dir = TempDir::new().unwrap();
     write(dir.path().join("a/x"), "1");
     write(dir.path().join("b/x"), "1");
