@@ -59,7 +59,7 @@ impl Audit {
     }
 }
 
-/// The most of these, which are in order, that lie within one second, wherever it begins.
+/// The most of these, which are in order, within one second, wherever it begins.
 pub fn busiest_second(arrivals: &[Timestamp]) -> usize {
     let soon = |from: Timestamp| move |at: &Timestamp| at.duration_since(from) < SignedDuration::from_secs(1);
     let within = |from: usize| arrivals[from..].partition_point(soon(arrivals[from]));

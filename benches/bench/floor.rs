@@ -1,5 +1,5 @@
 //! The floor: this program again, as what no program can be faster than, because it does the bare minimum; and the
-//! small programs that are told.
+//! small programs that are notified.
 
 use std::ffi::CStr;
 use std::fs;
@@ -27,16 +27,16 @@ pub fn run(words: &[&str]) -> Option<Result<()>> {
         ["floor", volume, output, how, whom] => mounted(volume.as_ref(), output.as_ref(), how, whom, false),
         ["fsync-floor", volume, output, how, whom] => mounted(volume.as_ref(), output.as_ref(), how, whom, true),
         ["watch", kubeconfig, namespace, name, address] => watched(kubeconfig.as_ref(), namespace, name, address),
-        ["call", address] => Tell::new("hook", address).and_then(|mut tell| tell.tell("/-/reload")),
+        ["call", address] => Notify::new("hook", address).and_then(|mut notify| notify.send("/-/reload")),
         ["target", file] => run_target(file.as_ref()),
         _ => return None,
     })
 }
 
-/// Waits for each swap of a volume, and tells.
+/// Waits for each swap of a volume, and notifies.
 fn mounted(volume: &Path, output: &Path, how: &str, whom: &str, synced: bool) -> Result<()> {
     let inotify = watch(volume)?;
-    let mut tell = Tell::new(how, whom)?;
+    let mut notify = Notify::new(how, whom)?;
     fs::create_dir_all(output)?;
     loop {
         wait_for(&inotify, c"..data")?;
@@ -51,13 +51,13 @@ fn mounted(volume: &Path, output: &Path, how: &str, whom: &str, synced: bool) ->
             file.sync_all()?;
             fs::rename(&temporary, output.join(KEYS[0]))?;
         }
-        tell.tell("/-/reload")?;
+        notify.send("/-/reload")?;
     }
 }
 
-/// A bare watch on one ConfigMap: tells of each event with the version that it carries.
+/// A bare watch on one ConfigMap: reports each event with the version that it carries.
 fn watched(kubeconfig: &Path, namespace: &str, name: &str, address: &str) -> Result<()> {
-    let mut tell = Tell::new("hook", address)?;
+    let mut notify = Notify::new("hook", address)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let client = cluster::client(kubeconfig).await?;
@@ -67,7 +67,7 @@ fn watched(kubeconfig: &Path, namespace: &str, name: &str, address: &str) -> Res
         while let Some(event) = events.try_next().await? {
             if let WatchEvent::Added(object) | WatchEvent::Modified(object) = event {
                 let value = object.data.as_ref().and_then(|data| data.get(KEYS[0])).context("no such key")?;
-                tell.tell(&format!("/v/{}", value.split(' ').next().unwrap_or_default()))?;
+                notify.send(&format!("/v/{}", value.split(' ').next().unwrap_or_default()))?;
             }
         }
         bail!("the watch has ended")
@@ -89,13 +89,13 @@ pub fn wait_for(inotify: &OwnedFd, name: &CStr) -> Result<()> {
     Ok(())
 }
 
-/// Who is told.
-enum Tell {
+/// Who is notified.
+enum Notify {
     Hook { stream: TcpStream, answer: BufReader<TcpStream> },
     Signal(Pid),
 }
 
-impl Tell {
+impl Notify {
     fn new(how: &str, whom: &str) -> Result<Self> {
         if how == "signal" {
             return Ok(Self::Signal(Pid::from_raw(whom.parse()?).context("no pid")?));
@@ -106,7 +106,7 @@ impl Tell {
         Ok(Self::Hook { stream, answer })
     }
 
-    fn tell(&mut self, path: &str) -> Result<()> {
+    fn send(&mut self, path: &str) -> Result<()> {
         match self {
             Self::Signal(pid) => kill_process(*pid, Signal::HUP)?,
             Self::Hook { stream, answer } => {

@@ -1,5 +1,5 @@
-//! Who is told: an HTTP server in this process, or a process of its own that takes SIGHUP. Both note the moment, and the
-//! version that a main process would have read then.
+//! Who is notified: an HTTP server in this process, or a process of its own that takes SIGHUP. Both note the moment,
+//! and the version that a main process would have read then.
 
 use std::io::{BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,13 +18,13 @@ use crate::notified::{Acceptor, Named, read_message};
 pub struct Call {
     /// When it came, on [`now`]'s clock.
     pub at: Duration,
-    /// The version that lay in the file then, or that the path `/v/N` says.
+    /// The version that was in the file then, or that the path `/v/N` says.
     pub saw: Option<u32>,
     /// The path of the request.
     pub path: String,
 }
 
-/// An HTTP server that answers 200 and tells of its calls. Connections stay open as long as the caller wants.
+/// An HTTP server that answers 200 and reports its calls. Connections stay open as long as the caller wants.
 pub struct Hook {
     /// Where it listens.
     pub address: SocketAddr,
@@ -36,14 +36,14 @@ pub struct Hook {
 impl Hook {
     /// `file`: the first key, as the main process reads it.
     pub fn start(file: PathBuf) -> Result<Self> {
-        let (tell, calls) = channel();
-        let acceptor = Acceptor::start(move |stream| serve(stream, &file, &tell))?;
+        let (sender, calls) = channel();
+        let acceptor = Acceptor::start(move |stream| serve(stream, &file, &sender))?;
         Ok(Self { address: acceptor.address, calls, _acceptor: acceptor })
     }
 }
 
 /// Serves one connection. An error is the caller's end.
-fn serve(mut stream: &TcpStream, file: &Path, tell: &Sender<Call>) -> io::Result<()> {
+fn serve(mut stream: &TcpStream, file: &Path, sender: &Sender<Call>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(path) = read_message(&mut reader)? {
         let at = now();
@@ -53,7 +53,7 @@ fn serve(mut stream: &TcpStream, file: &Path, tell: &Sender<Call>) -> io::Result
         }
         let saw = path.strip_prefix("/v/").map_or_else(|| version_in(file), |version| version.parse().ok());
         // Nobody listens any more at the end.
-        let _ = tell.send(Call { at, saw, path });
+        let _ = sender.send(Call { at, saw, path });
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
     }
     Ok(())
@@ -89,13 +89,13 @@ impl Target {
     /// `file`: the first key, as it reads it; `dir`: for its log.
     pub fn start(file: &Path, dir: &Path) -> Result<Self> {
         let (process, lines) = Named::start(file.as_os_str(), dir)?;
-        let (tell, calls) = channel();
+        let (sender, calls) = channel();
         thread::spawn(move || {
             for line in lines.map_while(io::Result::ok) {
                 let mut words = line.split(' ');
                 let nanoseconds = words.next().and_then(|word| word.parse().ok()).unwrap_or_default();
                 let saw = words.next().and_then(|word| word.parse().ok());
-                let _ = tell.send(Call { at: Duration::from_nanos(nanoseconds), saw, path: String::new() });
+                let _ = sender.send(Call { at: Duration::from_nanos(nanoseconds), saw, path: String::new() });
             }
         });
         Ok(Self { name: process.name.clone(), pid: process.running.process.id(), calls, _process: process })

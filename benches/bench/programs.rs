@@ -17,9 +17,9 @@ use crate::volume::KEYS;
 pub enum Who {
     /// What this is about.
     Trimtab,
-    /// Waits and tells; nothing is read.
+    /// Waits and notifies; nothing is read.
     Floor,
-    /// Waits, reads, writes one file, fsync, rename, tells.
+    /// Waits, reads, writes one file, fsync, rename, notifies.
     FsyncFloor,
     /// The Prometheus operator's.
     PrometheusConfigReloader,
@@ -57,7 +57,7 @@ impl Who {
     }
 }
 
-/// How eager a program is told to be.
+/// How eager a program is set to be.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
     /// As soon as it can.
@@ -66,7 +66,7 @@ pub enum Pace {
     Default,
 }
 
-/// Who is told.
+/// Who is notified.
 pub enum Observer {
     /// By HTTP.
     Hook(Hook),

@@ -145,8 +145,8 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     Ok(figures)
 }
 
-/// Does something with a volume and the function that edits it, and then with a ConfigMap and the one that edits that: the
-/// flags of the source come first, and the function gives the version that it has written.
+/// Does something with a volume and the function that edits it, and then with a ConfigMap and the one that edits that:
+/// the flags of the source come first, and the function gives the version that it has written.
 fn edited<T>(
     cluster: &Cluster,
     with: impl Fn(&[&str], &mut dyn FnMut() -> Result<u32>) -> Result<T>,
@@ -193,7 +193,7 @@ fn dependencies() -> Result<u64> {
     Ok(u64::try_from(packages.len())?.saturating_sub(1))
 }
 
-/// Waits until the journal owes nothing and only what is kept lies there.
+/// Waits until the journal has no debt and only what is kept is there.
 fn settled(output: &Path) -> Result<()> {
     let deadline = now() + PATIENCE;
     loop {
@@ -270,7 +270,7 @@ fn instructions(bench: &Bench, source: &[&str], edit: &mut dyn FnMut() -> Result
     Ok(more.saturating_sub(few).div_ceil(u64::from(EDITS) * 1000))
 }
 
-/// What callgrind has counted from the start by these flags over so many edits, each of which gives its version, to the end.
+/// What callgrind has counted from the start by these flags over so many edits, each of which gives its version.
 fn executed(bench: &Bench, flags: &[&str], edits: u32, edit: &mut dyn FnMut() -> Result<u32>) -> Result<String> {
     let dir = tempfile::tempdir_in(&bench.disk)?;
     let counts = dir.path().join("counts");
@@ -296,8 +296,8 @@ fn executed(bench: &Bench, flags: &[&str], edits: u32, edit: &mut dyn FnMut() ->
     }
 }
 
-/// A program that is Trimtab under callgrind. PR_GET_AUXV has to fail, as on older kernels: callgrind lets it tell of the
-/// kernel's vDSO, which is not there.
+/// A program that is Trimtab under callgrind. PR_GET_AUXV has to fail, as on older kernels: callgrind lets it report
+/// the kernel's vDSO, which is not there.
 fn counting(trimtab: &Path, dir: &Path, counts: &Path) -> Result<PathBuf> {
     let tool = std::env::var_os("TRIMTAB_BENCH_CALLGRIND").context("no TRIMTAB_BENCH_CALLGRIND: run `make ratchet`")?;
     let tool = Path::new(&tool);
@@ -305,7 +305,7 @@ fn counting(trimtab: &Path, dir: &Path, counts: &Path) -> Result<PathBuf> {
     let script = format!(
         "#!/bin/sh\nVALGRIND_LIB={} VALGRIND_LAUNCHER=/bin/true exec strace -D -f -qq --seccomp-bpf -o /dev/null \
          -e trace=prctl -e inject=prctl:error=EINVAL {} --tool=callgrind --demangle=no --callgrind-out-file={} {} \"$@\"\n",
-        quoted(tool.parent().context("callgrind lies nowhere")?)?,
+        quoted(tool.parent().context("callgrind is nowhere")?)?,
         quoted(tool)?,
         quoted(counts)?,
         quoted(trimtab)?,

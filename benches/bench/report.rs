@@ -27,7 +27,7 @@ pub struct Cell {
     pub spread: Option<Spread>,
 }
 
-/// How samples lie around their median.
+/// How samples are spread around their median.
 #[derive(Clone, Serialize)]
 pub struct Spread {
     pub min: f64,
@@ -86,7 +86,7 @@ fn mega(bytes: u64) -> f64 {
 pub struct Figure {
     /// The row that it is a part of.
     pub row: &'static str,
-    /// What it tells.
+    /// What it shows.
     pub name: String,
     /// A cell for each program that was measured.
     pub cells: BTreeMap<Who, Cell>,
@@ -162,9 +162,9 @@ impl Report {
         let remarks = vec![
             "p50 (p99), the programs side by side, taking turns edit by edit. From the rename of `..data` (4 keys of \
              2 kB), or from the API server's answer to the edit, to the first call or signal that finds the new \
-             content; any other call is doubled. Trimtab copies with `--debounce 0` and has published before it tells, \
+             content; any other call is doubled. Trimtab copies with `--debounce 0` and has published before it notifies, \
              with all its fsyncs, what the others leave where it is; prometheus-config-reloader and VictoriaMetrics' \
-             have a delay of 1 ms; consul-template polls every 2 s, and takes 20 turns. The floor waits and tells; \
+             have a delay of 1 ms; consul-template polls every 2 s, and takes 20 turns. The floor waits and notifies; \
              with fsync it also reads the keys and writes one file, fsync and rename included."
                 .to_owned(),
             format!("Peers: {}.", versions()),

@@ -75,7 +75,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Starts it in a folder below this one, and waits until it is seen to watch.
+    /// Starts it in a folder below this one, and waits until it watches.
     pub fn start(program: &Program, below: &Path, pace: Pace, by_signal: bool) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(below)?;
         let volume = Volume::new(dir.path().join("volume"))?;
@@ -93,7 +93,7 @@ impl Subject {
         let deadline = now() + Duration::from_mins(1);
         let mut tally = Tally::default();
         while tally.delays.len() < 3 {
-            ensure!(now() < deadline, "{} tells nobody; its log:\n{}", self.program.who.title(), self.log());
+            ensure!(now() < deadline, "{} notifies nobody; its log:\n{}", self.program.who.title(), self.log());
             // A default may be to wait for three seconds.
             let slow = self.program.polls() || pace == Pace::Default;
             let patience = if slow { PATIENCE } else { Duration::from_millis(500) };
@@ -170,7 +170,7 @@ pub fn take_turns(
     Ok(tallies)
 }
 
-/// The file system that a path lies on, by its kind.
+/// The file system that a path is on, by its kind.
 pub fn file_system(path: &Path) -> Result<String> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let path: PathBuf = path.canonicalize()?;

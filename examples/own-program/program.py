@@ -1,4 +1,4 @@
-"""A program of one's own: it greets as its settings say, and reads them again when it is told to."""
+"""A program of one's own: it greets as its settings say, and reads them again when it is notified."""
 
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

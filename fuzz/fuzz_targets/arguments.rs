@@ -1,4 +1,4 @@
-//! Any command line is parsed and cross-checked or refused, and no credential in it is told.
+//! Any command line is parsed and cross-checked or refused, and no credential in it is shown.
 //!
 //! The input is its words, with a NUL between two. A word of `\x01` and a byte is the flag of that number, so that
 //! flags which are new are found without a dictionary.

@@ -66,7 +66,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let mut parts = data.splitn(5, |&byte| byte == 0);
     let mut part = || parts.next().unwrap_or_default();
     let (main, partial, hidden, value, variable) = (part(), part(), part(), part(), part());
-    // Else the canary would not tell where it came from.
+    // Else the canary would not show where it came from.
     if contains(data, CANARY) || multiplies(data) {
         return Corpus::Reject;
     }

@@ -1,4 +1,4 @@
-//! Any file is well-formed or refused, on a bounded stack, and its text is never told.
+//! Any file is well-formed or refused, on a bounded stack, and its text is never shown.
 //!
 //! The first byte says what it is: `j`, `y` or `t` for JSON, YAML or TOML.
 #![no_main]

@@ -1,4 +1,4 @@
-//! `trimtab check` in a Pod: it finds what is wrong there, and what it says to change is what mends it.
+//! `trimtab check` in a Pod: it finds what is wrong there, and what it says to change is what helps.
 
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ fn check_in_a_healthy_pod_advises_on_the_unconfirmed_signal_alone() {
 }
 
 #[test]
-fn check_names_what_the_pod_lacks_and_how_to_mend_it() {
+fn check_names_what_the_pod_lacks_and_how_to_fix_it() {
     let space = Space::new("check");
     prepare(&space, "one");
     let flags = [&["--configmap=web"][..], &TARGET].concat();
@@ -69,7 +69,7 @@ fn check_names_what_the_pod_lacks_and_how_to_mend_it() {
     assert_eq!(users["severity"], "permission");
     assert!(users["message"].as_str().unwrap().contains("65532"), "{users:#}");
     assert!(remedy(&users).contains("runAsUser: 101"), "{users:#}");
-    // The sidecar itself says the same, once it has something to tell.
+    // The sidecar itself says the same, once it has something to report.
     space.edit("web", "app.txt", "two");
     let status = web.until("refused", |status| status["target"]["state"] == "forbidden");
     assert!(status["target"]["message"].as_str().unwrap().contains("runAsUser"), "{status:#}");

@@ -71,7 +71,7 @@ const PROGRAMS: [Program; 3] = [
         path: "/",
         // With no server left it answers by itself, with a notice that people edit.
         statuses: &[200, 503],
-        // The notice too: at the first reload the old worker, whose own servers end with it, was seen to answer so once.
+        // The notice too: at the first reload the old worker, whose own servers end with it, answered so once.
         unedited: &["blue", "green", "nobody is at home"],
         refused: 6,
         keys: |edit, kind| {
@@ -169,7 +169,7 @@ fn play(program: &Program) -> (Vec<String>, Vec<String>) {
             }
         }
     }
-    within(Duration::from_mins(1), "nothing is owed", || (metrics(&ip)?.get("trimtab_debt") == 0).then_some(()));
+    within(Duration::from_mins(1), "nothing is due", || (metrics(&ip)?.get("trimtab_debt") == 0).then_some(()));
     let took = began.elapsed();
     let last = client.newest();
     let seen = client.stop();

@@ -1,5 +1,5 @@
-//! Each of `examples/`, applied as it stands but for its images, edited with kubectl, and asked what it runs; and all of
-//! it once more with Trimtab at 16Mi and a hundredth of a CPU. That of nginx is the README's quick start.
+//! Each of `examples/`, applied as it stands but for its images, edited with kubectl, and asked what it runs; and all
+//! of it once more with Trimtab at 16Mi and a hundredth of a CPU. That of nginx is the README's quick start.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -18,7 +18,7 @@ fn tested(example: &str, label: &str, replicas: usize, test: impl Fn(&Space, &[P
     twice(example, &manifest(example), &format!("app={label}"), replicas, test);
 }
 
-/// Waits until the newest inputs are refused at this stage, nothing is owed, and what was good is in effect again.
+/// Waits until the newest inputs are refused at this stage, nothing is due, and what was good is in effect again.
 fn until_refused(pod: &Pod<'_>, stage: &str) {
     pod.until("refused", |status| {
         let quarantine = &status["quarantine"];
@@ -139,7 +139,7 @@ fn dashboards_come_and_go_with_their_configmaps() {
         space.kubectl(&["delete", "configmap", "team-data"]);
         lists(&["team-new-new.json", "team-web-requests.json"], &["team-data", "team-bad"]);
         pod.until("one is held back", |status| status["heldBack"][0]["source"].to_string().contains("team-bad"));
-        space.edit("team-bad", "new.json", r#"{"title": "Mended"}"#);
+        space.edit("team-bad", "new.json", r#"{"title": "Corrected"}"#);
         lists(&["team-bad-new.json"], &[]);
         undisturbed(pod, &["server"]);
     });
@@ -203,7 +203,7 @@ fn postgres_follows_what_it_can_and_is_taken_back_from_what_it_cannot() {
 }
 
 #[test]
-fn own_program_is_told_by_its_hook() {
+fn own_program_is_notified_by_its_hook() {
     tested("own-program", "greeter", 2, |space, pods| {
         let greets = |text: &str| pods.iter().for_each(|pod| pod.until_serves(8080, "/", text));
         greets("hello ***\n");

@@ -1,4 +1,5 @@
-//! What goes wrong on a node, done on purpose: no edit is lost, and the last good configuration is served all the while.
+//! What goes wrong on a node, done on purpose: no edit is lost, and the last good configuration is served all the
+//! while.
 //!
 //! The main process is a small program that reads one file when it starts and at each reload, answers with what it
 //! read, and writes down every load. A reload that was lost, or done for nothing, is seen in what it wrote.
@@ -154,9 +155,9 @@ spec:
     - {name: mounted, configMap: {name: mounted}}
 "#;
 
-/// Told by a request: an answer is a refusal or none.
+/// Notified by a request: an answer is a refusal or none.
 const HOOK: &str = "--reload-url=http://127.0.0.1:8080/reload";
-/// Told by a signal, and dead if it dies.
+/// Notified by a signal, and dead if it dies.
 const SIGNAL: &str = "--signal=HUP,--process=python3.11";
 const MOUNTED: &str = "--watch-dir=/mounted";
 
@@ -179,7 +180,7 @@ impl<'a> World<'a> {
         let pod = space.pod("web").until_ready();
         let (ip, uid) = (pod.ip(), pod.object()["metadata"]["uid"].as_str().unwrap().to_owned());
         let world = Self { space, pod, ip, uid };
-        // The first generation was published before there was anybody to tell.
+        // The first generation was published before there was anybody to notify.
         world.until_settled();
         world
     }
@@ -204,7 +205,7 @@ impl<'a> World<'a> {
 
     /// Each load that the main process did: `start one`, `reload two`.
     fn loads(&self) -> Vec<String> {
-        let loads = eventually("loads are told", || get(&self.ip, 8080, "/loads"));
+        let loads = eventually("loads are reported", || get(&self.ip, 8080, "/loads"));
         loads.lines().map(str::to_owned).collect()
     }
 
@@ -225,7 +226,7 @@ impl<'a> World<'a> {
         seen.unwrap_or_else(|| panic!("not {what}: {last:#?}"))
     }
 
-    /// Waits until nothing is owed and everything confirmed.
+    /// Waits until nothing is due and everything confirmed.
     fn until_settled(&self) -> Value {
         self.until("settled", |status| {
             status["debt"].is_null()
@@ -294,7 +295,7 @@ impl Away {
         Self(Some(name))
     }
 
-    /// Without a word: told to end, the API server was seen to take more than a minute.
+    /// Without a word: asked to end, the API server once took more than a minute.
     fn killed(name: &'static str) -> Self {
         daemon("kill", name);
         Self(Some(name))
@@ -315,21 +316,21 @@ impl Drop for Away {
 }
 
 #[test]
-fn sidecar_killed_loses_no_edit_and_tells_nothing_twice() {
+fn sidecar_killed_loses_no_edit_and_delivers_nothing_twice() {
     let space = Space::new("killed");
     let world = World::new(&space, &[HOOK]);
     let client = world.client();
 
-    let told_at_start = world.loads().len();
+    let loads_at_start = world.loads().len();
     // While nothing goes on, and edited before it is back.
     world.kill("trimtab");
     world.edit("two");
     world.until_restarted("trimtab", 1);
     world.until_serves("two");
     world.until_settled();
-    assert_eq!(world.loads()[told_at_start..], ["reload two"]);
+    assert_eq!(world.loads()[loads_at_start..], ["reload two"]);
 
-    // While the main process is being told.
+    // While the main process is being notified.
     world.edit("slow three");
     world.until("reloading", |status| status["phase"] == "reloading");
     world.kill("trimtab");
@@ -337,7 +338,7 @@ fn sidecar_killed_loses_no_edit_and_tells_nothing_twice() {
     world.until_serves("slow three");
     world.until_settled();
     // Once by the request that was under way, and again, as nobody heard its answer.
-    assert_eq!(world.loads()[told_at_start + 1..], ["reload slow three", "reload slow three"]);
+    assert_eq!(world.loads()[loads_at_start + 1..], ["reload slow three", "reload slow three"]);
 
     let (served, failed) = seen_by(client);
     assert_eq!((served, failed), (vec!["one".into(), "slow three".into(), "two".into()], 0));
@@ -444,7 +445,7 @@ fn configmap_deleted_made_again_made_immutable_and_rotated_with_a_secret() {
     let world = World::new(&space, &[HOOK, "--secret=token"]);
     let client = world.client();
     world.until_serves("one/t1-canary");
-    let told_at_start = world.loads().len();
+    let loads_at_start = world.loads().len();
 
     space.kubectl(&["delete", "configmap", "web"]);
     world.until("said to be gone", |status| {
@@ -475,7 +476,7 @@ fn configmap_deleted_made_again_made_immutable_and_rotated_with_a_secret() {
     let status = world.until_settled();
     // Two objects are two edits, but come in one breath: the Secret is changed, the ConfigMap made.
     assert!(status["published"]["sequence"].as_u64().unwrap() <= sequence + 2, "{status:#}");
-    let loads = world.loads().split_off(told_at_start);
+    let loads = world.loads().split_off(loads_at_start);
     assert_eq!(loads[..2], ["reload two/t1-canary", "reload three/t1-canary"]);
 
     let mode = "import os; print(oct(os.stat('/shared/conf/value').st_mode & 0o777))";
@@ -513,7 +514,7 @@ fn pod_deleted_in_the_middle_of_a_publish_goes_and_its_successor_is_whole() {
         });
         eventually("its volumes are gone", || (!volumes.exists()).then_some(()));
     }
-    // Another in its place starts with what lay there meanwhile.
+    // Another in its place starts with what was there meanwhile.
     let world = World::new(&space, &[HOOK]);
     world.edit("three");
     world.until_serves("three");
@@ -558,7 +559,7 @@ fn api_server_away_then_edits_in_a_row() {
     let space = Space::alone("api");
     let world = World::new(&space, &[HOOK, MOUNTED]);
     let client = world.client();
-    let told_at_start = world.loads().len();
+    let loads_at_start = world.loads().len();
 
     let since = Instant::now();
     let server = Away::killed("kube-apiserver");
@@ -581,7 +582,7 @@ fn api_server_away_then_edits_in_a_row() {
     let status = world.until_settled();
     assert_eq!(status["sources"][0]["healthy"], true, "{status:#}");
 
-    let loads = world.loads().split_off(told_at_start);
+    let loads = world.loads().split_off(loads_at_start);
     assert!(loads.len() <= 4 && loads.iter().all(|load| !load.contains("one/uno")), "{loads:?}");
     let (_, failed) = seen_by(client);
     assert_eq!(failed, 0);

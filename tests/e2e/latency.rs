@@ -1,5 +1,5 @@
-//! From an edit to the reloaded process, by the API server's watch and by a mounted volume, beside the kubelet's own way
-//! to that volume, in one run.
+//! From an edit to the reloaded process, by the API server's watch and by a mounted volume, beside the kubelet's own
+//! way to that volume, in one run.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ use super::support::space::Space;
 use super::support::table;
 
 const EDITS: usize = 24;
-/// Edits at every phase of the kubelet's sync of 10 s, and none while the one before is being confirmed, which takes 2 s.
+/// Edits at every phase of the kubelet's sync of 10 s, and none while the one before is being confirmed (2 s).
 const PACE: Duration = Duration::from_millis(2900);
 /// The kubelet's sync, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -29,7 +29,7 @@ type Arrivals = Vec<(usize, Instant)>;
 fn watch(stop: &AtomicBool, look: impl Fn() -> Option<String>) -> Arrivals {
     let mut seen = Arrivals::new();
     loop {
-        // Once more after the end was told: what came before it is seen.
+        // Once more after the end was reported: what came before it is seen.
         let ends = stop.load(Ordering::SeqCst);
         let edit = look().and_then(|text| text.strip_prefix("edit ")?.parse().ok());
         if let Some(edit) = edit.filter(|edit| seen.last().is_none_or(|(last, _)| last < edit)) {
@@ -94,12 +94,12 @@ fn edit_arrives_by_the_watch_and_by_the_mounted_volume() {
             let ip = ip.clone();
             Box::new(move || get(&ip, PORT, "/"))
         };
-        let lies = |path: &Path| -> Box<dyn Fn() -> Option<String> + Send> {
+        let stored = |path: &Path| -> Box<dyn Fn() -> Option<String> + Send> {
             let path = path.to_owned();
             Box::new(move || fs::read_to_string(&path).ok())
         };
         let watches =
-            [watch(served(&ips[0])), watch(lies(&volumes[0])), watch(lies(&volumes[1])), watch(served(&ips[1]))];
+            [watch(served(&ips[0])), watch(stored(&volumes[0])), watch(stored(&volumes[1])), watch(served(&ips[1]))];
         let last = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             for edit in 1..=EDITS {
                 let started = Instant::now();

@@ -14,7 +14,7 @@ const SIGNAL: [&str; 3] = ["--configmap=web", "--signal=HUP", "--process-args=/p
 const HOOK: [&str; 2] = ["--configmap=web", "--reload-url=http://127.0.0.1:8080/reload"];
 
 #[test]
-fn native_sidecar_holds_the_main_container_back_until_its_configuration_lies_there() {
+fn native_sidecar_holds_the_main_container_back_until_its_configuration_is_there() {
     let space = Space::new("native");
     grant(&space);
     space.create(&configmap("program", "app.py", include_str!("support/app.py")));
@@ -41,7 +41,7 @@ fn ordinary_sidecar_brings_up_a_main_container_that_came_first() {
     let mut object = pod("web", &SIGNAL);
     ordinary(&mut object["spec"]);
     space.create(&object);
-    // The main process may have started before its configuration lay there, and ended: the kubelet starts it again.
+    // The main process may have started before its configuration was there, and ended: the kubelet starts it again.
     let pod = space.pod("web").until_ready();
     pod.until_serves(PORT, "/", "one");
     space.edit("web", "app.txt", "two");
@@ -64,7 +64,7 @@ fn init_container_publishes_once_and_the_sidecar_goes_on_from_there() {
     let pod = space.pod("web").until_ready();
     pod.until_serves(PORT, "/", "one");
     let status = pod.until("at rest", |status| status["phase"] == "idle");
-    assert_eq!(status["published"]["sequence"], 1, "the sidecar published what lay there again: {status}");
+    assert_eq!(status["published"]["sequence"], 1, "the sidecar published what was there again: {status}");
     space.edit("web", "app.txt", "two");
     pod.until_serves(PORT, "/", "two");
     assert_eq!(pod.restarts("main") + pod.restarts("trimtab"), 0);
@@ -154,7 +154,7 @@ fn job_completes_when_its_main_container_ends() {
         "-uc",
         "
 import os, signal, time
-signal.signal(signal.SIGHUP, lambda *_: print('told', flush=True))
+signal.signal(signal.SIGHUP, lambda *_: print('notified', flush=True))
 signal.signal(signal.SIGTERM, lambda *_: print('ended by a signal', flush=True))
 while open('/shared/conf/app.txt').read() != 'done': time.sleep(0.05)
 # While Python ends in its own way, it handles no signal any more, and the next one kills it.
@@ -167,7 +167,7 @@ os._exit(0)
     }));
     let pod = space.pods_when_there("app=job", 1).remove(0).until_ready();
     space.edit("web", "app.txt", "more");
-    eventually("it is told", || pod.log("main").contains("told").then_some(()));
+    eventually("it is notified", || pod.log("main").contains("notified").then_some(()));
     pod.until("at rest", |status| status["phase"] == "idle" && status["debt"].is_null());
     space.edit("web", "app.txt", "done");
     eventually("the Job is complete", || (space.get("job/work")["status"]["succeeded"] == 1).then_some(()));

@@ -1,4 +1,4 @@
-//! What an operator asks of a running sidecar: SIGHUP, `status`, `retry`, probes, metrics, and the addresses that they have.
+//! What an operator asks of a running sidecar: SIGHUP, `status`, `retry`, probes, metrics, and their addresses.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,7 +31,7 @@ fn hang_up_reads_everything_again() {
     let flags = ["--watch-dir", &plain, "--output", &output, "--debounce", "20ms", "--poll-interval", "0"];
     let sidecar = Sidecar::start(&stage.at("log"), flags);
     sidecar.until_idle();
-    // Written in place and not closed yet: inotify does not tell.
+    // Written in place and not closed yet: inotify does not report it.
     let mut file = fs::OpenOptions::new().write(true).open(stage.at("plain/app.conf")).unwrap();
     file.write_all(b"2").unwrap();
     // Nothing would come later, were it noticed by itself.
@@ -50,7 +50,7 @@ fn rejected_inputs_are_tried_again_by_hang_up_and_by_retry() {
     let rejections = || metric(&sidecar, "trimtab_stage_total{stage=\"render\",result=\"rejected\"}");
     let tried = |times: f64| eventually(&format!("render number {times}"), || rejections().filter(|now| *now >= times));
     tried(1.0);
-    let status = sidecar.until("it is told", |status| !status["quarantine"].is_null());
+    let status = sidecar.until("it is reported", |status| !status["quarantine"].is_null());
     assert_eq!(status["quarantine"]["stage"], "render");
     assert!(status["quarantine"]["reason"].as_str().unwrap().contains("data.nope"), "{status}");
     assert_eq!(status["ready"], false);
@@ -80,12 +80,12 @@ fn status_and_retry_ask_the_running_sidecar() {
     assert_eq!(code, Some(1), "not ready: {said}");
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["ready"], false);
     fs::rename(stage.at("away"), stage.at("volume")).unwrap();
-    let told = sidecar.until_idle();
+    let shown = sidecar.until_idle();
     let (code, said) = status(&admin);
     assert_eq!(code, Some(0), "{said}");
     let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(keys(&said), keys(&told));
-    assert_eq!(said["published"], told["published"]);
+    assert_eq!(keys(&said), keys(&shown));
+    assert_eq!(said["published"], shown["published"]);
     let (code, said) = run(trimtab().arg("retry").env("TRIMTAB_ADMIN", &admin));
     assert_eq!(code, Some(0));
     assert!(said.contains("nothing to retry"), "{said}");
@@ -301,7 +301,7 @@ fn metrics_have_the_documented_names_and_parse() {
     let sidecar = Sidecar::start(&stage.at("log"), flags);
     sidecar.until_idle();
     stage.edit("2");
-    sidecar.until("told", |status| status["confirmed"]["sequence"] == 2);
+    sidecar.until("it is confirmed", |status| status["confirmed"]["sequence"] == 2);
     let text = sidecar.request("--listen", "GET", "/metrics").unwrap().1;
     let mut lines: Vec<_> = text.lines().collect();
     assert_eq!(lines.pop(), Some("# EOF"));
@@ -371,7 +371,7 @@ fn status_has_the_documented_fields() {
     assert_eq!(keys(&status["errors"]), set(&["render", "reload"]));
     assert_eq!(keys(&status["errors"]["reload"]), set(&["message", "at"]));
     assert!(status["heldBack"].as_array().unwrap().is_empty());
-    // What is solved is told no longer.
+    // What is solved is reported no longer.
     stage.write("app.conf.new", "{{ data[\"app.conf\"] }}!");
     fs::rename(stage.at("app.conf.new"), stage.at("app.conf.j2")).unwrap();
     let status = sidecar.until("it is published", |status| status["published"]["sequence"] == 2);

@@ -219,7 +219,7 @@ fn tree(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
 }
 
 #[tokio::test]
-async fn thousand_edits_past_five_killed_servers_are_told_in_order_and_none_is_kept_in_memory() {
+async fn thousand_edits_past_five_killed_servers_are_delivered_in_order_and_none_is_kept_in_memory() {
     let mut server = ApiServer::start().await;
     let twin = server.twin().await;
     let place = Place { client: twin.client(ADMIN).await, ..Place::on(&server).await };
@@ -255,7 +255,7 @@ async fn thousand_edits_past_five_killed_servers_are_told_in_order_and_none_is_k
         };
         tokio::join!(edits, outage);
         let last = done.to_string();
-        eventually("the last of these edits is told", || (hook.last_saw()? == last).then_some(()));
+        eventually("the last of these edits is delivered", || (hook.last_saw()? == last).then_some(()));
         if done == 100 {
             after_first = memory(&sidecar, "RssAnon");
             let events = metric(&sidecar, "trimtab_source_events_total", &format!("configmap/{}/web", place.namespace));
@@ -266,11 +266,11 @@ async fn thousand_edits_past_five_killed_servers_are_told_in_order_and_none_is_k
     let at_end = memory(&sidecar, "RssAnon");
     println!("{published} generations; RssAnon {after_first} kB after 100 edits, {at_end} kB after 1,000");
     let saw: Vec<usize> = hook.calls().iter().map(|call| call.saw.as_ref().unwrap().parse().unwrap()).collect();
-    assert!(saw.is_sorted(), "an older content was told after a newer one: {saw:?}");
-    let mut told = saw;
-    told.dedup();
-    assert_eq!(told.len() as u64, published, "each generation is told, and nothing that is none");
-    assert_eq!(told.last(), Some(&1000));
+    assert!(saw.is_sorted(), "an older content was delivered after a newer one: {saw:?}");
+    let mut delivered = saw;
+    delivered.dedup();
+    assert_eq!(delivered.len() as u64, published, "each generation is delivered, and nothing that is none");
+    assert_eq!(delivered.last(), Some(&1000));
     assert_eq!(place.read("n").as_deref(), Some("1000"));
     assert!(at_end < after_first + 2048, "{after_first} kB after 100 edits, {at_end} kB after 1,000");
 }
@@ -302,8 +302,8 @@ async fn two_thousand_objects_are_held_once_and_an_edit_of_one_changes_its_file_
 
     let began = Instant::now();
     place.put(&labelled("web-1234", &[("conf", "edited")])).await;
-    eventually("the edit is told", || (hook.last_saw()? == "edited").then_some(()));
-    println!("edit told in {:?}", began.elapsed());
+    eventually("the edit is delivered", || (hook.last_saw()? == "edited").then_some(()));
+    println!("edit delivered in {:?}", began.elapsed());
     assert_eq!(sequence(&sidecar), 2);
     assert_eq!(hook.calls().len(), 2);
     let after = tree(&place);
@@ -352,7 +352,7 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
     inotify::add_watch(&inotify, place.output("all"), inotify::WatchFlags::OPEN | inotify::WatchFlags::ACCESS).unwrap();
     place.put(&labelled("web-0123", &[("conf.json", "\"edited\"")])).await;
-    eventually("the edit is told", || (hook.last_saw()? == "\"edited\"").then_some(()));
+    eventually("the edit is delivered", || (hook.last_saw()? == "\"edited\"").then_some(()));
     assert_eq!(sequence(&sidecar), 2);
     let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
     let mut events = inotify::Reader::new(&inotify, &mut buffer);
@@ -381,7 +381,7 @@ impl Drop for Mounted {
 }
 
 #[tokio::test]
-async fn what_a_full_volume_cannot_keep_is_told_and_taken_in_when_there_is_room() {
+async fn what_a_full_volume_cannot_keep_is_reported_and_taken_in_when_there_is_room() {
     needs_root("mount a tmpfs");
     let place = Place::new().await;
     let text = |letter: &str, size: usize| letter.repeat(size);
@@ -443,14 +443,14 @@ async fn objects_of_the_api_and_a_directory_merge_in_their_order_and_each_can_be
     assert_eq!(place.read("out").as_deref(), Some("second older younger dir last first first dir last"));
 
     volume.swap(&[("d", "swapped"), ("e", "swapped")]);
-    let told = |text: &str| eventually(text, || (hook.last_saw()? == text).then_some(()));
-    told("second older younger swapped last first first swapped last");
+    let delivered = |text: &str| eventually(text, || (hook.last_saw()? == text).then_some(()));
+    delivered("second older younger swapped last first first swapped last");
     place.put(&configmap("second", &[("a", "edited")])).await;
-    told("edited older younger swapped last first first swapped last");
+    delivered("edited older younger swapped last first first swapped last");
     place.put(&labelled("younger", &[("c", "edited")])).await;
-    told("edited older edited swapped last first first swapped last");
+    delivered("edited older edited swapped last first first swapped last");
     place.put(&secret("last", &[("e", "edited")])).await;
-    told("edited older edited swapped edited first first swapped edited");
+    delivered("edited older edited swapped edited first first swapped edited");
     assert_eq!(hook.calls().len(), 5, "one call for each edit");
 }
 
@@ -581,7 +581,7 @@ async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_m
     let sidecar = place.start(&["--selector", "app=web", "--allow-empty", "--reload-url", &hook.url()]);
     sidecar.until_idle();
     place.delete::<ConfigMap>("one").await;
-    eventually("that is told", || (hook.calls().len() == 2).then_some(()));
+    eventually("that is delivered", || (hook.calls().len() == 2).then_some(()));
     assert_eq!(hook.last_saw(), None);
     sidecar.until_idle();
     assert_eq!(tree(&place).len(), 0);
@@ -689,11 +689,11 @@ async fn once_says_by_its_exit_code_what_came_of_it() {
     assert_eq!(code, Some(77));
     assert!(log.contains("resourceNames: [\"web\"]"));
     assert_eq!(place.read("a").as_deref(), Some("1"));
-    assert!(hook.calls().is_empty(), "--once tells nobody");
+    assert!(hook.calls().is_empty(), "--once notifies nobody");
 }
 
 #[tokio::test]
-async fn sidecar_is_ready_without_the_server_when_a_generation_lies_in_the_volume() {
+async fn sidecar_is_ready_without_the_server_when_a_generation_is_in_the_volume() {
     let mut server = ApiServer::start().await;
     let twin = server.twin().await;
     let place = Place { client: twin.client(ADMIN).await, ..Place::on(&server).await };
@@ -712,10 +712,10 @@ async fn sidecar_is_ready_without_the_server_when_a_generation_lies_in_the_volum
     assert_eq!((&status["ready"], &status["published"]["sequence"]), (&json!(true), &json!(1)));
     assert_eq!(fs::read_link(place.output("..data")).unwrap(), link);
     assert_eq!(place.read("a").as_deref(), Some("1"));
-    assert_eq!(hook.calls().len(), 1, "nothing is owed");
+    assert_eq!(hook.calls().len(), 1, "nothing is due");
 
     server.start_again().await;
-    eventually("the newest content is told", || (hook.last_saw()? == "2").then_some(()));
+    eventually("the newest content is delivered", || (hook.last_saw()? == "2").then_some(()));
     assert_eq!(sequence(&sidecar), 2);
     assert_eq!(hook.calls().len(), 2);
 }
@@ -755,7 +755,7 @@ async fn burst_of_a_hundred_edits_is_a_handful_of_reloads() {
         sleep(Duration::from_millis(6)).await;
     }
     let took = began.elapsed();
-    eventually("the last edit is told", || (hook.last_saw()? == "100").then_some(()));
+    eventually("the last edit is delivered", || (hook.last_saw()? == "100").then_some(()));
     sidecar.until_idle();
     let reloads = hook.calls().len() - 1;
     println!("100 edits in {took:?}: {reloads} reloads");
@@ -791,7 +791,7 @@ async fn pod_reads_by_its_service_account_in_its_own_namespace() {
     let status = sidecar.until_idle();
     assert_eq!(status["sources"][0]["name"], format!("configmap/{}/web", place.namespace));
     place.put(&configmap("web", &[("a", "2")])).await;
-    eventually("the edit is told", || (hook.last_saw()? == "2").then_some(()));
+    eventually("the edit is delivered", || (hook.last_saw()? == "2").then_some(()));
 }
 
 #[tokio::test]
@@ -899,7 +899,7 @@ async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_co
     let mut sidecar = place.start_as(APP, &["--configmap", "web", "--configmap", &extra, "--optional"]);
     until_read(&place, "mine", "1");
     eventually("it is ready", || (readyz(&sidecar) == 200).then_some(()));
-    let status = sidecar.until("the other one is told", |status| status["sources"][1]["healthy"] == false);
+    let status = sidecar.until("the other one is reported", |status| status["sources"][1]["healthy"] == false);
     assert!(source(&status, 1).contains("forbidden (403)"), "{status}");
     place.put(&configmap("web", &[("mine", "2")])).await;
     until_read(&place, "mine", "2");

@@ -1,5 +1,5 @@
 //! The wall clock steps back and forth under the sidecar (libfaketime), and changes nothing: each wait is on the
-//! monotonic clock, which goes on as ever.
+//! monotonic clock, which goes on all the same.
 
 use std::fs;
 
@@ -47,7 +47,7 @@ fn settling_backoff_and_rollback_come_to_their_end_across_steps() {
         // While it settles.
         stage.edit(&number.to_string());
         step(&stage, to);
-        eventually("the edit is told", || (hook.last_saw()? == number.to_string()).then_some(()));
+        eventually("the edit is delivered", || (hook.last_saw()? == number.to_string()).then_some(()));
         sidecar.until_idle();
 
         // While it waits for the next attempt, and then for that of the rollback.
@@ -66,7 +66,7 @@ fn settling_backoff_and_rollback_come_to_their_end_across_steps() {
         assert_eq!(status["quarantine"]["stage"], "reload", "{status}");
         assert_eq!(hook.last_saw(), Some(number.to_string()));
         stage.edit(&format!("{number} again"));
-        eventually("newer inputs are told", || (hook.last_saw()? == format!("{number} again")).then_some(()));
+        eventually("newer inputs are delivered", || (hook.last_saw()? == format!("{number} again")).then_some(()));
         days.push(day(&sidecar.until_idle()));
     }
     days.sort_unstable();

@@ -1,7 +1,7 @@
 //! Guarantees 8 and 9: nothing is read outside the given roots or written outside the output directory, whatever a key,
 //! a flag, a template or a symlink says; and what is too large is refused without its memory.
 //!
-//! Beside each sidecar lies an `outside`, with a canary that must appear nowhere, and whose files must keep their
+//! Beside each sidecar is an `outside`, with a canary that must appear nowhere, and whose files must keep their
 //! content, modes and times.
 
 use std::collections::BTreeMap;
@@ -25,7 +25,7 @@ use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 use super::support::stage::metric;
 
-/// What lies outside, and must never come in.
+/// What is outside, and must never come in.
 const CANARY: &str = "canary-from-outside";
 
 /// A place to work in, with a sentinel beside it.
@@ -137,7 +137,7 @@ impl Place {
                 Ok(metadata) if metadata.is_file() => {
                     let content = fs::read(&path).unwrap();
                     let holds = content.windows(CANARY.len()).any(|window| window == CANARY.as_bytes());
-                    assert!(!holds, "{} holds what lies outside", path.display());
+                    assert!(!holds, "{} holds what is outside", path.display());
                 }
                 _ => {}
             }
@@ -567,7 +567,7 @@ fn follows_no_planted_link(layout: Layout) {
     let sidecar = place.sidecar(&flags);
     let status = sidecar.until_idle();
     assert_eq!(fs::read_to_string(conf.join("app.conf")).unwrap(), "1");
-    assert_eq!(status["published"]["sequence"], 1, "a journal that lies elsewhere is none");
+    assert_eq!(status["published"]["sequence"], 1, "a journal elsewhere is none");
     assert!(!conf.join("..trimtab-000000-aaaaaaaaaaaa").exists(), "the left-over is removed");
     for (value, sequence) in [("2", 2), ("3", 3)] {
         place.write("in/app.conf", value);
@@ -728,7 +728,7 @@ impl Mounted {
         Self(path)
     }
 
-    /// What lies at one path at another, too.
+    /// What is at one path, at another, too.
     pub fn bind(from: &Path, to: PathBuf) -> Self {
         mount_bind(from, &to).unwrap_or_else(|errno| {
             panic!("this test mounts a directory, and must run as root with CAP_SYS_ADMIN: {errno}")

@@ -1,5 +1,5 @@
-//! Crashes and other trouble with the output: killed at any moment, the newest inputs are published and told in the end,
-//! and nothing but what the journal names is left behind.
+//! Crashes and other trouble with the output: killed at any moment, the newest inputs are published and delivered in
+//! the end, and nothing but what the journal names is left behind.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -57,7 +57,7 @@ fn assert_untorn(scene: &Scene, newest: u64) {
 }
 
 /// What a hook saw at each request. A client that was killed before it had sent one is no call.
-fn told(hook: &Hook) -> Vec<u64> {
+fn delivered(hook: &Hook) -> Vec<u64> {
     let calls = hook.calls().into_iter().filter(|call| !call.head.is_empty());
     calls.map(|call| number(&call.saw.expect("the output has n"))).collect()
 }
@@ -66,11 +66,11 @@ fn hook_on(scene: &Scene) -> Hook {
     Hook::start(Some(scene.output.join("n")))
 }
 
-/// Waits until this number is published in all files and was told last, and the sidecar rests.
+/// Waits until this number is published in all files and was delivered last, and the sidecar rests.
 #[track_caller]
-fn settled(scene: &Scene, sidecar: &Sidecar, number: u64, told: impl Fn() -> Vec<u64>) {
-    eventually(&format!("{number} is published and told"), || {
-        (published(scene) == Some(number) && told().last() == Some(&number)).then_some(())
+fn settled(scene: &Scene, sidecar: &Sidecar, number: u64, delivered: impl Fn() -> Vec<u64>) {
+    eventually(&format!("{number} is published and delivered"), || {
+        (published(scene) == Some(number) && delivered().last() == Some(&number)).then_some(())
     });
     sidecar.until_idle();
     nothing_is_left_behind(scene);
@@ -81,7 +81,7 @@ fn nothing_is_left_behind(scene: &Scene) {
     assert_eq!(scene.left_behind(), Vec::<String>::new(), "{:?}", names(&scene.output));
 }
 
-/// A main process that notes what it reads when it is told by SIGHUP, once it handles that.
+/// A main process that notes what it reads when it is notified by SIGHUP, once it handles that.
 struct Main {
     child: Child,
     record: PathBuf,
@@ -117,7 +117,7 @@ impl Main {
     }
 
     /// What it has read, signal by signal, in all its lives.
-    fn told(&self) -> Vec<u64> {
+    fn delivered(&self) -> Vec<u64> {
         fs::read_to_string(&self.record).unwrap_or_default().lines().map(number).collect()
     }
 }
@@ -129,14 +129,14 @@ impl Drop for Main {
     }
 }
 
-/// Where a kill hit, by what lies on the disk.
+/// Where a kill hit, by what is on the disk.
 fn moment(scene: &Scene) -> &'static str {
     let journal = scene.journal();
     if journal["current"]["directory"].as_str() != scene.current().as_deref() {
         "announced"
     } else if !journal["debt"].is_null() {
-        // What is not needed any more lies there until it is paid.
-        "owed"
+        // What is not needed any more stays until the reload is done.
+        "pending"
     } else if !scene.left_behind().is_empty() {
         "staged"
     } else {
@@ -146,14 +146,14 @@ fn moment(scene: &Scene) -> &'static str {
 
 /// Kills the sidecar so many times at random moments after a swap, starts it again each time, and lets it come to rest
 /// after most.
-fn kill_at_random_moments(scene: &Scene, kills: u64, flags: &[&str], seed: u64, told: impl Fn() -> Vec<u64>) {
+fn kill_at_random_moments(scene: &Scene, kills: u64, flags: &[&str], seed: u64, delivered: impl Fn() -> Vec<u64>) {
     let mut volume = volume(scene);
     let began = Instant::now();
     eprintln!("seed {seed:#x}");
     let mut random = Random(seed);
     let directory = scene.text("volume");
     let mut sidecar = scene.start(&[&QUICK[..], &["--watch-dir", &directory], flags].concat());
-    settled(scene, &sidecar, 0, &told);
+    settled(scene, &sidecar, 0, &delivered);
     let mut moments = BTreeMap::new();
     for kill in 1..=kills {
         swap(&mut volume, kill);
@@ -164,36 +164,36 @@ fn kill_at_random_moments(scene: &Scene, kills: u64, flags: &[&str], seed: u64, 
         sidecar.start_again();
         // The others are followed by a kill of a sidecar that has just started.
         if random.below(4) > 0 || kill == kills {
-            settled(scene, &sidecar, kill, &told);
+            settled(scene, &sidecar, kill, &delivered);
         }
     }
     swap(&mut volume, kills + 1);
-    settled(scene, &sidecar, kills + 1, &told);
-    let told = told();
-    assert!(told.is_sorted(), "an older state was told after a newer one: {told:?}");
-    eprintln!("killed {moments:?}; {} reloads; {:?}", told.len(), began.elapsed());
+    settled(scene, &sidecar, kills + 1, &delivered);
+    let delivered = delivered();
+    assert!(delivered.is_sorted(), "an older state was delivered after a newer one: {delivered:?}");
+    eprintln!("killed {moments:?}; {} reloads; {:?}", delivered.len(), began.elapsed());
     // The moment between journal and rename is too short to be hit for certain, where the swap is a single one; the
     // machine's own test kills there.
-    let swapped: &[&str] = if scene.layout == Layout::Atomic { &["owed"] } else { &["owed", "announced"] };
+    let swapped: &[&str] = if scene.layout == Layout::Atomic { &["pending"] } else { &["pending", "announced"] };
     for needed in [&["staged"], swapped] {
         assert!(needed.iter().any(|needed| moments.contains_key(needed)), "no kill hit {needed:?}: {moments:?}");
     }
 }
 
-fn killed_the_hook_is_told_of_the_newest(layout: Layout, kills: u64) {
+fn killed_the_hook_gets_the_newest(layout: Layout, kills: u64) {
     let scene = Scene::of(layout);
     let hook = hook_on(&scene);
-    kill_at_random_moments(&scene, kills, &["--reload-url", &hook.url()], 0x7219_6dab, || told(&hook));
+    kill_at_random_moments(&scene, kills, &["--reload-url", &hook.url()], 0x7219_6dab, || delivered(&hook));
 }
 
 #[test]
-fn killed_150_times_the_hook_is_told_of_the_newest() {
-    killed_the_hook_is_told_of_the_newest(Layout::Atomic, 150);
+fn killed_150_times_the_hook_gets_the_newest() {
+    killed_the_hook_gets_the_newest(Layout::Atomic, 150);
 }
 
 #[test]
-fn killed_50_times_the_hook_is_told_of_the_newest_single_files() {
-    killed_the_hook_is_told_of_the_newest(Layout::Files, 50);
+fn killed_50_times_the_hook_gets_the_newest_single_files() {
+    killed_the_hook_gets_the_newest(Layout::Files, 50);
 }
 
 #[test]
@@ -202,7 +202,7 @@ fn killed_150_times_the_main_process_is_signalled_for_the_newest() {
     let mut main = Main::start(&scene);
     main.go_on(&scene);
     let flags = ["--signal", "HUP", "--pid-file", &scene.text("pid")];
-    kill_at_random_moments(&scene, 150, &flags, 0x51_6e41, || main.told());
+    kill_at_random_moments(&scene, 150, &flags, 0x51_6e41, || main.delivered());
 }
 
 /// A listener on an address that no other test uses, so that its port stays free while nobody listens there.
@@ -220,61 +220,61 @@ fn debt_of_a_killed_sidecar_is_paid_once_and_with_the_newest() {
     let hook = Hook::start_on(first, watched(), Answer::Code(200));
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || told(&hook));
-    let owed = |sidecar: &Sidecar, number: u64| {
-        sidecar.until("it is owed", |status| status["debt"] == "publish" && status["phase"] == "backoff");
+    settled(&scene, &sidecar, 0, || delivered(&hook));
+    let pending = |sidecar: &Sidecar, number: u64| {
+        sidecar.until("it is pending", |status| status["debt"] == "publish" && status["phase"] == "backoff");
         eventually("it is published", || (published(&scene) == Some(number)).then_some(()));
     };
 
     drop(hook);
     for number in [1, 2] {
         swap(&mut volume, number);
-        owed(&sidecar, number);
+        pending(&sidecar, number);
     }
     sidecar.kill();
     let hook = Hook::start_on(listener(&address), watched(), Answer::Code(200));
     sidecar.start_again();
-    settled(&scene, &sidecar, 2, || told(&hook));
+    settled(&scene, &sidecar, 2, || delivered(&hook));
     swap(&mut volume, 3);
-    settled(&scene, &sidecar, 3, || told(&hook));
-    assert_eq!(told(&hook), [2, 3]);
+    settled(&scene, &sidecar, 3, || delivered(&hook));
+    assert_eq!(delivered(&hook), [2, 3]);
 
     // And with newer inputs that came while nobody ran.
     drop(hook);
     swap(&mut volume, 4);
-    owed(&sidecar, 4);
+    pending(&sidecar, 4);
     sidecar.kill();
     swap(&mut volume, 5);
     let hook = Hook::start_on(listener(&address), watched(), Answer::Code(200));
     sidecar.start_again();
-    settled(&scene, &sidecar, 5, || told(&hook));
+    settled(&scene, &sidecar, 5, || delivered(&hook));
     swap(&mut volume, 6);
-    settled(&scene, &sidecar, 6, || told(&hook));
-    assert!([&[5, 6][..], &[4, 5, 6]].contains(&&told(&hook)[..]), "{:?}", told(&hook));
+    settled(&scene, &sidecar, 6, || delivered(&hook));
+    assert!([&[5, 6][..], &[4, 5, 6]].contains(&&delivered(&hook)[..]), "{:?}", delivered(&hook));
 }
 
 #[test]
-fn reload_that_was_taken_just_before_the_kill_is_told_once_more_at_most() {
+fn reload_that_was_taken_just_before_the_kill_is_delivered_once_more_at_most() {
     let scene = Scene::new();
     let mut volume = volume(&scene);
     let hook = hook_on(&scene);
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || told(&hook));
+    settled(&scene, &sidecar, 0, || delivered(&hook));
     for change in 1..=20 {
         // Every other time the kill comes before the hook has answered.
         hook.answer(if change % 2 == 0 { Answer::Hang } else { Answer::Code(200) });
         swap(&mut volume, change);
-        eventually("the hook is told", || (told(&hook).last() == Some(&change)).then_some(()));
+        eventually("the hook is called", || (delivered(&hook).last() == Some(&change)).then_some(()));
         sidecar.kill();
         hook.answer(Answer::Code(200));
         sidecar.start_again();
-        settled(&scene, &sidecar, change, || told(&hook));
-        let times = told(&hook).iter().filter(|number| **number == change).count();
+        settled(&scene, &sidecar, change, || delivered(&hook));
+        let times = delivered(&hook).iter().filter(|number| **number == change).count();
         let expected = if change % 2 == 0 { 2..=2 } else { 1..=2 };
-        assert!(expected.contains(&times), "change {change} was told {times} times");
+        assert!(expected.contains(&times), "change {change} was delivered {times} times");
     }
-    assert!(told(&hook).is_sorted());
+    assert!(delivered(&hook).is_sorted());
 }
 
 /// Makes a bad journal of a good one.
@@ -319,7 +319,7 @@ fn spoils_the_journal(layout: Layout) {
     let hook = hook_on(&scene);
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || told(&hook));
+    settled(&scene, &sidecar, 0, || delivered(&hook));
     let file = scene.output.join("..trimtab.json");
     let bad = scene.output.join("..trimtab.json.bad");
     let outside = || {
@@ -345,7 +345,7 @@ fn spoils_the_journal(layout: Layout) {
     ];
     for (number, (what, spoil)) in (1..).zip(cases) {
         assert_eq!(sidecar.terminate(), Some(0));
-        let calls = told(&hook).len();
+        let calls = delivered(&hook).len();
         let text = fs::read_to_string(&file).unwrap();
         match spoil {
             Some(spoil) => fs::write(&file, spoil(&text)).unwrap(),
@@ -355,28 +355,28 @@ fn spoils_the_journal(layout: Layout) {
         let _ = fs::remove_file(&bad);
         sidecar.start_again();
         sidecar.until_idle();
-        // Two, where the reload that is owed comes before the sources are read: whether what lies there came of these
+        // Two, where the pending reload comes before the sources are read: whether what is there came of these
         // inputs is not known, so that they are published once more.
-        let again = told(&hook).len() - calls;
+        let again = delivered(&hook).len() - calls;
         assert!((1..=2).contains(&again), "a journal that is {what} costs {again} reloads");
         let log = sidecar.log_of_this_life();
         assert_eq!(log.matches("set aside").count(), usize::from(spoilt.is_some()), "{what}: {log}");
         assert_eq!(fs::read(&bad).ok(), spoilt, "{what}");
         let _ = fs::remove_file(&bad);
         swap(&mut volume, number);
-        settled(&scene, &sidecar, number, || told(&hook));
-        assert_eq!(told(&hook).len(), calls + again + 1, "{what}");
+        settled(&scene, &sidecar, number, || delivered(&hook));
+        assert_eq!(delivered(&hook).len(), calls + again + 1, "{what}");
         assert_eq!(outside(), before, "{what}");
     }
 
-    // The reload is owed also where there are no inputs to publish anew.
+    // The reload is due also where there are no inputs to publish anew.
     assert_eq!(sidecar.terminate(), Some(0));
     fs::remove_file(&file).unwrap();
     fs::rename(scene.at("volume"), scene.at("gone")).unwrap();
-    let calls = told(&hook);
+    let calls = delivered(&hook);
     sidecar.start_again();
     sidecar.until("the debt is paid", |status| status["phase"] == "syncing" && status["debt"].is_null());
-    assert_eq!(told(&hook), [&calls[..], &calls[calls.len() - 1..]].concat());
+    assert_eq!(delivered(&hook), [&calls[..], &calls[calls.len() - 1..]].concat());
     fs::rename(scene.at("gone"), scene.at("volume")).unwrap();
     sidecar.until_idle();
 
@@ -391,7 +391,7 @@ fn spoils_the_journal(layout: Layout) {
     assert_eq!(fs::read_link(&bad).unwrap(), Path::new("../../journal"));
     fs::remove_file(&bad).unwrap();
     swap(&mut volume, 100);
-    settled(&scene, &sidecar, 100, || told(&hook));
+    settled(&scene, &sidecar, 100, || delivered(&hook));
     assert_eq!(outside(), before);
 }
 
@@ -405,7 +405,7 @@ fn renamed(text: &str, directory: &str) -> String {
 }
 
 #[test]
-fn signal_is_not_owed_to_a_process_that_started_after_the_publish() {
+fn signal_is_not_due_to_a_process_that_started_after_the_publish() {
     let scene = Scene::new();
     let mut volume = volume(&scene);
     let mut main = Main::start(&scene);
@@ -414,19 +414,19 @@ fn signal_is_not_owed_to_a_process_that_started_after_the_publish() {
     let marker = format!("main {}$", scene.text("").trim_end_matches('/'));
     let flags = ["--watch-dir", &scene.text("volume"), "--signal", "HUP", "--process-args", &marker];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || main.told());
-    let owed = |sidecar: &Sidecar, target: &str| {
+    settled(&scene, &sidecar, 0, || main.delivered());
+    let pending = |sidecar: &Sidecar, target: &str| {
         sidecar.until("the debt is open", |status| {
             status["debt"] == "publish" && status["target"]["state"] == target && status["phase"] == "backoff"
         });
     };
 
     for (change, kill) in [(1, false), (2, true)] {
-        let before = main.told();
+        let before = main.delivered();
         // It dies, and starts again only after the publish: it has read what is published.
         drop(main);
         swap(&mut volume, change * 10);
-        owed(&sidecar, "missing");
+        pending(&sidecar, "missing");
         if kill {
             sidecar.kill();
         }
@@ -441,15 +441,15 @@ fn signal_is_not_owed_to_a_process_that_started_after_the_publish() {
         assert!(
             sidecar.log_of_this_life().contains("no reload is pending: the main process started after the publish")
         );
-        assert_eq!(main.told(), before, "no signal was sent");
+        assert_eq!(main.delivered(), before, "no signal was sent");
 
-        // It starts again before the publish, and handles the signal only after it: the signal is owed.
+        // It starts again before the publish, and handles the signal only after it: the signal is due.
         drop(main);
         main = Main::start(&scene);
         // As above.
         sleep(Duration::from_millis(30));
         swap(&mut volume, change * 10 + 1);
-        owed(&sidecar, "notHandling");
+        pending(&sidecar, "notHandling");
         if kill {
             sidecar.kill();
         }
@@ -457,8 +457,8 @@ fn signal_is_not_owed_to_a_process_that_started_after_the_publish() {
         if kill {
             sidecar.start_again();
         }
-        settled(&scene, &sidecar, change * 10 + 1, || main.told());
-        assert_eq!(main.told(), [&before[..], &[change * 10 + 1]].concat(), "one signal was sent");
+        settled(&scene, &sidecar, change * 10 + 1, || main.delivered());
+        assert_eq!(main.delivered(), [&before[..], &[change * 10 + 1]].concat(), "one signal was sent");
     }
 }
 
@@ -552,21 +552,25 @@ fn second_sidecar_on_an_output_waits_and_takes_over() {
         assert_eq!(sidecar.status()["errors"].get("lock"), None);
     };
     let mut first = start(0);
-    settled(&scene, &first, 0, || told(&hooks[0]));
+    settled(&scene, &first, 0, || delivered(&hooks[0]));
     let second = start(1);
     waits(&second);
     // Longer than it takes the second to look for the lock again, twice.
     for number in [1, 2] {
         swap(&mut volume, number);
-        settled(&scene, &first, number, || told(&hooks[0]));
+        settled(&scene, &first, number, || delivered(&hooks[0]));
         sleep(Duration::from_millis(600));
     }
     let ended = Instant::now();
     assert_eq!(first.terminate(), Some(0));
     takes_over(&second, ended);
     swap(&mut volume, 3);
-    settled(&scene, &second, 3, || told(&hooks[1]));
-    assert_eq!((told(&hooks[0]), told(&hooks[1])), (vec![0, 1, 2], vec![3]), "each change was told by one of them");
+    settled(&scene, &second, 3, || delivered(&hooks[1]));
+    assert_eq!(
+        (delivered(&hooks[0]), delivered(&hooks[1])),
+        (vec![0, 1, 2], vec![3]),
+        "each change was delivered by one of them"
+    );
 
     // And when the other one is killed with a debt.
     first.start_again();
@@ -574,12 +578,12 @@ fn second_sidecar_on_an_output_waits_and_takes_over() {
     let mut second = second;
     hooks[1].answer(Answer::Code(503));
     swap(&mut volume, 4);
-    second.until("it is owed", |status| status["debt"] == "publish" && status["phase"] == "backoff");
+    second.until("it is pending", |status| status["debt"] == "publish" && status["phase"] == "backoff");
     let ended = Instant::now();
     second.kill();
     takes_over(&first, ended);
-    settled(&scene, &first, 4, || told(&hooks[0]));
-    assert_eq!(told(&hooks[0]), [0, 1, 2, 4]);
+    settled(&scene, &first, 4, || delivered(&hooks[0]));
+    assert_eq!(delivered(&hooks[0]), [0, 1, 2, 4]);
 }
 
 /// A small tmpfs. Unmounted when dropped.
@@ -618,8 +622,8 @@ fn full_volume_of_single_files_keeps_the_last_good_generation_and_recovers_by_it
     fills_the_volume(Layout::Files, 75_000, sizes);
 }
 
-/// `fits`: what finds room beside 60 kB that are current, if nothing older is kept. `sizes`: of what may fit or not, and
-/// of what is published before it.
+/// `fits`: what finds room beside 60 kB that are current, if nothing older is kept. `sizes`: of what may fit or not,
+/// and of what is published before it.
 fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Option<usize>, usize)>) {
     let mut scene = Scene::of(layout);
     let tmpfs = Tmpfs::new(scene.at("shared"), "256k");
@@ -639,7 +643,7 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let sidecar = scene.start(&[&QUICK[..], &flags].concat());
     let published = |number: u64| {
-        eventually(&format!("{number} is told"), || (told(&hook).last() == Some(&number)).then_some(()));
+        eventually(&format!("{number} is delivered"), || (delivered(&hook).last() == Some(&number)).then_some(()));
         let status = sidecar.until_idle();
         assert_eq!(status["errors"], json!({}));
         assert!(holds(number));
@@ -656,15 +660,15 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
     };
     published(0);
 
-    for (number, mend) in [(10, "less"), (20, "more")] {
+    for (number, fix) in [(10, "less"), (20, "more")] {
         swap(&mut volume, number, 300_000);
         let status = sidecar.until("it says that the volume is full", is_full);
         assert_eq!((&status["ready"], &status["debt"]), (&true.into(), &Value::Null));
         assert_eq!(status["quarantine"], Value::Null, "the inputs are not at fault");
-        assert!(holds(*told(&hook).last().unwrap()), "the last good one stays");
+        assert!(holds(*delivered(&hook).last().unwrap()), "the last good one stays");
         // Between two of its tries nothing is left behind.
         eventually("it cleans up", || scene.left_behind().is_empty().then_some(()));
-        if mend == "less" {
+        if fix == "less" {
             swap(&mut volume, number + 1, 40_000);
             published(number + 1);
         } else {
@@ -672,7 +676,7 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
             published(number);
         }
         let said = sidecar.log().matches("the volume is full").count();
-        assert_eq!(said, 1 + usize::from(mend == "more"), "said once each");
+        assert_eq!(said, 1 + usize::from(fix == "more"), "said once each");
     }
 
     // What was published before the current generation does not take the room of the next one.
@@ -693,10 +697,10 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
         }
         swap(&mut volume, number, size);
         let status = sidecar.until("it fits or does not", |status| {
-            is_full(status) || (status["phase"] == "idle" && told(&hook).last() == Some(&number))
+            is_full(status) || (status["phase"] == "idle" && delivered(&hook).last() == Some(&number))
         });
         *if is_full(&status) { &mut full } else { &mut fitted } += 1;
-        assert!(holds(*told(&hook).last().unwrap()));
+        assert!(holds(*delivered(&hook).last().unwrap()));
         swap(&mut volume, number + 1, 20_000);
         published(number + 1);
     }

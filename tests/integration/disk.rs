@@ -1,5 +1,5 @@
-//! A disk that will not be written to: read-only, forbidden, out of inodes. (A full one is in `crash`; each error at each
-//! system call, and a disk that forgets, in the unit tests of `publish`.)
+//! A disk that will not be written to: read-only, forbidden, out of inodes. (A full one is in `crash`; each error at
+//! each system call, and a disk that forgets, in the unit tests of `publish`.)
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -63,10 +63,10 @@ impl Disk {
         self.scene.published("n") == number && self.scene.published("f0") == number
     }
 
-    /// It is published and told, all is well, and nothing else lies there.
+    /// It is published and delivered, all is well, and nothing else is there.
     #[track_caller]
     fn settled(&self, sidecar: &Sidecar, number: u64) {
-        eventually(&format!("{number} is published and told"), || {
+        eventually(&format!("{number} is published and delivered"), || {
             (self.holds(number) && self.hook.last_saw() == Some(number.to_string())).then_some(())
         });
         assert_eq!(sidecar.until_idle()["errors"], json!({}));

@@ -165,7 +165,7 @@ fn touches_nothing(layout: Layout) {
     for published in [false, true] {
         if published {
             publish(&flags);
-            // Modes that the sidecar would mend.
+            // Modes that the sidecar would correct.
             fs::set_permissions(&scene.output, fs::Permissions::from_mode(0o755)).unwrap();
             fs::set_permissions(scene.output.join("..trimtab.key"), fs::Permissions::from_mode(0o644)).unwrap();
             fs::write(scene.output.join("..trimtab.json"), "not a journal").unwrap();
@@ -235,7 +235,7 @@ fn shows_no_byte_of_a_secret(layout: Layout) {
     };
     let modes: [&[&str]; 3] = [&[], &["--file-mode", "0640"], &["--file-mode", "0640", "--secret-mode", "0600"]];
     for more in modes {
-        // With equal modes nobody can tell what was secret: all of it is taken to be.
+        // With equal modes nobody knows what was secret: all of it is taken to be.
         let secret: Vec<_> = secret.iter().chain(more).copied().collect();
         let public: Vec<_> = public.iter().chain(more).copied().collect();
         volume.swap(&[("key", "hunter-old\n"), ("gone", "hunter-gone\n"), ("same", "hunter-s")]);
@@ -385,7 +385,7 @@ async fn render_reads_the_api_and_lists_what_is_held_back() {
     let line = format!("\nheld back: configmap/{namespace}/b: {}", held["reason"].as_str().unwrap());
     assert!(ended.out.contains(&line), "{}", ended.out);
     assert!(!scene.output.exists());
-    // Who may not read it waits, and is told so.
+    // Who may not read it waits, and that is reported.
     let kubeconfig = server.kubeconfig(NOBODY_AT_THE_API);
     let mut flags = flags;
     flags[1] = kubeconfig.to_str().unwrap().to_owned();
@@ -441,8 +441,9 @@ impl Main {
     fn start(user: u32, handles: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let marker = format!("main-{}-{}-end", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let trap = if handles { "trap told=yes HUP; " } else { "" };
-        let script = format!("{trap}trap 'echo told=$told; exit' TERM; echo ready; while :; do sleep 0.05; done");
+        let trap = if handles { "trap notified=yes HUP; " } else { "" };
+        let script =
+            format!("{trap}trap 'echo notified=$notified; exit' TERM; echo ready; while :; do sleep 0.05; done");
         let mut command = Command::new("bash");
         command.args(["-c", &script, &marker]).uid(user).gid(user).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -460,10 +461,10 @@ impl Main {
 
     /// Ends it, and sees that it got no HUP before.
     #[track_caller]
-    fn was_not_told(mut self) {
+    fn was_not_notified(mut self) {
         // Of two signals that wait, a shell handles the one of the lower number first.
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-        assert_eq!(self.line(), "told=\n");
+        assert_eq!(self.line(), "notified=\n");
     }
 
     fn flags(&self) -> [&str; 4] {
@@ -508,7 +509,7 @@ fn check_advises_on_a_signal_that_nothing_confirms() {
     assert!(ended.out.ends_with("\nnothing found that would not work\n"), "{}", ended.out);
     let confirmed = with(&flags, &[&main.flags()[..], &["--confirm-workers"]].concat());
     assert_eq!(dry("check", &confirmed).out, "nothing found that would not work\n");
-    main.was_not_told();
+    main.was_not_notified();
 }
 
 #[tokio::test]
@@ -575,7 +576,7 @@ async fn check_names_the_rule_that_is_missing() {
 }
 
 #[test]
-fn check_tells_of_an_api_server_that_it_cannot_ask() {
+fn check_reports_an_api_server_that_it_cannot_ask() {
     let scene = Scene::new();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let user = json!({"token": "x"});
@@ -595,7 +596,7 @@ fn check_tells_of_an_api_server_that_it_cannot_ask() {
 }
 
 #[test]
-fn check_tells_of_a_process_namespace_that_is_not_shared() {
+fn check_reports_a_process_namespace_that_is_not_shared() {
     needs_root("make namespaces");
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let signal = ["--signal", "HUP", "--process", "nginx"];
@@ -624,7 +625,7 @@ fn check_tells_of_a_process_namespace_that_is_not_shared() {
 }
 
 #[test]
-fn check_tells_of_a_target_that_is_missing_or_ambiguous() {
+fn check_reports_a_target_that_is_missing_or_ambiguous() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let ended = check(&flags, &["--signal", "HUP", "--process", "no-such-program"]);
     assert_eq!(ended.code, Some(1));
@@ -653,7 +654,7 @@ fn check_does_not_take_the_sidecar_beside_it_for_the_target() {
 }
 
 #[test]
-fn check_tells_of_another_users_target_and_sends_nothing() {
+fn check_reports_another_users_target_and_sends_nothing() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     open_to_all(&scene);
     let main = Main::start(0, true);
@@ -664,11 +665,11 @@ fn check_tells_of_another_users_target_and_sends_nothing() {
     let finding = findings.iter().find(|finding| finding["place"] == main.place()).unwrap();
     let remedy = ["securityContext: {runAsUser: 0}\nor", "{runAsUser: 0, capabilities: {add: [KILL]}}"];
     says(finding, "permission", &main.place(), &["runs as user 0, Trimtab as user 65534", "EPERM"], &remedy);
-    main.was_not_told();
+    main.was_not_notified();
 }
 
 #[test]
-fn check_tells_of_a_target_that_does_not_handle_the_signal_and_spares_it() {
+fn check_reports_a_target_that_does_not_handle_the_signal_and_spares_it() {
     let (_scene, _volume, flags) = scene(&[("a", "1")]);
     let mut main = Main::start(0, false);
     let ended = check(&flags, &main.flags());
@@ -678,11 +679,11 @@ fn check_tells_of_a_target_that_does_not_handle_the_signal_and_spares_it() {
 }
 
 #[test]
-fn check_tells_of_an_output_that_the_target_cannot_read() {
-    Layout::ALL.into_iter().for_each(tells_of_what_the_target_cannot_read);
+fn check_reports_an_output_that_the_target_cannot_read() {
+    Layout::ALL.into_iter().for_each(reports_what_the_target_cannot_read);
 }
 
-fn tells_of_what_the_target_cannot_read(layout: Layout) {
+fn reports_what_the_target_cannot_read(layout: Layout) {
     needs_root("play two users");
     let (scene, mut volume, flags) = scene_of(layout, &[("a", "1")]);
     open_to_all(&scene);
@@ -713,10 +714,10 @@ fn tells_of_what_the_target_cannot_read(layout: Layout) {
 }
 
 #[test]
-fn check_tells_of_an_output_that_cannot_be_written_and_leaves_it() {
+fn check_reports_an_output_that_cannot_be_written_and_leaves_it() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let place = format!("--output {}", scene.output.display());
-    let told = |severity: &str, message: &str, remedy: &str| {
+    let reported = |severity: &str, message: &str, remedy: &str| {
         let before = traces(&scene.at(""));
         let ended = check(&flags, &[]);
         assert_eq!(ended.code, Some(if severity == "permission" { 77 } else { 1 }), "{}", ended.out);
@@ -725,14 +726,14 @@ fn check_tells_of_an_output_that_cannot_be_written_and_leaves_it() {
     };
     let mode = |mode| fs::set_permissions(&scene.output, fs::Permissions::from_mode(mode)).unwrap();
     fs::write(&scene.output, "").unwrap();
-    told("problem", "is a regular file, and must be a directory", "nothing else writes to");
+    reported("problem", "is a regular file, and must be a directory", "nothing else writes to");
     fs::remove_file(&scene.output).unwrap();
     fs::create_dir(&scene.output).unwrap();
     mode(0o1777);
-    told("problem", "is a sticky directory (mode 1777)", "/conf/conf");
+    reported("problem", "is a sticky directory (mode 1777)", "/conf/conf");
     mode(0o755);
     std::os::unix::fs::symlink("..2026_11_24_07_00_00.1", scene.output.join("..data")).unwrap();
-    told("problem", "which Trimtab did not make", "nothing else writes to");
+    reported("problem", "which Trimtab did not make", "nothing else writes to");
     fs::remove_dir_all(&scene.output).unwrap();
 
     // By another user: neither what is there may be written into, nor what is not there be made.
@@ -763,7 +764,7 @@ fn check_after(scene: &Scene, mounts: &str, flags: &[String]) -> Ended {
 }
 
 #[test]
-fn check_tells_of_an_output_on_a_read_only_mount() {
+fn check_reports_an_output_on_a_read_only_mount() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let place = format!("--output {}", scene.output.display());
     let read_only = "mount --bind . . && mount -o remount,ro,bind .; cd \"$0\"";
@@ -778,7 +779,7 @@ fn check_tells_of_an_output_on_a_read_only_mount() {
 }
 
 #[test]
-fn check_tells_of_a_mount_that_will_never_change() {
+fn check_reports_a_mount_that_will_never_change() {
     let (scene, _volume, _) = scene(&[("app.conf", "1")]);
     fs::write(scene.at("plain"), "1").unwrap();
     let mounted = |from: &str, to: &str, watched: &str| {
@@ -802,7 +803,7 @@ fn check_tells_of_a_mount_that_will_never_change() {
 }
 
 #[test]
-fn check_tells_of_a_url_that_nobody_serves() {
+fn check_reports_a_url_that_nobody_serves() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}/-/reload?token=hunter22");
@@ -826,7 +827,7 @@ fn check_tells_of_a_url_that_nobody_serves() {
 }
 
 #[test]
-fn check_tells_of_a_directory_that_is_missing_or_forbidden() {
+fn check_reports_a_directory_that_is_missing_or_forbidden() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
     let missing = scene.text("missing");
     let ended = check(&flags, &["--watch-dir", &missing]);

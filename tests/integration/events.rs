@@ -61,7 +61,7 @@ impl Place {
     }
 
     /// Waits until there is one with this reason and this in its note.
-    async fn told(&self, reason: &str, part: &str) -> Event {
+    async fn reported(&self, reason: &str, part: &str) -> Event {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let events = self.events().await;
@@ -71,7 +71,7 @@ impl Place {
             if let Some(event) = found {
                 return event.clone();
             }
-            assert!(Instant::now() < deadline, "never told: {reason} with {part:?} in {events:?}");
+            assert!(Instant::now() < deadline, "never reported: {reason} with {part:?} in {events:?}");
             sleep(std::time::Duration::from_millis(20)).await;
         }
     }
@@ -105,7 +105,7 @@ async fn denied(server: &ApiServer) -> Option<usize> {
 }
 
 #[tokio::test]
-async fn reload_rejection_and_rollback_are_told_on_the_pod_by_the_rule_that_the_readme_gives() {
+async fn reload_rejection_and_rollback_are_reported_on_the_pod_by_the_rule_that_the_readme_gives() {
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     place.grant_reading().await;
@@ -128,21 +128,21 @@ async fn reload_rejection_and_rollback_are_told_on_the_pod_by_the_rule_that_the_
         ["--reload-attempts", "1"],
     ];
     let sidecar = place.start(&server.kubeconfig(APP), flags.as_flattened());
-    let event = place.told("ConfigReloaded", "generation 1 is published and confirmed").await;
+    let event = place.reported("ConfigReloaded", "generation 1 is published and confirmed").await;
     let regarding = event.regarding.unwrap();
     assert_eq!(regarding.kind.as_deref(), Some("Pod"));
     assert_eq!(regarding.name.as_deref(), Some("web-0"));
     assert_eq!(event.type_.as_deref(), Some("Normal"));
 
     place.edit(&format!("invalid {CANARY}")).await;
-    let event = place.told("ConfigRejected", "rejected at validate: ").await;
+    let event = place.reported("ConfigRejected", "rejected at validate: ").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
     place.edit(&format!("template {CANARY}")).await;
-    place.told("ConfigRejected", "rejected at render: template app.conf.j2 ").await;
+    place.reported("ConfigRejected", "rejected at render: template app.conf.j2 ").await;
     place.edit(&format!("refuse {CANARY}")).await;
-    place.told("ConfigRejected", "rejected at reload: ").await;
-    place.told("ConfigRolledBack", "generation 2 is taken back: generation 1,").await;
-    place.told("ConfigReloaded", "generation 1 is confirmed again").await;
+    place.reported("ConfigRejected", "rejected at reload: ").await;
+    place.reported("ConfigRolledBack", "generation 2 is taken back: generation 1,").await;
+    place.reported("ConfigReloaded", "generation 1 is confirmed again").await;
 
     // As kubectl describe asks for them.
     let events = Api::<CoreEvent>::namespaced(place.client.clone(), &place.namespace);
@@ -168,7 +168,7 @@ impl Drop for Twins {
 }
 
 #[tokio::test]
-async fn target_that_is_ambiguous_is_told_once() {
+async fn target_that_is_ambiguous_is_reported_once() {
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     let sleeping = || Command::new("sleep").arg("31.4190").stdin(Stdio::null()).spawn().unwrap();
@@ -186,7 +186,7 @@ async fn target_that_is_ambiguous_is_told_once() {
         "50ms",
     ];
     let sidecar = place.start(&server.kubeconfig(ADMIN), &flags);
-    let event = place.told("ReloadTargetMissing", "No process to reload: ").await;
+    let event = place.reported("ReloadTargetMissing", "No process to reload: ").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
     let failed = "trimtab_stage_total{stage=\"reload\",result=\"failed\"}";
     eventually("it was looked for again", || (super::support::stage::metric(&sidecar, failed)? >= 20.0).then_some(()));
@@ -204,7 +204,7 @@ async fn without_the_permission_one_line_is_logged_and_one_request_made() {
         place.edit(&format!("good {edit}")).await;
     }
     sidecar.until("the last edit", |status| status["confirmed"]["sequence"] == 8);
-    eventually("it is told", || sidecar.log().contains("no Events on the Pod: ").then_some(()));
+    eventually("it is reported", || sidecar.log().contains("no Events on the Pod: ").then_some(()));
     let log = sidecar.log();
     assert_eq!(log.matches("Event").count(), 1, "one line: {log}");
     let rule = "app may not create them (403)";
@@ -223,7 +223,7 @@ async fn server_that_hangs_holds_nothing_up() {
     fs::write(format!("{volume}/more.conf"), "1").unwrap();
     let flags = ["--watch-dir", volume.as_str()];
     let sidecar = place.start(&server.kubeconfig(ADMIN), &flags);
-    place.told("ConfigReloaded", "generation 1").await;
+    place.reported("ConfigReloaded", "generation 1").await;
     server.suspend();
     for edit in 2..=60 {
         fs::write(format!("{volume}/more.tmp"), edit.to_string()).unwrap();
@@ -238,7 +238,7 @@ async fn server_that_hangs_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn pod_that_reads_files_alone_tells_by_its_service_account() {
+async fn pod_that_reads_files_alone_reports_by_its_service_account() {
     let server = ApiServer::shared().await;
     let place = Place::on(&server).await;
     let (account, volume, output) = (place.text("account"), place.text("volume"), place.text("conf"));
@@ -254,5 +254,5 @@ async fn pod_that_reads_files_alone_tells_by_its_service_account() {
     let mount = in_container(&account);
     let flags = ["--watch-dir", &volume, "--output", &output];
     let _sidecar = Sidecar::start_by(&[&pod[..], &mount].concat(), &place.dir.path().join("log"), flags);
-    place.told("ConfigReloaded", "generation 1 is published and confirmed").await;
+    place.reported("ConfigReloaded", "generation 1 is published and confirmed").await;
 }

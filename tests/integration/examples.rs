@@ -1,4 +1,4 @@
-//! What lies in `examples/` is applied as it stands: to a real API server, in a namespace that enforces the restricted
+//! What is in `examples/` is applied as it stands: to a real API server, in a namespace that enforces the restricted
 //! Pod Security Standard. Its sidecars' flags are those of the program, the Role beside them suffices and allows no
 //! more, and the templates render from the objects that come with them.
 
@@ -238,8 +238,8 @@ fn content(objects: &[Value], kind: &str, name: &str) -> Vec<(String, String)> {
     data.iter().map(|(key, value)| (key.clone(), word(value).to_owned())).collect()
 }
 
-/// `trimtab render` with the flags of the sidecar, as its service account, on what the API server has: they are accepted
-/// together, the Role suffices, and the templates render.
+/// `trimtab render` with the flags of the sidecar, as its service account, on what the API server has: they are
+/// accepted together, the Role suffices, and the templates render.
 #[tokio::test]
 async fn sidecars_of_the_examples_render_by_their_own_permission() {
     let server = ApiServer::shared().await;

@@ -11,7 +11,7 @@ use super::support::hook::Hook;
 use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually};
 
-/// A main process with an HTTP hook: it reads its configuration when it is told to, and says at `/loads` how often it
+/// A main process with an HTTP hook: it reads its configuration when it is notified, and says at `/loads` how often it
 /// has taken one. What it makes of a configuration is its first word:
 ///
 /// - `good`: it takes it.
@@ -158,12 +158,12 @@ impl Path {
 
     fn is_at_end(&self, scene: &Scene, main: &Main, status: &Value) -> bool {
         let End { published, loaded, phase, debt, quarantine } = self.end;
-        let told = |value: Option<&'static str>| value.map_or(Value::Null, Value::from);
+        let expected = |value: Option<&'static str>| value.map_or(Value::Null, Value::from);
         scene.published("app.conf").as_deref() == Some(published)
             && main.loaded().as_deref() == loaded
             && status["phase"] == phase
-            && status["debt"] == told(debt)
-            && status["quarantine"]["stage"] == told(quarantine)
+            && status["debt"] == expected(debt)
+            && status["quarantine"]["stage"] == expected(quarantine)
             && scene.left_behind().is_empty()
     }
 

@@ -32,7 +32,7 @@ const QUIET: Duration = Duration::from_millis(300);
 
 const ROOMY: u64 = 1 << 30;
 
-/// A source under test, and what it tells.
+/// A source under test, and what it reports.
 struct Source {
     refresh: watch::Sender<u64>,
     updates: mpsc::Receiver<Update>,
@@ -52,7 +52,7 @@ impl Source {
         Self { refresh, updates, task }
     }
 
-    /// What is told next but of watches that were cut.
+    /// What is reported next but watches that were cut.
     async fn next(&mut self) -> Seen {
         loop {
             match self.any().await {
@@ -68,7 +68,7 @@ impl Source {
         update.seen
     }
 
-    /// The next content as a whole, and whatever health is told before it.
+    /// The next content as a whole, and whatever health is reported before it.
     async fn all(&mut self) -> BTreeMap<String, Arc<Object>> {
         loop {
             match self.next().await {
@@ -125,9 +125,9 @@ impl Source {
         self.quiet_for(QUIET).await;
     }
 
-    /// Nothing is told but of watches that were cut.
+    /// Nothing is reported but watches that were cut.
     async fn quiet_for(&mut self, time: Duration) {
-        let told = async {
+        let reported = async {
             loop {
                 match self.updates.recv().await {
                     Some(Update { seen: Seen::Interrupted, .. }) => {}
@@ -135,7 +135,7 @@ impl Source {
                 }
             }
         };
-        if let Ok(update) = timeout(time, told).await {
+        if let Ok(update) = timeout(time, reported).await {
             panic!("unexpected: {update:?}");
         }
     }
@@ -342,7 +342,7 @@ async fn a_secret_arrives_decoded_and_is_never_printed() {
 }
 
 #[tokio::test]
-async fn a_role_with_the_objects_name_suffices_and_its_absence_is_told_by_rule() {
+async fn a_role_with_the_objects_name_suffices_and_its_absence_is_reported_by_rule() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     let editor = Editor::new(&server, &namespace).await;
@@ -399,7 +399,7 @@ async fn sighup_lists_again_at_once_even_while_forbidden() {
 }
 
 #[tokio::test]
-async fn a_rejected_token_is_told_once_and_read_again_until_it_is_good() {
+async fn a_rejected_token_is_reported_once_and_read_again_until_it_is_good() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     let dir = tempfile::tempdir().unwrap();
@@ -412,14 +412,14 @@ async fn a_rejected_token_is_told_once_and_read_again_until_it_is_good() {
     let trouble = source.trouble().await;
     assert!(trouble.contains("does not accept our credentials (401)"), "{trouble}");
     assert!(!trouble.contains("expired\""), "{trouble}");
-    timeout(Duration::from_secs(2), source.updates.recv()).await.expect_err("told again");
+    timeout(Duration::from_secs(2), source.updates.recv()).await.expect_err("reported again");
     fs::write(&token_file, token(ADMIN)).unwrap();
     assert!(source.all().await.is_empty());
     source.healthy().await;
 }
 
 #[tokio::test]
-async fn a_wrong_ca_is_told_and_a_right_one_taken_up() {
+async fn a_wrong_ca_is_reported_and_a_right_one_taken_up() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     let stranger = ApiServer::start().await;
@@ -585,11 +585,11 @@ async fn a_socket_that_accepts_and_never_answers_is_noticed() {
     let trouble = source.trouble().await;
     assert!(trouble.starts_with("configmap/web/web: the API server does not answer"), "{trouble}");
     assert!(started.elapsed() < Duration::from_secs(2));
-    timeout(Duration::from_secs(2), source.updates.recv()).await.expect_err("told again for the same trouble");
+    timeout(Duration::from_secs(2), source.updates.recv()).await.expect_err("reported again for the same trouble");
 }
 
 #[tokio::test]
-async fn names_that_do_not_resolve_and_ports_that_refuse_are_told() {
+async fn names_that_do_not_resolve_and_ports_that_refuse_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kubeconfig");
     let text = fs::read_to_string(plain_kubeconfig(dir.path(), 443)).unwrap();
@@ -611,7 +611,7 @@ fn plain_kubeconfig(dir: &Path, port: u16) -> std::path::PathBuf {
     path
 }
 
-/// A server that gives these answers, one for each request, the last one for ever. Tells what it was asked, and when.
+/// A server that gives these answers, one for each request, the last one for ever. Reports what it was asked, and when.
 async fn scripted(answers: Vec<String>) -> (u16, mpsc::UnboundedReceiver<(Instant, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -658,17 +658,17 @@ fn events(events: &[serde_json::Value]) -> String {
     answer("200 OK", "", &events.iter().flat_map(|event| [event.to_string(), "\n".to_owned()]).collect::<String>())
 }
 
-/// Against a scripted server: what a source tells until `done`, in words, and what it asked for.
-async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant, String)>) {
+/// Against a scripted server: what a source reports until `done`, in words, and what it asked for.
+async fn reported_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant, String)>) {
     let (port, mut requests) = scripted(answers).await;
     let dir = tempfile::tempdir().unwrap();
     let path = plain_kubeconfig(dir.path(), port);
     let mut source = Source::start(&clients(&path), Kind::ConfigMap, named("web", "web"));
-    let mut told = Vec::new();
-    while told.last().map(String::as_str) != Some(done) {
+    let mut reported = Vec::new();
+    while reported.last().map(String::as_str) != Some(done) {
         let seen = source.next().await;
         assert!(!format!("{seen:?}").contains("hunter2"), "{seen:?}");
-        told.push(match seen {
+        reported.push(match seen {
             Seen::All(all) => format!("all {}", all.len()),
             Seen::Changed(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
             Seen::Gone(id) => format!("gone {id}"),
@@ -681,7 +681,7 @@ async fn told_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Instant
     while let Ok(request) = requests.try_recv() {
         asked.push(request);
     }
-    (told, asked)
+    (reported, asked)
 }
 
 /// A `Status` as the API server sends it.
@@ -690,9 +690,9 @@ fn status(code: u16, reason: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn each_refusal_is_told_once_and_retried_at_its_pace() {
+async fn each_refusal_is_reported_once_and_retried_at_its_pace() {
     let internal = answer("500 Internal Server Error", "", &status(500, "InternalError").to_string());
-    let (told, asked) = told_by(
+    let (reported, asked) = reported_by(
         vec![
             answer("429 Too Many Requests", "Retry-After: 2\r\n", "Too many requests, hunter2."),
             internal.clone(),
@@ -705,7 +705,7 @@ async fn each_refusal_is_told_once_and_retried_at_its_pace() {
     )
     .await;
     assert_eq!(
-        told,
+        reported,
         [
             "the API server refused to list (HTTP 429); it is overloaded or throttles us; trying again as it asks",
             "the API server refused to list (HTTP 500 InternalError); trying again",
@@ -732,17 +732,17 @@ async fn a_403_of_a_server_that_has_just_started_is_no_trouble_and_one_that_stay
         answers.extend(std::iter::repeat_n(forbidden.clone(), refusals));
         let web = json!({"metadata": {"name": "web", "namespace": "web", "resourceVersion": "31"}, "data": {"k": "2"}});
         answers.push(events(&[json!({"type": "MODIFIED", "object": web})]));
-        let (told, asked) = told_by(answers, "changed b\"2\"").await;
-        let rules = told.iter().filter(|told| told.starts_with(rule)).count();
-        assert_eq!((rules, asked.len()), (troubles, refusals + 3), "{told:?}");
-        assert_eq!(told.len(), 3 + 2 * troubles, "{told:?}");
+        let (reported, asked) = reported_by(answers, "changed b\"2\"").await;
+        let rules = reported.iter().filter(|report| report.starts_with(rule)).count();
+        assert_eq!((rules, asked.len()), (troubles, refusals + 3), "{reported:?}");
+        assert_eq!(reported.len(), 3 + 2 * troubles, "{reported:?}");
     }
 }
 
 #[tokio::test]
 async fn a_lost_position_is_listed_afresh_and_is_no_trouble() {
     let web = |version: &str, value: &str| json!({"metadata": {"name": "web", "namespace": "web", "resourceVersion": version}, "data": {"k": value}});
-    let (told, asked) = told_by(
+    let (reported, asked) = reported_by(
         vec![
             list(10),
             events(&[json!({"type": "ERROR", "object": status(410, "Expired")})]),
@@ -762,7 +762,7 @@ async fn a_lost_position_is_listed_afresh_and_is_no_trouble() {
     )
     .await;
     assert_eq!(
-        told,
+        reported,
         [
             "all 1",
             "healthy",
@@ -784,7 +784,7 @@ async fn a_lost_position_is_listed_afresh_and_is_no_trouble() {
 }
 
 #[tokio::test]
-async fn what_is_no_api_server_is_told_without_a_word_of_it() {
+async fn what_is_no_api_server_is_reported_without_a_word_of_it() {
     let unusable = |what: &str| format!("the API server sent something unusable: {what}; is a proxy in the way?");
     let items = |items: serde_json::Value| {
         answer("200 OK", "", &json!({"metadata": {"resourceVersion": "1"}, "items": items}).to_string())
@@ -815,9 +815,9 @@ async fn what_is_no_api_server_is_told_without_a_word_of_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = plain_kubeconfig(dir.path(), port);
         let mut source = Source::start(&clients(&path), Kind::ConfigMap, named("web", "web"));
-        let told = source.trouble().await;
-        assert!(told.starts_with("configmap/web/web: "), "{told}");
-        assert!(told.ends_with(&expected), "{told}");
+        let trouble = source.trouble().await;
+        assert!(trouble.starts_with("configmap/web/web: "), "{trouble}");
+        assert!(trouble.ends_with(&expected), "{trouble}");
     }
 }
 
@@ -1024,7 +1024,7 @@ async fn a_kubeconfig_is_checked_without_the_server() {
 }
 
 #[tokio::test]
-async fn a_source_above_the_limit_is_told_and_what_was_known_stays() {
+async fn a_source_above_the_limit_is_reported_and_what_was_known_stays() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     let editor = Editor::new(&server, &namespace).await;
@@ -1127,7 +1127,7 @@ async fn an_older_version_or_a_future_that_is_none_is_listed_anew() {
     let web = |version: &str| json!({"metadata": {"name": "web", "namespace": "web", "resourceVersion": version}, "data": {"k": "2"}});
     let mut too_large = status(504, "Timeout");
     too_large["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "hunter2"}]});
-    let (told, _) = told_by(
+    let (reported, _) = reported_by(
         vec![
             list(10),
             events(&[json!({"type": "MODIFIED", "object": web("9")})]),
@@ -1140,7 +1140,7 @@ async fn an_older_version_or_a_future_that_is_none_is_listed_anew() {
         "gone configmap/web/web",
     )
     .await;
-    assert_eq!(told, ["all 1", "healthy", "all 1", "changed b\"2\"", "all 1", "gone configmap/web/web"]);
+    assert_eq!(reported, ["all 1", "healthy", "all 1", "changed b\"2\"", "all 1", "gone configmap/web/web"]);
 }
 
 /// A load balancer before the server: it cuts each connection after a while. Its port.

@@ -5,7 +5,7 @@ use super::support::sidecar::{Sidecar, eventually, run, trimtab};
 use super::support::stage::Stage;
 
 #[test]
-fn once_publishes_tells_nobody_and_the_sidecar_finds_nothing_to_do() {
+fn once_publishes_notifies_nobody_and_the_sidecar_finds_nothing_to_do() {
     let mut stage = Stage::new("1");
     let hook = Hook::start(Some(stage.file()));
     let url = hook.url();
@@ -18,11 +18,11 @@ fn once_publishes_tells_nobody_and_the_sidecar_finds_nothing_to_do() {
     let sidecar = stage.start(&["--reload-url", &url]);
     let status = sidecar.until_idle();
     assert_eq!(status["published"]["sequence"], 1, "{status}");
-    // The next change is told, and it alone.
+    // The next change is delivered, and it alone.
     stage.edit("2");
-    eventually("the change is told", || (hook.last_saw()? == "2").then_some(()));
+    eventually("the change is delivered", || (hook.last_saw()? == "2").then_some(()));
     assert_eq!(sidecar.until_idle()["published"]["sequence"], 2);
-    assert_eq!(hook.calls().len(), 1, "no reload was owed for what the main process reads at its start");
+    assert_eq!(hook.calls().len(), 1, "no reload was due for what the main process reads at its start");
 }
 
 #[test]

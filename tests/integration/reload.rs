@@ -1,4 +1,4 @@
-//! Telling the main process: by signal, by HTTP, by a program; what is retried, refused, joined and left alone.
+//! Notifying the main process: by signal, by HTTP, by a program; what is retried, refused, joined and left alone.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -28,7 +28,7 @@ const NOBODY: u32 = 65534;
 const AS_NOBODY: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 const ALONE: &[&str] = &["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
 
-/// What is newer must be told within this, whatever the older one hangs on.
+/// What is newer must be delivered within this, whatever the older one hangs on.
 const SOON: Duration = Duration::from_secs(5);
 
 fn ms(millis: u64) -> Duration {
@@ -43,7 +43,7 @@ fn calls(hook: &Hook, count: usize) -> Vec<Call> {
 
 /// Waits until the hook has seen this content.
 #[track_caller]
-fn told(hook: &Hook, content: &str) {
+fn delivered(hook: &Hook, content: &str) {
     eventually(&format!("the hook sees {content:?}"), || (hook.last_saw()? == content).then_some(()));
 }
 
@@ -158,7 +158,7 @@ impl Nginx {
         assert_eq!(self.master(), master, "it is still the same");
         let log = sidecar.log();
         for sequence in 2..=21 {
-            // The first generation is owed if nginx began to start before it was published.
+            // The first generation is due if nginx began to start before it was published.
             let sent = format!("SIGHUP was sent to nginx (pid {master}) sequence={sequence}\n");
             assert_eq!(log.matches(&sent).count(), 1, "one for each edit");
         }
@@ -195,9 +195,9 @@ fn nginx_is_found_by_its_command_line_among_others() {
     nginx.follows(&sidecar);
 }
 
-/// In a process namespace of their own, as in a Pod: name alone must tell the master from its workers.
+/// In a process namespace of their own, as in a Pod: name alone must distinguish the master from its workers.
 #[test]
-fn nginx_master_is_told_from_its_workers_by_name_alone() {
+fn nginx_master_is_distinguished_from_its_workers_by_name_alone() {
     needs_root("make a process namespace");
     let mut nginx = Nginx::prepare();
     let script = "(until [ -e $CONF ]; do sleep 0.05; done; exec $NGINX) & \"$@\" & wait";
@@ -228,11 +228,11 @@ fn hook_that_comes_up_late_is_called_after_growing_random_waits() {
     calls(&hook, 1);
     // A newer generation begins the backoff anew.
     stage.edit("2");
-    let told = eventually("nine attempts to tell it", || {
+    let attempts = eventually("nine attempts", || {
         let calls = hook.calls().into_iter().filter(|call| call.saw.as_deref() == Some("2"));
-        Some(calls.map(|call| call.at).collect::<Vec<_>>()).filter(|told| told.len() >= 9)
+        Some(calls.map(|call| call.at).collect::<Vec<_>>()).filter(|attempts| attempts.len() >= 9)
     });
-    let gaps: Vec<_> = told.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let gaps: Vec<_> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
     for (gap, step) in gaps.iter().zip([50, 100, 200, 400, 400, 400, 400, 400]) {
         // A random part of the step between one half and all of it, and what a busy machine takes.
         assert!(*gap >= ms(step) / 2 && *gap < ms(step) + ms(1000), "{gaps:?}");
@@ -259,16 +259,16 @@ fn hook_that_hangs_is_waited_for_and_newer_content_does_not_wait_behind_its_retr
     sidecar.until_idle();
     hook.answer(Answer::Hang);
     stage.edit("2");
-    told(&hook, "2");
+    delivered(&hook, "2");
     stage.edit("3");
-    told(&hook, "3");
+    delivered(&hook, "3");
     let calls = hook.calls();
     let [second, third] = ["2", "3"].map(|saw| calls.iter().find(|call| call.saw.as_deref() == Some(saw)).unwrap().at);
     // The main process goes on with what it was asked to do, whether anybody waits for its answer or not.
     assert!(third - second >= ms(2900), "the attempt was cut short after {:?}", third - second);
     hook.answer(Answer::Code(200));
     stage.edit("4");
-    told(&hook, "4");
+    delivered(&hook, "4");
     assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 4);
     assert_eq!(metric(&sidecar, "reloader_last_reload_successful"), Some(1.0));
 }
@@ -285,7 +285,7 @@ fn resets_are_retried() {
     let status = sidecar.until("it waits, and is not held", |status| status["phase"] == "backoff");
     assert!(!problem(&status, "reload").is_empty());
     hook.answer(Answer::Code(200));
-    told(&hook, "2");
+    delivered(&hook, "2");
     assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 2);
 }
 
@@ -298,7 +298,7 @@ fn refusals_for_three_seconds_hold_the_generation_and_attempts_go_on_until_it_is
     sidecar.until_idle();
     hook.answer(Answer::Code(500));
     stage.edit("2");
-    // Half a second to one lies between two attempts.
+    // Half a second to one is between two attempts.
     eventually("it is held", || {
         let (phase, calls) = (sidecar.status()["phase"].clone(), hook.calls().len());
         assert!(phase != "held" || (1 + 4..=1 + 8).contains(&calls), "held after {} attempts", calls - 1);
@@ -335,8 +335,8 @@ fn busy_answers_are_never_refusals() {
             assert_ne!(sidecar.status()["phase"], "held", "by {code}");
             (hook.calls().len() >= enough).then_some(())
         });
-        let told = format!("answered {code}: not now");
-        sidecar.until("the error is told", |status| problem(status, "reload").contains(&told));
+        let answer = format!("answered {code}: not now");
+        sidecar.until("the error is reported", |status| problem(status, "reload").contains(&answer));
     }
     assert_eq!(sidecar.until("it waits", |status| status["phase"] == "backoff")["debt"], "publish");
     hook.answer(Answer::Code(200));
@@ -369,7 +369,7 @@ fn status_codes_that_mean_success_are_as_the_flag_says() {
     sidecar.until_idle();
     hook.answer(Answer::Code(204));
     stage.edit("2");
-    told(&hook, "2");
+    delivered(&hook, "2");
     assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 2);
     hook.answer(Answer::Code(301));
     stage.edit("3");
@@ -409,7 +409,7 @@ fn newer_content_never_waits_behind_the_retries_of_older_content() {
     for (content, next) in [("2", Answer::Code(500)), ("3", Answer::Code(200)), ("4", Answer::Code(200))] {
         let edited = Instant::now();
         stage.edit(content);
-        told(&hook, content);
+        delivered(&hook, content);
         assert!(edited.elapsed() < SOON, "{content} waited for {:?}", edited.elapsed());
         hook.answer(next);
         sidecar.until("the attempt is over", |status| status["phase"] != "reloading");
@@ -436,11 +436,11 @@ fn of_several_urls_only_those_that_failed_are_called_again() {
     let last = hooks.each_ref().map(|hook| hook.calls().last().unwrap().at);
     assert!(last.is_sorted(), "in the order given");
     assert_eq!(hooks[2].calls().len(), 1);
-    // What is newer is told to all.
+    // What is newer is delivered to all.
     let before = hooks[1].calls().len();
     stage.edit("2");
     for hook in &hooks {
-        told(hook, "2");
+        delivered(hook, "2");
     }
     sidecar.until_idle();
     assert_eq!(hooks.each_ref().map(|hook| hook.calls().len()), [2, before + 1, 2]);
@@ -516,7 +516,7 @@ fn dead_first_address_of_a_host_is_passed_over() {
     let hosts = stage.write("hosts", "127.0.0.1 two.test\n127.0.0.2 two.test\n");
     let program = ["unshare", "--mount", "sh", "-c", r#"mount --bind "$0" /etc/hosts && exec "$@""#, &hosts];
     let _sidecar = stage.start_by(&program, &["--reload-url", &format!("http://two.test:{port}/")]);
-    told(&hook, "1");
+    delivered(&hook, "1");
 }
 
 #[test]
@@ -579,10 +579,10 @@ fn unix_socket_is_called() {
             }
         }
     });
-    told(&hook, "1");
+    delivered(&hook, "1");
     sidecar.until_idle();
     stage.edit("2");
-    told(&hook, "2");
+    delivered(&hook, "2");
     sidecar.until_idle();
     assert_eq!(hook.calls()[1].head[0], "POST /-/reload?now=1 HTTP/1.1");
     front.join().unwrap();
@@ -677,7 +677,7 @@ fn https_believes_the_given_ca_alone_and_shows_the_client_certificate() {
     let status = sidecar.until("the server is not believed", |status| !problem(status, "reload").is_empty());
     assert!(problem(&status, "reload").contains("certificate"), "{status}");
     assert_eq!(status["debt"], "publish");
-    // Files are read on each call: the CA is mended, but the client is still a stranger to the server.
+    // Files are read on each call: the CA is right now, but the client is still a stranger to the server.
     used("own", "ca.pem");
     let first = problem(&status, "reload").to_owned();
     sidecar.until("the client is not believed", |status| ![&first, ""].contains(&problem(status, "reload")));
@@ -686,10 +686,10 @@ fn https_believes_the_given_ca_alone_and_shows_the_client_certificate() {
     for file in ["client.pem", "client.key"] {
         used("own", file);
     }
-    told(&hook, "1");
+    delivered(&hook, "1");
     sidecar.until_idle();
     stage.edit("2");
-    told(&hook, "2");
+    delivered(&hook, "2");
     assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 2);
 }
 
@@ -771,7 +771,7 @@ fn program_that_hangs_is_killed_with_what_it_started() {
     let slow = ["--reload-timeout", "700ms", "--retry-min", "30s", "--retry-max", "30s"];
     let sidecar = stage.start(&[&["--reload-exec", &command], &slow[..]].concat());
     eventually("program and grandchild run", || (running(&marker) >= 3).then_some(()));
-    let status = sidecar.until("it is told", |status| !problem(status, "reload").is_empty());
+    let status = sidecar.until("it is reported", |status| !problem(status, "reload").is_empty());
     assert!(problem(&status, "reload").contains("sh was killed after 700ms (--reload-timeout)"), "{status}");
     assert_ne!(status["phase"], "held", "{status}");
     eventually("all of its group are gone", || (running(&marker) == 0).then_some(()));
@@ -841,7 +841,7 @@ fn newer_content_waits_for_the_running_program_and_no_longer() {
     assert!(noted().ends_with("begin 2\n"), "a program is not interrupted, nor run twice at a time: {}", noted());
     let released = Instant::now();
     fs::remove_file(&hold).unwrap();
-    eventually("3 is told", || noted().ends_with("begin 3\nend\n").then_some(()));
+    eventually("3 is delivered", || noted().ends_with("begin 3\nend\n").then_some(()));
     assert!(released.elapsed() < SOON);
     assert_eq!(noted(), "begin 1\nend\nbegin 2\nend\nbegin 3\nend\n");
     sidecar.until_idle();
@@ -958,7 +958,7 @@ fn process_that_starts_later_is_waited_for_and_signalled_from_the_next_change_on
     stage.edit("2");
     main.gets(1);
     assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 2);
-    assert_eq!(main.hups(), 1, "none was owed for what it had read at its start");
+    assert_eq!(main.hups(), 1, "none was due for what it had read at its start");
     assert!(sidecar.log().contains("started after the publish"));
 }
 
@@ -1177,7 +1177,7 @@ fn publishes_are_no_closer_than_the_interval_and_the_last_content_wins() {
         // The pace of the one who edits: for longer than the interval, many times within one.
         std::thread::sleep(ms(100));
     }
-    told(&hook, &last);
+    delivered(&hook, &last);
     let status = sidecar.until_idle();
     let log = sidecar.log();
     let published = log.lines().filter(|line| line.contains("published generation"));
@@ -1210,7 +1210,7 @@ fn splay_puts_changes_off_but_neither_the_first_publish_nor_retries() {
     assert_eq!(stage.published().as_deref(), Some("1"), "{status}");
     // Whoever asks is not put off.
     assert_eq!(sidecar.request("--admin", "POST", "/retry").unwrap().0, 202);
-    told(&hook, "2");
+    delivered(&hook, "2");
 }
 
 #[test]
@@ -1222,7 +1222,7 @@ fn splayed_changes_are_published_within_the_splay() {
     for content in ["1", "2", "3"] {
         let edited = Instant::now();
         stage.edit(content);
-        told(&hook, content);
+        delivered(&hook, content);
         assert!(edited.elapsed() < ms(600) + SOON, "{:?}", edited.elapsed());
     }
     sidecar.until_idle();

@@ -1,4 +1,4 @@
-//! Reporting tells the truth: for each kind of failure `/status`, the metrics and the page say what is the case, and
+//! Reports are true: for each kind of failure `/status`, the metrics and the page say what is the case, and
 //! that all is well again once it is.
 
 use std::fs;
@@ -26,7 +26,7 @@ impl Scene {
         Self { stage, hook, target: None }
     }
 
-    /// A process that ends when it is told to reload what is bad.
+    /// A process that ends when it is notified of what is bad.
     fn start_target(&mut self) {
         self.end_target();
         let (file, pid) = (self.stage.text("conf/app.conf"), self.stage.text("pid"));
@@ -64,7 +64,7 @@ struct Kind {
     /// How many there were then, and in the end.
     rollbacks: [f64; 2],
     /// Done before the good edit.
-    mend: fn(&mut Scene),
+    fix: fn(&mut Scene),
 }
 
 fn own(flags: &[&str]) -> Vec<String> {
@@ -84,7 +84,7 @@ const KINDS: &[Kind] = &[
         says: ("idle", None, Some("render"), 1),
         error: Some("render"),
         rollbacks: [0.0, 0.0],
-        mend: nothing,
+        fix: nothing,
     },
     Kind {
         name: "a file that does not parse",
@@ -96,7 +96,7 @@ const KINDS: &[Kind] = &[
         says: ("idle", None, Some("validate"), 1),
         error: Some("validate"),
         rollbacks: [0.0, 0.0],
-        mend: nothing,
+        fix: nothing,
     },
     Kind {
         name: "a program that does not let it pass",
@@ -105,7 +105,7 @@ const KINDS: &[Kind] = &[
         says: ("idle", None, Some("validate"), 1),
         error: Some("validate"),
         rollbacks: [0.0, 0.0],
-        mend: nothing,
+        fix: nothing,
     },
     Kind {
         name: "an output that cannot be written",
@@ -120,7 +120,7 @@ const KINDS: &[Kind] = &[
         says: ("settling", None, None, 1),
         error: Some("publish"),
         rollbacks: [0.0, 0.0],
-        mend: |scene| fs::remove_dir_all(scene.stage.at("conf/..data")).unwrap(),
+        fix: |scene| fs::remove_dir_all(scene.stage.at("conf/..data")).unwrap(),
     },
     Kind {
         name: "a refusal, held",
@@ -129,7 +129,7 @@ const KINDS: &[Kind] = &[
         says: ("held", Some("publish"), Some("reload"), 2),
         error: Some("reload"),
         rollbacks: [0.0, 0.0],
-        mend: |scene| scene.hook.answer(Answer::Code(200)),
+        fix: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
         name: "nobody there to reload",
@@ -138,7 +138,7 @@ const KINDS: &[Kind] = &[
         says: ("backoff", Some("publish"), None, 2),
         error: Some("reload"),
         rollbacks: [0.0, 0.0],
-        mend: |scene| scene.hook.answer(Answer::Code(200)),
+        fix: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
         name: "a refusal, rolled back",
@@ -147,7 +147,7 @@ const KINDS: &[Kind] = &[
         says: ("idle", None, Some("reload"), 1),
         error: None,
         rollbacks: [1.0, 1.0],
-        mend: nothing,
+        fix: nothing,
     },
     Kind {
         name: "a refusal, and the old one is not taken either",
@@ -156,7 +156,7 @@ const KINDS: &[Kind] = &[
         says: ("held", Some("rollback"), Some("reload"), 1),
         error: Some("reload"),
         rollbacks: [1.0, 1.0],
-        mend: |scene| scene.hook.answer(Answer::Code(200)),
+        fix: |scene| scene.hook.answer(Answer::Code(200)),
     },
     Kind {
         name: "no confirmation in time",
@@ -169,7 +169,7 @@ const KINDS: &[Kind] = &[
         says: ("idle", None, Some("confirm"), 1),
         error: None,
         rollbacks: [1.0, 1.0],
-        mend: nothing,
+        fix: nothing,
     },
     Kind {
         name: "a process that dies of it",
@@ -178,12 +178,12 @@ const KINDS: &[Kind] = &[
         says: ("backoff", Some("rollback"), Some("confirm"), 1),
         error: Some("reload"),
         rollbacks: [1.0, 1.0],
-        mend: Scene::start_target,
+        fix: Scene::start_target,
     },
 ];
 
 #[test]
-fn each_kind_of_failure_is_told_and_its_end_as_well() {
+fn each_kind_of_failure_is_reported_and_its_end_as_well() {
     for kind in KINDS {
         println!("{}", kind.name);
         let mut scene = Scene::new();
@@ -207,16 +207,16 @@ fn each_kind_of_failure_is_told_and_its_end_as_well() {
                 && status["observed"]["digest"] != status["confirmed"]["digest"]
         };
         // It may be trying again at this moment.
-        sidecar.until(&format!("{}: told", kind.name), |status| status["phase"] == phase && said(status));
+        sidecar.until(&format!("{}: reported", kind.name), |status| status["phase"] == phase && said(status));
         let page = sidecar.request("--admin", "GET", "/").unwrap().1;
         assert!(page.contains("class=\"bad\""), "{}: {page}", kind.name);
-        assert_eq!(metrics(&sidecar)[..3], told(0.0, quarantine, debt), "{}", kind.name);
+        assert_eq!(metrics(&sidecar)[..3], expected(0.0, quarantine, debt), "{}", kind.name);
         assert_eq!(metrics(&sidecar)[3..], kind.rollbacks[..1], "{}", kind.name);
         let status = sidecar.status();
         assert_eq!(status["lastGood"]["sequence"], 1, "{}: {status}", kind.name);
         assert_eq!(status["confirmed"]["sequence"], 1, "{}: {status}", kind.name);
 
-        (kind.mend)(&mut scene);
+        (kind.fix)(&mut scene);
         scene.stage.edit("good 2");
         well(&sidecar, kind, kind.rollbacks[1]);
     }
@@ -234,14 +234,14 @@ fn well(sidecar: &Sidecar, kind: &Kind, rollbacks: f64) {
             && status["observed"]["digest"] == status["confirmed"]["digest"]
     });
     assert_eq!(status["lastGood"]["sequence"], status["published"]["sequence"], "{}: {status}", kind.name);
-    assert_eq!(metrics(sidecar)[..3], told(1.0, None, None), "{}", kind.name);
+    assert_eq!(metrics(sidecar)[..3], expected(1.0, None, None), "{}", kind.name);
     assert_eq!(metrics(sidecar)[3..], [rollbacks], "{}", kind.name);
     let page = sidecar.request("--admin", "GET", "/").unwrap().1;
     let calm = page.contains("<th>Phase</th><td>idle</td>") && !page.contains("<td class=\"bad\"");
     assert!(calm || page.contains("<th>Target</th><td class=\"bad\">"), "{}: {page}", kind.name);
 }
 
-fn told(successful: f64, quarantine: Option<&str>, debt: Option<&str>) -> [f64; 3] {
+fn expected(successful: f64, quarantine: Option<&str>, debt: Option<&str>) -> [f64; 3] {
     let number = |it: Option<&str>| if it.is_some() { 1.0 } else { 0.0 };
     [successful, number(quarantine), number(debt)]
 }

@@ -85,7 +85,7 @@ fn does_not_go_back_to_what_was_changed(layout: Layout) {
     let good = generation.join(if layout == Layout::Atomic { "app.conf" } else { "files/app.conf" });
     hook.answer(Answer::Code(503));
     stage.edit("2");
-    eventually("the newer one is told", || (hook.last_saw()? == "2").then_some(()));
+    eventually("the newer one is delivered", || (hook.last_saw()? == "2").then_some(()));
     assert_eq!(fs::read_to_string(&good).unwrap(), "1");
     fs::write(good, "X").unwrap();
     hook.answer(Answer::Code(500));
@@ -93,10 +93,10 @@ fn does_not_go_back_to_what_was_changed(layout: Layout) {
     assert!(problem(&status, "rollback").contains("was changed since it was published"), "{status}");
     assert_eq!((stage.published().as_deref(), &status["debt"]), (Some("2"), &Value::from("publish")));
     assert_eq!(metric(&sidecar, "trimtab_rollbacks_total"), Some(0.0));
-    // It heals with newer inputs, as ever.
+    // Newer inputs end it, as always.
     hook.answer(Answer::Code(200));
     stage.edit("3");
-    eventually("newer inputs are told", || (hook.last_saw()? == "3").then_some(()));
+    eventually("newer inputs are delivered", || (hook.last_saw()? == "3").then_some(()));
     sidecar.until_idle();
 }
 
@@ -152,7 +152,7 @@ fn heals_a_crash_loop(layout: Layout) {
     let record = stage.at("loaded");
     let loaded = || fs::read_to_string(&record).unwrap_or_default();
     sidecar.until_idle();
-    // Twice, if it started within a clock tick of the publish: a tie is owed.
+    // Twice, if it started within a clock tick of the publish: a tie counts as before it.
     assert!(loaded().lines().all(|line| line == "one"), "{}", loaded());
     stage.volume.swap(&[("app.conf", "die\n")]);
     let status = sidecar.until("it is healed", |status| {

@@ -318,7 +318,7 @@ fn secret_dir(place: &Place) -> PathBuf {
 }
 
 #[test]
-fn failing_templates_over_a_secret_directory_tell_nothing() {
+fn failing_templates_over_a_secret_directory_reveal_nothing() {
     let place = Place::new();
     let dir = format!("creds={}", secret_dir(&place).display());
     drive_templates(&place, "text", &["--watch-dir", &dir, "--secret-dir", "creds"]);
@@ -337,7 +337,7 @@ async fn secret(server: &ApiServer, namespace: &str, name: &str, labels: Value) 
 }
 
 #[tokio::test]
-async fn failing_templates_over_a_secret_of_the_api_server_tell_nothing() {
+async fn failing_templates_over_a_secret_of_the_api_server_reveal_nothing() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     secret(&server, &namespace, "creds", json!({})).await;
@@ -395,7 +395,7 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn collisions_and_sizes_are_told_by_name_alone() {
+fn collisions_and_sizes_are_reported_by_name_alone() {
     let place = Place::new();
     secret_dir(&place);
     fs::create_dir(place.at("more")).unwrap();
@@ -431,7 +431,7 @@ fn collisions_and_sizes_are_told_by_name_alone() {
 }
 
 #[tokio::test]
-async fn selected_secrets_that_do_not_fit_are_told_by_name_alone() {
+async fn selected_secrets_that_do_not_fit_are_reported_by_name_alone() {
     let server = ApiServer::shared().await;
     let namespace = server.namespace().await;
     let long = "n".repeat(253);
@@ -707,7 +707,7 @@ fn a_secret_that_was_rotated_away_is_masked_still() {
     let creds = format!("creds={}", volume.path.display());
     let sidecar = place.sidecar(&[], &["--watch-dir", &creds, "--secret-dir", "creds", "--reload-exec", &program]);
     sidecar.until_idle();
-    // The main process tells of the one that it still uses.
+    // The main process reports the one that it still uses.
     place.write("say", format!("the old one is {WORD}\n"));
     fs::remove_file(place.at("well")).unwrap();
     volume.swap(&[("word", "a-new-word-for-it")]);
@@ -726,7 +726,7 @@ fn secrets_of_a_generation_found_at_start_are_not_said() {
     let mut sidecar = place.sidecar(&[], &["--watch-dir", &creds, "--secret-dir", "creds", "--reload-exec", &program]);
     sidecar.until("refused", |status| status["errors"]["reload"].is_object());
     sidecar.kill();
-    // It owes the reload, and cannot know what its secrets are.
+    // The reload is due, and it cannot know what its secrets are.
     fs::rename(place.at("creds"), place.at("away")).unwrap();
     let before = runs(&place);
     sidecar.start_again();
@@ -833,7 +833,7 @@ fn what_an_api_server_says_is_never_quoted() {
     let sidecar = place.sidecar(&[], &["--secret", "ns/x", "--kubeconfig", &kubeconfig]);
     // SIGHUP forgets the backoff.
     for call in 0..count {
-        sidecar.until("it is told", |status| {
+        sidecar.until("it is reported", |status| {
             calls.load(Ordering::SeqCst) > call && status["sources"][0]["message"].is_string()
         });
         sidecar.signal(rustix::process::Signal::HUP);
@@ -903,7 +903,7 @@ fn help_and_wrong_usage_show_no_value_of_the_environment() {
     assert_eq!(done.status.code(), Some(64));
     let done = place.run(&full, &[]);
     assert_eq!(done.status.code(), Some(64));
-    // With a query in the URL, the failing request is told without it.
+    // With a query in the URL, the failing request is reported without it.
     let volume = Volume::new(place.at("public"), &[("k", "v")]);
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}/x?token={WORD}");
@@ -1073,8 +1073,8 @@ fn the_digest_is_keyed_and_the_key_is_kept() {
 /// What was seen of the files in the output: every permission bit that each ever had.
 type Modes = BTreeMap<(String, String), u32>;
 
-/// Looks at the modes of everything in the output until told to stop; `inotify` says where to look at once. Generations
-/// have their files in `below`, which begins with a slash or is empty.
+/// Looks at the modes of everything in the output until asked to stop; `inotify` says where to look at once.
+/// Generations have their files in `below`, which begins with a slash or is empty.
 fn watch_modes(output: &Path, below: &str, over: &AtomicBool, names: &[String]) -> Modes {
     let mut modes = Modes::new();
     let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();

@@ -15,10 +15,10 @@ fn terminated_at_rest_it_ends_at_once() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut sidecar = stage.start(&["--shutdown-grace", "60s"]);
         sidecar.until_idle();
-        let told = Instant::now();
+        let asked = Instant::now();
         sidecar.signal(signal);
         assert_eq!(sidecar.exit_code(), Some(0));
-        assert!(told.elapsed() < SOON, "{:?}", told.elapsed());
+        assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
     }
     // What it waits for, a retry or a source, is no step in flight.
     let down = Port::take();
@@ -26,9 +26,9 @@ fn terminated_at_rest_it_ends_at_once() {
         let stage = Stage::new("1");
         let mut sidecar = stage.start(&["--shutdown-grace", "60s", "--reload-url", &down.url(), more]);
         sidecar.until(phase, |status| status["phase"] == phase);
-        let told = Instant::now();
+        let asked = Instant::now();
         assert_eq!(sidecar.terminate(), Some(0), "{phase}");
-        assert!(told.elapsed() < SOON, "{phase}: {:?}", told.elapsed());
+        assert!(asked.elapsed() < SOON, "{phase}: {:?}", asked.elapsed());
     }
 }
 
@@ -41,9 +41,9 @@ fn terminated_while_a_reload_hangs_it_waits_for_its_grace_and_the_next_start_pay
     hook.answer(Answer::Hang);
     stage.edit("2");
     eventually("the hook is called", || (hook.last_saw()? == "2").then_some(()));
-    let told = Instant::now();
+    let asked = Instant::now();
     assert_eq!(sidecar.terminate(), Some(143));
-    assert!(told.elapsed() >= Duration::from_millis(700) && told.elapsed() < SOON, "{:?}", told.elapsed());
+    assert!(asked.elapsed() >= Duration::from_millis(700) && asked.elapsed() < SOON, "{:?}", asked.elapsed());
     assert!(sidecar.log().contains("--shutdown-grace is over"));
     let calls = hook.calls().len();
     hook.answer(Answer::Code(200));
@@ -64,9 +64,9 @@ fn second_signal_ends_it_at_once() {
     eventually("the hook is called", || hook.last_saw());
     sidecar.signal(Signal::TERM);
     eventually("it is noted", || sidecar.log().contains("finishing the step in flight").then_some(()));
-    let told = Instant::now();
+    let asked = Instant::now();
     assert_eq!(sidecar.terminate(), Some(143));
-    assert!(told.elapsed() < SOON, "{:?}", told.elapsed());
+    assert!(asked.elapsed() < SOON, "{:?}", asked.elapsed());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn terminated_while_a_reload_succeeds_it_notes_that_and_ends_well() {
     assert!(!stage.at("ran").exists(), "no debt was left");
 }
 
-/// The process is stopped between the two renames of a publish (journal, `..data`), and told to end there.
+/// The process is stopped between the two renames of a publish (journal, `..data`), and asked to end there.
 #[test]
 fn terminated_during_a_publish_it_finishes_that() {
     let mut stage = Stage::new("1");

@@ -36,7 +36,7 @@ fn sleeping(length: &str) -> usize {
 fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
     // It binds it for the test, and minds no other who has it.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    // Its temporary directories lie below the prefix, which is the candidate.
+    // Its temporary directories are below the prefix, which is the candidate.
     let temporary =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|what| format!("{what}_temp_path {what}; "));
     let temporary = temporary.concat();
@@ -88,7 +88,7 @@ fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
     assert!(sidecar.log().contains("unknown directive"), "what nginx said is not in the log");
 }
 
-/// A validator that says where it looks, and waits until it is told to end; and the file where it says so.
+/// A validator that says where it looks, and waits until it is asked to end; and the file where it says so.
 fn slow_validator(stage: &Stage) -> (String, std::path::PathBuf) {
     let (up, down) = (stage.text("up"), stage.text("down"));
     assert!(Command::new("mkfifo").arg(&down).status().unwrap().success());
@@ -205,7 +205,7 @@ fn program_that_is_not_there_is_waited_for_and_nothing_is_published_without_it()
     let program = stage.text("check");
     let sidecar =
         stage.start(&["--validate", &format!("{program} {{dir}}"), "--retry-min", "20ms", "--retry-max", "50ms"]);
-    let status = sidecar.until("it is told", |status| !problem(status, "validate").is_empty());
+    let status = sidecar.until("it is reported", |status| !problem(status, "validate").is_empty());
     assert!(problem(&status, "validate").contains(&program) && problem(&status, "validate").contains("COPY --from"));
     assert!(status["quarantine"].is_null(), "{status}");
     // Another attempt, and newer inputs, change nothing.
@@ -223,7 +223,7 @@ fn program_that_is_not_there_is_waited_for_and_nothing_is_published_without_it()
 }
 
 #[test]
-fn once_tells_a_rejection_by_its_exit_code() {
+fn once_reports_a_rejection_by_its_exit_code() {
     let refuse = ["--validate", "sh -c 'exit 1' {dir}"];
     for (more, code) in [(&refuse[..], 65), (&["--syntax", "strict"], 65), (&["--syntax", "off"], 0), (&[], 0)] {
         let mut stage = Stage::new("");
@@ -314,7 +314,7 @@ async fn one_bad_object_holds_back_itself_alone(flags: &[&str], reason: &[&str])
     assert!(reason.contains("its last published version stays") && !reason.contains(CANARY), "{status}");
 
     maps.put("b", "b.json", "[3]").await;
-    eventually("it is mended", || (read(&stage, "b.json")? == "[3]").then_some(()));
+    eventually("it is corrected", || (read(&stage, "b.json")? == "[3]").then_some(()));
     assert_eq!(sidecar.until_idle()["heldBack"], json!([]));
 }
 

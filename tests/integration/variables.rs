@@ -199,11 +199,11 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
     assert!(!fs::symlink_metadata(stage.at("conf/dir")).unwrap().is_symlink(), "a file in its place, by LAYOUT");
     fs::remove_file(stage.at("plain/gone")).unwrap();
     eventually("the deletion is applied", || (!stage.at("conf/dir/app/gone").exists()).then_some(()));
-    // Written in place and not closed: only the poll can tell.
+    // Written in place and not closed: only the poll can see it.
     let mut file = fs::OpenOptions::new().write(true).open(stage.at("plain/kept")).unwrap();
     file.write_all(b"2").unwrap();
     eventually("the poll finds it", || (fs::read(&kept).ok()? == b"2").then_some(()));
-    sidecar.until("all is told", |status| status["phase"] == "idle" && status["confirmed"]["sequence"] == 3);
+    sidecar.until("all is delivered", |status| status["phase"] == "idle" && status["confirmed"]["sequence"] == 3);
     assert_eq!(ran(), 3);
 
     // The paces themselves: with these, nothing that changes is published for an hour.
@@ -241,17 +241,17 @@ fn by_variables_checks(variables: &mut Variables) {
     ];
     let sidecar = variables.start(&stage, "log", &[&own[..], &checks].concat(), &[]);
     sidecar.until_idle();
-    for (content, told) in [
+    for (content, reported) in [
         ("state good bad", "exit code 1"),
         ("state good slow", "--validate-timeout"),
         ("state poor 2", "--confirm-match"),
         ("state good 1 still", "--confirm-changed"),
     ] {
         stage.edit(content);
-        let status = sidecar.until(content, |status| status["quarantine"]["reason"].to_string().contains(told));
-        assert!(told.starts_with("--confirm") == (status["quarantine"]["stage"] == "confirm"), "{status}");
+        let status = sidecar.until(content, |status| status["quarantine"]["reason"].to_string().contains(reported));
+        assert!(reported.starts_with("--confirm") == (status["quarantine"]["stage"] == "confirm"), "{status}");
         // What was the same before the last of them is the same after its rollback.
-        if told != "--confirm-changed" {
+        if reported != "--confirm-changed" {
             sidecar.until_idle();
         }
     }
@@ -272,8 +272,8 @@ fn by_variables_checks(variables: &mut Variables) {
     let other = stage.text("other");
     let own = [("OUTPUT", other.as_str()), ("WATCH_DIR", volume.as_str())];
     let sidecar = variables.start(&stage, "log-alive", &[&own[..], &alive].concat(), &[]);
-    let told = |status: &Value| problem(status, "confirm").contains("lived for 70ms (--confirm-workers)");
-    sidecar.until("it has no workers", told);
+    let reported = |status: &Value| problem(status, "confirm").contains("lived for 70ms (--confirm-workers)");
+    sidecar.until("it has no workers", reported);
     target.kill().unwrap();
     target.wait().unwrap();
 }
@@ -382,10 +382,10 @@ fn by_variables_servers_and_logs(variables: &mut Variables) {
     let mut sidecar = Running(command.unwrap());
     eventually("the hook is called", || (!hook.calls().is_empty()).then_some(()));
     let pid = rustix::process::Pid::from_child(&sidecar.0);
-    let told = Instant::now();
+    let asked = Instant::now();
     rustix::process::kill_process(pid, Signal::TERM).unwrap();
     let status = eventually("an end", || sidecar.0.try_wait().unwrap());
-    assert!(status.code() == Some(143) && told.elapsed() < SOON, "{status}, {:?}", told.elapsed());
+    assert!(status.code() == Some(143) && asked.elapsed() < SOON, "{status}, {:?}", asked.elapsed());
     let log = fs::read_to_string(stage.at("log")).unwrap();
     for part in ["--listen serves on 127.0.0.1:", "--admin serves on 127.0.0.1:", "\"level\":\"DEBUG\""] {
         assert!(log.contains(part), "{part} is not in {log}");

@@ -23,7 +23,7 @@ use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
 /// The keys of the volumes that are swapped many times.
 const KEYS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
 
-/// What a key holds after the swap of this number: 2 kB, of which each line tells both.
+/// What a key holds after the swap of this number: 2 kB, of which each line holds both.
 fn value(key: &str, number: u64) -> String {
     let line = format!("{number} {key}\n");
     line.repeat(2048 / line.len())
@@ -123,8 +123,8 @@ impl Sight {
     }
 }
 
-/// Swaps a volume so many times, an even number, under two readers of generations and one of the top-level names; in the
-/// layout of single files under three of these.
+/// Swaps a volume so many times, an even number, under two readers of generations and one of the top-level names; in
+/// the layout of single files under three of these.
 fn swap_under_readers(layout: Layout, swaps: u64, flags: &[&str], files: &[Published]) {
     let scene = Scene::of(layout);
     let mut volume = volume(&scene);
@@ -174,9 +174,9 @@ fn swap_under_readers(layout: Layout, swaps: u64, flags: &[&str], files: &[Publi
             }
             sleep(Duration::from_millis(8));
         }
-        let told = || hook.last_saw().as_deref().and_then(number_in) == Some(swaps);
+        let delivered = || hook.last_saw().as_deref().and_then(number_in) == Some(swaps);
         if !readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
-            eventually("the hook sees the last swap", || told().then_some(()));
+            eventually("the hook sees the last swap", || delivered().then_some(()));
         }
         over.store(true, Ordering::Relaxed);
         for reader in readers {
@@ -235,15 +235,15 @@ fn one_change_is_one_reload_however_slow_the_kubelet_and_same_bytes_are_none() {
     volume.pause = Duration::from_millis(5);
     for number in 1..=CHANGES {
         swap(&mut volume, number);
-        let told = || hook.last_saw().as_deref().and_then(number_in) == Some(number);
-        eventually("the change is told", || told().then_some(()));
+        let delivered = || hook.last_saw().as_deref().and_then(number_in) == Some(number);
+        eventually("the change is delivered", || delivered().then_some(()));
         swap(&mut volume, number);
-        // Nothing tells that the sidecar has looked: twenty times its debounce.
+        // Nothing shows that the sidecar has looked: twenty times its debounce.
         sleep(Duration::from_millis(20));
     }
     let status = sidecar.until_idle();
-    let told: Vec<_> = hook.calls().iter().map(|call| whole(call.saw.as_ref().unwrap(), &["alpha"])).collect();
-    assert_eq!(told, (0..=CHANGES).collect::<Vec<_>>(), "one call for each change, in their order");
+    let delivered: Vec<_> = hook.calls().iter().map(|call| whole(call.saw.as_ref().unwrap(), &["alpha"])).collect();
+    assert_eq!(delivered, (0..=CHANGES).collect::<Vec<_>>(), "one call for each change, in their order");
     assert_eq!(status["published"]["sequence"], CHANGES + 1, "and one generation");
 }
 
@@ -304,14 +304,14 @@ fn burst_of_100_swaps_is_a_handful_of_reloads() {
     let hook = Hook::start(Some(scene.output.join("alpha")));
     let sidecar = scene.start(&["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()]);
     sidecar.until_idle();
-    let told = |number| hook.last_saw().as_deref().and_then(number_in) == Some(number);
+    let delivered = |number| hook.last_saw().as_deref().and_then(number_in) == Some(number);
     for number in 1..=100 {
         swap(&mut volume, number);
         sleep(Duration::from_millis(7));
     }
-    eventually("the last of the burst is told", || told(100).then_some(()));
+    eventually("the last of the burst is delivered", || delivered(100).then_some(()));
     swap(&mut volume, 101);
-    eventually("the next change is told", || told(101).then_some(()));
+    eventually("the next change is delivered", || delivered(101).then_some(()));
     let calls = hook.calls().len();
     assert!(calls <= 1 + 5 + 1, "{} calls for the burst", calls - 2);
 }
@@ -343,9 +343,9 @@ fn directory_is_waited_for_kept_when_deleted_and_followed_when_it_comes_again() 
     assert_eq!(ready(&sidecar), Some(503));
     assert_eq!(sidecar.log().matches("waiting for dir/volume").count(), 1);
 
-    let told = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
+    let delivered = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
     drop(Volume::new(scene.at("late/volume"), &[("key", "first")]));
-    told("first");
+    delivered("first");
     assert_eq!(ready(&sidecar), Some(200));
     sidecar.until_idle();
 
@@ -357,7 +357,7 @@ fn directory_is_waited_for_kept_when_deleted_and_followed_when_it_comes_again() 
         assert_eq!((&status["phase"], &status["ready"]), (&"idle".into(), &true.into()));
         assert_eq!((hook.calls().len(), scene.published("key")), before, "absence is no change");
         drop(Volume::new(scene.at("late/volume"), &[("key", content)]));
-        told(content);
+        delivered(content);
         assert_eq!(hook.calls().len(), before.0 + 1);
         let status = sidecar.until_idle();
         assert_eq!(source(&status, "dir/volume")["message"], Value::Null);
@@ -377,18 +377,18 @@ fn watched_link_is_followed_when_it_is_pointed_elsewhere() {
     point("blue");
     let sidecar = scene.start(&["--watch-dir", &scene.text("link"), "--reload-url", &hook.url(), "--debounce", "1ms"]);
     sidecar.until_idle();
-    let told = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
-    told("blue 1");
+    let delivered = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
+    delivered("blue 1");
     point("green");
-    told("green 1");
+    delivered("green 1");
     green.swap(&[("key", "green 2")]);
-    told("green 2");
-    // Nobody watches it now: the next change to be told is the green one.
+    delivered("green 2");
+    // Nobody watches it now: the next change to be delivered is the green one.
     blue.swap(&[("key", "blue 2")]);
     green.swap(&[("key", "green 3")]);
-    told("green 3");
+    delivered("green 3");
     point("blue");
-    told("blue 2");
+    delivered("blue 2");
     assert_eq!(hook.calls().len(), 5);
 }
 
@@ -432,7 +432,7 @@ fn nested_directories_keep_their_paths() {
 }
 
 #[test]
-fn broken_template_is_rejected_by_file_and_line_until_it_is_mended() {
+fn broken_template_is_rejected_by_file_and_line_until_it_is_corrected() {
     let scene = Scene::new();
     let mut volume = Volume::new(scene.at("volume"), &[("workers", "4")]);
     let template = scene.at("app.conf.j2");
@@ -448,10 +448,10 @@ fn broken_template_is_rejected_by_file_and_line_until_it_is_mended() {
         "--debounce",
         "1ms",
     ]);
-    let told = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
-    told("# app\nworkers = 4\n");
+    let delivered = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
+    delivered("# app\nworkers = 4\n");
     fs::write(&template, "# app 2\nworkers = {{ data.workers }}\n").unwrap();
-    told("# app 2\nworkers = 4\n");
+    delivered("# app 2\nworkers = 4\n");
     sidecar.until_idle();
 
     let unparsable = "# app 3\nworkers = {{ data.workers\n";
@@ -472,8 +472,8 @@ fn broken_template_is_rejected_by_file_and_line_until_it_is_mended() {
             rejected(status) && status["quarantine"]["digest"] != digest
         });
         assert_eq!((hook.calls().len(), scene.published("app.conf")), (calls, before), "the last good one stays");
-        fs::write(&template, format!("# app {calls}, mended\nworkers = {{{{ data.workers }}}}\n")).unwrap();
-        told(&format!("# app {calls}, mended\nworkers = {}\n", calls + 100));
+        fs::write(&template, format!("# app {calls}, corrected\nworkers = {{{{ data.workers }}}}\n")).unwrap();
+        delivered(&format!("# app {calls}, corrected\nworkers = {}\n", calls + 100));
         let status = sidecar.until_idle();
         assert_eq!((&status["quarantine"], &status["errors"]), (&Value::Null, &serde_json::json!({})));
         assert_eq!(hook.calls().len(), calls + 1);
@@ -511,7 +511,7 @@ fn template_directory_is_followed_with_its_partials_and_loses_what_vanishes() {
     sidecar.until_idle();
     assert_eq!(names(&scene.output.join("etc")), ["main.conf"]);
     fs::remove_file(templates.join("_head")).unwrap();
-    let status = sidecar.until("the lost partial is told", |status| {
+    let status = sidecar.until("the lost partial is reported", |status| {
         says(&status["quarantine"]["reason"], &["template main.conf.j2", "line 1", "_head"])
     });
     assert_eq!(status["published"]["sequence"], status["confirmed"]["sequence"]);
@@ -539,13 +539,13 @@ fn removes_keys_and_leaves_foreign_files(layout: Layout) {
         names.retain(|name| !name.starts_with(".."));
         names
     };
-    let told = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
-    told("1");
+    let delivered = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
+    delivered("1");
     sidecar.until_idle();
     assert_eq!(visible(), ["a", "b", "c"]);
     volume.swap(&[("a", "2")]);
-    told("2");
-    assert_eq!(visible(), ["a"], "names are gone before the main process is told");
+    delivered("2");
+    assert_eq!(visible(), ["a"], "names are gone before the main process is notified");
 
     fs::write(scene.output.join("d"), "mine").unwrap();
     sidecar.until_idle();
@@ -559,7 +559,7 @@ fn removes_keys_and_leaves_foreign_files(layout: Layout) {
     let answer = retry(&sidecar);
     assert!(answer.status.success(), "{answer:?}");
     assert_eq!(String::from_utf8(answer.stdout).unwrap(), "trying again\n");
-    told("3");
+    delivered("3");
     let status = sidecar.until_idle();
     assert_eq!((&status["quarantine"], &status["errors"]), (&Value::Null, &serde_json::json!({})));
     assert_eq!((visible(), scene.published("d").as_deref()), (vec!["a".into(), "d".into()], Some("3")));
@@ -594,7 +594,7 @@ fn take_all_instances() -> Vec<rustix::fd::OwnedFd> {
 }
 
 #[test]
-fn without_inotify_changes_are_found_by_polling_and_blindness_is_told() {
+fn without_inotify_changes_are_found_by_polling_and_blindness_is_reported() {
     use std::os::unix::fs::{PermissionsExt, chown};
     let scene = Scene::new();
     fs::set_permissions(scene.at(""), fs::Permissions::from_mode(0o755)).unwrap();
@@ -616,7 +616,7 @@ fn without_inotify_changes_are_found_by_polling_and_blindness_is_told() {
     let until = |output, text| eventually(&format!("{output} holds {text}"), || holds(output, text).then_some(()));
     until("polling", "1");
     until("blind", "1");
-    blind.until("blindness is told", |status| {
+    blind.until("blindness is reported", |status| {
         let parts = ["will not be seen", "fs.inotify.max_user_instances", "--poll-interval is 0"];
         says(&source(status, "dir/volume")["message"], &parts) && source(status, "dir/volume")["healthy"] == false
     });
@@ -668,7 +668,7 @@ fn file_that_is_written_slowly_in_place_comes_out_whole() {
     let flags = ["--watch-dir", &scene.text("tree"), "--reload-url", &hook.url(), "--debounce", "20ms"];
     let sidecar = scene.start(&[&flags[..], &["--poll-interval", "0"]].concat());
     sidecar.until_idle();
-    let told = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
+    let delivered = |text: &str| eventually(text, || (hook.last_saw().as_deref() == Some(text)).then_some(()));
 
     // One that keeps the file open: nothing is read before it is done.
     let mut file = fs::File::create(tree.join("key")).unwrap();
@@ -676,8 +676,8 @@ fn file_that_is_written_slowly_in_place_comes_out_whole() {
     sleep(Duration::from_millis(200));
     file.write_all(b"second half\n").unwrap();
     drop(file);
-    told("first half\nsecond half\n");
-    assert_eq!(hook.calls().len(), 2, "the half was not told");
+    delivered("first half\nsecond half\n");
+    assert_eq!(hook.calls().len(), 2, "the half was not delivered");
 
     // One that opens it for each part: what it leaves in between is a content like any other.
     fs::write(tree.join("key"), "third part\n").unwrap();
@@ -685,7 +685,7 @@ fn file_that_is_written_slowly_in_place_comes_out_whole() {
     let mut file = fs::OpenOptions::new().append(true).open(tree.join("key")).unwrap();
     file.write_all(b"fourth part\n").unwrap();
     drop(file);
-    told("third part\nfourth part\n");
+    delivered("third part\nfourth part\n");
     sidecar.until_idle();
     assert_eq!(scene.published("key").as_deref(), Some("third part\nfourth part\n"));
 }

@@ -6,7 +6,7 @@ use super::support::hook::Hook;
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
 #[test]
-fn edit_of_a_volume_is_rendered_published_and_told() {
+fn edit_of_a_volume_is_rendered_published_and_delivered() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
     let mut volume = Volume::new(at("volume"), &[("workers", "4")]);
@@ -34,9 +34,9 @@ fn edit_of_a_volume_is_rendered_published_and_told() {
     assert_eq!(hook.calls().len(), 2);
 }
 
-/// A main process of another user that could not read what it is told to read.
+/// A main process of another user that could not read what it is to read.
 #[test]
-fn target_that_cannot_read_the_output_is_told_apart() {
+fn target_that_cannot_read_the_output_is_reported() {
     use std::os::unix::process::CommandExt;
     use std::process::{Child, Command};
 
@@ -73,7 +73,7 @@ fn target_that_cannot_read_the_output_is_told_apart() {
     );
     sidecar.until_idle();
     volume.swap(&[("password", "hunter23")]);
-    let status = sidecar.until("the target is told apart", |status| status["errors"]["access"].is_object());
+    let status = sidecar.until("the target is found to be unable", |status| status["errors"]["access"].is_object());
     let message = status["errors"]["access"]["message"].as_str().unwrap();
     for part in ["/password (mode 0640", "fsGroup", "--secret-mode"] {
         assert!(message.contains(part), "{message}");

@@ -41,7 +41,7 @@ impl Samples {
     }
 }
 
-/// A process, as proc(5) tells of it.
+/// A process, as proc(5) shows it.
 #[derive(Clone, Copy)]
 pub struct Proc(pub u32);
 

@@ -1,9 +1,9 @@
 //! `make soak`: sidecars beside sources and main processes that misbehave at random, from a seed, for an hour. What a
 //! sidecar holds at the end it must have held soon after the start, and nobody may ever see what is bad.
 //!
-//! Round by round: actions, then peace. In peace all that was broken is mended and good content is written; once each
-//! main process serves it, and each sidecar says that it has nothing to do, it is looked at what lies in the outputs and
-//! what the sidecars hold. All waiting is for a condition.
+//! Round by round: actions, then peace. In peace all that was broken is put right and good content is written; once
+//! each main process serves it, and each sidecar says that it has nothing to do, what is in the outputs is looked at,
+//! and what the sidecars hold. All waiting is for a condition.
 
 mod figures;
 mod main_process;
@@ -289,14 +289,14 @@ impl Soak {
         self.sidecars.iter_mut().try_for_each(Sidecar::tend)
     }
 
-    /// Mends all, writes good content, waits until it is everywhere, and measures.
+    /// Puts all right, writes good content, waits until it is everywhere, and measures.
     fn peace(&mut self) -> Result<figures::Round> {
-        self.sidecars.iter_mut().try_for_each(Sidecar::mend)?;
+        self.sidecars.iter_mut().try_for_each(Sidecar::put_right)?;
         // What came last may be bad: it must be settled too.
         self.wait("end of the work", |sidecar, _| sidecar.is_idle())?;
         self.sources.settle()?;
         self.delivery()?;
-        // Two generations are kept: what is large goes with the second edit after it, and what lies in the output of
+        // Two generations are kept: what is large goes with the second edit after it, and what is in the output of
         // single files depends on what the last two have changed.
         for _ in 0..2 {
             self.sources.edit_site(Mark::Good, false)?;

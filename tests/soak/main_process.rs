@@ -59,9 +59,9 @@ pub type Content = BTreeMap<String, Value>;
 /// Which of the two setups.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A ConfigMap and a Secret, a template, the atomic layout, told by HTTP.
+    /// A ConfigMap and a Secret, a template, the atomic layout, notified by HTTP.
     Rendered,
-    /// A volume and selected objects, as they are, in single files, told by signal.
+    /// A volume and selected objects, as they are, in single files, notified by signal.
     Plain,
 }
 
@@ -132,7 +132,7 @@ impl Watched {
         std::mem::take(&mut self.seen().faults)
     }
 
-    /// What lies there, as anybody may read it at any time.
+    /// What is there, as anybody may read it at any time.
     pub fn look(&self) -> Content {
         self.checked(read(&self.output), "a reader")
     }
@@ -160,7 +160,7 @@ impl Watched {
         content
     }
 
-    /// What the main process read when it was told; whether it takes it.
+    /// What the main process read when it was notified; whether it takes it.
     fn take(&self, content: Result<Content, String>) -> Mark {
         let content = self.checked(content, "the main process");
         let bad = content.values().map(|value| value.mark).find(|mark| *mark != Mark::Good);
@@ -215,7 +215,7 @@ pub enum Mood {
     Busy,
 }
 
-/// A main process that is told by HTTP, in this process.
+/// A main process that is notified by HTTP, in this process.
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
@@ -260,7 +260,7 @@ fn serve(mut stream: &TcpStream, output: &Watched, mood: &Mutex<Mood>) -> io::Re
     Ok(())
 }
 
-/// A main process that is told by SIGHUP, and dies of what is deadly. Ended when dropped.
+/// A main process that is notified by SIGHUP, and dies of what is deadly. Ended when dropped.
 pub struct Signalled {
     output: Arc<Watched>,
     dir: PathBuf,

@@ -1,4 +1,4 @@
-//! A sidecar at work, with its main process; what it says of itself, and what lies in its output.
+//! A sidecar at work, with its main process; what it says of itself, and what is in its output.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -29,9 +29,9 @@ const TEMPLATE: &str = r#"{"version": {{ data.version }}, "mark": "{{ data.mark 
 
 /// A main process.
 pub enum Main {
-    /// Told by HTTP.
+    /// Notified by HTTP.
     Server(Server),
-    /// Told by SIGHUP.
+    /// Notified by SIGHUP.
     Signalled(Signalled),
 }
 
@@ -179,7 +179,7 @@ impl Sidecar {
     }
 
     /// Puts right what was broken around it.
-    pub fn mend(&mut self) -> Result<()> {
+    pub fn put_right(&mut self) -> Result<()> {
         match &mut self.main {
             Main::Server(server) => server.set_mood(Mood::Up),
             Main::Signalled(process) => process.tend()?,
@@ -272,7 +272,7 @@ impl Sidecar {
         self.nothing_left(&status).map_err(|error| format!("{error:#}"))
     }
 
-    /// In the output lie the current generation, the last good one, and what they need.
+    /// In the output are the current generation, the last good one, and what they need.
     fn nothing_left(&self, status: &Json) -> Result<()> {
         let output = self.output();
         let journal: Json = serde_json::from_slice(&fs::read(output.join("..trimtab.json"))?)?;

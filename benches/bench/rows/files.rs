@@ -227,11 +227,11 @@ fn one_start(program: &Program, below: &Path) -> Result<(Option<f64>, Option<f64
     let observer = Observer::Hook(Hook::start(program.published(dir.path()))?);
     let command = program.command(dir.path(), &observer, Pace::Eager)?;
     if program.polls() {
-        // It has no watch, and tells when it has written.
+        // It has no watch, and notifies when it has written.
         let Observer::Hook(hook) = &observer else { return Ok((None, None)) };
         let began = now();
         let _running = Running::start(command, dir.path())?;
-        let call = hook.calls.recv_timeout(PATIENCE).context("consul-template tells nobody")?;
+        let call = hook.calls.recv_timeout(PATIENCE).context("consul-template notifies nobody")?;
         return Ok((Some(milliseconds(began, call.at)), None));
     }
     let began = now();

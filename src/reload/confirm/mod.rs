@@ -3,8 +3,9 @@
 //!
 //! Two things are watched at once. The *subject* is the process that was notified, or the one that took its place: held
 //! by pidfd, so that its exit is known at once and for certain. The *probe* is `--confirm-url`. What the probe hears
-//! counts once the subject is as expected: until then an old process could answer.  The clock of `--confirm-timeout`
-//! runs while there is somebody to ask. Every wait is on a monotonic clock.
+//! counts once the subject is as expected: until then an old process could answer.
+//!
+//! The clock of `--confirm-timeout` runs while there is somebody to ask. Every wait is on a monotonic clock.
 
 mod probe;
 mod subject;
@@ -105,10 +106,11 @@ impl FromStr for Pattern {
     }
 }
 
-/// Watches until it is known whether the main process took the generation. `notified`: as the reload says. `baseline`: what the URL said before it; where that is
-/// not known, any capture of `--confirm-changed` counts as a change, as the reload itself was a success. `generation`:
-/// for `{digest}`. `impatient` becomes true when newer inputs wait or Trimtab is to end: then nobody is waited for who
-/// is not there, but whoever is there gets the time of `--confirm-timeout`.
+/// Watches until it is known whether the main process took the generation. `notified`: as the reload says. `baseline`:
+/// what the URL said before it; where that is not known, any capture of `--confirm-changed` counts as a change, as the
+/// reload itself was a success. `generation`: for `{digest}`. `impatient` becomes true when newer inputs wait or
+/// Trimtab is to end: then nobody is waited for who is not there, but whoever is there gets the time of
+/// `--confirm-timeout`.
 pub async fn confirm(
     config: &Config,
     notified: Notified,

@@ -1,5 +1,5 @@
 # A main process as people write them: reads its configuration at start, on SIGHUP and on POST /reload, keeps the old one
-# if the new one is bad, and tells by HTTP what it runs.
+# if the new one is bad, and shows by HTTP what it runs.
 import http.server
 import os
 import signal

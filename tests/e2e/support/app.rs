@@ -1,10 +1,11 @@
-//! A Pod with a small main process (`app.py`) and Trimtab beside it, as JSON that a test changes where its case differs.
+//! A Pod with a small main process (`app.py`) and Trimtab beside it, as JSON that a test changes where its case
+//! differs.
 
 use serde_json::{Value, json};
 
 use super::space::Space;
 
-/// The port of the main process: `/` what it runs, `/reloads` and `/signals` how often it was told.
+/// The port of the main process: `/` what it runs, `/reloads` and `/signals` how often it was notified.
 pub const PORT: u16 = 8080;
 
 /// What such a Pod needs beside itself: the ConfigMap `web` with `app.txt`, an account that may list and watch that one

@@ -1,4 +1,4 @@
-//! Envoy, which sees for itself what is published, and tells at its admin port what it took.
+//! Envoy, which sees for itself what is published, and shows at its admin port what it took.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! HAProxy in master-worker mode, told by USR2 and confirmed by its workers and by what it answers.
+//! HAProxy in master-worker mode, notified by USR2 and confirmed by its workers and by what it answers.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,7 +11,7 @@ use super::{Fault, Ground, Program, Refusal, binary, play, strings};
 /// - a port in use: it asks the old worker to let go of *all* its ports, tries for two seconds, gives up, and has them
 ///   taken back: meanwhile connections are refused. `haproxy -c` passes it, as it binds nothing.
 /// - an empty file is taken: "Loading success", a new worker that listens on nothing, and the old one ends. The workers
-///   cannot tell that; what it answers can. `haproxy -c` says "no listener" (exit code 2).
+///   cannot show that; what it answers can. `haproxy -c` says "no listener" (exit code 2).
 ///
 /// 2.6 does not answer the master socket's `reload` with its outcome (that came with 2.7); `show proc` there counts
 /// failed reloads, and back to none after one that succeeds.

@@ -58,7 +58,7 @@ enum Refusal {
 }
 
 impl Refusal {
-    /// Whether it is refused before anything is visible. `gated`: by the validator, and by Trimtab where a file is empty.
+    /// Whether it is refused before anything is visible. `gated`: by the validator, and by Trimtab if a file is empty.
     fn early(self, gated: bool) -> bool {
         gated && matches!(self, Self::Both | Self::Gate)
     }
@@ -69,7 +69,7 @@ impl Refusal {
     }
 }
 
-/// A main process: how it is configured, started, told, and what it makes of each fault.
+/// A main process: how it is configured, started, notified, and what it makes of each fault.
 trait Program: Send + Sync {
     /// Where it stands.
     fn ground(&self) -> &Ground;
@@ -81,7 +81,7 @@ trait Program: Send + Sync {
     fn keys(&self, edit: usize, fault: Option<Fault>) -> Vec<(&'static str, String)>;
     /// What it is started by.
     fn command(&self) -> Vec<String>;
-    /// How it is told, and how that is confirmed.
+    /// How it is notified, and how that is confirmed.
     fn flags(&self) -> Vec<String>;
     /// The command for `--validate`.
     fn validator(&self) -> String;
@@ -390,7 +390,7 @@ fn published(program: &dyn Program) -> Option<usize> {
     texts.find_map(|text| marker(&text).ok())
 }
 
-/// Whether the newest inputs are refused, other than those refused before, and nothing is owed any more.
+/// Whether the newest inputs are refused, other than those refused before, and nothing is due any more.
 fn refused(status: &Value, before: &Value) -> bool {
     let digest = &status["quarantine"]["digest"];
     digest.is_string()
@@ -405,7 +405,7 @@ struct Play {
     what: String,
     gated: bool,
     volume: Volume,
-    // Dropped in this order: who asks, who tells, who is told, and the ground with the logs.
+    // Dropped in this order: who asks, who notifies, who is notified, and the ground with the logs.
     client: Client,
     sidecar: Sidecar,
     main: Main,
@@ -468,19 +468,19 @@ impl Play {
 
     #[track_caller]
     fn bad(&mut self, edit: usize, fault: Fault, refusal: Refusal) {
-        let told = format!("{}: edit {edit}, {fault:?}", self.what);
+        let case = format!("{}: edit {edit}, {fault:?}", self.what);
         let before = self.sidecar.status()["quarantine"]["digest"].clone();
         self.client.excuse(refusal.seen(self.gated));
         self.edit(edit, Some(fault));
-        let status = self.sidecar.until(&format!("{told} is refused"), |status| refused(status, &before));
+        let status = self.sidecar.until(&format!("{case} is refused"), |status| refused(status, &before));
         let early = refusal.early(self.gated);
         let gate = if fault == Fault::Empty { "render" } else { "validate" };
-        assert_eq!(status["quarantine"]["stage"] == gate, early, "{told}: {status}");
+        assert_eq!(status["quarantine"]["stage"] == gate, early, "{case}: {status}");
         *(if early { &mut self.early } else { &mut self.rolled_back }) += 1;
-        assert_eq!(status["published"]["digest"], status["lastGood"]["digest"], "{told}: {status}");
-        assert_eq!(published(&*self.program), Some(self.newest), "{told}");
+        assert_eq!(status["published"]["digest"], status["lastGood"]["digest"], "{case}: {status}");
+        assert_eq!(published(&*self.program), Some(self.newest), "{case}");
         serves(&*self.program, self.newest);
-        assert!(!self.main.has_ended(), "{told}: it has ended");
+        assert!(!self.main.has_ended(), "{case}: it has ended");
         self.client.excuse(false);
     }
 

@@ -1,4 +1,4 @@
-//! nginx, told by HUP and confirmed by its workers.
+//! nginx, notified by HUP and confirmed by its workers.
 
 use super::{Fault, Ground, Program, binary, play, strings};
 

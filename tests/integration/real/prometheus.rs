@@ -1,4 +1,4 @@
-//! Prometheus, told by HTTP and confirmed by the time of its last reload that succeeded.
+//! Prometheus, notified by HTTP and confirmed by the time of its last reload that succeeded.
 
 use std::path::Path;
 
@@ -6,12 +6,13 @@ use super::{Connection, Failure, Fault, Ground, Program, Refusal, binary, marker
 
 /// What Prometheus 2.42 does with a bad configuration on `POST /-/reload`: what does not parse (an unknown field, a job
 /// named twice) is answered by 500, and it stays with what it has. But applying is no transaction:
-/// - a rule file or a certificate of an Alertmanager's client that cannot be loaded: 500 as well, after other parts were
-///   taken into use; `/api/v1/status/config` shows the new configuration then. promtool looks at the rules, and not at
-///   this certificate.
-/// - a certificate of a scrape job's client: 200 in the first five seconds of the job's life, as its pool is made later.
-/// - an empty file: 200, and promtool passes it. The time of the last reload cannot tell, but what it runs can: a group
-///   of rules named for the generation is among its metrics.
+/// - a rule file or a certificate of an Alertmanager's client that cannot be loaded: 500 as well, after other parts
+///   were taken into use; `/api/v1/status/config` shows the new configuration then. promtool looks at the rules, and
+///   not at this certificate.
+/// - a certificate of a scrape job's client: 200 in the first five seconds of the job's life, as its pool is made
+///   later.
+/// - an empty file: 200, and promtool passes it. The time of the last reload cannot show it, but what it runs can: a
+///   group of rules named for the generation is among its metrics.
 ///
 /// `/-/healthy` answers 200 all the while, `prometheus_config_last_reload_success_timestamp_seconds` changes with each
 /// reload that is answered 200 and with no other.

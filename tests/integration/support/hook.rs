@@ -1,4 +1,5 @@
-//! An HTTP hook: a server that notes each call, looks at the output as a main process would, and answers as told.
+//! An HTTP hook: a server that notes each call, looks at the output as a main process would, and answers as it was
+//! asked to.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

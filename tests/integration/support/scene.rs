@@ -100,7 +100,7 @@ impl Scene {
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
-    /// What lies in the output under Trimtab's own names that the journal does not account for: nothing, when nothing
+    /// What is in the output under Trimtab's own names that the journal does not account for: nothing, when nothing
     /// is under way.
     pub fn left_behind(&self) -> Vec<String> {
         let journal = self.journal();

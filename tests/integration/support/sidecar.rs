@@ -36,7 +36,7 @@ pub fn needs_root(what: &str) {
     assert!(rustix::process::geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
 }
 
-/// A program that becomes the sidecar in a mount namespace where the files of `account` lie in the place of a service
+/// A program that becomes the sidecar in a mount namespace where the files of `account` are in the place of a service
 /// account, as in a container. Needs root.
 #[track_caller]
 pub fn in_container(account: &str) -> [&str; 6] {

@@ -1,4 +1,4 @@
-/* The Pod's first process, and PID 1 of a shared process namespace: reaps, and ends when told to. */
+/* The Pod's first process, and PID 1 of a shared process namespace: reaps, and ends when asked to. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
