@@ -8,12 +8,12 @@ pub mod log;
 mod render;
 mod run;
 mod values;
+mod variables;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
-use clap::{ArgAction, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
@@ -92,22 +92,7 @@ pub struct AdminArgs {
 /// The command line, and each flag's variable: `--reload-url` is `TRIMTAB_RELOAD_URL`.
 #[must_use]
 pub fn command() -> clap::Command {
-    with_variables(Cli::command())
-}
-
-fn with_variables(command: clap::Command) -> clap::Command {
-    let command = command.mut_args(|arg| {
-        let Some(long) = arg.get_long() else { return arg };
-        let variable = format!("TRIMTAB_{}", long.to_uppercase().replace('-', "_"));
-        let arg = match arg.get_action() {
-            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
-            ArgAction::Append => arg.value_delimiter('\n'),
-            _ => arg,
-        };
-        // A value may hold a credential.
-        arg.env(variable).hide_env_values(true)
-    });
-    command.mut_subcommands(with_variables)
+    variables::derived(Cli::command())
 }
 
 /// Parses the command line and the environment. Where there is nothing to run, what is to be said is printed.
@@ -115,12 +100,34 @@ pub fn parse() -> Result<Cli, ExitCode> {
     let mut command = command();
     let parsed =
         command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
+    if parsed.as_ref().err().is_none_or(clap::Error::use_stderr) {
+        let environment: Vec<_> = std::env::vars_os().collect();
+        let environment = environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
+        // First, as a flag that is missing may be one of them.
+        let unknown = variables::unknown(&command, environment);
+        if !unknown.is_empty() {
+            return Err(refuse(&unknown.join("\n")));
+        }
+    }
     parsed.map_err(|error| {
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
         // Nothing can be done about a closed standard output.
         let _ = error.format(&mut command).print();
         exit.into()
     })
+}
+
+/// Wrong usage.
+fn refuse(message: &str) -> ExitCode {
+    eprintln!("trimtab: {message}\nSee trimtab --help.");
+    Exit::Usage.into()
+}
+
+/// The candidate that is most like `word`, if one is like it: what somebody who mistyped it meant.
+fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    // The measure of clap's own suggestions, and a higher threshold: a letter is like many names.
+    let near = candidates.into_iter().map(|candidate| (strsim::jaro(word, candidate), candidate));
+    near.filter(|(likeness, _)| *likeness > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
 /// Runs the subcommand, or the sidecar where there is none.
@@ -145,10 +152,7 @@ fn configure(args: RunArgs) -> Result<Config, ExitCode> {
             log::init(format, level);
             Ok(config)
         }
-        Err(error) => {
-            eprintln!("trimtab: {error}\nSee trimtab --help.");
-            Err(Exit::Usage.into())
-        }
+        Err(error) => Err(refuse(&error.to_string())),
     }
 }
 
@@ -199,7 +203,7 @@ mod tests {
         let command = command();
         for arg in command.get_arguments() {
             let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version")) else { continue };
-            let variable = format!("TRIMTAB_{}", long.to_uppercase().replace('-', "_"));
+            let variable = variables::name_of(long);
             assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable.as_str()), "--{long}");
             assert!(arg.get_help().is_some(), "--{long} has no help");
             assert!(arg.get_help_heading().is_some(), "--{long} has no heading");

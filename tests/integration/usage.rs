@@ -73,6 +73,11 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
     (FILES, &["--template", "/a.j2", "--env", "A", "--secret-env", "A"], &["--env A", "--secret-env A"]),
     (FILES, &["--template", ":x"], &["--template", "SRC:DEST"]),
     (FILES, &["--template", "/a.j2:"], &["--template", "SRC:DEST"]),
+    (FILES, &["--template", "/a.j2:/etc/foo"], &["--template /a.j2:/etc/foo", "it is absolute"]),
+    (FILES, &["--template", "/a.j2:../foo"], &["--template /a.j2:../foo", "starts with '..'"]),
+    (FILES, &["--template", "/a.j2:./foo"], &["--template", "a segment is '.'"]),
+    (FILES, &["--template", "/a:b//c/"], &["--template", "a segment is empty"]),
+    (FILES, &["--template", "/a:/"], &["--template /a:/"]),
     (FILES, &["--file-mode", "rw"], &["--file-mode", "0644"]),
     (FILES, &["--file-mode", "4755"], &["--file-mode"]),
     (FILES, &["--secret-mode", "0040"], &["--secret-mode", "owner"]),
@@ -234,6 +239,29 @@ fn wrong_variables_are_refused_by_the_flags_name() {
         assert_eq!(code, Some(64), "{said}");
         assert!(said.contains(&format!("{flag} NO_TEXT")) && said.contains("UTF-8"), "{said}");
     }
+}
+
+/// What nobody reads is a mistake; what Kubernetes sets for a Service of the name is none.
+#[test]
+fn unknown_variables_are_refused_by_name() {
+    let (code, said) = run(trimtab().args(FILES).env("TRIMTAB_RELOADURL", "http://x/?c4n4ry"));
+    assert_eq!(code, Some(64), "{said}");
+    assert!(said.contains("TRIMTAB_RELOADURL") && said.contains("did you mean TRIMTAB_RELOAD_URL?"), "{said}");
+    assert!(!said.contains("c4n4ry"), "{said}");
+    // The flag that is missing is that one.
+    let (code, said) = run(trimtab().args(&FILES[2..]).env("TRIMTAB_OUTPTU", "/x"));
+    assert!(code == Some(64) && said.contains("did you mean TRIMTAB_OUTPUT?"), "{said}");
+    for help in ["--help", "-h", "--version"] {
+        let (code, said) = run(trimtab().arg(help).env("TRIMTAB_RELOADURL", "x"));
+        assert_eq!(code, Some(0), "{said}");
+    }
+    let missing = ["--watch-dir", "/no/such", "--output", "/no/out", "--once", "--once-timeout", "10ms"];
+    let (code, said) = run(trimtab().args(missing).envs([
+        ("TRIMTAB_SERVICE_HOST", "10.0.0.5"),
+        ("TRIMTAB_METRICS_PORT", "tcp://10.0.0.5:80"),
+        ("TRIMTAB_PORT_80_TCP_ADDR", "10.0.0.5"),
+    ]));
+    assert!(code != Some(64) && !said.contains("the variable"), "{code:?}: {said}");
 }
 
 #[test]

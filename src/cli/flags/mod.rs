@@ -72,7 +72,7 @@ impl RunArgs {
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
         let Self { sources, output, validate, reload, confirm, life } = &self;
         let mut parts = sources.parts(own_namespace)?;
-        output.add_sources(&mut parts);
+        output.add_sources(&mut parts)?;
         life.check()?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;

@@ -9,6 +9,7 @@ use clap::{Args, ValueEnum};
 use super::source::{Parts, real};
 use super::{Checked, Env, UsageError, usage};
 use crate::cli::values::{TemplateArg, mode, quantity};
+use crate::model::tree::TreePath;
 use crate::publish::{self, Layout};
 use crate::render::{DelimitersError, EnvVar, Pod, Settings};
 use crate::source::Role;
@@ -80,10 +81,15 @@ impl ValueEnum for Layout {
 
 impl OutputArgs {
     /// Adds the templates and the Pod's labels, which are watched like sources.
-    pub(super) fn add_sources(&self, parts: &mut Parts) {
+    pub(super) fn add_sources(&self, parts: &mut Parts) -> Checked<()> {
         // A template in a watched directory is as secret as that.
         let declared: Vec<_> = parts.roots.iter().map(|root| (real(&root.path), root.secret)).collect();
         for TemplateArg { source, dest } in &self.templates {
+            if let Some(dest) = dest {
+                // With a slash at its end it is a directory.
+                TreePath::parse(dest.strip_suffix('/').unwrap_or(dest))
+                    .map_err(|error| UsageError(format!("--template {}:{dest}: {error}", source.display())))?;
+            }
             let path = real(source);
             let secret = declared.iter().find(|(dir, _)| path.starts_with(dir)).and_then(|(_, secret)| *secret);
             let role = Role::Template { dest: dest.clone() };
@@ -93,6 +99,7 @@ impl OutputArgs {
             // Labels and annotations are no secrets, though the kubelet's downward API volumes are on tmpfs.
             parts.file("podinfo".into(), Role::PodInfo, podinfo, Some(false));
         }
+        Ok(())
     }
 
     pub(super) fn directory(&self) -> Checked<&Path> {
