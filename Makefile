@@ -5,7 +5,7 @@ SHELL = bash
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all demo test integration bench ratchet soak lint deny fuzz build static image e2e
+.PHONY: all demo docs test integration bench ratchet soak lint deny fuzz build static image e2e
 all: build
 
 build:
@@ -26,6 +26,11 @@ image:
 demo:
 	$(CARGO) build --bin trimtab --example demo-server
 	TRIMTAB=$(BUILT)/trimtab DEMO_SERVER=$(BUILT)/examples/demo-server demo/run
+
+# The documentation as a site, in target/book; its links and manifests are checked by the tests.
+docs:
+	book=$$(tools/mdbook) && $$book build docs
+	@echo "target/book/index.html"
 
 # Unit, property and integration tests; the latter against a real kube-apiserver and etcd, built once into a
 # cache, and real main processes, unpacked there from Debian's packages and PyPI's where they are not installed. Then the
@@ -53,7 +58,7 @@ e2e:
 	NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
 # The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.
-# ROWS=swap,edit for some of the rows; UPDATE_README=1 writes the documentation. docs/performance.md says more. In a
+# ROWS=swap,edit for some of the rows; UPDATE_DOCS=1 writes the documentation. docs/performance.md says more. In a
 # process namespace of its own, where that is allowed: a Pod's is one, and a signal's target is sought in all of it.
 ALONE = unshare --pid --fork --kill-child --mount-proc
 bench:

@@ -22,7 +22,7 @@ fn colour(who: Who) -> &'static str {
     }
 }
 
-/// The README's figures that at least two programs have, each on a scale of its own.
+/// The main figures that at least two programs have, each on a scale of its own.
 pub fn svg(figures: &[Figure]) -> String {
     let drawn: Vec<_> = figures
         .iter()

@@ -93,7 +93,7 @@ pub struct Figure {
     /// What was to be reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub goal: Option<Goal>,
-    /// Whether the README has it.
+    /// Whether the plot has it.
     pub main: bool,
 }
 
@@ -112,7 +112,7 @@ impl Figure {
         Self { row, name: name.into(), cells: BTreeMap::new(), goal: None, main: false }
     }
 
-    /// One that the README has as well.
+    /// One for the plot as well.
     pub fn main(mut self) -> Self {
         self.main = true;
         self
@@ -196,9 +196,9 @@ impl Report {
         self.remarks.push(format!("Not measured: `{row}`: {why}."));
     }
 
-    /// Prints the table, and writes all files; with `UPDATE_README`, and all rows, the documentation too.
+    /// Prints the table, and writes all files; with `UPDATE_DOCS`, and all rows, the documentation too.
     pub fn write(&self, all_rows: bool) -> Result<()> {
-        let text = self.text(|_| true);
+        let text = self.text();
         let json = serde_json::to_string_pretty(self)? + "\n";
         let svg = plot::svg(&self.figures);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("bench");
@@ -208,7 +208,7 @@ impl Report {
         }
         print!("\n{text}");
         crate::say(&format!("written to {}", folder.display()));
-        if env::var_os("UPDATE_README").is_none() {
+        if env::var_os("UPDATE_DOCS").is_none() {
             return Ok(());
         }
         if !all_rows {
@@ -218,14 +218,11 @@ impl Report {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         fs::write(root.join("docs/figures.json"), json)?;
         fs::write(root.join("docs/figures.svg"), svg)?;
-        replace(&root.join("docs/performance.md"), &text)?;
-        let plot = "\n![Trimtab beside its peers](docs/figures.svg)\n";
-        let short = self.text(|figure| figure.main) + plot;
-        replace(&root.join("README.md"), &short)
+        replace(&root.join("docs/performance.md"), &text)
     }
 
-    fn text(&self, wanted: impl Fn(&Figure) -> bool) -> String {
-        let figures: Vec<_> = self.figures.iter().filter(|figure| wanted(figure)).collect();
+    fn text(&self) -> String {
+        let figures = &self.figures;
         let columns: Vec<_> =
             Who::ALL.into_iter().filter(|who| figures.iter().any(|figure| figure.cells.contains_key(who))).collect();
         let mut rows = vec![vec![String::new()]];

@@ -48,7 +48,7 @@ static FIXED: LazyLock<[Arc<Object>; 3]> = LazyLock::new(|| {
 });
 
 /// Whether a text may make a value far larger than itself and then text of that: the one bound that is known to be
-/// missing (README, "Templates"), as the engine counts no step for the latter. A list in a list, each many times, has
+/// missing (docs/templates.md, "Limits"), as the engine counts no step for the latter. A list in a list, each many times, has
 /// it; so have lists that are doubled again and again. One such list alone is small enough.
 ///
 /// Leaves out more than has to be. A loop that calls itself could double as well, and is let through.

@@ -33,6 +33,6 @@ mod secrets; // a secret byte where it does not belong
 
 // What we ship.
 mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
+mod docs; // the README and docs/: flags, manifests, links
 mod examples; // examples/ on an API server that enforces the restricted standard
-mod readme; // the README's table of flags and its manifest
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
