@@ -110,7 +110,7 @@ fn text(findings: &[Finding], terminal: bool) -> String {
     }
     let weighty = findings.iter().filter(|finding| finding.severity > Severity::Advice).count();
     let _ = match weighty {
-        0 => write!(text, "nothing found that would not work"),
+        0 => write!(text, "no problems found"),
         1 => write!(text, "1 problem"),
         count => write!(text, "{count} problems"),
     };
