@@ -24,15 +24,15 @@ fn text(path: impl AsRef<Path>) -> String {
 }
 
 /// Every Markdown file of a folder, and of those below it, by its path from the repository's root.
-fn pages_below(folder: &str) -> Vec<PathBuf> {
+fn pages_below(folder: &Path) -> Vec<PathBuf> {
     let mut pages = Vec::new();
     for entry in fs::read_dir(Path::new(ROOT).join(folder)).unwrap() {
         let entry = entry.unwrap();
-        let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+        let path = folder.join(entry.file_name());
         if entry.file_type().unwrap().is_dir() {
             pages.extend(pages_below(&path));
-        } else if path.ends_with(".md") {
-            pages.push(path.into());
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            pages.push(path);
         }
     }
     pages.sort();
@@ -42,8 +42,8 @@ fn pages_below(folder: &str) -> Vec<PathBuf> {
 /// What people read: the README, the documentation, and what stands beside them.
 pub(crate) fn pages() -> Vec<PathBuf> {
     let mut pages: Vec<_> = ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"].map(PathBuf::from).into();
-    pages.extend(pages_below("docs"));
-    pages.extend(pages_below("examples"));
+    pages.extend(pages_below("docs".as_ref()));
+    pages.extend(pages_below("examples".as_ref()));
     pages
 }
 
@@ -56,12 +56,12 @@ fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
 /// A page without its blocks of code.
 fn prose(page: &str) -> String {
     let mut inside = false;
-    let lines = page.lines().filter(|line| {
+    let lines = page.split_inclusive('\n').filter(|line| {
         let fence = line.trim_start().starts_with("```");
         inside ^= fence;
         !inside && !fence
     });
-    lines.map(|line| format!("{line}\n")).collect()
+    lines.collect()
 }
 
 /// The flags as clap has them, a table for each heading.
@@ -186,7 +186,7 @@ fn readme_is_short() {
 #[test]
 fn every_page_is_in_the_book() {
     let summary = text("docs/SUMMARY.md");
-    for page in pages_below("docs").iter().filter(|page| !page.ends_with("SUMMARY.md")) {
+    for page in pages_below("docs".as_ref()).iter().filter(|page| !page.ends_with("SUMMARY.md")) {
         let name = page.strip_prefix("docs").unwrap().display();
         assert!(summary.contains(&format!("]({name})")), "docs/SUMMARY.md does not list {name}");
     }
