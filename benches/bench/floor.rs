@@ -1,10 +1,9 @@
 //! The floor: this program again, as what no program can be faster than, because it does the bare minimum; and the
 //! small programs that are notified.
 
-use std::ffi::CStr;
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufReader, Write};
-use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::path::Path;
 
@@ -12,9 +11,9 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::TryStreamExt;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, WatchEvent, WatchParams};
-use rustix::fd::OwnedFd;
-use rustix::fs::inotify;
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::cluster;
 use crate::hook::run_target;
@@ -39,7 +38,7 @@ fn mounted(volume: &Path, output: &Path, how: &str, whom: &str, synced: bool) ->
     let mut notify = Notify::new(how, whom)?;
     fs::create_dir_all(output)?;
     loop {
-        wait_for(&inotify, c"..data")?;
+        wait_for(&inotify, "..data")?;
         if synced {
             let mut content = Vec::new();
             for key in KEYS {
@@ -75,17 +74,16 @@ fn watched(kubeconfig: &Path, namespace: &str, name: &str, address: &str) -> Res
 }
 
 /// An inotify of what is renamed into a directory.
-pub fn watch(directory: &Path) -> Result<OwnedFd> {
-    let inotify = inotify::init(inotify::CreateFlags::CLOEXEC)?;
-    inotify::add_watch(&inotify, directory, inotify::WatchFlags::MOVED_TO)?;
+pub fn watch(directory: &Path) -> Result<Inotify> {
+    let inotify = Inotify::init(InitFlags::IN_CLOEXEC)?;
+    inotify.add_watch(directory, AddWatchFlags::IN_MOVED_TO)?;
     Ok(inotify)
 }
 
 /// Returns when this name was renamed into place.
-pub fn wait_for(inotify: &OwnedFd, name: &CStr) -> Result<()> {
-    let mut buffer = [MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(inotify, &mut buffer);
-    while events.next()?.file_name() != Some(name) {}
+pub fn wait_for(inotify: &Inotify, name: &str) -> Result<()> {
+    let name = Some(OsStr::new(name));
+    while !inotify.read_events()?.iter().any(|event| event.name.as_deref() == name) {}
     Ok(())
 }
 
@@ -98,7 +96,7 @@ enum Notify {
 impl Notify {
     fn new(how: &str, whom: &str) -> Result<Self> {
         if how == "signal" {
-            return Ok(Self::Signal(Pid::from_raw(whom.parse()?).context("no pid")?));
+            return Ok(Self::Signal(Pid::from_raw(whom.parse()?)));
         }
         let stream = TcpStream::connect(whom)?;
         stream.set_nodelay(true)?;
@@ -108,7 +106,7 @@ impl Notify {
 
     fn send(&mut self, path: &str) -> Result<()> {
         match self {
-            Self::Signal(pid) => kill_process(*pid, Signal::HUP)?,
+            Self::Signal(pid) => kill(*pid, Signal::SIGHUP)?,
             Self::Hook { stream, answer } => {
                 let request = format!("POST {path} HTTP/1.1\r\nHost: hook\r\nContent-Length: 0\r\n\r\n");
                 stream.write_all(request.as_bytes())?;

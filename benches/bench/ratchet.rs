@@ -13,12 +13,14 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 
 use crate::cluster::Cluster;
 use crate::measure::{Proc, now};
 use crate::programs::{Pace, Program, Who};
+use crate::rig::child::pid_of;
 use crate::rig::trimtab;
 use crate::rows::Bench;
 use crate::rows::api::Watcher;
@@ -223,7 +225,7 @@ fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String
         thread::sleep(Duration::from_millis(5));
     }
     done()?;
-    kill_process(Pid::from_child(&strace.0), Signal::INT)?;
+    kill(pid_of(&strace.0), Signal::SIGINT)?;
     strace.0.wait()?;
     let mut calls = BTreeMap::new();
     for line in fs::read_to_string(&file)?.lines() {
@@ -242,20 +244,19 @@ fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String
 
 /// Does something while a process is stopped: it sees all of it at once, however slowly it is done.
 fn held<T>(process: Proc, done: impl FnOnce() -> Result<T>) -> Result<T> {
-    signal(process, Signal::STOP)?;
+    signal(process, Signal::SIGSTOP)?;
     let deadline = now() + PATIENCE;
     while !process.stopped()? {
         ensure!(now() < deadline, "it does not stop");
         thread::sleep(Duration::from_millis(1));
     }
     let value = done()?;
-    signal(process, Signal::CONT)?;
+    signal(process, Signal::SIGCONT)?;
     Ok(value)
 }
 
 fn signal(process: Proc, signal: Signal) -> Result<()> {
-    let pid = Pid::from_raw(i32::try_from(process.0)?).context("the process has no number")?;
-    Ok(kill_process(pid, signal)?)
+    Ok(kill(Pid::from_raw(process.0.cast_signed()), signal)?)
 }
 
 /// The instructions of one edit, in thousands: how many more it takes to do [`EDITS`] more of them.
@@ -284,7 +285,7 @@ fn executed(bench: &Bench, flags: &[&str], edits: u32, edit: &mut dyn FnMut() ->
         while watcher.first_call()?.saw != Some(version) {}
         settled(&output)?;
     }
-    signal(watcher.proc(), Signal::TERM)?;
+    signal(watcher.proc(), Signal::SIGTERM)?;
     let deadline = now() + PATIENCE * 12;
     loop {
         let text = fs::read_to_string(&counts).unwrap_or_default();

@@ -306,7 +306,7 @@ fn heading() -> Result<String> {
     let cpu = fs::read_to_string("/proc/cpuinfo")?;
     let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     let load = fs::read_to_string("/proc/loadavg")?;
-    let system = rustix::system::uname();
+    let system = nix::sys::utsname::uname()?;
     Ok(format!(
         "`make bench` on {} cores of {}, {} {}, load average {}:",
         thread::available_parallelism()?,

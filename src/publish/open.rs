@@ -8,8 +8,9 @@ use std::sync::OnceLock;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{FileStat, Mode};
+use nix::sys::statfs::{FsType, fstatfs};
 use nix::unistd::{AccessFlags, Gid, faccessat, getegid, geteuid, getgroups};
-use rustix::fs::{StatxAttributes, StatxFlags, fstatfs, statx};
+use rustix::fs::{StatxAttributes, StatxFlags, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look};
@@ -21,15 +22,15 @@ pub(super) const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
 
 /// File systems on which a chmod succeeds and has often no effect, by the numbers of statfs(2).
-const IGNORE_MODES: [(u64, &str); 8] = [
-    (0x4d44, "FAT"),
-    (0x2011_bab0, "exFAT"),
-    (0x5346_544e, "NTFS"),
-    (0x7366_746e, "NTFS"),
-    (0x517b, "SMB"),
-    (0xfe53_4d42, "SMB"),
-    (0xff53_4d42, "CIFS"),
-    (0x6573_5546, "FUSE"),
+const IGNORE_MODES: [(FsType, &str); 8] = [
+    (FsType(0x4d44), "FAT"),
+    (FsType(0x2011_bab0), "exFAT"),
+    (FsType(0x5346_544e), "NTFS"),
+    (FsType(0x7366_746e), "NTFS"),
+    (FsType(0x517b), "SMB"),
+    (FsType(0xfe53_4d42), "SMB"),
+    (FsType(0xff53_4d42), "CIFS"),
+    (FsType(0x6573_5546), "FUSE"),
 ];
 
 impl Output {
@@ -113,7 +114,7 @@ impl Output {
                 ));
             }
         }
-        let kind = u64::try_from(fstatfs(&self.dir).ok()?.f_type).ok()?;
+        let kind = fstatfs(&self.dir).ok()?.filesystem_type();
         let (_, name) = IGNORE_MODES.iter().find(|(magic, _)| *magic == kind)?;
         Some(format!("{} is on a file system ({name}) that often does not", self.path.display()))
     }

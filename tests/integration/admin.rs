@@ -6,8 +6,8 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use regex_lite::Regex;
-use rustix::process::Signal;
 use serde_json::Value;
 
 use super::support::hook::Hook;
@@ -37,7 +37,7 @@ fn hang_up_reads_everything_again() {
     // Nothing would come later, were it noticed by itself.
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(sidecar.status()["published"]["sequence"], 1);
-    sidecar.signal(Signal::HUP);
+    sidecar.signal(Signal::SIGHUP);
     eventually("it is read again", || (stage.published()? == "2").then_some(()));
     drop(file);
 }
@@ -58,7 +58,7 @@ fn rejected_inputs_are_tried_again_by_hang_up_and_by_retry() {
     stage.edit("2");
     tried(2.0);
     assert_eq!(rejections(), Some(2.0));
-    sidecar.signal(Signal::HUP);
+    sidecar.signal(Signal::SIGHUP);
     tried(3.0);
     retry(&sidecar);
     tried(4.0);
@@ -246,7 +246,7 @@ fn servers_that_are_off_listen_nowhere() {
     let stage = Stage::new("1");
     let mut sidecar = stage.start(&["--listen", "off", "--admin", "off"]);
     eventually("it is published", || stage.published());
-    let pid = sidecar.pid().as_raw_nonzero();
+    let pid = sidecar.pid();
     let sockets: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .filter_map(|fd| fs::read_link(fd.unwrap().path()).ok())

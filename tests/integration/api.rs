@@ -17,9 +17,9 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, ObjectMeta, PostParams};
 use kube::{Client, Resource};
-use rustix::fs::inotify;
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-use rustix::process::Signal;
+use nix::mount::MsFlags;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ use tokio::time::sleep;
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
+use super::support::mounts::Mounted;
 use super::support::random::Random;
 use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root};
 
@@ -168,7 +169,7 @@ fn secret(name: &str, data: &[(&str, &str)]) -> Secret {
 
 /// A line of `/proc/PID/status`, in kB.
 fn memory(sidecar: &Sidecar, line: &str) -> u64 {
-    let path = format!("/proc/{}/status", sidecar.pid().as_raw_nonzero());
+    let path = format!("/proc/{}/status", sidecar.pid());
     let status = fs::read_to_string(path).unwrap();
     let value = status.lines().find_map(|text| text.strip_prefix(line)?.strip_prefix(':')).unwrap();
     value.trim().trim_end_matches(" kB").parse().unwrap()
@@ -341,7 +342,7 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     let rest = memory(&sidecar, "RssAnon");
 
     // What is kept has no name and is nobody else's.
-    let files = fs::read_dir(format!("/proc/{}/fd", sidecar.pid().as_raw_nonzero())).unwrap();
+    let files = fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap();
     let files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     let of_ours = |link: &PathBuf| fs::read_link(link).is_ok_and(|to| to.starts_with(place.at("conf")));
     let spools: Vec<_> = files.iter().filter(|link| of_ours(link)).filter(|link| size(link) > 10_000_000).collect();
@@ -349,16 +350,14 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     let found = fs::metadata(spool).unwrap();
     assert_eq!((found.mode() & 0o7777, found.nlink()), (0o600, 0));
 
-    let inotify = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
-    inotify::add_watch(&inotify, place.output("all"), inotify::WatchFlags::OPEN | inotify::WatchFlags::ACCESS).unwrap();
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    inotify.add_watch(&place.output("all"), AddWatchFlags::IN_OPEN | AddWatchFlags::IN_ACCESS).unwrap();
     place.put(&labelled("web-0123", &[("conf.json", "\"edited\"")])).await;
     eventually("the edit is delivered", || (hook.last_saw()? == "\"edited\"").then_some(()));
     assert_eq!(sequence(&sidecar), 2);
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
-    let mut events = inotify::Reader::new(&inotify, &mut buffer);
     let mut opened = Vec::new();
-    while let Ok(event) = events.next() {
-        opened.extend(event.file_name().map(|name| name.to_str().unwrap().to_owned()));
+    while let Ok(events) = inotify.read_events() {
+        opened.extend(events.into_iter().filter_map(|event| event.name));
     }
     opened.dedup();
     assert_eq!(opened, ["web-0123-conf.json"], "files that did not change were opened");
@@ -371,24 +370,13 @@ async fn in_the_files_layout_memory_has_no_content_and_an_edit_reads_no_other_fi
     }
 }
 
-/// Unmounted when dropped.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
-}
-
 #[tokio::test]
 async fn what_a_full_volume_cannot_keep_is_reported_and_taken_in_when_there_is_room() {
-    needs_root("mount a tmpfs");
     let place = Place::new().await;
     let text = |letter: &str, size: usize| letter.repeat(size);
     place.put(&labelled("one", &[("conf", &text("1", 100_000))])).await;
     fs::create_dir(place.at("conf")).unwrap();
-    mount("tmpfs", place.at("conf"), "tmpfs", MountFlags::empty(), Some(c"size=600k,mode=0755")).unwrap();
-    let mounted = Mounted(place.at("conf"));
+    let mounted = Mounted::tmpfs(place.at("conf"), "size=600k,mode=0755");
     let sidecar = place.start(&["--selector", "app=web", "--path", "{name}-{key}", "--layout", "files"]);
     eventually("one is published", || (place.read("one-conf")?.len() == 100_000).then_some(()));
     place.put(&labelled("two", &[("conf", &text("2", 900_000))])).await;
@@ -397,7 +385,7 @@ async fn what_a_full_volume_cannot_keep_is_reported_and_taken_in_when_there_is_r
     });
     assert_eq!(place.read("one-conf").unwrap(), text("1", 100_000));
     assert_eq!(sequence(&sidecar), 1);
-    mount_remount(place.at("conf"), MountFlags::empty(), "size=8m,mode=0755").unwrap();
+    mounted.remount(MsFlags::empty(), "size=8m,mode=0755");
     eventually("two is published", || (place.read("two-conf")?.len() == 900_000).then_some(()));
     drop(sidecar);
     drop(mounted);
@@ -644,7 +632,7 @@ async fn forbidden_source_is_reported_by_its_rule_and_the_rule_alone_cures_it() 
 
     // A watch that runs is not checked again: the list that SIGHUP asks for is.
     place.delete::<RoleBinding>("reader").await;
-    sidecar.signal(Signal::HUP);
+    sidecar.signal(Signal::SIGHUP);
     sidecar.until("/status names the rule again", |status| message(status).contains(rule));
     place.put(&configmap("web", &[("a", "2")])).await;
     assert_eq!((readyz(&sidecar), up().as_str()), (200, "0"));
@@ -907,7 +895,7 @@ async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_co
     other.grant(&app, "extra").await;
     eventually("what is granted comes in", || {
         // Listed at once, and not in half a minute.
-        sidecar.signal(Signal::HUP);
+        sidecar.signal(Signal::SIGHUP);
         (place.read("theirs")? == "1").then_some(())
     });
     let before = sequence(&sidecar);
@@ -927,7 +915,7 @@ async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_co
     assert_eq!(place.read("theirs").as_deref(), Some("1"), "its content is gone by a restart");
     other.grant(&app, "extra").await;
     eventually("the edit is published with it", || {
-        sidecar.signal(Signal::HUP);
+        sidecar.signal(Signal::SIGHUP);
         (place.read("mine")? == "3").then_some(())
     });
     assert_eq!(place.read("theirs").as_deref(), Some("1"));

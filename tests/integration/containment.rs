@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_bind, mount_change, unmount};
+use nix::mount::MsFlags;
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::{geteuid, mkfifo};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
+use super::support::mounts::Mounted;
 use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 use super::support::stage::metric;
@@ -463,13 +465,13 @@ fn links_that_stay_inside_are_read_loops_end_and_what_is_no_file_does_not_hang()
     symlink(".", inside.join("self")).unwrap();
     symlink("real", inside.join("again")).unwrap();
     symlink("nowhere", inside.join("dangling")).unwrap();
-    mknodat(CWD, inside.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    mkfifo(&inside.join("fifo"), Mode::from_bits_truncate(0o666)).unwrap();
     symlink("fifo", inside.join("to-fifo")).unwrap();
     let _socket = UnixListener::bind(inside.join("socket")).unwrap();
-    if rustix::process::geteuid().is_root() {
+    if geteuid().is_root() {
         // Of /dev/zero, whose bytes never end. Not everyone who is root may make one.
-        let device = rustix::fs::makedev(1, 5);
-        let made = mknodat(CWD, inside.join("zero"), FileType::CharacterDevice, Mode::from_raw_mode(0o666), device);
+        let device = makedev(1, 5);
+        let made = mknod(&inside.join("zero"), SFlag::S_IFCHR, Mode::from_bits_truncate(0o666), device);
         println!("a device: {made:?}");
     }
     let sidecar = place.sidecar(&["--watch-dir", inside.to_str().unwrap()]);
@@ -690,7 +692,7 @@ fn outputs_that_are_not_ours_are_refused_with_the_remedy() {
     refused(&place.at("link/"), &["symlink"]);
     symlink("nowhere", place.at("dangling")).unwrap();
     refused(&place.at("dangling"), &["symlink"]);
-    mknodat(CWD, place.at("fifo"), FileType::Fifo, Mode::from_raw_mode(0o666), 0).unwrap();
+    mkfifo(&place.at("fifo"), Mode::from_bits_truncate(0o666)).unwrap();
     refused(&place.at("fifo"), &["pipe"]);
     // No parent, a parent that is a file.
     refused(&place.at("no/such/conf"), &["parent directory", "volumeMounts"]);
@@ -715,34 +717,6 @@ fn outputs_that_are_not_ours_are_refused_with_the_remedy() {
     place.check();
 }
 
-/// A mount, as long as it lives.
-pub struct Mounted(PathBuf);
-
-impl Mounted {
-    /// A file system in memory at this path, with these flags; what fails is said, as it needs root.
-    fn tmpfs(path: PathBuf, flags: MountFlags, options: &str) -> Self {
-        let options = std::ffi::CString::new(options).unwrap();
-        mount("trimtab-test", &path, "tmpfs", flags, options.as_c_str()).unwrap_or_else(|errno| {
-            panic!("this test mounts a tmpfs, and must run as root with CAP_SYS_ADMIN: {errno}")
-        });
-        Self(path)
-    }
-
-    /// What is at one path, at another, too.
-    pub fn bind(from: &Path, to: PathBuf) -> Self {
-        mount_bind(from, &to).unwrap_or_else(|errno| {
-            panic!("this test mounts a directory, and must run as root with CAP_SYS_ADMIN: {errno}")
-        });
-        Self(to)
-    }
-}
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
-}
-
 #[test]
 fn an_output_that_is_read_only_or_the_root_of_a_volume() {
     let place = Place::new();
@@ -753,13 +727,12 @@ fn an_output_that_is_read_only_or_the_root_of_a_volume() {
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
     fs::create_dir(place.at("volume")).unwrap();
-    let volume = Mounted::tmpfs(place.at("volume"), MountFlags::empty(), "mode=0755");
-    let root = volume.0.to_str().unwrap();
+    let volume = Mounted::tmpfs(place.at("volume"), "mode=0755");
+    let root = volume.path().to_str().unwrap();
     let (code, said) = run(root);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("root of a volume") && said.contains("volume/conf"), "{said}");
-    let _ = mount_change(&volume.0, MountPropagationFlags::PRIVATE);
-    rustix::mount::mount_remount(&volume.0, MountFlags::RDONLY, c"").unwrap();
+    volume.remount(MsFlags::MS_RDONLY, "");
     for output in [root.to_owned(), format!("{root}/conf")] {
         let (code, said) = run(&output);
         assert_eq!(code, Some(73), "{said}");
@@ -767,8 +740,8 @@ fn an_output_that_is_read_only_or_the_root_of_a_volume() {
     }
     drop(volume);
     // A Memory emptyDir: its root is sticky, a directory in it is not.
-    let volume = Mounted::tmpfs(place.at("volume"), MountFlags::empty(), "mode=3777");
-    let root = volume.0.to_str().unwrap();
+    let volume = Mounted::tmpfs(place.at("volume"), "mode=3777");
+    let root = volume.path().to_str().unwrap();
     let (code, said) = run(root);
     assert_eq!(code, Some(73), "{said}");
     assert!(said.contains("medium Memory") && said.contains("volume/conf"), "{said}");
@@ -865,7 +838,7 @@ async fn of_two_selected_objects_on_one_path_the_younger_is_held_back_until_the_
 
 /// The most memory that the sidecar ever had, in MiB.
 fn peak(sidecar: &Sidecar) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid().as_raw_nonzero())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
 }

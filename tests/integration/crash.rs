@@ -11,13 +11,14 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
 use super::support::hook::{Answer, Hook};
+use super::support::mounts::Mounted;
 use super::support::random::Random;
 use super::support::scene::{Layout, Scene, names};
-use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
+use super::support::sidecar::{Sidecar, Volume, eventually};
 
 /// Flags for a sidecar that does not dawdle.
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
@@ -586,27 +587,10 @@ fn second_sidecar_on_an_output_waits_and_takes_over() {
     assert_eq!(delivered(&hooks[0]), [0, 1, 2, 4]);
 }
 
-/// A small tmpfs. Unmounted when dropped.
-struct Tmpfs(PathBuf);
-
-impl Tmpfs {
-    fn new(path: PathBuf, size: &str) -> Self {
-        needs_root("mount a tmpfs");
-        fs::create_dir(&path).unwrap();
-        let options = std::ffi::CString::new(format!("size={size},mode=0755")).unwrap();
-        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
-        Self(path)
-    }
-
-    fn resize(&self, size: &str) {
-        mount_remount(&self.0, MountFlags::empty(), format!("size={size}")).unwrap();
-    }
-}
-
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
+/// A small tmpfs.
+fn tmpfs(path: PathBuf, size: &str) -> Mounted {
+    fs::create_dir(&path).unwrap();
+    Mounted::tmpfs(path, &format!("size={size},mode=0755"))
 }
 
 #[test]
@@ -626,7 +610,7 @@ fn full_volume_of_single_files_keeps_the_last_good_generation_and_recovers_by_it
 /// and of what is published before it.
 fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Option<usize>, usize)>) {
     let mut scene = Scene::of(layout);
-    let tmpfs = Tmpfs::new(scene.at("shared"), "256k");
+    let tmpfs = tmpfs(scene.at("shared"), "256k");
     scene.output = scene.at("shared/conf");
     let mut volume = Volume::new(scene.at("volume"), &[]);
     let swap = |volume: &mut Volume, number: u64, size: usize| {
@@ -672,7 +656,7 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
             swap(&mut volume, number + 1, 40_000);
             published(number + 1);
         } else {
-            tmpfs.resize("2m");
+            tmpfs.remount(MsFlags::empty(), &format!("size={}", "2m"));
             published(number);
         }
         let said = sidecar.log().matches("the volume is full").count();
@@ -684,7 +668,7 @@ fn fills_the_volume(layout: Layout, fits: usize, sizes: impl Iterator<Item = (Op
         swap(&mut volume, number, size);
         published(number);
         if number == 31 {
-            tmpfs.resize("256k");
+            tmpfs.remount(MsFlags::empty(), &format!("size={}", "256k"));
         }
     }
 

@@ -5,34 +5,33 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
+use nix::mount::MsFlags;
 use serde_json::{Value, json};
 
 use super::support::hook::Hook;
+use super::support::mounts::Mounted;
 use super::support::scene::{Layout, Scene};
-use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
+use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
 
 const NOBODY: u32 = 65534;
 
-/// A tmpfs with a `conf` for the output. Unmounted when dropped.
+/// A tmpfs with a `conf` for the output.
 struct Disk {
     scene: Scene,
     volume: Volume,
-    mounted: PathBuf,
+    mounted: Mounted,
     hook: Hook,
 }
 
 impl Disk {
     fn new(layout: Layout, options: &str) -> Self {
-        needs_root("mount a tmpfs");
         let mut scene = Scene::of(layout);
         let mounted = scene.at("shared");
         fs::create_dir(&mounted).unwrap();
-        let options = std::ffi::CString::new(options).unwrap();
-        mount("tmpfs", &mounted, "tmpfs", MountFlags::empty(), Some(options.as_c_str())).unwrap();
         scene.output = mounted.join("conf");
+        let mounted = Mounted::tmpfs(mounted, options);
         let volume = Volume::new(scene.at("volume"), &[]);
         let hook = Hook::start(Some(scene.output.join("n")));
         let mut disk = Self { scene, volume, mounted, hook };
@@ -89,12 +88,6 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = unmount(&self.mounted, UnmountFlags::DETACH);
-    }
-}
-
 #[test]
 fn output_that_is_forbidden_for_a_while_keeps_the_last_good_generation() {
     forbids_for_a_while(Layout::Atomic);
@@ -108,7 +101,7 @@ fn output_of_single_files_that_is_forbidden_for_a_while_keeps_the_last_good_gene
 fn forbids_for_a_while(layout: Layout) {
     let mut disk = Disk::new(layout, "mode=0755");
     fs::set_permissions(disk.scene.at("."), Permissions::from_mode(0o755)).unwrap();
-    chown(&disk.mounted, Some(NOBODY), Some(NOBODY)).unwrap();
+    chown(disk.mounted.path(), Some(NOBODY), Some(NOBODY)).unwrap();
     let sidecar = Sidecar::start_as(NOBODY, &disk.log(), disk.flags());
     disk.settled(&sidecar, 0);
     let allow = |disk: &Disk, mode| fs::set_permissions(&disk.scene.output, Permissions::from_mode(mode)).unwrap();
@@ -143,7 +136,7 @@ fn takes_the_inodes(layout: Layout, sizes: [usize; 4]) {
         number += 1;
         disk.edit(number, files);
         disk.stays(&sidecar, last, &["No space left on device", "the volume is full"]);
-        mount_remount(&disk.mounted, MountFlags::empty(), "nr_inodes=400").unwrap();
+        disk.mounted.remount(MsFlags::empty(), "nr_inodes=400");
         disk.settled(&sidecar, number);
         number += 1;
         disk.edit(number, 1);
@@ -152,7 +145,7 @@ fn takes_the_inodes(layout: Layout, sizes: [usize; 4]) {
         number += 1;
         disk.edit(number, 1);
         disk.settled(&sidecar, number);
-        mount_remount(&disk.mounted, MountFlags::empty(), "nr_inodes=40").unwrap();
+        disk.mounted.remount(MsFlags::empty(), "nr_inodes=40");
     }
 }
 
@@ -227,14 +220,14 @@ fn is_read_only_at_a_restart(layout: Layout) {
     disk.settled(&sidecar, 0);
     sidecar.kill();
     disk.edit(1, 1);
-    mount_remount(&disk.mounted, MountFlags::RDONLY, c"").unwrap();
+    disk.mounted.remount(MsFlags::MS_RDONLY, "");
     sidecar.start_again();
     assert_eq!(sidecar.exit_code(), Some(73));
     let said = sidecar.log_of_this_life();
     let parts = ["Read-only file system", "remove readOnly", disk.scene.output.to_str().unwrap()];
     assert!(parts.iter().all(|part| said.contains(part)), "{said}");
     assert!(disk.holds(0));
-    mount_remount(&disk.mounted, MountFlags::empty(), c"").unwrap();
+    disk.mounted.remount(MsFlags::empty(), "");
     sidecar.start_again();
     disk.settled(&sidecar, 1);
 }

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Api, PostParams};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
 use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY as NOBODY_AT_THE_API, kubeconfig};
+use super::support::child::pid_of;
 use super::support::hook::Hook;
 use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
@@ -463,7 +464,7 @@ impl Main {
     #[track_caller]
     fn was_not_notified(mut self) {
         // Of two signals that wait, a shell handles the one of the lower number first.
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        kill(pid_of(&self.child), Signal::SIGTERM).unwrap();
         assert_eq!(self.line(), "notified=\n");
     }
 
@@ -605,7 +606,7 @@ fn check_reports_a_process_namespace_that_is_not_shared() {
     let alone = Ended::of(output_of(command.args(["--format", "json"])));
     // As by `kubectl exec`: beside the sidecar, which is PID 1.
     let sidecar = Sidecar::start_by(&ALONE, &scene.at("log"), with(&flags, &signal));
-    let parent = sidecar.pid().as_raw_nonzero();
+    let parent = sidecar.pid();
     let children = format!("/proc/{parent}/task/{parent}/children");
     sidecar.address("--admin");
     let pid = fs::read_to_string(children).unwrap();

@@ -60,7 +60,7 @@ fn peak(said: &str) -> u64 {
     if !said.is_empty() {
         eventually("it is logged", || sidecar.log().contains(&format!("it said: {said}")).then_some(()));
     }
-    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid().as_raw_nonzero())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB")).unwrap();
     peak.trim().parse().unwrap()
 }

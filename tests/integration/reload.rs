@@ -12,14 +12,16 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustix::process::{Pid, Signal, kill_process_group};
 use rustls_pki_types::PrivateKeyDer;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
+use super::support::child::pid_of;
 use super::support::hook::{Answer, Call, Hook, Port};
 use super::support::sidecar::{Sidecar, eventually, needs_root};
 use super::support::stage::{Stage, metric, problem};
@@ -169,7 +171,7 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             // Its workers end with it.
-            let _ = rustix::process::kill_process(Pid::from_child(child), Signal::TERM);
+            let _ = kill(pid_of(child), Signal::SIGTERM);
             let _ = child.wait();
         }
     }
@@ -812,7 +814,7 @@ fn what_programs_leave_behind_is_reaped_by_pid_1() {
     assert_eq!(sidecar.request("--admin", "POST", "/retry").unwrap().0, 202);
     sidecar.until_idle();
     let [pid] = eventually("one is left", || named(&name).try_into().ok());
-    rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
     eventually("it is reaped", || named(&name).is_empty().then_some(()));
 }
 
@@ -916,7 +918,7 @@ impl Main {
     }
 
     fn kill(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let _ = killpg(pid_of(&self.child), Signal::SIGKILL);
         self.child.wait().unwrap();
     }
 }

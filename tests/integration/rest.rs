@@ -26,7 +26,7 @@ fn at_rest_nothing_wakes_it_and_it_is_small() {
     let url = hook.url();
     let sidecar = Sidecar::start_by(&program, &stage.at("log"), flags.iter().chain(&["--reload-url", &url]));
     sidecar.until_idle();
-    let tasks = format!("/proc/{}/task", sidecar.pid().as_raw_nonzero());
+    let tasks = format!("/proc/{}/task", sidecar.pid());
     // Threads for blocking work end when they are idle: the loop's is left, and the one in which notify waits.
     eventually("two threads are left", || (fs::read_dir(&tasks).unwrap().count() == 2).then_some(()));
     let wakes = || -> u64 {
@@ -43,7 +43,7 @@ fn at_rest_nothing_wakes_it_and_it_is_small() {
     // The rest itself is what is looked at.
     std::thread::sleep(Duration::from_secs(3));
     let woken = wakes() - before;
-    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid().as_raw_nonzero())).unwrap();
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
     let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     let resident: u64 = resident.trim().trim_end_matches(" kB").parse().unwrap();
     println!("woken {woken} times in 3 s; {resident} kB resident");

@@ -4,9 +4,10 @@
 use std::fs;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use nix::sys::signal::{Signal, killpg};
 use serde_json::Value;
 
+use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
 use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, eventually, output_of, trimtab};
@@ -55,7 +56,7 @@ fn quarantine_ends_by_a_request_by_sighup_and_by_other_inputs_alone() {
     assert_eq!(sidecar.until_idle()["quarantine"], Value::Null);
 
     refused(&mut stage, &hook, &sidecar, "3");
-    sidecar.signal(Signal::HUP);
+    sidecar.signal(Signal::SIGHUP);
     eventually("asked by SIGHUP", || (hook.last_saw()? == "3").then_some(()));
     sidecar.until_idle();
 
@@ -127,7 +128,7 @@ impl CrashLoop {
 
 impl Drop for CrashLoop {
     fn drop(&mut self) {
-        let _ = kill_process_group(Pid::from_child(&self.supervisor), Signal::KILL);
+        let _ = killpg(pid_of(&self.supervisor), Signal::SIGKILL);
         let _ = self.supervisor.wait();
     }
 }

@@ -22,7 +22,8 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::{Api, Patch, PatchParams, PostParams};
-use rustix::fs::inotify;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -149,7 +150,7 @@ impl Place {
         assert_silent("/status", status);
         let (_, metrics) = sidecar.request("--listen", "GET", "/metrics").expect("/metrics answers");
         assert_silent("/metrics", metrics);
-        let pid = sidecar.pid().as_raw_nonzero();
+        let pid = sidecar.pid();
         assert_silent("the command line", fs::read(format!("/proc/{pid}/cmdline")).unwrap());
         self.inspect_files();
     }
@@ -836,7 +837,7 @@ fn what_an_api_server_says_is_never_quoted() {
         sidecar.until("it is reported", |status| {
             calls.load(Ordering::SeqCst) > call && status["sources"][0]["message"].is_string()
         });
-        sidecar.signal(rustix::process::Signal::HUP);
+        sidecar.signal(Signal::SIGHUP);
     }
     eventually("every answer was given", || (calls.load(Ordering::SeqCst) >= count).then_some(()));
     assert!(server.requests()[0].contains(&format!("Bearer {WORD}")));
@@ -952,7 +953,7 @@ fn no_core_dump_holds_a_secret() {
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let sidecar = place.sidecar(&[], &["--watch-dir", &creds, "--reload-exec", &program]);
     sidecar.until_idle();
-    let own = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid().as_raw_nonzero())).unwrap();
+    let own = fs::read_to_string(format!("/proc/{}/limits", sidecar.pid())).unwrap();
     for limits in [own, fs::read_to_string(place.at("child")).unwrap()] {
         let line = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert_eq!(line.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["1", "1"], "{line}");
@@ -1077,10 +1078,9 @@ type Modes = BTreeMap<(String, String), u32>;
 /// Generations have their files in `below`, which begins with a slash or is empty.
 fn watch_modes(output: &Path, below: &str, over: &AtomicBool, names: &[String]) -> Modes {
     let mut modes = Modes::new();
-    let events = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
-    let created = inotify::WatchFlags::CREATE | inotify::WatchFlags::MOVED_TO | inotify::WatchFlags::ATTRIB;
-    inotify::add_watch(&events, output, created).unwrap();
-    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
+    let created = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
+    inotify.add_watch(output, created).unwrap();
     let note = |modes: &mut Modes, directory: &str, name: &str| {
         if let Ok(metadata) = fs::symlink_metadata(output.join(directory).join(name))
             && metadata.is_file()
@@ -1089,13 +1089,12 @@ fn watch_modes(output: &Path, below: &str, over: &AtomicBool, names: &[String]) 
         }
     };
     while !over.load(Ordering::Relaxed) {
-        let mut reader = inotify::Reader::new(&events, &mut buffer);
         let mut fresh = None;
-        while let Ok(event) = reader.next() {
-            if let Some(name) = event.file_name().and_then(|name| name.to_str().ok()) {
-                note(&mut modes, "", name);
+        while let Ok(events) = inotify.read_events() {
+            for name in events.into_iter().filter_map(|event| event.name?.into_string().ok()) {
+                note(&mut modes, "", &name);
                 if name.starts_with("..trimtab-") {
-                    fresh = Some(name.to_owned());
+                    fresh = Some(name);
                 }
             }
         }

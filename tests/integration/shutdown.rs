@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 
 use super::support::hook::{Answer, Hook, Port};
 use super::support::sidecar::{SOON, eventually};
@@ -12,7 +12,7 @@ use super::support::stage::Stage;
 #[test]
 fn terminated_at_rest_it_ends_at_once() {
     let stage = Stage::new("1");
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut sidecar = stage.start(&["--shutdown-grace", "60s"]);
         sidecar.until_idle();
         let asked = Instant::now();
@@ -62,7 +62,7 @@ fn second_signal_ends_it_at_once() {
     hook.answer(Answer::Hang);
     let mut sidecar = stage.start(&["--reload-url", &hook.url(), "--shutdown-grace", "60s"]);
     eventually("the hook is called", || hook.last_saw());
-    sidecar.signal(Signal::TERM);
+    sidecar.signal(Signal::SIGTERM);
     eventually("it is noted", || sidecar.log().contains("finishing the step in flight").then_some(()));
     let asked = Instant::now();
     assert_eq!(sidecar.terminate(), Some(143));
@@ -76,7 +76,7 @@ fn terminated_while_a_reload_succeeds_it_notes_that_and_ends_well() {
     let script = stage.write("reload.sh", format!("touch {ran}; until [ -e {go} ]; do sleep 0.02; done"));
     let mut sidecar = stage.start(&["--reload-exec", &format!("sh {script}"), "--shutdown-grace", "60s"]);
     eventually("the program runs", || stage.at("ran").exists().then_some(()));
-    sidecar.signal(Signal::TERM);
+    sidecar.signal(Signal::SIGTERM);
     eventually("it is noted", || sidecar.log().contains("finishing the step in flight").then_some(()));
     stage.write("go", "");
     assert_eq!(sidecar.exit_code(), Some(0));
@@ -112,14 +112,14 @@ fn terminated_during_a_publish_it_finishes_that() {
         while !fs::read_to_string(&journal).unwrap_or_default().contains(&announced) {
             assert!(Instant::now() < deadline, "generation {sequence} is never announced");
         }
-        sidecar.signal(Signal::STOP);
-        let stat = format!("/proc/{}/stat", sidecar.pid().as_raw_nonzero());
+        sidecar.signal(Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", sidecar.pid());
         eventually("it stops", || fs::read_to_string(&stat).ok()?.rsplit_once(')')?.1.starts_with(" T").then_some(()));
         let hit = !link().starts_with(&announced);
         if hit {
-            sidecar.signal(Signal::TERM);
+            sidecar.signal(Signal::SIGTERM);
         }
-        sidecar.signal(Signal::CONT);
+        sidecar.signal(Signal::SIGCONT);
         if hit {
             assert_eq!(sidecar.exit_code(), Some(0));
             assert!(link().starts_with(&announced), "the publish was left half done: {}", link());

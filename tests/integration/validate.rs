@@ -8,7 +8,7 @@ use std::process::Command;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{Api, PostParams};
-use rustix::process::Signal;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::reload::nginx_binary;
@@ -161,9 +161,9 @@ fn end_of_the_sidecar_is_the_end_of_the_program_and_the_next_life_validates_agai
     let validator = format!("sh -c 'if [ -e {gate} ]; then sleep {marker} & sleep {marker}; fi' {{dir}}");
     let mut sidecar = stage.start(&["--validate", &validator]);
     eventually("it runs", || (sleeping(marker) == 2).then_some(()));
-    sidecar.signal(Signal::TERM);
+    sidecar.signal(Signal::SIGTERM);
     eventually("the first is heard", || sidecar.log().contains("finishing the step in flight").then_some(()));
-    sidecar.signal(Signal::TERM);
+    sidecar.signal(Signal::SIGTERM);
     assert_eq!(sidecar.exit_code(), Some(143));
     eventually("its children are gone", || (sleeping(marker) == 0).then_some(()));
     assert_eq!(stage.published(), None);

@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
 use super::support::sidecar::{SOON, Sidecar, eventually, run, trimtab};
 use super::support::stage::{Stage, problem};
@@ -381,9 +382,9 @@ fn by_variables_servers_and_logs(variables: &mut Variables) {
     let command = Command::new("env").args(pairs).arg(env!("CARGO_BIN_EXE_trimtab")).stderr(log).spawn();
     let mut sidecar = Running(command.unwrap());
     eventually("the hook is called", || (!hook.calls().is_empty()).then_some(()));
-    let pid = rustix::process::Pid::from_child(&sidecar.0);
+    let pid = pid_of(&sidecar.0);
     let asked = Instant::now();
-    rustix::process::kill_process(pid, Signal::TERM).unwrap();
+    kill(pid, Signal::SIGTERM).unwrap();
     let status = eventually("an end", || sidecar.0.try_wait().unwrap());
     assert!(status.code() == Some(143) && asked.elapsed() < SOON, "{status}, {:?}", asked.elapsed());
     let log = fs::read_to_string(stage.at("log")).unwrap();

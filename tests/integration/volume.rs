@@ -10,13 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use rustix::fs::inotify::{self, CreateFlags};
-use rustix::io::Errno;
-use rustix::process::{Signal, Uid};
+use nix::errno::Errno;
+use nix::sys::inotify::{InitFlags, Inotify};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::containment::Mounted;
 use super::support::hook::Hook;
+use super::support::mounts::Mounted;
 use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
 
@@ -574,14 +574,14 @@ fn retry(sidecar: &Sidecar) -> Output {
 const EXHAUSTED: u32 = 61_234;
 
 /// Takes them all, from a thread of that user: credentials are a thread's own (credentials(7)).
-fn take_all_instances() -> Vec<rustix::fd::OwnedFd> {
+fn take_all_instances() -> Vec<Inotify> {
     needs_root("become another user");
-    let user = Uid::from_raw(EXHAUSTED);
+    let user = rustix::process::Uid::from_raw(EXHAUSTED);
     let taken = std::thread::spawn(move || {
         rustix::thread::set_thread_res_uid(user, user, user).unwrap();
         let mut taken = Vec::new();
         loop {
-            match inotify::init(CreateFlags::CLOEXEC) {
+            match Inotify::init(InitFlags::IN_CLOEXEC) {
                 Ok(instance) => taken.push(instance),
                 Err(error) => break (taken, error),
             }
@@ -589,7 +589,7 @@ fn take_all_instances() -> Vec<rustix::fd::OwnedFd> {
     });
     let (taken, error) = taken.join().unwrap();
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_user_instances").unwrap();
-    assert_eq!((error, taken.len().to_string().as_str()), (Errno::MFILE, limit.trim()), "not the user's limit");
+    assert_eq!((error, taken.len().to_string().as_str()), (Errno::EMFILE, limit.trim()), "not the user's limit");
     taken
 }
 
@@ -629,7 +629,7 @@ fn without_inotify_changes_are_found_by_polling_and_blindness_is_reported() {
     assert!(!polling.log().contains("will not be seen"));
 
     drop(taken);
-    blind.signal(Signal::HUP);
+    blind.signal(Signal::SIGHUP);
     until("blind", "3");
     blind.until("it sees again", |status| source(status, "dir/volume")["healthy"] == true);
     volume.swap(&[("key", "4")]);

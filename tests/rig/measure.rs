@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use rustix::time::{ClockId, clock_gettime};
+use nix::time::{ClockId, clock_gettime};
 
 /// The monotonic clock, which is one for all processes of the machine.
 pub fn now() -> Duration {
-    clock_gettime(ClockId::Monotonic).try_into().unwrap_or_default()
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default()
 }
 
 /// Milliseconds from one moment to another; negative if that came first.

@@ -2,6 +2,8 @@
 
 #[path = "../integration/support/apiserver.rs"]
 pub mod apiserver;
+#[path = "../integration/support/child.rs"]
+pub mod child;
 pub mod cluster;
 pub mod guard;
 pub mod measure;

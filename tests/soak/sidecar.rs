@@ -10,12 +10,13 @@ use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
 use super::main_process::{Content, Kind, Mood, OUTPUT, Server, Signalled, Watched};
 use super::{DEADLINE, until};
+use crate::rig::child::pid_of;
 use crate::rig::guard::Running;
 use crate::rig::measure::{Proc, now};
 
@@ -128,7 +129,7 @@ impl Sidecar {
     /// Asks it to end.
     pub fn end(&mut self) -> Result<()> {
         if let Some(mut running) = self.running.take() {
-            kill_process(Pid::from_child(&running.process), Signal::TERM)?;
+            kill(pid_of(&running.process), Signal::SIGTERM)?;
             let mut status = None;
             until("SIGTERM to end it", || {
                 status = running.process.try_wait()?;
@@ -145,7 +146,7 @@ impl Sidecar {
     /// Makes it read everything again.
     pub fn hang_up(&self) -> Result<()> {
         if let Some(running) = &self.running {
-            kill_process(Pid::from_child(&running.process), Signal::HUP)?;
+            kill(pid_of(&running.process), Signal::SIGHUP)?;
         }
         Ok(())
     }

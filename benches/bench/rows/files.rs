@@ -1,13 +1,14 @@
 //! Rows on mounted files.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 use std::{fs, thread};
 
 use anyhow::{Context, Result, ensure};
-use rustix::event::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Bench, setting};
 use crate::cluster::Cluster;
@@ -255,10 +256,10 @@ fn first_publish(mut command: Command, below: &Path) -> Result<f64> {
     command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
     let began = now();
     let _running = Running::start(command, dir.path())?;
-    let readable = PollFd::new(&published, PollFlags::IN);
-    let patience = PATIENCE.try_into().ok();
-    ensure!(poll(&mut [readable], patience.as_ref())? > 0, "nothing is published; its log:\n{}", log(dir.path()));
-    wait_for(&published, c"..data")?;
+    let readable = PollFd::new(published.as_fd(), PollFlags::POLLIN);
+    let patience = PollTimeout::try_from(PATIENCE)?;
+    ensure!(poll(&mut [readable], patience)? > 0, "nothing is published; its log:\n{}", log(dir.path()));
+    wait_for(&published, "..data")?;
     let took = milliseconds(began, now());
     Ok(took)
 }

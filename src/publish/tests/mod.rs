@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use nix::fcntl::AT_FDCWD;
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::SFlag;
 use proptest::prelude::*;
 use rustix::thread::{
@@ -192,11 +193,7 @@ fn as_user<T: Send>(uid: u32, groups: &[u32], work: impl FnOnce() -> T + Send) -
 fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            #[expect(
-                deprecated,
-                reason = "its successor is unsafe; with a file table shared as before, nothing is lost"
-            )]
-            rustix::thread::unshare(rustix::thread::UnshareFlags::FS | rustix::thread::UnshareFlags::NEWNS).unwrap();
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
             work()
         });
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -68,7 +68,7 @@ pub fn as_nobody<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     let nobody = rustix::process::Uid::from_raw(65_534);
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
-            if rustix::process::geteuid().is_root() {
+            if nix::unistd::geteuid().is_root() {
                 rustix::thread::set_thread_res_uid(nobody, nobody, nobody).unwrap();
             }
             run()

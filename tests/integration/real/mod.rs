@@ -19,9 +19,10 @@ use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use nix::sys::signal::{Signal, kill, killpg};
 use serde_json::Value;
 
+use super::support::child::pid_of;
 use super::support::sidecar::{Sidecar, Volume, eventually};
 use super::support::stage::metric;
 
@@ -176,13 +177,13 @@ impl Main {
 
 impl Drop for Main {
     fn drop(&mut self) {
-        let pid = Pid::from_child(&self.child);
-        let _ = kill_process(pid, Signal::TERM);
+        let pid = pid_of(&self.child);
+        let _ = kill(pid, Signal::SIGTERM);
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.child.try_wait().is_ok_and(|end| end.is_none()) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ = kill_process_group(pid, Signal::KILL);
+        let _ = killpg(pid, Signal::SIGKILL);
         let _ = self.child.wait();
         if std::thread::panicking() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();

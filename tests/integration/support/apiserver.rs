@@ -17,10 +17,13 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{Api, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::sleep;
+
+use super::child::pid_of;
 
 /// May do everything.
 pub const ADMIN: &str = "admin";
@@ -178,12 +181,12 @@ impl ApiServer {
 
     /// Stops the server where it stands: connections are accepted by the kernel, and nothing is answered.
     pub fn suspend(&self) {
-        kill_process(self.pid(), Signal::STOP).unwrap();
+        kill(self.pid(), Signal::SIGSTOP).unwrap();
     }
 
     /// Lets it go on.
     pub fn resume(&self) {
-        kill_process(self.pid(), Signal::CONT).unwrap();
+        kill(self.pid(), Signal::SIGCONT).unwrap();
     }
 
     fn pid(&self) -> Pid {
@@ -328,7 +331,7 @@ impl Process {
     }
 
     fn pid(&self) -> Pid {
-        Pid::from_child(&self.child)
+        pid_of(&self.child)
     }
 
     fn has_ended(&mut self) -> bool {
@@ -339,7 +342,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         // The guard as well. It fails if all have ended.
-        let _ = kill_process_group(self.pid(), Signal::KILL);
+        let _ = killpg(self.pid(), Signal::SIGKILL);
         self.child.wait().unwrap();
     }
 }

@@ -2,15 +2,18 @@
 //! asked to.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, listen, socket_with};
+use nix::libc::linger;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen, setsockopt, socket, sockopt,
+};
 
 /// How the hook answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,20 +140,20 @@ impl Port {
     /// A free one.
     pub fn take() -> Self {
         // Else other tests' sidecars would inherit it.
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None).unwrap();
-        bind(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
         Self(socket)
     }
 
     /// The URL of the hook that will be there.
     pub fn url(&self) -> String {
-        format!("http://{}/-/reload", SocketAddr::try_from(getsockname(&self.0).unwrap()).unwrap())
+        format!("http://{}/-/reload", getsockname::<SockaddrIn>(self.0.as_raw_fd()).unwrap())
     }
 
     /// The hook comes up.
     pub fn listen(self, watched: Option<PathBuf>, answer: Answer) -> Hook {
-        listen(&self.0, 64).unwrap();
+        listen(&self.0, Backlog::new(64).unwrap()).unwrap();
         Hook::start_on(TcpListener::from(self.0), watched, answer)
     }
 }
@@ -194,7 +197,7 @@ impl State {
                 Ok(())
             }
             Answer::Reset => {
-                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
+                setsockopt(&stream, sockopt::Linger, &linger { l_onoff: 1, l_linger: 0 })?;
                 Ok(())
             }
         }

@@ -1,7 +1,9 @@
 //! What the tests run against.
 
 pub mod apiserver;
+pub mod child;
 pub mod hook;
+pub mod mounts;
 pub mod random;
 pub mod scene;
 pub mod sidecar;

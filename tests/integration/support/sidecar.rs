@@ -9,7 +9,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use super::child::pid_of;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
 use serde_json::Value;
 
 /// How long anything may take on a busy machine. A source comes back within half a minute of its server.
@@ -33,7 +35,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 
 /// Says what is missing, where a test needs root.
 pub fn needs_root(what: &str) {
-    assert!(rustix::process::geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
+    assert!(geteuid().is_root(), "needs root, to {what}; run the tests as root, as in a container");
 }
 
 /// A program that becomes the sidecar in a mount namespace where the files of `account` are in the place of a service
@@ -56,11 +58,11 @@ pub fn trimtab() -> Command {
 #[track_caller]
 pub fn output_of(command: &mut Command) -> Output {
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let pid = Pid::from_child(&child);
+    let pid = pid_of(&child);
     let (ended, end) = mpsc::channel();
     std::thread::spawn(move || ended.send(child.wait_with_output().unwrap()));
     end.recv_timeout(PATIENCE).unwrap_or_else(|_| {
-        kill_process(pid, Signal::KILL).unwrap();
+        kill(pid, Signal::SIGKILL).unwrap();
         panic!("it does not end: {command:?}");
     })
 }
@@ -150,12 +152,12 @@ impl Sidecar {
 
     /// Its process.
     pub fn pid(&self) -> Pid {
-        Pid::from_child(self.child.as_ref().expect("it has ended"))
+        pid_of(self.child.as_ref().expect("it has ended"))
     }
 
     /// Sends it a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(self.pid(), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 
     /// SIGKILL, and its burial.
@@ -183,7 +185,7 @@ impl Sidecar {
     /// SIGTERM; the exit code.
     #[track_caller]
     pub fn terminate(&mut self) -> Option<i32> {
-        self.signal(Signal::TERM);
+        self.signal(Signal::SIGTERM);
         self.exit_code()
     }
 
