@@ -6,6 +6,7 @@
 mod config;
 mod end;
 mod ledger;
+mod lines;
 mod report;
 mod start;
 mod steps;
@@ -89,7 +90,7 @@ impl App {
                 },
                 Some(ask) = asked.recv() => self.asked(ask),
                 answer = self.steps.next() => self.answered(answer),
-                news = self.feed.next() => self.heard(&news),
+                news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
                     if grace_until.is_some_and(|until| now >= until) {
@@ -148,7 +149,7 @@ impl App {
         }
     }
 
-    fn heard(&mut self, news: &News) {
+    fn heard(&mut self, news: News) {
         let (specs, metrics) = (&self.config.specs, &self.report.shared.metrics);
         for source in &news.heard {
             metrics.source_event(&specs[*source].name);
@@ -159,6 +160,7 @@ impl App {
         for _ in 0..news.cut {
             metrics.watch_cut();
         }
+        self.report.heard(news.notes);
         if let Some(snapshot) = self.feed.changed() {
             self.observe(snapshot);
         }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
+use super::lines::Lines;
 use super::steps::{Done, Rendered, Trouble};
 use crate::machine::{Event, Machine, Milestone, Outcome, Verdict};
 use crate::model::digest::Digest;
@@ -15,9 +16,11 @@ use crate::model::stage::Stage;
 use crate::observe::admin::Shared;
 use crate::observe::metrics::Ending;
 use crate::observe::pod_events::PodEvents;
-use crate::observe::status;
+use crate::observe::status::{self, Lack, Wait};
 use crate::os::mask::Said;
+use crate::reload::TargetState;
 use crate::source::View;
+use crate::source::feed::Note;
 
 /// In the place of what others said, where it cannot be masked.
 const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \
@@ -25,9 +28,8 @@ const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a gen
 
 pub(super) struct Reporter {
     pub(super) shared: Shared,
-    pub(super) events: PodEvents,
-    /// `--retry-max`, for the words about a generation that is held.
-    slowest: Duration,
+    events: PodEvents,
+    lines: Lines,
     /// What `--syntax warn` found in the newest candidate.
     warned: Vec<String>,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
@@ -42,7 +44,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// For the generations that a journal names, which an earlier life has reported.
-    pub(super) fn new(shared: Shared, events: PodEvents, slowest: Duration, journal: &Journal) -> Self {
+    pub(super) fn new(shared: Shared, events: PodEvents, journal: &Journal) -> Self {
         let found = |generation: &Option<Generation>| {
             generation.as_ref().map(|generation| status::Published::new(generation, None))
         };
@@ -60,18 +62,22 @@ impl Reporter {
             );
             shared.metrics.published(current.sequence, &current.digest.to_string());
         }
+        let mut lines = Lines::default();
         if let Some(quarantine) = &journal.quarantine {
             let rejection = &quarantine.rejection;
             let (inputs, since, reason) = (quarantine.digest.short(), rejection.at, &rejection.reason);
-            warn!(
-                stage = %rejection.stage,
-                "inputs {inputs} are in quarantine since {since}, and not tried until somebody asks: {reason}"
+            lines.of_stage(
+                rejection.stage.as_str(),
+                format!(
+                    "inputs {inputs} are in quarantine since {since:.0}, and not tried until somebody asks: {reason}"
+                ),
+                None,
             );
         }
         Self {
             shared,
             events,
-            slowest,
+            lines,
             warned: Vec::new(),
             unsaid: false,
             unstaged: false,
@@ -103,7 +109,7 @@ impl Reporter {
             Event::Verified { .. } => {
                 if let Some(trouble) = trouble {
                     self.shared.metrics.stage(Stage::Rollback, Ending::Failed, Duration::ZERO);
-                    self.problem(Stage::Rollback.as_str(), trouble, masked);
+                    self.problem(Stage::Rollback.as_str(), trouble, false, masked);
                 }
                 return;
             }
@@ -112,7 +118,15 @@ impl Reporter {
             Event::Observed(_) | Event::Fired(_) | Event::Retry | Event::Shutdown => return,
         };
         self.shared.metrics.stage(stage, ending, done.took);
-        self.outcome(stage, trouble, masked);
+        // Which other processes there are is no news.
+        let same = done.target.as_ref().filter(|target| target.state != TargetState::Found).is_some_and(|target| {
+            let known = self.shared.update(|status| status.target.as_ref().map(|known| known.state));
+            known == Some(target.state)
+        });
+        match trouble {
+            Some(trouble) => self.problem(stage.as_str(), trouble, same, masked),
+            None => self.solved(stage.as_str()),
+        }
         if let Some(target) = done.target.take() {
             self.events.target(&target);
             self.shared.update(|status| status.target = Some(target));
@@ -144,7 +158,9 @@ impl Reporter {
         self.warn_of(&rendered.warnings);
         self.brief.clone_from(&rendered.brief);
         match (outcome, rendered.failed_at) {
-            (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => self.problem(stage.as_str(), trouble, masked),
+            (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => {
+                self.problem(stage.as_str(), trouble, false, masked)
+            }
             (Outcome::Same { .. }, _) => {
                 info!("the inputs changed, and render to what is published");
                 self.held_back(&rendered.held_back, &rendered.said, masked);
@@ -173,14 +189,10 @@ impl Reporter {
     ) {
         let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.to_vec()));
         for held in held_back.iter().filter(|held| !known.contains(held)) {
-            warn!(source = %held.source, "held back: {}", held.reason);
             let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());
-            let Some((_, said)) = said else { continue };
-            if let Some(said) = masked(said) {
-                warn!(source = %held.source, "it said: {said}");
-            } else {
-                warn!(source = %held.source, "{NOT_SHOWN}");
-            }
+            let said = said.map(|(_, said)| masked(said).map_or_else(not_shown, |said| format!("it said: {said}")));
+            let message = format!("held back: {}", held.reason);
+            self.lines.of_source(Note { source: held.source.to_string(), message, good: false }, said);
         }
     }
 
@@ -209,11 +221,6 @@ impl Reporter {
                 let confirmed = status::Published::new(generation, Some(Timestamp::now()));
                 self.shared.update(|status| status.confirmed = Some(confirmed));
             }
-            Milestone::Held => error!(
-                "held: the main process does not take what is published, and there is nothing to go back to; it is \
-                 notified again every {:?} (--retry-max); publish good inputs, or fix the main process",
-                self.slowest
-            ),
             Milestone::Settled => {
                 for stage in [Stage::Render, Stage::Validate, Stage::Publish, Stage::Confirm, Stage::Rollback] {
                     self.solved(stage.as_str());
@@ -221,7 +228,7 @@ impl Reporter {
                 let whole = self.shared.update(|status| status.held_back.is_empty());
                 self.shared.metrics.settled(whole, self.propagation.take());
             }
-            Milestone::Rejected(_) => {}
+            Milestone::Rejected(_) | Milestone::Held => {}
         }
         self.events.announce(milestone, self.brief.as_deref());
     }
@@ -244,28 +251,32 @@ impl Reporter {
 
     pub(super) fn access(&mut self, wrong: Option<String>) {
         match wrong {
-            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, &|_| None),
+            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, false, &|_| None),
             None => self.solved("access"),
         }
     }
 
     fn outcome(&mut self, stage: Stage, trouble: Option<Trouble>, masked: &dyn Fn(&Said) -> Option<String>) {
         match trouble {
-            Some(trouble) => self.problem(stage.as_str(), trouble, masked),
+            Some(trouble) => self.problem(stage.as_str(), trouble, false, masked),
             None => self.solved(stage.as_str()),
         }
     }
 
-    /// Reports what is wrong at a stage; what others said of it is for the log alone. The same again is not logged again.
-    fn problem(&mut self, stage: &'static str, trouble: Trouble, masked: &dyn Fn(&Said) -> Option<String>) {
+    /// Reports what is wrong at a stage; what others said of it is for the log alone. The same again is not logged again;
+    /// `same`: whatever wrong there was at this stage, this is it.
+    fn problem(&mut self, stage: &'static str, trouble: Trouble, same: bool, masked: &dyn Fn(&Said) -> Option<String>) {
         let Trouble { message, said } = trouble;
-        let known = self.shared.update(|status| {
-            let known = status.errors.get(stage).is_some_and(|problem| problem.message == message);
-            if !known {
+        let known = self.shared.update(|status| match status.errors.get_mut(stage) {
+            Some(problem) if same || problem.message == message => {
+                problem.message.clone_from(&message);
+                true
+            }
+            _ => {
                 let problem = status::Problem { message: message.clone(), at: Timestamp::now() };
                 status.errors.insert(stage, problem);
+                false
             }
-            known
         });
         if known && !self.unsaid {
             return;
@@ -275,12 +286,15 @@ impl Reporter {
         if known && line.is_none() {
             return;
         }
-        warn!(stage, "{message}");
         self.unsaid = !said.is_empty() && line.is_none();
-        if let Some(line) = line {
-            warn!(stage, "it said: {line}");
-        } else if self.unsaid {
-            warn!(stage, "{NOT_SHOWN}");
+        let line = line.map(|line| format!("it said: {line}")).or_else(|| self.unsaid.then(not_shown));
+        self.lines.of_stage(stage, message, line);
+    }
+
+    /// What sources reported, for the log.
+    pub(super) fn heard(&mut self, notes: Vec<Note>) {
+        for note in notes {
+            self.lines.of_source(note, None);
         }
     }
 
@@ -288,7 +302,7 @@ impl Reporter {
         self.shared.update(|status| status.errors.remove(stage));
     }
 
-    /// Brings `/status` and the metrics up to date with the machine and the sources.
+    /// Brings `/status` and the metrics up to date with the machine and the sources, and writes the log.
     pub(super) fn state(&mut self, machine: &Machine, views: &[View], observed: Option<(Digest, Timestamp)>) {
         let journal = machine.journal();
         self.shared.metrics.debt(journal.debt.is_some());
@@ -300,8 +314,16 @@ impl Reporter {
             status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
             status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
             status.sources = views.iter().map(source).collect();
+            status.held = machine.is_held();
+            status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
         });
+        let (verdict, changed) = self.shared.judge();
+        self.lines.write(&verdict, changed, journal.quarantine.as_ref().map(|quarantine| quarantine.digest));
     }
+}
+
+fn not_shown() -> String {
+    NOT_SHOWN.to_owned()
 }
 
 fn ending_of(verdict: &Verdict) -> Ending {
@@ -319,5 +341,17 @@ fn source(view: &View) -> status::Source {
         healthy: view.is_up() && !view.is_kept() && view.waits_for().is_none(),
         message: view.message(),
         at: view.at,
+        lack: lack(view),
+    }
+}
+
+fn lack(view: &View) -> Option<Lack> {
+    match view {
+        _ if view.is_forbidden() => Some(Lack::Forbidden),
+        _ if !view.is_up() => Some(Lack::Unreadable),
+        _ if view.is_kept() => Some(Lack::Deleted),
+        // Before it was read once, there is nothing to say of it.
+        _ if view.waits_for().is_some() => view.is_known().then_some(Lack::Missing),
+        _ => view.has_warning().then_some(Lack::Frozen),
     }
 }

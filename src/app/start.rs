@@ -16,6 +16,7 @@ use super::ledger::Ledger;
 use super::report::Reporter;
 use super::steps::Steps;
 use super::{App, Config, End};
+use crate::candidate::syntax::Syntax;
 use crate::machine::{self, Machine};
 use crate::model::digest::DigestKey;
 use crate::model::journal::Journal;
@@ -23,9 +24,11 @@ use crate::observe::admin::{self, Ask, Server, Shared};
 use crate::observe::metrics::Metrics;
 use crate::observe::pod_events::PodEvents;
 use crate::observe::status;
+use crate::observe::way::Stations;
 use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::{FoundJournal, Lock, Output};
+use crate::reload::Driver;
 use crate::source::feed::Feed;
 use crate::source::kube::{self, KubeError};
 
@@ -126,6 +129,7 @@ async fn lock(
                     status.phase = machine::Phase::Syncing.as_str();
                     status.errors.insert("lock", problem)
                 });
+                shared.judge();
             }
             Ok(None) => {}
             Err(error) => return Err((End::CannotWrite, error.into())),
@@ -181,6 +185,13 @@ impl App {
         }
         let events_go_to = clients.clone().or_else(kube::Clients::of_this_pod);
         let events = PodEvents::start(events_go_to, &config.render.pod, &mut tasks);
+        shared.update(|status| {
+            status.stations = Stations {
+                validate: config.validate.syntax != Syntax::Off || !config.validate.commands.is_empty(),
+                reload: !matches!(config.reload.driver, Driver::None),
+                confirm: config.confirm.is_needed(),
+            };
+        });
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
         let journal = machine.journal();
@@ -190,7 +201,7 @@ impl App {
             settings: Arc::new(config.render.clone()),
             feed,
             ledger: Ledger::found(journal),
-            report: Reporter::new(shared, events, config.retry.1, journal),
+            report: Reporter::new(shared, events, journal),
             steps: Steps::new(&config, output, key, tasks),
             machine,
             timers: BTreeMap::new(),

@@ -121,10 +121,13 @@ async fn read(config: &Config) -> Result<Snapshot, Failure> {
         if let Some(snapshot) = feed.changed() {
             return Ok(snapshot);
         }
-        if timeout_at(until, feed.next()).await.is_err() {
+        let Ok(news) = timeout_at(until, feed.next()).await else {
             let exit = if feed.is_forbidden() { Exit::Forbidden } else { Exit::Unavailable };
             let waits_for = feed.waits_for().join("; and for ");
             return Err((exit, anyhow!("--once-timeout is over, waiting for {waits_for}")));
+        };
+        for note in news.notes {
+            note.log();
         }
     }
 }

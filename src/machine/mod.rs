@@ -143,6 +143,16 @@ impl Machine {
         self.held
     }
 
+    /// The flag whose pace the newest inputs wait for, if they do.
+    #[must_use]
+    pub fn paced_by(&self) -> Option<&'static str> {
+        match self.intake {
+            Intake::Paced => Some("--reload-min-interval"),
+            Intake::Splaying => Some("--reload-splay"),
+            Intake::Calm | Intake::Settling | Intake::Again | Intake::Ready => None,
+        }
+    }
+
     fn step(&mut self) -> Step {
         self.last_step += 1;
         Step(self.last_step)

@@ -22,6 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use crate::observe::metrics::Metrics;
 use crate::observe::page;
 use crate::observe::status::Status;
+use crate::observe::verdict::Verdict;
 
 /// Connections that one server serves at a time: for a new one, the oldest has to go that waits for nothing.
 const CONNECTIONS: usize = 32;
@@ -56,6 +57,21 @@ impl Shared {
     /// Changes the status.
     pub fn update<T>(&self, change: impl FnOnce(&mut Status) -> T) -> T {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Brings the verdict up to date with the rest of the status; the verdict, and whether its word is another one now.
+    pub fn judge(&self) -> (Verdict, bool) {
+        let (verdict, changed) = self.update(|status| {
+            let mut verdict = Verdict::of(status);
+            let changed = verdict.state != status.verdict.state;
+            if !changed {
+                verdict.since = status.verdict.since;
+            }
+            status.verdict = verdict.clone();
+            (verdict, changed)
+        });
+        self.metrics.verdict(verdict.state);
+        (verdict, changed)
     }
 
     /// The status as it is now.

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use crate::model::stage::Stage;
+use crate::observe::verdict::State;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -55,6 +56,11 @@ struct DigestLabel {
     digest: String,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
 /// All metrics, and their registry.
 #[derive(Debug)]
 pub struct Metrics {
@@ -67,6 +73,7 @@ pub struct Metrics {
     propagation: Histogram,
     source_up: Family<SourceLabel, Gauge>,
     source_events: Family<SourceLabel, Counter>,
+    verdict: Family<StateLabel, Gauge>,
     debt: Gauge,
     quarantined: Gauge,
     rollbacks: Counter,
@@ -102,6 +109,7 @@ impl Metrics {
             propagation: seconds(),
             source_up: Family::default(),
             source_events: Family::default(),
+            verdict: Family::default(),
             debt: Gauge::default(),
             quarantined: Gauge::default(),
             rollbacks: Counter::default(),
@@ -139,6 +147,7 @@ impl Metrics {
         );
         own.register("source_up", "Whether each source can be read", self.source_up.clone());
         own.register("source_events", "Events that each source reported", self.source_events.clone());
+        own.register("verdict", "Where the newest change stands: 1 for the present state", self.verdict.clone());
         own.register("debt", "Whether a reload of the published generation is pending", self.debt.clone());
         own.register("quarantined", "Whether the newest inputs were rejected", self.quarantined.clone());
         own.register("rollbacks", "How often the last good generation was made current again", self.rollbacks.clone());
@@ -221,6 +230,14 @@ impl Metrics {
         if let Some(propagation) = propagation {
             self.success_timestamp.set(now());
             self.propagation.observe(propagation.as_secs_f64());
+        }
+    }
+
+    /// Where the newest change stands.
+    pub fn verdict(&self, present: State) {
+        for state in State::ALL {
+            let label = StateLabel { state: state.as_str() };
+            self.verdict.get_or_create(&label).set(i64::from(state == present));
         }
     }
 

@@ -5,3 +5,5 @@ pub mod metrics;
 pub mod page;
 pub mod pod_events;
 pub mod status;
+pub mod verdict;
+pub mod way;

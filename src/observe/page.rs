@@ -36,6 +36,9 @@ th { width: 12em }
 #[must_use]
 pub fn page(status: &Status) -> String {
     let mut page = Page { text: HEAD.to_owned() };
+    let verdict = &status.verdict;
+    // Writing to a String cannot fail.
+    let _ = writeln!(page.text, "<p>{}: {}</p>", verdict.state.as_str(), Escaped(&verdict.line()));
     page.state(status);
     if !status.errors.is_empty() {
         page.table("What is wrong", status.errors.iter(), |(stage, problem)| {
@@ -176,8 +179,10 @@ mod tests {
                 healthy: false,
                 message: Some(text()),
                 at: Some(at),
+                lack: None,
             }],
             errors: [("render", Problem { message: text(), at })].into(),
+            ..Status::default()
         }
     }
 

@@ -9,12 +9,16 @@ use crate::model::digest::Digest;
 use crate::model::journal::{self, Generation};
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
+use crate::observe::verdict::Verdict;
+use crate::observe::way::Stations;
 use crate::reload::TargetStatus;
 
 /// The status. Shared by the app, which writes it, and the servers, which read it.
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
+    /// What all the rest comes to.
+    pub verdict: Verdict,
     /// See [`crate::machine::Phase`].
     pub phase: &'static str,
     /// Whether a generation is published, also one found at start. It latches.
@@ -40,6 +44,23 @@ pub struct Status {
     pub sources: Vec<Source>,
     /// Stage to what is wrong there at the moment.
     pub errors: BTreeMap<&'static str, Problem>,
+    /// What the newest inputs wait for although all goes well.
+    pub waits_for: Option<Wait>,
+    /// Whether the published generation was rejected, and there is no way back: also while it is tried once more.
+    #[serde(skip)]
+    pub held: bool,
+    /// Which stations the flags ask for.
+    #[serde(skip)]
+    pub stations: Stations,
+}
+
+/// What the newest inputs wait for, though nothing is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Wait {
+    /// As it goes on after 'it waits for'.
+    pub reason: String,
+    /// What somebody who will not wait can do.
+    pub next: Option<String>,
 }
 
 /// Inputs, and when they were seen.
@@ -100,6 +121,24 @@ pub struct Source {
     pub message: Option<String>,
     /// When it last reported something.
     pub at: Option<Timestamp>,
+    /// What kind of thing is wrong, if `message` is no mere note.
+    #[serde(skip)]
+    pub lack: Option<Lack>,
+}
+
+/// What is wrong with a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lack {
+    /// A permission.
+    Forbidden,
+    /// It cannot be read now.
+    Unreadable,
+    /// It does not exist, or is empty, and is waited for.
+    Missing,
+    /// It is gone or empty, and its last content stays.
+    Deleted,
+    /// It is mounted so that it never changes.
+    Frozen,
 }
 
 /// What is wrong at a stage.

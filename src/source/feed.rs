@@ -1,6 +1,6 @@
 //! The feed: one loop that reads the sources, for the sidecar and for its dry runs.
 //!
-//! It owns the watchers' channel and the sources, and logs each trouble once.
+//! It owns the watchers' channel and the sources, and reports each trouble once.
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -35,6 +35,33 @@ pub struct News {
     pub up: Vec<(usize, bool)>,
     /// How many watches were cut before their time.
     pub cut: usize,
+    /// What is worth a line in the log.
+    pub notes: Vec<Note>,
+}
+
+/// Something that a source reported, for the log.
+#[derive(Clone, Debug)]
+pub struct Note {
+    /// Its name; empty where `message` has it.
+    pub source: String,
+    pub message: String,
+    /// Whether it is good news.
+    pub good: bool,
+}
+
+impl Note {
+    fn new(source: &str, message: impl Into<String>, good: bool) -> Self {
+        Self { source: source.to_owned(), message: message.into(), good }
+    }
+
+    pub fn log(&self) {
+        let Self { source, message, good } = self;
+        match (source.as_str(), good) {
+            ("", _) => warn!("{message}"),
+            (source, true) => info!(source, "{message}"),
+            (source, false) => warn!(source, "{message}"),
+        }
+    }
 }
 
 impl Feed {
@@ -84,7 +111,7 @@ impl Feed {
         while let Ok(update) = self.updates.try_recv() {
             self.take(update, &mut news);
         }
-        self.log_what_is_waited_for();
+        self.note_what_is_waited_for(&mut news);
         news
     }
 
@@ -124,7 +151,9 @@ impl Feed {
         let source = update.source;
         let Some(view) = self.views().get(source) else { return };
         match &update.seen {
-            Seen::Trouble { message, .. } | Seen::Warning(message) => warn!(source = view.spec.name, "{message}"),
+            Seen::Trouble { message, .. } | Seen::Warning(message) => {
+                news.notes.push(Note::new(&view.spec.name, message, false));
+            }
             Seen::Healthy => {}
             Seen::Interrupted => {
                 debug!(source = view.spec.name, "its watch was cut");
@@ -138,26 +167,28 @@ impl Feed {
         let was_up = self.was_up[source].replace(up);
         if was_up != Some(up) {
             match view.message() {
-                _ if up && was_up == Some(false) => info!(source = view.spec.name, "it can be read again"),
-                // A trouble was logged when it came.
-                Some(message) if view.is_up() && !up => warn!(source = view.spec.name, "{message}"),
+                _ if up && was_up == Some(false) => {
+                    news.notes.push(Note::new(&view.spec.name, "it can be read again", true));
+                }
+                // A trouble was reported when it came.
+                Some(message) if view.is_up() && !up => news.notes.push(Note::new(&view.spec.name, message, false)),
                 _ => {}
             }
             news.up.push((source, up));
         }
     }
 
-    fn log_what_is_waited_for(&mut self) {
+    fn note_what_is_waited_for(&mut self, news: &mut News) {
         let waits_for = self.sources.waits_for();
         // Until each has been read once, it would be true for a moment alone.
         if waits_for == self.waited_for || !self.views().iter().all(View::is_known) {
             return;
         }
         for waited in waits_for.iter().filter(|waited| !self.waited_for.contains(waited)) {
-            // A trouble was logged when it came.
+            // A trouble was reported when it came.
             let is_trouble = |view: &View| !view.is_up() && view.waits_for().as_ref() == Some(waited);
             if !self.views().iter().any(is_trouble) {
-                warn!("waiting for {waited}");
+                news.notes.push(Note::new("", format!("waiting for {waited}"), false));
             }
         }
         self.waited_for = waits_for;

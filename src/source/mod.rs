@@ -170,6 +170,12 @@ impl View {
         }
     }
 
+    /// Whether it is mounted so that it never changes, or the like: what is wrong though it can be read.
+    #[must_use]
+    pub fn has_warning(&self) -> bool {
+        self.warning.is_some()
+    }
+
     /// Whether something of it is kept though it is gone or has become empty.
     #[must_use]
     pub fn is_kept(&self) -> bool {

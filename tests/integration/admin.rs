@@ -275,6 +275,7 @@ const METRICS: &[&str] = &[
     "trimtab_propagation_seconds_count",
     "trimtab_source_up",
     "trimtab_source_events_total",
+    "trimtab_verdict",
     "trimtab_debt",
     "trimtab_build_info",
     "reloader_last_reload_successful",
@@ -345,6 +346,8 @@ fn status_has_the_documented_fields() {
     let status = sidecar.until("it is rejected", |status| status["quarantine"].is_object());
     let set = |names: &[&'static str]| names.iter().copied().collect::<BTreeSet<_>>();
     let top = [
+        "verdict",
+        "waitsFor",
         "phase",
         "ready",
         "observed",
@@ -360,6 +363,7 @@ fn status_has_the_documented_fields() {
         "errors",
     ];
     assert_eq!(keys(&status), set(&top));
+    assert_eq!(keys(&status["verdict"]), set(&["state", "summary", "since", "next"]));
     assert_eq!(keys(&status["observed"]), set(&["digest", "at"]));
     assert_eq!(keys(&status["published"]), set(&["digest", "sequence", "at"]));
     assert!(status["reloaded"].is_null() && status["confirmed"].is_null() && status["lastGood"].is_null());
