@@ -159,7 +159,7 @@ impl Reporter {
         self.brief.clone_from(&rendered.brief);
         match (outcome, rendered.failed_at) {
             (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => {
-                self.problem(stage.as_str(), trouble, false, masked)
+                self.problem(stage.as_str(), trouble, false, masked);
             }
             (Outcome::Same { .. }, _) => {
                 info!("the inputs changed, and render to what is published");

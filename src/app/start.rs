@@ -123,13 +123,13 @@ async fn lock(
                 return Err((End::CannotWrite, anyhow::anyhow!(message)));
             }
             Ok(None) if !std::mem::replace(&mut logged, true) => {
-                warn!("{message}");
                 let problem = status::Problem { message: message.into(), at: Timestamp::now() };
                 shared.update(|status| {
                     status.phase = machine::Phase::Syncing.as_str();
                     status.errors.insert("lock", problem)
                 });
-                shared.judge();
+                let (verdict, _) = shared.judge();
+                warn!(verdict = verdict.state.as_str(), "{}", verdict.line());
             }
             Ok(None) => {}
             Err(error) => return Err((End::CannotWrite, error.into())),

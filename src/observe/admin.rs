@@ -60,6 +60,7 @@ impl Shared {
     }
 
     /// Brings the verdict up to date with the rest of the status; the verdict, and whether its word is another one now.
+    #[must_use]
     pub fn judge(&self) -> (Verdict, bool) {
         let (verdict, changed) = self.update(|status| {
             let mut verdict = Verdict::of(status);

@@ -11,8 +11,8 @@ use crate::reload::TargetStatus;
 const OLD: Digest = Digest::from_bytes([1; 32]);
 const NEW: Digest = Digest::from_bytes([2; 32]);
 
-fn generation(sequence: u64, digest: Digest) -> Option<Published> {
-    Some(Published { digest, sequence, at: Some("2026-11-30T14:03:10.5Z".parse().unwrap()) })
+fn generation(sequence: u64, digest: Digest) -> Published {
+    Published { digest, sequence, at: Some("2026-11-30T14:03:10.5Z".parse().unwrap()) }
 }
 
 fn source(name: &str, lack: Option<Lack>, message: &str) -> Source {
@@ -27,9 +27,9 @@ fn well() -> Status {
         phase: Phase::Idle.as_str(),
         ready: true,
         observed: Some(Observed { digest: OLD, at: Timestamp::UNIX_EPOCH }),
-        published: generation(3, OLD),
-        confirmed: generation(3, OLD),
-        last_good: generation(3, OLD),
+        published: Some(generation(3, OLD)),
+        confirmed: Some(generation(3, OLD)),
+        last_good: Some(generation(3, OLD)),
         sources: vec![source("configmap/shop/web", None, "")],
         stations,
         ..Status::default()
@@ -50,7 +50,7 @@ fn reject(status: &mut Status, stage: Stage, reason: &str) {
 /// Generation 4 is published, and not taken.
 fn publish(status: &mut Status) {
     status.observed = Some(Observed { digest: NEW, at: Timestamp::UNIX_EPOCH });
-    status.published = generation(4, NEW);
+    status.published = Some(generation(4, NEW));
     status.debt = Some("publish");
     status.phase = Phase::Backoff.as_str();
 }
@@ -60,8 +60,10 @@ fn nothing_published(status: &mut Status) {
     (status.observed, status.ready, status.phase) = (None, false, Phase::Syncing.as_str());
 }
 
+type Change = fn(&mut Status);
+
 /// What is the case, the word, the station, and what is said.
-type Case = (fn(&mut Status), State, Station, &'static str, Option<&'static str>);
+type Case = (Change, State, Station, &'static str, Option<&'static str>);
 
 const CASES: &[Case] = &[
     (|_| {}, State::InEffect, Station::Done, "Generation 3 is in effect: the main process has confirmed it.", None),
@@ -286,7 +288,7 @@ fn what_was_rejected_matters_only_while_it_is_the_newest() {
 #[test]
 fn the_worse_comes_first() {
     let mut status = well();
-    let mut steps: Vec<(fn(&mut Status), State)> = vec![
+    let steps: [(Change, State); 5] = [
         (|status| fails(status, "access", "it cannot read a.conf"), State::Stale),
         (|status| status.phase = Phase::Rendering.as_str(), State::Working),
         (
@@ -299,7 +301,7 @@ fn the_worse_comes_first() {
         (|status| reject(status, Stage::Reload, "it answered 500"), State::Rejected),
         (|status| status.held = true, State::Held),
     ];
-    for (change, state) in steps.drain(..) {
+    for (change, state) in steps {
         change(&mut status);
         assert_eq!(Verdict::of(&status).state, state);
     }
