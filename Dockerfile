@@ -5,6 +5,8 @@ FROM --platform=$BUILDPLATFORM docker.io/library/rust:1.95-bookworm AS build
 ARG TARGETARCH
 WORKDIR /src
 COPY . .
+# For --version, as the repository is not here.
+ARG REVISION
 RUN tools/static --install-compiler "$TARGETARCH" && mv "$(tools/static "$TARGETARCH")" /trimtab
 
 # No shell, no libc, no passwd, and no CA certificates: the API server is checked by the CA that Kubernetes mounts beside

@@ -5,11 +5,15 @@ SHELL = bash
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all demo docs test integration bench ratchet soak lint deny fuzz build static image e2e
+.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image e2e
 all: build
 
 build:
 	$(CARGO) build --release
+
+# The man pages, into MAN (default: target/man).
+man:
+	$(CARGO) run --quiet --example man -- $(or $(MAN),target/man)
 
 # The static binary, for ARCH (amd64, arm64; default: this machine's).
 static:

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 pub mod exit;
 pub mod flags;
+mod help;
 pub mod log;
 mod render;
 mod run;
@@ -19,6 +20,7 @@ use tracing::error;
 
 use self::exit::Exit;
 use self::flags::RunArgs;
+use self::help::CompletionsArgs;
 use self::values::Listen;
 use crate::app::Config;
 use crate::source::kube;
@@ -31,11 +33,12 @@ use crate::source::kube;
 #[command(
     name = "trimtab",
     version,
+    long_version = help::VERSION,
     subcommand_negates_reqs = true,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     max_term_width = 120,
-    after_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
+    after_help = "trimtab --help has all flags, by topic, with their variables and defaults.",
+    after_long_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
                   Exit codes: 0 drained, published, rendered, ready, or no problems found; 1 start-up failure that a \
                   restart may cure, or problems found (check); 64 wrong usage; 65 rejected (--once, render); 69 a \
@@ -52,14 +55,16 @@ pub struct Cli {
 /// What to do instead of running the sidecar.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show what the sidecar would write with these flags, as a diff; changes nothing
+    /// Show what would be written, as a diff; change nothing
     Render(Box<DryRunArgs>),
-    /// Find what does not work here with these flags, and how to fix it; changes nothing
+    /// Find what would not work here, and the remedy; change nothing
     Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
     /// Make the running sidecar try at once what it rejected or waits with
     Retry(AdminArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
 }
 
 /// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
@@ -97,9 +102,13 @@ pub fn command() -> clap::Command {
 
 /// Parses the command line and the environment. Where there is nothing to run, what is to be said is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
+    let words: Vec<_> = std::env::args_os().collect();
     let mut command = command();
-    let parsed =
-        command.try_get_matches_from_mut(std::env::args_os()).and_then(|matches| Cli::from_arg_matches(&matches));
+    // It would be the help's look alone that changed, were it a value.
+    if words.iter().any(|word| word == "-h") {
+        command = help::on_one_screen(command);
+    }
+    let parsed = command.try_get_matches_from_mut(words).and_then(|matches| Cli::from_arg_matches(&matches));
     if parsed.as_ref().err().is_none_or(clap::Error::use_stderr) {
         let environment: Vec<_> = std::env::vars_os().collect();
         let environment = environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
@@ -139,6 +148,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Check(args)) => check::check(*args),
         Some(Command::Status(args)) => ask::status(&args),
         Some(Command::Retry(args)) => ask::retry(&args),
+        Some(Command::Completions(args)) => help::completions(&args),
     }
 }
 

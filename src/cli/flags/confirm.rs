@@ -18,10 +18,14 @@ pub struct ConfirmArgs {
     /// After TERM, INT or QUIT: its replacement, after it started.
     #[arg(long, value_name = "D", value_parser = duration)]
     pub confirm_alive: Option<Duration>,
-    /// The main process must start a new child, which must live for --confirm-alive
+    /// The main process must start a new child
+    ///
+    /// It must live for --confirm-alive.
     #[arg(long)]
     pub confirm_workers: bool,
-    /// Ask this URL until it answers as expected: http, https, or unix:/path.sock:/uri
+    /// Ask this URL until it answers as expected
+    ///
+    /// http, https, or unix:/path.sock:/uri.
     #[arg(long, value_name = "URL")]
     pub confirm_url: Option<String>,
     /// Status codes of --confirm-url that confirm [default: 2xx]

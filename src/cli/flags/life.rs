@@ -17,7 +17,9 @@ pub struct LifeArgs {
     /// Wait no longer than this for quiet sources
     #[arg(long, value_name = "D", default_value = "2s", value_parser = duration)]
     pub debounce_max: Duration,
-    /// Publish once, without a reload, and exit: for an init container
+    /// Publish once and exit: for init containers
+    ///
+    /// Without a reload.
     #[arg(long)]
     pub once: bool,
     /// Fail if --once has not published in this time

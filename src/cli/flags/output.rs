@@ -18,12 +18,14 @@ use crate::source::Role;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputArgs {
-    /// Publish into this directory, which Trimtab creates and owns; its parent is the shared volume
+    /// Publish into this directory
+    ///
+    /// Trimtab creates and owns it; its parent is the shared volume.
     #[arg(long, value_name = "DIR", required = true)]
     pub output: Option<PathBuf>,
-    /// Render this template, or every file below a directory, to DEST [default: its name without .j2]. May be repeated
+    /// Render this file, or each of a directory
     ///
-    /// Without it, each key is written as a file.
+    /// DEST is its place [default: its name without .j2]. May be repeated. Without it, each key is written as a file.
     #[arg(long = "template", value_name = "SRC[:DEST]")]
     pub templates: Vec<TemplateArg>,
     /// Of a --template directory, render only files whose names end so, and copy the others as they are [default: render

@@ -22,14 +22,14 @@ pub(super) const TARGET: &str = "--process, --process-args or --pid-file";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Reload (none: publish only)")]
 pub struct ReloadArgs {
-    /// Send this signal, as SIGHUP, HUP or 1, to the process of --process, --process-args or --pid-file
+    /// Send this signal to the main process
     ///
-    /// The Pod needs shareProcessNamespace: true.
+    /// As SIGHUP, HUP or 1, to the process of --process, --process-args or --pid-file. The Pod needs shareProcessNamespace: true.
     #[arg(long, value_name = "SIG")]
     pub signal: Option<String>,
-    /// Name of the main process: its executable, without the path
+    /// Name of the main process's executable
     ///
-    /// Where the executable cannot be read: its comm (15 bytes), else argv[0].
+    /// Without the path. Where the executable cannot be read: its comm (15 bytes), else argv[0].
     #[arg(long, value_name = "NAME")]
     pub process: Option<String>,
     /// The main process's command line matches this
@@ -38,7 +38,9 @@ pub struct ReloadArgs {
     /// The main process writes its pid to this file
     #[arg(long, value_name = "PATH")]
     pub pid_file: Option<PathBuf>,
-    /// Call this URL: http, https, or unix:/path.sock:/uri. May be repeated, in the order given
+    /// Call this URL. May be repeated
+    ///
+    /// http, https, or unix:/path.sock:/uri. Several are called in the order given.
     #[arg(long = "reload-url", value_name = "URL")]
     pub reload_urls: Vec<String>,
     /// Method of the call [default: POST]
@@ -71,7 +73,9 @@ pub struct ReloadArgs {
     /// Accept any server certificate; for --confirm-url as well
     #[arg(long)]
     pub reload_insecure: bool,
-    /// Run this program of the sidecar's own image; words are split as in a shell, but no shell runs
+    /// Run this program of the sidecar's own image
+    ///
+    /// Words are split as in a shell, but no shell runs.
     #[arg(long, value_name = "CMD")]
     pub reload_exec: Option<String>,
     /// How long one attempt may take, from connect to the last byte

@@ -24,7 +24,9 @@ pub struct SourceArgs {
     /// Watch this Secret. May be repeated
     #[arg(long = "secret", value_name = "[NS/]NAME")]
     pub secrets: Vec<ObjectName>,
-    /// Watch every object with these labels, as kubectl's -l
+    /// Watch every object with these labels
+    ///
+    /// As kubectl's -l.
     #[arg(long, value_name = "SELECTOR")]
     pub selector: Option<String>,
     /// What --selector selects [default: configmap]
@@ -36,9 +38,9 @@ pub struct SourceArgs {
     /// --selector selects in every namespace; needs a ClusterRole
     #[arg(long)]
     pub all_namespaces: bool,
-    /// Watch a mounted volume or any other directory. May be repeated
+    /// Watch a mounted volume or other directory
     ///
-    /// NAME is what templates call it [default: the path's last segment]. A directory on tmpfs, as Secret volumes are,
+    /// May be repeated. NAME is what templates call it [default: the path's last segment]. A directory on tmpfs, as Secret volumes are,
     /// is secret.
     #[arg(long = "watch-dir", value_name = "[NAME=]PATH")]
     pub watch_dirs: Vec<NamedPath>,

@@ -18,9 +18,9 @@ pub struct ValidateArgs {
     /// Parse files that end in .json, .yaml, .yml or .toml
     #[arg(long, value_name = "HOW", default_value = "warn")]
     pub syntax: Syntax,
-    /// Run this program on the candidate in the directory {dir}; any exit code but 0 rejects it. May be repeated
+    /// Run this program before anything is visible
     ///
-    /// Words are split as in a shell, but no shell runs. Programs run in the order given.
+    /// On the candidate, in the directory {dir}; any exit code but 0 rejects it. May be repeated. Words are split as in a shell, but no shell runs. Programs run in the order given.
     #[arg(long = "validate", value_name = "CMD")]
     pub validate: Vec<String>,
     /// Kill a --validate program that takes longer than this, and reject the candidate
