@@ -36,6 +36,7 @@ pub mod source;
 // What decides, and what carries out.
 pub mod app;
 pub mod machine;
+pub mod rollout;
 
 // What others see.
 pub mod observe;
