@@ -8,6 +8,7 @@
 //! single files; `write` and `read_back` serve both.
 
 mod atomic;
+mod cursor;
 mod dir;
 mod error;
 mod files;

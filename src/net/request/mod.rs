@@ -2,9 +2,10 @@
 //!
 //! What was sent as a credential is masked in the answer: some servers echo a request into their error pages.
 
+mod config;
+
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,20 +14,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
+pub use self::config::HttpConfig;
+use self::config::{prepare, tls_config};
 use crate::net::connect;
-use crate::net::credentials::{self, FileError, Header, LiteralOrFile};
+use crate::net::credentials::FileError;
 use crate::net::endpoint::{Endpoint, Route};
-use crate::net::tls::{self, Identity, PemError, Trust};
+use crate::net::tls;
 use crate::os::mask::Mask;
 
 /// How much of an answer's body is kept, in bytes.
@@ -35,36 +36,6 @@ pub const BODY_KEPT: usize = 64 * 1024;
 pub const BODY_READ: usize = 1024 * 1024;
 /// The longest status line and header section, in bytes.
 const HEAD: usize = 64 * 1024;
-/// The largest file of certificates, in bytes.
-const CERTIFICATES: u64 = 1024 * 1024;
-
-/// What is sent, and who is trusted. Never printed.
-#[derive(Clone, Default)]
-pub struct HttpConfig {
-    pub method: Method,
-    /// `--reload-body`.
-    pub body: LiteralOrFile,
-    /// `--reload-header`.
-    pub headers: Vec<Header>,
-    /// `--reload-auth-file`: `user:password`.
-    pub auth_file: Option<PathBuf>,
-    /// `--reload-token-file`.
-    pub token_file: Option<PathBuf>,
-    /// `--reload-ca-file`: PEM. Without it, the system's bundle (`SSL_CERT_FILE`, `/etc/ssl/certs`, …).
-    pub ca_file: Option<PathBuf>,
-    /// `--reload-cert-file`: PEM, the leaf first.
-    pub cert_file: Option<PathBuf>,
-    /// `--reload-key-file`: PEM.
-    pub key_file: Option<PathBuf>,
-    /// `--reload-insecure`: any certificate is trusted.
-    pub insecure: bool,
-}
-
-impl fmt::Debug for HttpConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HttpConfig(…)")
-    }
-}
 
 /// An answer. `Debug` shows the status and the body's length.
 #[derive(Clone, PartialEq, Eq)]
@@ -179,90 +150,6 @@ pub async fn send_over(
 pub async fn reach(endpoint: &Endpoint, config: &HttpConfig, timeout: Duration) -> Result<(), HttpError> {
     prepare(endpoint, config)?;
     Attempt::new(endpoint, timeout).connect(config).await.map(drop)
-}
-
-/// The request, and what in it may be a credential.
-fn prepare(endpoint: &Endpoint, config: &HttpConfig) -> Result<(Request<Full<Bytes>>, Vec<Bytes>), FileError> {
-    let body = config.body.body()?;
-    // A query or a body may hold one.
-    let query = endpoint.target.query().unwrap_or_default();
-    let values = query.split('&').map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value));
-    let mut credentials: Vec<_> = values.map(|value| Bytes::copy_from_slice(value.as_bytes())).collect();
-    credentials.push(body.clone());
-    let length = body.len();
-    let mut request = Request::new(Full::new(body));
-    *request.method_mut() = config.method.clone();
-    *request.uri_mut() = endpoint.target.clone();
-    let headers = request.headers_mut();
-    for given in &config.headers {
-        let (name, value) = given.read()?;
-        credentials.push(Bytes::copy_from_slice(value.as_bytes()));
-        headers.append(name, value);
-    }
-    let basic = config.auth_file.as_deref().map(credentials::basic).transpose()?;
-    let bearer = config.token_file.as_deref().map(credentials::bearer).transpose()?;
-    for (value, secrets) in [basic, bearer].into_iter().flatten() {
-        credentials.extend(secrets);
-        headers.insert(header::AUTHORIZATION, value);
-    }
-    let host = match &endpoint.route {
-        Route::Tcp { authority, .. } => HeaderValue::from_str(authority).ok(),
-        Route::Unix(_) => None,
-    };
-    headers.entry(header::HOST).or_insert(host.unwrap_or(HeaderValue::from_static("localhost")));
-    let agent = HeaderValue::from_static(concat!("trimtab/", env!("CARGO_PKG_VERSION")));
-    headers.entry(header::USER_AGENT).or_insert(agent);
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    // Some servers answer 411 to a POST without a length.
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    Ok((request, credentials))
-}
-
-async fn tls_config(endpoint: &Endpoint, config: &HttpConfig) -> Result<ClientConfig, HttpError> {
-    let trust = if config.insecure { Trust::Anything } else { trust(endpoint, config).await? };
-    let identity = identity(config)?;
-    let (flag, path) = match (&config.key_file, &config.cert_file, &config.ca_file) {
-        (Some(path), ..) => ("--reload-key-file", path),
-        (None, Some(path), _) => ("--reload-cert-file", path),
-        (None, None, Some(path)) => ("--reload-ca-file", path),
-        // Nothing of ours is left to be wrong.
-        (None, None, None) => return tls::client(trust, None).map_err(|_| no_roots(endpoint)),
-    };
-    let reason = if identity.is_some() {
-        "its key does not belong to the certificate, or is of a kind not supported"
-    } else {
-        "its certificates cannot be used"
-    };
-    Ok(tls::client(trust, identity).map_err(|_| FileError::new(flag, path, reason))?)
-}
-
-async fn trust(endpoint: &Endpoint, config: &HttpConfig) -> Result<Trust, HttpError> {
-    if let Some(path) = &config.ca_file {
-        return Ok(Trust::Given(pem("--reload-ca-file", path, tls::certificates)?));
-    }
-    // It fails only when the runtime ends.
-    let roots = tokio::task::spawn_blocking(tls::system_roots).await.unwrap_or_else(|_| RootCertStore::empty());
-    if roots.is_empty() { Err(no_roots(endpoint)) } else { Ok(Trust::System(roots)) }
-}
-
-fn no_roots(endpoint: &Endpoint) -> HttpError {
-    HttpError::NoRoots { endpoint: endpoint.to_string() }
-}
-
-fn identity(config: &HttpConfig) -> Result<Option<Identity>, FileError> {
-    let Some(path) = &config.cert_file else {
-        let alone =
-            |path: &PathBuf| Err(FileError::new("--reload-key-file", path, "it needs --reload-cert-file beside it"));
-        return config.key_file.as_ref().map_or(Ok(None), alone);
-    };
-    let chain = pem("--reload-cert-file", path, tls::certificates)?;
-    // Many a file holds both.
-    let (flag, key) = config.key_file.as_ref().map_or(("--reload-cert-file", path), |key| ("--reload-key-file", key));
-    Ok(Some((chain, pem(flag, key, tls::private_key)?)))
-}
-
-fn pem<T>(flag: &'static str, path: &Path, parse: impl Fn(&[u8]) -> Result<T, PemError>) -> Result<T, FileError> {
-    parse(&credentials::read(flag, path, CERTIFICATES)?).map_err(|error| FileError::new(flag, path, error.to_string()))
 }
 
 /// A connection of any kind.

@@ -2,12 +2,15 @@ use std::fs;
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream as Peer};
 use std::os::unix::net::{UnixListener, UnixStream as UnixPeer};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
+use hyper::Method;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::RootCertStore;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 

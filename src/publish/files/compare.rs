@@ -12,7 +12,8 @@ use super::{Files, keyed};
 use crate::model::digest::DigestKey;
 use crate::model::tree::{Chunk, File, Tree, TreePath};
 use crate::publish::PublishError;
-use crate::publish::dir::{Blocked, Cursor, is_file};
+use crate::publish::cursor::{Blocked, Cursor};
+use crate::publish::dir::is_file;
 
 /// For how many directories it is remembered what was in place: a look at a directory costs more than one at a file.
 const MOST_DIRECTORIES: usize = 64;

@@ -13,6 +13,7 @@ mod cache;
 mod compare;
 mod manifest;
 mod ownership;
+mod records;
 mod swap;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,16 +24,16 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
-use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 pub(super) use self::cache::Cache;
 use self::cache::{Stamp, stamp};
 use self::compare::Comparison;
-use self::manifest::{Manifest, above};
+use self::manifest::above;
+use self::records::{MANIFEST, Pointer};
+use super::cursor::Cursor;
 use super::dir::{
-    Cursor, Dir, MAX_DEPTH, Occupant, PRIVATE, digest_of_size, is_directory, is_file, is_own, look, read_to_end,
-    write_all,
+    Dir, MAX_DEPTH, Occupant, PRIVATE, digest_of_size, is_directory, is_file, look, read_to_end, write_all,
 };
 use super::layout::Publisher;
 use super::open::SETGID;
@@ -40,30 +41,13 @@ use super::read_back::{MayAccess, PublishedFile, describe};
 use super::sys::{fstat, fstatat, fsync, unlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey, Hasher};
-use crate::model::journal::sequence_of;
 use crate::model::tree::{ContentHasher, Tree};
 
 /// Names the current generation.
 pub(super) const CURRENT: &str = "..trimtab.current";
 pub(super) const CURRENT_TEMPORARY: &str = "..trimtab.current.tmp";
-const CURRENT_LIMIT: usize = 4096;
-
-const MANIFEST: &str = "manifest";
-/// Far more than `--max-size` lets there be, and an end to what somebody else has put there.
-const MANIFEST_LIMIT: usize = 1 << 28;
-
 /// What is not in place.
 const FILES: &str = "files";
-
-/// What [`CURRENT`] holds.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Pointer {
-    /// The current generation's directory.
-    current: String,
-    /// The one that was current before: what it has in place is ours as well, until the swap is at its end.
-    from: Option<String>,
-}
 
 /// Whether this layout was published in a directory.
 pub(super) fn is_laid_out(dir: &Dir) -> nix::Result<bool> {
@@ -298,65 +282,9 @@ impl Publisher for Files<'_> {
 }
 
 impl Files<'_> {
-    fn pointer(&self) -> Result<Option<Pointer>, PublishError> {
-        let read = match self.0.dir.read(CURRENT, CURRENT_LIMIT) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
-        };
-        let ours = match &read {
-            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?),
-            None => false,
-        };
-        let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
-        let is_ours = |name: &str| sequence_of(name).is_some();
-        let pointer = pointer.filter(|p| is_ours(&p.current) && p.from.as_deref().is_none_or(is_ours));
-        match pointer {
-            Some(pointer) => Ok(Some(pointer)),
-            None => Err(self.record(CURRENT, "is not what Trimtab wrote")),
-        }
-    }
-
     /// Of directories that nobody else needs to enter; with the output's setgid bit, since files are made in them.
     fn own_mode(&self) -> Mode {
         Mode::from_bits_truncate(0o700 | self.0.dir_mode.bits() & SETGID)
-    }
-
-    fn record(&self, name: &str, what: &'static str) -> PublishError {
-        PublishError::Record { path: self.0.path.join(name), what }
-    }
-
-    /// The output's own key, which is made if there is none: `--digest-key-file` may change between two starts, and the
-    /// manifests would say nothing any more.
-    fn key(&self) -> Result<DigestKey, PublishError> {
-        if let Some(key) = self.0.own_key.get() {
-            return Ok(key.clone());
-        }
-        let key = self.0.digest_key()?;
-        Ok(self.0.own_key.get_or_init(|| key).clone())
-    }
-
-    /// The manifest of a generation; `None` if it has none, or one that a power loss has torn before it was published.
-    fn manifest(&self, name: &str) -> Result<Option<Arc<Manifest>>, PublishError> {
-        let failed = |errno| self.0.io("read", &format!("{name}/{MANIFEST}"), errno);
-        let dir = match Dir::open(&self.0.dir, name) {
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
-            opened => opened.map_err(failed)?,
-        };
-        let Some(stat) = dir.stat(MANIFEST).map_err(failed)? else { return Ok(None) };
-        if let Some(manifest) = self.0.cache.manifest(name, &stat) {
-            return Ok(Some(manifest));
-        }
-        let read = match dir.read(MANIFEST, MANIFEST_LIMIT) {
-            Err(Errno::ENOENT) => None,
-            read => read.map_err(failed)?,
-        };
-        let Some((bytes, file)) = read else { return Ok(None) };
-        let stat = fstat(&file).map_err(failed)?;
-        let manifest = if is_own(&stat) { Manifest::parse(&bytes).map(Arc::new) } else { None };
-        if let Some(manifest) = &manifest {
-            self.0.cache.remember(name, &stat, manifest.clone());
-        }
-        Ok(manifest)
     }
 
     /// A directory's stamp; `None` if there is no such directory.
@@ -364,11 +292,6 @@ impl Files<'_> {
         let failed = |errno| self.0.io("stat", directory, errno);
         let Some(dir) = place.directory(directory).map_err(failed)? else { return Ok(None) };
         fstat(dir).map(|stat| Some(stamp(&stat))).map_err(failed)
-    }
-
-    fn required(&self, name: &str) -> Result<Arc<Manifest>, PublishError> {
-        let manifest = self.manifest(name)?;
-        manifest.ok_or_else(|| self.record(&format!("{name}/{MANIFEST}"), "is missing or not what Trimtab wrote"))
     }
 
     /// Where a generation has what is not in place.

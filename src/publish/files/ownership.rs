@@ -10,7 +10,8 @@ use super::manifest::{Manifest, above};
 use super::{Files, digest_of};
 use crate::model::digest::DigestKey;
 use crate::publish::PublishError;
-use crate::publish::dir::{Blocked, Cursor, Dir, MAX_DEPTH, Occupant, look};
+use crate::publish::cursor::{Blocked, Cursor};
+use crate::publish::dir::{Dir, MAX_DEPTH, Occupant, look};
 
 /// What the manifests say of a place.
 pub(super) struct Ownership {

@@ -16,7 +16,8 @@ use super::{FILES, Files, Pointer, digest_of, keyed};
 use crate::model::digest::{DigestKey, Hasher};
 use crate::model::journal::sequence_of;
 use crate::publish::PublishError;
-use crate::publish::dir::{Blocked, Cursor, Dir, Occupant, is_file, look};
+use crate::publish::cursor::{Blocked, Cursor};
+use crate::publish::dir::{Dir, Occupant, is_file, look};
 use crate::publish::sys::{renameat, renameat_noreplace};
 use crate::publish::write::BATCH;
 
