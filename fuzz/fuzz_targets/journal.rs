@@ -8,6 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use trimtab::model::digest::Digest;
 use trimtab::model::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
 use trimtab::machine::{Disk, Effect, Event, Machine, Options, Outcome, Timer, Verdict, Write, recover};
+use trimtab::model::made_of::{MadeOf, Part, Parts};
+use trimtab::model::object::{Kind, ObjectRef};
 use trimtab::model::stage::Stage;
 
 type Bytes<'a> = Unstructured<'a>;
@@ -23,7 +25,15 @@ fn sequence(u: &mut Bytes<'_>) -> Result<u64> {
 }
 
 fn generation(u: &mut Bytes<'_>) -> Result<Generation> {
-    Ok(Generation::new(sequence(u)?, digest(u)?, digest(u)?, digest(u)?))
+    let new = Generation::new(sequence(u)?, digest(u)?, digest(u)?, digest(u)?);
+    Ok(Generation { made_of: maybe(u, made_of)?, ..new })
+}
+
+fn made_of(u: &mut Bytes<'_>) -> Result<MadeOf> {
+    let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: "web".into() };
+    let part = Part { created: i64::arbitrary(u)?, secret: bool::arbitrary(u)?, keys: vec![String::arbitrary(u)?] };
+    let parts = if bool::arbitrary(u)? { Parts::from([(id, part)]) } else { Parts::new() };
+    Ok(MadeOf::new([("source".to_owned(), parts)]))
 }
 
 fn moment(u: &mut Bytes<'_>) -> Result<Moment> {
@@ -106,10 +116,10 @@ fn answer(u: &mut Bytes<'_>, effect: &Effect) -> Result<Option<Event>> {
             let outcome = match u.int_in_range(0..=3)? {
                 0 => {
                     let new = Generation::new(*sequence, digest(u)?, digest(u)?, digest(u)?);
-                    let candidate = Generation { partial: bool::arbitrary(u)?, ..new };
+                    let candidate = Generation { partial: bool::arbitrary(u)?, made_of: maybe(u, made_of)?, ..new };
                     Outcome::Staged { candidate, baseline: maybe(u, baseline)? }
                 }
-                1 => Outcome::Same { partial: bool::arbitrary(u)? },
+                1 => Outcome::Same { partial: bool::arbitrary(u)?, made_of: made_of(u)? },
                 2 => Outcome::Rejected(rejection(u)?),
                 _ => Outcome::Failed,
             };

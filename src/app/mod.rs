@@ -143,13 +143,15 @@ impl App {
                     "trying again\n"
                 };
                 info!("asked to retry");
+                let news = self.feed.let_go();
+                self.heard(news);
                 self.on(Event::Retry);
                 let _ = answer.send(reply);
             }
         }
     }
 
-    fn heard(&mut self, news: News) {
+    fn heard(&mut self, mut news: News) {
         let (specs, metrics) = (&self.config.specs, &self.report.shared.metrics);
         for source in &news.heard {
             metrics.source_event(&specs[*source].name);
@@ -159,6 +161,10 @@ impl App {
         }
         for _ in 0..news.cut {
             metrics.watch_cut();
+        }
+        let absent = self.feed.absent(&mut news);
+        if !absent.is_empty() {
+            self.steps.read_back(absent, self.settings.clone());
         }
         self.report.heard(news.notes);
         if let Some(snapshot) = self.feed.changed() {
@@ -183,6 +189,10 @@ impl App {
         match answer {
             Answer::Done(done) => self.done(*done),
             Answer::Access(wrong) => self.report.access(wrong),
+            Answer::ReadBack(read_back) => {
+                let news = self.feed.restore(&read_back);
+                self.heard(news);
+            }
         }
     }
 

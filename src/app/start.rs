@@ -29,6 +29,7 @@ use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::{FoundJournal, Lock, Output};
 use crate::reload::Driver;
+use crate::source::Published;
 use crate::source::feed::Feed;
 use crate::source::kube::{self, KubeError};
 
@@ -195,8 +196,12 @@ impl App {
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
         let journal = machine.journal();
+        let published = match &journal.current {
+            None => Published::Nothing,
+            Some(current) => current.made_of.clone().map_or(Published::Unknown, Published::MadeOf),
+        };
         let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, spool.as_ref())
-            .afresh(journal.current.is_none());
+            .on_top_of(published, !config.render.templated);
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,

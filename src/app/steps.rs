@@ -1,6 +1,6 @@
 //! The steps: one task for each effect that takes time. Each answers with the machine's own event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{info, warn};
 
 use jiff::Timestamp;
 
@@ -18,6 +18,7 @@ use crate::candidate::{self, Candidate, CandidateError, Made, Order};
 use crate::machine::{Event, Outcome, Step, Verdict, Write};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::{Baseline, Generation, Moment, Rejection};
+use crate::model::made_of::{Part, Parts};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
@@ -27,7 +28,8 @@ use crate::publish::Output;
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
 use crate::reload::{self, NotTaken, Notified, Reloader, TargetStatus};
-use crate::render::{Drawn, Inputs};
+use crate::render::{Drawn, Inputs, Settings};
+use crate::source::ReadBack;
 
 /// What a task answers.
 pub(super) enum Answer {
@@ -35,6 +37,8 @@ pub(super) enum Answer {
     Done(Box<Done>),
     /// It was checked whether the main process can read what it was notified of: what is wrong, if anything.
     Access(Option<String>),
+    /// What was published of objects that are gone was read back.
+    ReadBack(ReadBack),
 }
 
 /// The end of a step.
@@ -174,6 +178,16 @@ impl Steps {
         });
     }
 
+    /// Reads back what was published of objects that are gone.
+    pub(super) fn read_back(&mut self, absent: Parts, settings: Arc<Settings>) {
+        let (output, answer) = (self.output.clone(), self.answers.0.clone());
+        self.tasks.spawn_blocking(move || {
+            let read_back = read_back(&output, absent, &settings);
+            // The app may have ended meanwhile.
+            let _ = answer.blocking_send(Answer::ReadBack(read_back));
+        });
+    }
+
     pub(super) fn write(&mut self, step: Step, writes: Vec<Write>) {
         let (output, faults, clock) = (self.output.clone(), self.faults.clone(), self.clock.clone());
         let answer = self.answers.0.clone();
@@ -301,6 +315,24 @@ impl Steps {
     }
 }
 
+fn read_back(output: &Output, absent: Parts, settings: &Settings) -> ReadBack {
+    let place = |id: &ObjectRef, key: &str| settings.path.place(id, key).map(|place| place.to_string());
+    let places = absent.iter().flat_map(|(id, part)| part.keys.iter().filter_map(move |key| place(id, key)));
+    let places: BTreeSet<_> = places.collect();
+    let published = output.published_among(&|path| places.contains(path), settings.max_size).unwrap_or_else(|error| {
+        warn!("what was published of objects that are gone cannot be read back: {error}");
+        BTreeMap::new()
+    });
+    let object = |(id, part): (ObjectRef, Part)| {
+        let value = |key: String| Some((published.get(&place(&id, &key)?)?.bytes.clone()?, key));
+        let data: Option<BTreeMap<_, _>> =
+            part.keys.into_iter().map(|key| value(key).map(|(bytes, key)| (key, bytes))).collect();
+        let object = data.map(|data| Object::new(id.clone(), String::new(), part.created, part.secret, data));
+        (id, object.map(Arc::new))
+    };
+    absent.into_iter().map(object).collect()
+}
+
 fn rendered(step: Step, made: Made, baseline: Option<Baseline>, took: Duration) -> Done {
     let Made { result, rendering, validating, warnings, said, found, drawn } = made;
     let mut rendered = Rendered {
@@ -317,14 +349,13 @@ fn rendered(step: Step, made: Made, baseline: Option<Baseline>, took: Duration) 
     let mut trouble = None;
     let outcome = match result {
         Ok(Candidate::Staged { generation, files: _, held_back }) => {
-            let candidate = Generation { partial: !held_back.is_empty(), ..generation };
             rendered.held_back = held_back;
-            Outcome::Staged { candidate, baseline }
+            Outcome::Staged { candidate: generation, baseline }
         }
-        Ok(Candidate::Same { held_back }) => {
+        Ok(Candidate::Same { held_back, made_of }) => {
             let partial = !held_back.is_empty();
             rendered.held_back = held_back;
-            Outcome::Same { partial }
+            Outcome::Same { partial, made_of }
         }
         Err(CandidateError { stage, rejected, reason, brief, output: said, .. }) => {
             rendered.failed_at = Some(stage);

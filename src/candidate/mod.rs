@@ -23,6 +23,7 @@ use self::stage::{check, malformed};
 use self::syntax::Syntax;
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
+use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{HeldBack, Versions};
 use crate::model::stage::Stage;
@@ -101,6 +102,7 @@ pub enum Candidate {
     Same {
         /// Objects that are not in it, or only as they were last published.
         held_back: Vec<HeldBack>,
+        made_of: MadeOf,
     },
 }
 

@@ -115,10 +115,12 @@ fn write(
     let content = rendered.tree.content(&order.key);
     let tree = rendered.tree.digest(content, &order.key);
     let held_back = rendered.held_back;
+    let made_of = order.inputs.snapshot.made_of.clone().without(&held_back, &order.published);
     if unless == Some(tree) {
-        return Ok((Candidate::Same { held_back }, rendered.tree));
+        return Ok((Candidate::Same { held_back, made_of }, rendered.tree));
     }
     let generation = Generation::new(order.sequence, order.digest, tree, content);
+    let generation = Generation { partial: !held_back.is_empty(), made_of: Some(made_of), ..generation };
     let output = &order.output;
     let staged =
         if whole { output.stage_whole(&generation, &rendered.tree) } else { output.stage(&generation, &rendered.tree) };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::model::digest::Digest;
 use crate::model::journal::{Baseline, Generation, Journal, Moment, Quarantine, Rejection};
+use crate::model::made_of::MadeOf;
 
 /// What the machine needs to know of the flags.
 #[derive(Clone, Debug)]
@@ -73,8 +74,8 @@ pub enum Outcome {
         /// What `--confirm-url` says now.
         baseline: Option<Baseline>,
     },
-    /// It rendered to the very tree that is published; `partial` as in [`Generation`].
-    Same { partial: bool },
+    /// It rendered to the very tree that is published; the rest as in [`Generation`].
+    Same { partial: bool, made_of: MadeOf },
     /// The inputs are bad. Nothing of them is left.
     Rejected(Rejection),
     /// The candidate could not be written; worth trying again.

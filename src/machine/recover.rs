@@ -48,8 +48,9 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
         held: journal.is_due(DebtKind::Publish)
             && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)
                 == journal.current.as_ref().map(|current| current.digest),
-        // What was held back then is not known any more: it is found again, and reported.
-        redo: journal.current.as_ref().is_some_and(|current| current.partial),
+        // What was held back then is not known any more: it is found again, and reported. So is what it was made of, if
+        // an earlier version of Trimtab published it.
+        redo: journal.current.as_ref().is_some_and(|current| current.partial || current.made_of.is_none()),
         options,
         journal,
         want: None,

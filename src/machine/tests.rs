@@ -14,6 +14,7 @@ use super::work::{Next, Work};
 use super::*;
 use crate::model::digest::Digest;
 use crate::model::journal::{Debt, DebtKind, Generation, Journal, Moment, Rejection, sequence_of};
+use crate::model::made_of::MadeOf;
 use crate::model::stage::Stage;
 
 fn options() -> Options {
@@ -401,7 +402,7 @@ impl World {
                 let outcome = if is_bad(digest) && !self.is(Mutation::BadInputsStaged) {
                     Outcome::Rejected(rejection(Stage::Render))
                 } else if unless == Some(tree_of(digest)) {
-                    Outcome::Same { partial: holds_back(digest) }
+                    Outcome::Same { partial: holds_back(digest), made_of: MadeOf::default() }
                 } else if fail {
                     Outcome::Failed
                 } else {
@@ -902,7 +903,9 @@ fn edits_do_not_put_off_a_pending_reload() {
         assert_eq!(world.machine.phase(), Phase::Rendering);
         let armed = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Arm(Timer::Retry, _)));
         let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
-        let effects = world.machine.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+        let effects = world
+            .machine
+            .on(Event::Rendered { step, outcome: Outcome::Same { partial: false, made_of: MadeOf::default() } });
         assert!(!armed(&effects), "{effects:?}");
     }
     world.edit(inputs(31 % 25));
@@ -911,7 +914,7 @@ fn edits_do_not_put_off_a_pending_reload() {
     world.on(Event::Fired(Timer::Retry));
     assert_eq!(world.machine.phase(), Phase::Rendering);
     let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
-    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false, made_of: MadeOf::default() } });
     assert!(matches!(world.op, Some(Op::Reload { .. })), "{:?}", world.machine);
 }
 
@@ -980,6 +983,31 @@ fn a_validator_is_asked_again_as_long_as_nothing_is_published() {
 }
 
 #[test]
+fn what_a_generation_was_made_of_is_journalled_also_where_its_tree_stays() {
+    let mut world = settled_on(1, options());
+    let made_of = |journal: &Option<Journal>| journal.as_ref().unwrap().current.as_ref().unwrap().made_of.clone();
+    let other = MadeOf::new([("dir/web".to_owned(), BTreeMap::new())]);
+    for (edit, made_of_now) in [(2, other.clone()), (3, other.clone())] {
+        world.edit(inputs(edit));
+        world.on(Event::Fired(Timer::Quiet));
+        let Some(Op::Render { step, .. }) = world.op.take() else { panic!("{:?}", world.machine) };
+        world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false, made_of: made_of_now } });
+        assert_eq!(world.op.is_some(), edit == 2, "written once");
+        finish(&mut world);
+        assert_eq!(made_of(&world.journal), Some(other.clone()));
+        assert_eq!(world.journal.as_ref().unwrap().last_good, world.journal.as_ref().unwrap().current);
+    }
+
+    // An earlier version of Trimtab did not write it down: the first inputs are rendered for it.
+    world.journal.as_mut().unwrap().current.as_mut().unwrap().made_of = None;
+    world.kill(false);
+    finish(&mut world);
+    let current = world.journal.as_ref().unwrap().current.as_ref().unwrap().digest;
+    world.on(Event::Observed(current));
+    assert_eq!(world.machine.phase(), Phase::Rendering);
+}
+
+#[test]
 fn what_was_held_back_is_rendered_again_when_somebody_asks_and_after_a_restart() {
     let mut world = settled_on(3, options());
     assert!(world.machine.is_partial());
@@ -987,7 +1015,7 @@ fn what_was_held_back_is_rendered_again_when_somebody_asks_and_after_a_restart()
     assert_eq!(world.machine.phase(), Phase::Rendering);
     // The cause is gone.
     let Some(Op::Render { step, .. }) = world.op.take() else { panic!() };
-    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false } });
+    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false, made_of: MadeOf::default() } });
     finish(&mut world);
     assert!(!world.machine.is_partial() && !world.journal.as_ref().unwrap().current.as_ref().unwrap().partial);
     world.on(Event::Retry);

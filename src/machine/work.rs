@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Effect, Intake, Machine, Milestone, Outcome, Step, Timer, Verdict, Wait, Write, WriteKind};
 use crate::model::digest::Digest;
 use crate::model::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
+use crate::model::made_of::MadeOf;
 use crate::model::stage::Stage;
 
 /// How long a confirmation that has nobody to ask holds up newer inputs.
@@ -116,15 +117,14 @@ impl Machine {
             }
             // What was staged is junk now: the next start removes it.
             Outcome::Staged { .. } => self.resume(effects),
-            Outcome::Same { partial } => {
+            Outcome::Same { partial, made_of } => {
                 self.have = Some(digest);
                 self.failures = 0;
                 self.redo = false;
-                if self.is_partial() == partial {
-                    self.resume(effects);
-                } else {
-                    self.set_partial(partial);
+                if self.take_over(partial, made_of) {
                     self.write_journal(effects);
+                } else {
+                    self.resume(effects);
                 }
             }
             Outcome::Rejected(rejection) => {
@@ -143,13 +143,16 @@ impl Machine {
         }
     }
 
-    fn set_partial(&mut self, partial: bool) {
-        let Some(current) = self.journal.current.clone() else { return };
+    /// The current generation is the one that other inputs would make, too; says whether that changes the journal.
+    fn take_over(&mut self, partial: bool, made_of: MadeOf) -> bool {
+        let Some(current) = self.journal.current.clone() else { return false };
+        let same = Generation { partial, made_of: Some(made_of), ..current.clone() };
         for generation in [&mut self.journal.current, &mut self.journal.last_good].into_iter().flatten() {
             if *generation == current {
-                generation.partial = partial;
+                generation.clone_from(&same);
             }
         }
+        same != current
     }
 
     fn commit(&mut self, digest: Digest, candidate: Generation, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest::Digest;
+use crate::model::made_of::MadeOf;
 use crate::model::stage::Stage;
 
 /// The version that this program writes, and the only one that it reads.
@@ -32,6 +33,10 @@ pub struct Generation {
     /// Whether an object of the inputs was held back: the generation has it only as it was before, or not at all.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partial: bool,
+    /// What it was made of. `None` where that is not known: an earlier version of Trimtab published it, or the journal
+    /// is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_of: Option<MadeOf>,
 }
 
 impl Generation {
@@ -39,7 +44,7 @@ impl Generation {
     #[must_use]
     pub fn new(sequence: u64, digest: Digest, tree: Digest, content: Digest) -> Self {
         let directory = format!("{DIRECTORY_PREFIX}{sequence:06}-{}", digest.short());
-        Self { sequence, digest, tree, content, directory, partial: false }
+        Self { sequence, digest, tree, content, directory, partial: false, made_of: Some(MadeOf::default()) }
     }
 
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
@@ -47,7 +52,8 @@ impl Generation {
     pub fn found(directory: &str) -> Option<Self> {
         let sequence = sequence_of(directory)?;
         let (digest, tree, content) = (Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
-        Some(Self { sequence, digest, tree, content, directory: directory.to_owned(), partial: false })
+        let directory = directory.to_owned();
+        Some(Self { sequence, digest, tree, content, directory, partial: false, made_of: None })
     }
 }
 
@@ -228,6 +234,8 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::made_of::{self, Part, Parts};
+    use crate::model::object::ObjectRef;
 
     fn journal() -> Journal {
         let digest = Digest::from_bytes([7; 32]);
@@ -252,6 +260,35 @@ mod tests {
     fn journal_round_trips() {
         assert_eq!(Journal::parse(&journal().to_bytes()), Ok(journal()));
         assert_eq!(journal().current.unwrap().directory, "..trimtab-000042-070707070707");
+    }
+
+    #[test]
+    fn what_a_generation_was_made_of_round_trips_and_may_be_unknown() {
+        let id: ObjectRef = "configmap/ns/web".parse().unwrap();
+        let part = Part { created: 7, secret: true, keys: vec!["a b".to_owned()] };
+        let mut journal = journal();
+        let current = journal.current.as_mut().unwrap();
+        current.made_of = Some(MadeOf::new([("web".to_owned(), [(id, part)].into()), ("label".to_owned(), [].into())]));
+        assert_eq!(Journal::parse(&journal.to_bytes()), Ok(journal.clone()));
+        journal.current.as_mut().unwrap().made_of = None;
+        assert!(!String::from_utf8(journal.to_bytes()).unwrap().contains("madeOf"));
+        assert_eq!(Journal::parse(&journal.to_bytes()), Ok(journal));
+    }
+
+    #[test]
+    fn largest_journal_can_be_read_again() {
+        let id = |number: usize| -> ObjectRef { format!("configmap/ns/{number}").parse().unwrap() };
+        let part = || Part { created: i64::MIN, secret: false, keys: vec!["\u{1}\"\\x".repeat(9), "k".to_owned()] };
+        let parts = |count: usize| (0..count).map(|number| (id(number), part())).collect::<Parts>();
+        let length = |made_of: MadeOf| {
+            let mut journal = journal();
+            journal.current.as_mut().unwrap().made_of = Some(made_of);
+            journal.to_bytes().len()
+        };
+        let few = MadeOf::new([("few".to_owned(), parts(2000)), ("many".to_owned(), parts(2000))]);
+        assert!(!few.parts("few").is_empty() && few.parts("many").is_empty() && few.has("many"));
+        let empty = length(MadeOf::default());
+        assert!(length(few) - empty < made_of::LIMIT);
     }
 
     #[test]

@@ -4,6 +4,7 @@ pub mod chunked_map;
 pub mod content;
 pub mod digest;
 pub mod journal;
+pub mod made_of;
 pub mod object;
 pub mod snapshot;
 pub mod spool;

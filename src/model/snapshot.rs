@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::model::digest::{Digest, Hasher};
+use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
 
 /// An object, and how it came in.
@@ -164,6 +165,8 @@ pub struct Snapshot {
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
     pub podinfo: Option<Arc<Object>>,
+    /// Which sources have content, and which objects outlive their deletion.
+    pub made_of: MadeOf,
 }
 
 /// A selected object whose present version is not published.

@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 
 use super::dir::{Dir, MAX_DEPTH, Occupant, is_directory, look};
 use super::layout::Publisher;
-use super::read_back::{MayAccess, PublishedFile, describe};
+use super::read_back::{Among, MayAccess, PublishedFile, describe};
 use super::sys::{fstat, fstatat, symlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey};
@@ -143,10 +143,15 @@ impl Publisher for Atomic<'_> {
         Ok(None)
     }
 
-    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
+    fn published(
+        &self,
+        name: &str,
+        among: Among<'_>,
+        limit: u64,
+    ) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
         let mut files = BTreeMap::new();
         let dir = Dir::open(&self.0.dir, name).map_err(|errno| self.0.io("open", name, errno))?;
-        self.0.walk(&dir, "", MAX_DEPTH, &mut limit.clone(), &mut files)?;
+        self.0.walk(&dir, "", MAX_DEPTH, among, &mut limit.clone(), &mut files)?;
         Ok(files)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::PublishError;
-use super::read_back::{MayAccess, PublishedFile};
+use super::read_back::{Among, MayAccess, PublishedFile};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::tree::Tree;
 
@@ -57,6 +57,11 @@ pub(super) trait Publisher {
     /// See [`super::Output::unreadable_by`].
     fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError>;
 
-    /// See [`super::Output::published`]; of the current generation.
-    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError>;
+    /// See [`super::Output::published_among`]; of the current generation.
+    fn published(
+        &self,
+        name: &str,
+        among: Among<'_>,
+        limit: u64,
+    ) -> Result<BTreeMap<String, PublishedFile>, PublishError>;
 }

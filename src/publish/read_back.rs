@@ -25,6 +25,9 @@ const PATH_LIMIT: usize = 1024;
 /// Whether a process may read a file (4) or pass through a directory (1): of this bit, with this owner, group and mode.
 pub type MayAccess<'a> = &'a dyn Fn(u32, u32, u32, u32) -> bool;
 
+/// Whether a file at this path is to be read.
+pub type Among<'a> = &'a dyn Fn(&str) -> bool;
+
 /// A file of the current generation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublishedFile {
@@ -48,8 +51,17 @@ impl Output {
     /// The regular files of the current generation by path, and their contents as long as these are no more than
     /// `limit` bytes together.
     pub fn published(&self, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
+        self.published_among(&|_| true, limit)
+    }
+
+    /// The same of some of them.
+    pub fn published_among(
+        &self,
+        among: Among<'_>,
+        limit: u64,
+    ) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
         match self.current()? {
-            Some(name) => self.layout().published(&name, limit),
+            Some(name) => self.layout().published(&name, among, limit),
             None => Ok(BTreeMap::new()),
         }
     }
@@ -86,6 +98,7 @@ impl Output {
         dir: &Dir,
         at: &str,
         depth: usize,
+        among: Among<'_>,
         left: &mut u64,
         files: &mut BTreeMap<String, PublishedFile>,
     ) -> Result<(), PublishError> {
@@ -97,8 +110,8 @@ impl Output {
             let stat = fstatat(dir, &*name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failed)?;
             if is_directory(&stat) && depth > 0 {
                 let below = Dir::open(dir, &*name).map_err(failed)?;
-                self.walk(&below, &path, depth - 1, left, files)?;
-            } else if is_file(&stat) {
+                self.walk(&below, &path, depth - 1, among, left, files)?;
+            } else if is_file(&stat) && among(&path) {
                 let found = self.published_file(dir, text, &path, &stat, left)?;
                 files.insert(path, found);
             }

@@ -14,6 +14,7 @@ use super::sys::{fstat, openat, renameat};
 use super::{Output, PublishError, atomic, files};
 use crate::model::digest::DigestKey;
 use crate::model::journal::{Journal, JournalError};
+use crate::model::made_of;
 use crate::model::spool::Spool;
 
 pub(super) const LOCK: &str = "..trimtab.lock";
@@ -29,8 +30,8 @@ const SPOOL: &str = "..trimtab.spool";
 pub(super) const TEMPORARIES: [&str; 4] =
     [atomic::DATA_TEMPORARY, files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
 
-/// A journal is about 1 kB. What is longer is none.
-pub(super) const JOURNAL_LIMIT: usize = 1 << 20;
+/// A journal is about 1 kB, unless a selector's deletions are not applied. What is longer is none.
+pub(super) const JOURNAL_LIMIT: usize = 4 * made_of::LIMIT;
 
 /// While it lives, no other Trimtab works on the output. The kernel releases it with the process.
 #[derive(Debug)]

@@ -123,8 +123,11 @@ impl Case {
             let id = ObjectRef { kind: Kind::Dir, namespace: "".into(), name: from.into() };
             (Arc::new(Object::new(id, String::new(), 0, secret, data)), None)
         });
-        let snapshot =
-            Snapshot { objects: self.objects.iter().map(taken).collect(), templates: sources.collect(), podinfo: None };
+        let snapshot = Snapshot {
+            objects: self.objects.iter().map(taken).collect(),
+            templates: sources.collect(),
+            ..Snapshot::default()
+        };
         let settings = Settings {
             templated: self.templates.is_some(),
             path: self.path.clone(),

@@ -6,7 +6,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::{Seen, Sources, Spec, Update, View, files, kube};
+use super::{Published, ReadBack, Seen, Sources, Spec, Update, View, files, kube};
+use crate::model::made_of::Parts;
 use crate::model::snapshot::Snapshot;
 use crate::model::spool::Spool;
 
@@ -96,10 +97,43 @@ impl Feed {
         }
     }
 
-    /// As [`Sources::afresh`].
+    /// As [`Sources::on_top_of`].
     #[must_use]
-    pub fn afresh(self, afresh: bool) -> Self {
-        Self { sources: self.sources.afresh(afresh), ..self }
+    pub fn on_top_of(self, published: Published, plain: bool) -> Self {
+        Self { sources: self.sources.on_top_of(published, plain), ..self }
+    }
+
+    /// As [`Sources::absent`].
+    pub fn absent(&mut self, news: &mut News) -> Parts {
+        let absent = self.sources.absent();
+        self.note_what_is_waited_for(news);
+        absent
+    }
+
+    /// As [`Sources::restore`].
+    pub fn restore(&mut self, read_back: &ReadBack) -> News {
+        let mut news = News::default();
+        for source in self.sources.restore(read_back) {
+            let view = &self.views()[source];
+            news.notes.push(Note::new(&view.spec.name, view.message().unwrap_or_default(), false));
+            self.changed = true;
+        }
+        news
+    }
+
+    /// As [`Sources::let_go`].
+    pub fn let_go(&mut self) -> News {
+        let mut news = News::default();
+        for source in self.sources.let_go() {
+            news.notes.push(Note::new(
+                &self.views()[source].spec.name,
+                "going on without what is gone, as asked",
+                true,
+            ));
+            self.look(source, &mut news);
+            self.changed = true;
+        }
+        news
     }
 
     /// Waits until a source reports something, and takes in all that is there. May be dropped at any time without a loss.
@@ -162,16 +196,23 @@ impl Feed {
             Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => news.heard.push(source),
         }
         self.changed |= self.sources.take(update);
+        self.look(source, news);
+    }
+
+    /// Reports whether a source is there, if that is news.
+    fn look(&mut self, source: usize, news: &mut News) {
         let Some(view) = self.sources.views().get(source) else { return };
-        let up = view.is_up() && !view.is_kept();
+        let up = view.is_up() && !view.is_kept() && !view.is_gone();
         let was_up = self.was_up[source].replace(up);
         if was_up != Some(up) {
             match view.message() {
                 _ if up && was_up == Some(false) => {
                     news.notes.push(Note::new(&view.spec.name, "it can be read again", true));
                 }
-                // A trouble was reported when it came.
-                Some(message) if view.is_up() && !up => news.notes.push(Note::new(&view.spec.name, message, false)),
+                // A trouble was reported when it came; and what is gone may be read back, or is waited for.
+                Some(message) if view.is_up() && !up && !view.is_gone() => {
+                    news.notes.push(Note::new(&view.spec.name, message, false));
+                }
                 _ => {}
             }
             news.up.push((source, up));
@@ -180,8 +221,9 @@ impl Feed {
 
     fn note_what_is_waited_for(&mut self, news: &mut News) {
         let waits_for = self.sources.waits_for();
-        // Until each has been read once, it would be true for a moment alone.
-        if waits_for == self.waited_for || !self.views().iter().all(View::is_known) {
+        // Until each has been read once, and back, it would be true for a moment alone.
+        let is_known = |view: &View| view.is_known() && (!view.is_gone() || view.is_lost());
+        if waits_for == self.waited_for || !self.views().iter().all(is_known) {
             return;
         }
         for waited in waits_for.iter().filter(|waited| !self.waited_for.contains(waited)) {

@@ -3,6 +3,7 @@
 //! [`files`] and [`kube`] report what they see; here it is decided what that means: whether a deletion is kept or
 //! applied, whether a source that is missing is waited for, what comes before what in the merged view.
 
+mod absent;
 pub mod feed;
 pub mod files;
 pub mod kube;
@@ -10,6 +11,9 @@ pub mod kube;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::absent::Absent;
+pub use self::absent::{Published, ReadBack};
+use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{Objects, Snapshot, Taken};
 
@@ -99,6 +103,8 @@ pub struct View {
     warning: Option<String>,
     /// What it holds though it is gone or has become empty.
     kept: BTreeSet<ObjectRef>,
+    /// What the generation that was found at start has of it, and what was not seen since.
+    absent: Absent,
     /// When it last reported something.
     pub at: Option<jiff::Timestamp>,
 }
@@ -113,6 +119,7 @@ impl View {
             trouble: None,
             warning: None,
             kept: BTreeSet::new(),
+            absent: Absent::default(),
             at: None,
         }
     }
@@ -146,6 +153,8 @@ impl View {
             Some(if message.starts_with(name) { message.clone() } else { format!("{name}: {message}") })
         } else if !self.heard {
             Some(format!("{name}: it has not been read yet"))
+        } else if let Some(gone) = self.what_is_gone() {
+            Some(format!("{name}: {gone}"))
         } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {
             let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
             Some(format!("{name}: it {why}; create it, or start without it by --optional"))
@@ -182,14 +191,31 @@ impl View {
         !self.kept.is_empty()
     }
 
+    /// Whether something of it is gone that what is published was made of, and whose values are not known.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.heard && !self.absent.parts.is_empty()
+    }
+
     fn what_is_kept(&self) -> String {
         let remedy = "its last content is kept (--on-delete keep), but a new Pod will not have it: create it again";
-        match (&self.spec.role, self.kept.first()) {
-            (Role::Selected, Some(first)) if self.kept.len() > 1 => {
-                format!("{first} and {} more are gone or empty; {remedy}", self.kept.len() - 1)
-            }
-            (Role::Selected, Some(first)) => format!("{first} is gone or empty; {remedy}"),
-            _ => format!("it is gone or empty; {remedy}"),
+        format!("{} gone or empty; {remedy}", self.which(self.kept.first(), self.kept.len()))
+    }
+
+    fn what_is_gone(&self) -> Option<String> {
+        let parts = &self.absent.parts;
+        let which = self.is_gone().then(|| self.which(parts.keys().next(), parts.len()))?;
+        Some(format!(
+            "{which} gone or empty since before this start, and what is published was made of it: that stays, and nothing \
+             newer is published; create it again, or go on without it by `trimtab retry` or --on-delete apply"
+        ))
+    }
+
+    fn which(&self, first: Option<&ObjectRef>, count: usize) -> String {
+        match (&self.spec.role, first) {
+            (Role::Selected, Some(first)) if count > 1 => format!("{first} and {} more are", count - 1),
+            (Role::Selected, Some(first)) => format!("{first} is"),
+            _ => "it is".to_owned(),
         }
     }
 
@@ -255,6 +281,7 @@ impl View {
             }
         };
         self.had_content |= !self.lacks_content();
+        self.absent.seen(&self.objects, self.spec.may_be_empty);
         first || !same
     }
 
@@ -278,22 +305,35 @@ pub struct Sources {
     views: Vec<View>,
     /// What they hold, in the order of the merged view; `None` if that is to be worked out.
     objects: Option<Objects>,
-    /// Whether nothing was published when they were first read.
-    afresh: bool,
+    /// As `objects`.
+    made_of: Option<MadeOf>,
+    published: Published,
+    /// Whether each key is a file as it is.
+    plain: bool,
 }
 
 impl Sources {
     /// Sources of which nothing is known yet. [`Update::source`] is an index into `specs`.
     #[must_use]
     pub fn new(specs: impl IntoIterator<Item = Spec>) -> Self {
-        Self { views: specs.into_iter().map(View::new).collect(), objects: None, afresh: false }
+        Self {
+            views: specs.into_iter().map(View::new).collect(),
+            objects: None,
+            made_of: None,
+            published: Published::Unknown,
+            plain: false,
+        }
     }
 
-    /// Says that nothing is published yet. Then an optional source that is forbidden is not waited for, if another one can
-    /// be read; else it might have had content, which its absence from a snapshot would take away.
+    /// Says what is published before they are first read; `plain`: whether each key is a file as it is.
     #[must_use]
-    pub fn afresh(self, afresh: bool) -> Self {
-        Self { afresh, ..self }
+    pub fn on_top_of(mut self, published: Published, plain: bool) -> Self {
+        if let Published::MadeOf(made_of) = &published {
+            for view in self.views.iter_mut().filter(|view| !view.spec.apply_deletes) {
+                view.absent.parts = made_of.parts(&view.spec.name);
+            }
+        }
+        Self { published, plain, ..self }
     }
 
     /// Each source as it is known.
@@ -312,8 +352,13 @@ impl Sources {
         let new = edited.as_ref().and_then(|id| view.objects.get(id));
         match (&mut self.objects, old.zip(new)) {
             // It stays in its place, and so do the thousands beside it.
-            (Some(objects), Some((old, new))) if old.created == new.created => objects.replace(&old, new),
-            _ if may_move => self.objects = None,
+            (Some(objects), Some((old, new))) if old.created == new.created => {
+                if old.secret != new.secret || !old.data.keys().eq(new.data.keys()) {
+                    self.made_of = None;
+                }
+                objects.replace(&old, new);
+            }
+            _ if may_move => (self.objects, self.made_of) = (None, None),
             _ => {}
         }
         changed
@@ -323,8 +368,14 @@ impl Sources {
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
         let has_content = |view: &View| view.heard && matches!(view.spec.role, Role::Named | Role::Selected);
-        let may_lack = self.afresh && self.views.iter().any(has_content);
-        let is_left_out = |view: &View| may_lack && !view.spec.required && !view.heard && view.is_forbidden();
+        let another = self.views.iter().any(has_content);
+        let is_left_out = |view: &View| {
+            another
+                && !view.spec.required
+                && !view.heard
+                && view.is_forbidden()
+                && self.published.is_without(&view.spec.name)
+        };
         self.views.iter().filter(|view| !is_left_out(view)).filter_map(View::waits_for).collect()
     }
 
@@ -332,7 +383,12 @@ impl Sources {
     #[must_use]
     pub fn snapshot(&mut self) -> Snapshot {
         let objects = self.objects.take().unwrap_or_else(|| self.in_order());
-        let mut snapshot = Snapshot { objects: self.objects.insert(objects).clone(), ..Snapshot::default() };
+        let made_of = self.made_of.take().unwrap_or_else(|| self.made_of());
+        let mut snapshot = Snapshot {
+            objects: self.objects.insert(objects).clone(),
+            made_of: self.made_of.insert(made_of).clone(),
+            ..Snapshot::default()
+        };
         for view in &self.views {
             match &view.spec.role {
                 Role::Named | Role::Selected => {}
@@ -518,6 +574,7 @@ mod tests {
                 prop_assert!(same && objects.len() == afresh.len());
                 let contents = |objects: &Objects| objects.groups().map(|group| group.content).collect::<Vec<_>>();
                 prop_assert_eq!(contents(&objects), contents(&afresh));
+                prop_assert_eq!(sources.snapshot().made_of, sources.made_of());
             }
         }
     }

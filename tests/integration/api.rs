@@ -562,6 +562,97 @@ async fn deletion_of_selected_objects_keeps_their_files_when_that_is_asked_for()
 }
 
 #[tokio::test]
+async fn what_was_kept_of_deleted_objects_outlives_a_restart() {
+    for layout in ["atomic", "files"] {
+        let place = Place::new().await;
+        place.put(&configmap("web", &[("w", "1")])).await;
+        place.put(&labelled("one", &[("a", "1")])).await;
+        place.put(&labelled("two", &[("b", "1")])).await;
+        let hook = Hook::start(None);
+        let flags = ["--configmap", "web", "--optional", "--selector", "app=web", "--on-delete", "keep"];
+        let mut sidecar = place.start(&[&flags[..], &["--layout", layout, "--reload-url", &hook.url()]].concat());
+        sidecar.until_idle();
+        place.delete::<ConfigMap>("web").await;
+        place.delete::<ConfigMap>("one").await;
+        let are_kept = |status: &Value| {
+            source(status, 0).contains("its last content is kept")
+                && source(status, 1).contains("/one is gone or empty")
+        };
+        sidecar.until("/status says that they are kept", are_kept);
+        // An edit in the meantime, and one after the restart; and a second restart.
+        place.put(&labelled("two", &[("b", "2")])).await;
+        until_read(&place, "b", "2");
+        sidecar.until_idle();
+        for edit in ["3", "4"] {
+            sidecar.kill();
+            sidecar.start_again();
+            let status = sidecar.until("it is kept, and said, by the next life", are_kept);
+            assert_eq!(
+                (&status["sources"][0]["healthy"], &status["sources"][1]["healthy"]),
+                (&json!(false), &json!(false))
+            );
+            sidecar.until_idle();
+            let up = metric(&sidecar, "trimtab_source_up", &format!("configmap/{}/web", place.namespace));
+            assert_eq!(up, "0");
+            assert_eq!(sidecar.log_of_this_life().matches("is gone or empty; its last content is kept").count(), 2);
+            let before = hook.calls().len();
+            assert_eq!(place.read("a").as_deref(), Some("1"));
+            place.put(&labelled("two", &[("b", edit)])).await;
+            until_read(&place, "b", edit);
+            sidecar.until_idle();
+            assert_eq!((place.read("w").as_deref(), place.read("a").as_deref()), (Some("1"), Some("1")), "{layout}");
+            assert_eq!(hook.calls().len(), before + 1, "the restart itself is no change");
+        }
+        // It is back.
+        place.put(&labelled("one", &[("a", "2")])).await;
+        until_read(&place, "a", "2");
+        sidecar.until("nothing of the selector is kept", |status| status["sources"][1]["healthy"] == true);
+    }
+}
+
+#[tokio::test]
+async fn what_templates_were_rendered_of_is_waited_for_after_a_restart_until_it_is_back_or_somebody_asks() {
+    let place = Place::new().await;
+    let template = place.template("{{ data.a | default('none') }} {{ data.b }}");
+    place.put(&configmap("web", &[("a", "1")])).await;
+    place.put(&configmap("other", &[("b", "1")])).await;
+    let template = format!("{template}:out");
+    let mut sidecar =
+        place.start(&["--configmap", "web", "--configmap", "other", "--optional", "--template", &template]);
+    sidecar.until_idle();
+    for asks in [false, true] {
+        place.put(&configmap("other", &[("b", "1")])).await;
+        place.put(&configmap("web", &[("a", "1")])).await;
+        until_read(&place, "out", "1 1");
+        sidecar.until_idle();
+        place.delete::<ConfigMap>("web").await;
+        sidecar.until("/status says that it is kept", |status| source(status, 0).contains("its last content is kept"));
+        sidecar.kill();
+        place.put(&configmap("other", &[("b", "2")])).await;
+        sidecar.start_again();
+        let status = sidecar.until("it is waited for", |status| source(status, 0).contains("trimtab retry"));
+        assert_eq!((&status["sources"][0]["healthy"], &status["ready"]), (&json!(false), &json!(true)));
+        sidecar.until("the other one is read", |status| status["sources"][1]["healthy"] == true);
+        assert_eq!(metric(&sidecar, "trimtab_source_up", &format!("configmap/{}/web", place.namespace)), "0");
+        assert_eq!(sidecar.log_of_this_life().matches("gone or empty since before this start").count(), 1);
+        assert_eq!(place.read("out").as_deref(), Some("1 1"), "it is published away");
+        if asks {
+            assert_eq!(sidecar.request("--admin", "POST", "/retry").unwrap().0, 202);
+            until_read(&place, "out", "none 2");
+        } else {
+            place.put(&configmap("web", &[("a", "2")])).await;
+            until_read(&place, "out", "2 2");
+        }
+        assert_eq!(sidecar.until_idle()["sources"][0]["healthy"], true);
+    }
+    // Asked once, it is not waited for again.
+    sidecar.kill();
+    sidecar.start_again();
+    sidecar.until_idle();
+    assert_eq!(place.read("out").as_deref(), Some("none 2"));
+}
+
+#[tokio::test]
 async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_meant() {
     let place = Place::new().await;
     place.put(&labelled("one", &[("a", "1")])).await;

@@ -365,6 +365,37 @@ fn directory_is_waited_for_kept_when_deleted_and_followed_when_it_comes_again() 
 }
 
 #[test]
+fn directory_that_was_removed_is_kept_over_a_restart() {
+    let scene = Scene::new();
+    let hook = Hook::start(Some(scene.output.join("key")));
+    drop(Volume::new(scene.at("one"), &[("key", "1"), ("deep", "1")]));
+    let mut two = Volume::new(scene.at("two"), &[("other", "1")]);
+    let (one, other) = (scene.text("one"), scene.text("two"));
+    let flags =
+        ["--watch-dir", &one, "--watch-dir", &other, "--optional", "--reload-url", &hook.url(), "--debounce", "1ms"];
+    let mut sidecar = scene.start(&flags);
+    sidecar.until_idle();
+    let gone = |status: &Value| says(&source(status, "dir/one")["message"], &["kept", "--on-delete keep"]);
+    // Its content is emptied, or all of it is removed.
+    for edit in [|dir: &Path| fs::remove_dir_all(dir).unwrap(), |dir: &Path| fs::create_dir_all(dir).unwrap()] {
+        edit(&scene.at("one"));
+        sidecar.until("its absence is seen", gone);
+        sidecar.kill();
+        let before = hook.calls().len();
+        sidecar.start_again();
+        let status = sidecar.until("its absence is seen by the next life", gone);
+        assert_eq!(source(&status, "dir/one")["healthy"], false);
+        sidecar.until_idle();
+        assert_eq!((scene.published("key").as_deref(), hook.calls().len()), (Some("1"), before));
+    }
+    two.swap(&[("other", "2")]);
+    eventually("the other one's edit is published", || (scene.published("other")? == "2").then_some(()));
+    assert_eq!((scene.published("key").as_deref(), scene.published("deep").as_deref()), (Some("1"), Some("1")));
+    drop(Volume::new(scene.at("one/late"), &[("key", "2")]));
+    eventually("what is back is published", || scene.published("key").is_none().then_some(()));
+}
+
+#[test]
 fn watched_link_is_followed_when_it_is_pointed_elsewhere() {
     let scene = Scene::new();
     let hook = Hook::start(Some(scene.output.join("key")));

@@ -37,7 +37,7 @@ use super::dir::{
 };
 use super::layout::Publisher;
 use super::open::SETGID;
-use super::read_back::{MayAccess, PublishedFile, describe};
+use super::read_back::{Among, MayAccess, PublishedFile, describe};
 use super::sys::{fstat, fstatat, fsync, unlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey, Hasher};
@@ -264,11 +264,16 @@ impl Publisher for Files<'_> {
         Ok(None)
     }
 
-    fn published(&self, name: &str, limit: u64) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
+    fn published(
+        &self,
+        name: &str,
+        among: Among<'_>,
+        limit: u64,
+    ) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
         let mut left = limit;
         let mut place = Cursor::from(&self.0.dir);
         let mut files = BTreeMap::new();
-        for (path, _) in self.required(name)?.files.iter() {
+        for (path, _) in self.required(name)?.files.iter().filter(|(path, _)| among(path)) {
             let failed = |errno| self.0.io("read", path, errno);
             let Some((dir, leaf)) = place.find(path).map_err(failed)? else { continue };
             let Some(stat) = dir.stat(leaf).map_err(failed)? else { continue };

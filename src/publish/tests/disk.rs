@@ -11,6 +11,7 @@ use super::faulty::{self, Fault};
 use super::*;
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::model::journal::{Debt, Rejection};
+use crate::model::made_of::MadeOf;
 use crate::model::stage::Stage;
 
 /// How often timers fire before what does not come to rest is left alone.
@@ -380,7 +381,7 @@ impl Sidecar {
         let content = edit.tree.content(&self.key);
         let tree = edit.tree.digest(content, &self.key);
         if unless == Some(tree) {
-            return Outcome::Same { partial: false };
+            return Outcome::Same { partial: false, made_of: MadeOf::default() };
         }
         let candidate = Generation::new(sequence, edit.digest, tree, content);
         match self.output.stage(&candidate, &edit.tree) {

@@ -1,0 +1,102 @@
+//! What a generation was made of: which sources had content, and the objects whose last content outlives them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::object::{Object, ObjectRef};
+use crate::model::snapshot::{HeldBack, Versions};
+
+/// The most that it adds to a journal, in bytes of text. A journal names three generations.
+pub const LIMIT: usize = 1 << 20;
+
+/// By the name of each source that had content. The objects are those whose deletion would not be applied. Cheap to
+/// clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MadeOf(Arc<BTreeMap<String, Parts>>);
+
+/// Objects, without their values.
+pub type Parts = BTreeMap<ObjectRef, Part>;
+
+/// An object, without its values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Part {
+    /// As [`Object::created`].
+    pub created: i64,
+    /// Whether its values are secret.
+    pub secret: bool,
+    /// Where each key is a file as it is: what it can be read back by. Empty where templates make the files.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
+}
+
+impl Part {
+    /// `plain`: whether each key is a file as it is.
+    #[must_use]
+    pub fn of(object: &Object, plain: bool) -> Self {
+        let keys = if plain { object.data.keys().cloned().collect() } else { Vec::new() };
+        Self { created: object.created, secret: object.secret, keys }
+    }
+
+    /// The most that it can be long in a journal, in bytes.
+    fn length(&self, id: &ObjectRef) -> usize {
+        let of = |text: &str| {
+            24 + text.bytes().map(|c| if matches!(c, 0..=31 | b'"' | b'\\') { 6 } else { 1 }).sum::<usize>()
+        };
+        160 + of(&id.namespace) + of(&id.name) + self.keys.iter().map(|key| of(key)).sum::<usize>()
+    }
+}
+
+impl MadeOf {
+    /// Of a source that would make it exceed [`LIMIT`] the name alone is remembered.
+    #[must_use]
+    pub fn new(sources: impl IntoIterator<Item = (String, Parts)>) -> Self {
+        let mut left = LIMIT;
+        let fits = |(name, parts): (String, Parts)| {
+            let length = parts.iter().map(|(id, part)| part.length(id)).sum();
+            match left.checked_sub(length) {
+                Some(rest) => {
+                    left = rest;
+                    (name, parts)
+                }
+                None => (name, Parts::new()),
+            }
+        };
+        Self(Arc::new(sources.into_iter().map(fits).collect()))
+    }
+
+    /// Whether a source had content.
+    #[must_use]
+    pub fn has(&self, source: &str) -> bool {
+        self.0.contains_key(source)
+    }
+
+    /// What is remembered of a source.
+    #[must_use]
+    pub fn parts(&self, source: &str) -> Parts {
+        self.0.get(source).cloned().unwrap_or_default()
+    }
+
+    /// The same where some objects were held back: they are as they were last `published`, or not there.
+    #[must_use]
+    pub fn without(mut self, held_back: &[HeldBack], published: &Versions) -> Self {
+        if held_back.is_empty() {
+            return self;
+        }
+        let published = published.by_id();
+        for parts in Arc::make_mut(&mut self.0).values_mut() {
+            for HeldBack { source, .. } in held_back {
+                if let Some(part) = parts.get_mut(source) {
+                    match published.get(source) {
+                        Some(previous) => *part = Part::of(previous, true),
+                        None => _ = parts.remove(source),
+                    }
+                }
+            }
+        }
+        self
+    }
+}
