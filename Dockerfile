@@ -16,7 +16,7 @@ FROM scratch
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="trimtab" \
-      org.opencontainers.image.description="Renders ConfigMaps and Secrets, reloads the main process, and sees to it that the change took" \
+      org.opencontainers.image.description="Renders ConfigMaps and Secrets, reloads the main process, and confirms that the change took effect" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION"

@@ -88,7 +88,7 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test e2e --test soak -- -D warnings
 
-# Licences, sources and bans are binding; advisories are reported, as a new one must not fail a build by surprise.
+# Licences, sources and bans are binding; advisories are reported, as a new one must not fail a build that changed nothing.
 deny:
 	$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny check bans licenses sources

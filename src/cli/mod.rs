@@ -61,7 +61,7 @@ pub enum Command {
     Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
-    /// Make the running sidecar try at once what it rejected or waits with
+    /// Make the running sidecar retry now what it rejected, or waits to retry
     Retry(AdminArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),

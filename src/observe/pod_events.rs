@@ -5,7 +5,7 @@
 //! permission to create Events, without which one line is logged. It can be read by many, so it holds the stage, a code
 //! and names of files, and no content of any.
 //!
-//! What can flood is bounded twice: of one reason, no more than [`MOST`] are sent in [`WINDOW`], and of those that wait,
+//! What can flood is bounded twice: for each reason, no more than [`MOST`] are sent in [`WINDOW`], and of those that wait,
 //! only the newest of each reason is kept.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -27,7 +27,7 @@ use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
 use crate::source::kube::{Clients, CreateError, Rule};
 
-/// Of one reason, no more than this many are sent in [`WINDOW`].
+/// For each reason, no more than this many are sent in [`WINDOW`].
 const MOST: usize = 10;
 const WINDOW: Duration = Duration::from_mins(10);
 /// How long one request may take.

@@ -19,7 +19,7 @@ pub(super) async fn execute(command: &Command, timeout: Duration) -> Result<(), 
         Some(status) if status.success() => return Ok(()),
         Some(status) => match status.code() {
             Some(code) => NotTaken::Refused { message: format!("{command} exited with code {code}"), output },
-            // Killed by somebody, for want of memory perhaps: that is not the main process's no. Prints 'signal: 9 …'.
+            // Killed by somebody, for lack of memory perhaps: that is not the main process's no. Prints 'signal: 9 …'.
             None => {
                 NotTaken::Unreachable { message: format!("{command} was ended by a {status}"), output, delivered: true }
             }

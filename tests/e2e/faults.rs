@@ -347,7 +347,7 @@ fn sidecar_killed_loses_no_edit_and_delivers_nothing_twice() {
 }
 
 #[test]
-fn main_process_killed_starts_on_the_newest_and_crash_loop_is_healed_by_the_rollback() {
+fn main_process_killed_starts_on_the_newest_and_crash_loop_ends_by_the_rollback() {
     let space = Space::new("main");
     let world = World::new(&space, &[SIGNAL]);
 
@@ -412,7 +412,7 @@ fn squeeze(pid: u32) {
 }
 
 #[test]
-fn crash_loop_is_healed_by_rollback_without_a_shared_process_namespace() {
+fn crash_loop_ends_by_rollback_without_a_shared_process_namespace() {
     let space = Space::new("crash");
     let confirm = ["--confirm-url=http://127.0.0.1:8080/", "--confirm-timeout=5s", HOOK];
     let world = World::of(&space, &MANIFEST.replace("shareProcessNamespace: true", ""), &confirm);

@@ -105,7 +105,7 @@ fn memory_volume_serves_as_well_as_one_on_the_disk() {
     pod.until_serves(PORT, "/", "two");
 }
 
-/// A projected volume is a tmpfs: its files are taken for secret, and still readable to the main process by fsGroup.
+/// A projected volume is a tmpfs: its files count as secret, and still readable to the main process by fsGroup.
 #[test]
 fn projected_volume_needs_no_permission_at_all() {
     let space = Space::new("projected");

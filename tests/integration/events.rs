@@ -96,7 +96,7 @@ impl Place {
     }
 }
 
-/// How many requests the server has refused for want of a permission.
+/// How many requests the server has refused for lack of a permission.
 async fn denied(server: &ApiServer) -> Option<usize> {
     let request = hyper::Request::get("/metrics").body(Vec::new()).unwrap();
     let text = server.client(ADMIN).await.request_text(request).await.unwrap();

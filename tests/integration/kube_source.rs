@@ -367,15 +367,15 @@ async fn a_role_with_the_objects_name_suffices_and_its_absence_is_reported_by_ru
         )
     );
 
-    // Granted: healed without a word from us, and without asking more often than every ten seconds.
+    // Granted: read again without a word from us, and without asking more often than every ten seconds.
     let asked = Instant::now();
     grant(&server, &namespace, APP, "configmaps", "theirs").await;
     assert_eq!(theirs.names().await, ["theirs"]);
     theirs.healthy().await;
-    let healed = asked.elapsed();
-    assert!(healed < Duration::from_secs(12), "healed after {healed:?}");
-    assert!(healed > Duration::from_secs(8), "asked again after {healed:?}");
-    println!("403, granted → healed after {healed:?}");
+    let recovered = asked.elapsed();
+    assert!(recovered < Duration::from_secs(12), "recovered after {recovered:?}");
+    assert!(recovered > Duration::from_secs(8), "asked again after {recovered:?}");
+    println!("403, granted → read after {recovered:?}");
 }
 
 #[tokio::test]

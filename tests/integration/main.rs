@@ -37,3 +37,4 @@ mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
 mod docs; // the README and docs/: flags, manifests, links
 mod examples; // examples/ on an API server that enforces the restricted standard
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
+mod words; // plain words in pages, help, messages and comments

@@ -134,16 +134,16 @@ impl Drop for CrashLoop {
 }
 
 #[test]
-fn main_process_that_dies_of_a_configuration_and_crash_loops_is_healed() {
-    heals_a_crash_loop(Layout::Atomic);
+fn main_process_that_dies_of_a_configuration_and_crash_loops_recovers() {
+    recovers_from_a_crash_loop(Layout::Atomic);
 }
 
 #[test]
-fn main_process_that_dies_of_a_single_file_and_crash_loops_is_healed() {
-    heals_a_crash_loop(Layout::Files);
+fn main_process_that_dies_of_a_single_file_and_crash_loops_recovers() {
+    recovers_from_a_crash_loop(Layout::Files);
 }
 
-fn heals_a_crash_loop(layout: Layout) {
+fn recovers_from_a_crash_loop(layout: Layout) {
     let mut stage = Stage::of(layout, "one\n");
     let pid_file = stage.text("pid");
     let flags = ["--signal", "HUP", "--pid-file", &pid_file, "--confirm-alive", "300ms"];
@@ -156,7 +156,7 @@ fn heals_a_crash_loop(layout: Layout) {
     // Twice, if it started within a clock tick of the publish: a tie counts as before it.
     assert!(loaded().lines().all(|line| line == "one"), "{}", loaded());
     stage.volume.swap(&[("app.conf", "die\n")]);
-    let status = sidecar.until("it is healed", |status| {
+    let status = sidecar.until("it recovers", |status| {
         status["quarantine"]["stage"] == "confirm" && status["phase"] == "idle" && status["debt"].is_null()
     });
     assert!(status["quarantine"]["reason"].as_str().unwrap().contains("--confirm-alive"), "{status}");

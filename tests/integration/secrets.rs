@@ -1205,7 +1205,7 @@ fn narrow_all_the_time(layout: Layout, publishes: u64) {
         assert!(mode.is_none_or(|mode| *mode == 0o600), "{name}: {mode:?}");
         assert!(mode.is_some() || *name == "..trimtab.json.tmp", "{name} was not seen");
     }
-    assert!(seen["secret-a"] as u64 >= publishes / 2, "too few were seen to prove anything: {seen:?}");
+    assert!(seen["secret-a"] as u64 >= publishes / 2, "these are too few to prove anything: {seen:?}");
 }
 
 #[tokio::test]

@@ -28,8 +28,7 @@ pub struct OutputArgs {
     /// DEST is its place [default: its name without .j2]. May be repeated. Without it, each key is written as a file.
     #[arg(long = "template", value_name = "SRC[:DEST]")]
     pub templates: Vec<TemplateArg>,
-    /// Of a --template directory, render only files whose names end so, and copy the others as they are [default: render
-    /// all]
+    /// Of a --template directory, render only files whose names end with this, and copy the others [default: render all]
     #[arg(long, value_name = "SUFFIX")]
     pub template_suffix: Option<String>,
     /// The signs around values, blocks and comments of templates [default: {{ }} {% %} {# #}]

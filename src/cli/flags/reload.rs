@@ -81,7 +81,7 @@ pub struct ReloadArgs {
     /// How long one attempt may take, from connect to the last byte
     #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
     pub reload_timeout: Duration,
-    /// Reject after this many refusals that have gone on for three seconds; with 1, the first one is final
+    /// Reject after this many refusals over at least three seconds; 1: reject at the first refusal
     #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
     pub reload_attempts: u32,
     /// Wait this long before the second attempt, then twice as long each time

@@ -1245,12 +1245,12 @@ fn publishes_until_killed() {
 }
 
 #[test]
-fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_mend() {
+fn kill_at_any_moment_leaves_a_whole_generation_and_what_recovery_can_fix() {
     killed_at_any_moment(Layout::Atomic);
 }
 
 #[test]
-fn kill_at_any_moment_leaves_whole_files_and_what_recovery_can_mend() {
+fn kill_at_any_moment_leaves_whole_files_and_what_recovery_can_fix() {
     killed_at_any_moment(Layout::Files);
 }
 

@@ -248,7 +248,7 @@ impl Known {
     }
 }
 
-/// Starts Trimtab on what a power loss left, and sees to it that all comes out right. What it did meanwhile.
+/// Starts Trimtab on what a power loss left, and checks that all comes out right. What it did meanwhile.
 fn comes_back(script: &Script, known: &Known, at: &Path, random: &mut Random) -> Option<(Model, Vec<Change>)> {
     let before = known.confirmed.iter().map(|directory| {
         let short = directory.rsplit('-').next().unwrap();

@@ -125,7 +125,7 @@ pub(super) struct Prober {
     /// What is not as expected.
     pub(super) problem: String,
     output: Said,
-    /// When the subject was last seen to be as expected.
+    /// When the subject was last as expected.
     settled: Option<Instant>,
     asked: bool,
 }

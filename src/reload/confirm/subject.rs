@@ -225,14 +225,16 @@ impl<'a> Subject<'a> {
             return format!("{who} has not ended on {signal} within {timeout:?} (--confirm-timeout)");
         }
         let life = self.config.worker_life();
-        let seen = match self.workers.len() {
-            0 => "none was seen".to_owned(),
-            seen => format!("{seen} newer came, and none of them lived so long"),
-        };
-        format!(
-            "{who} has no child that is newer than the reload and has lived for {life:?} (--confirm-workers) within \
-             {timeout:?} (--confirm-timeout): {seen}; its own log should say why"
-        )
+        match self.workers.len() {
+            0 => format!(
+                "{who} started no new worker within {timeout:?} of the reload (--confirm-workers, --confirm-timeout); its \
+                 own log should say why"
+            ),
+            seen => format!(
+                "{who} started {seen} new workers, and none of them lived for {life:?} (--confirm-workers) within \
+                 {timeout:?} of the reload (--confirm-timeout); its own log should say why"
+            ),
+        }
     }
 
     /// When to look again, beside the tracked one's exit.

@@ -440,7 +440,7 @@ async fn old_workers_do_not_count() {
     let main = Main::start("tt-cf-old-worker", &script);
     let config = Config { timeout: SHORT, ..workers() };
     let message = Running::start(&config, main.notified("HUP").await, None).rejection().await;
-    assert_has(&message, &["--confirm-workers", "--confirm-timeout", "none was seen"]);
+    assert_has(&message, &["--confirm-workers", "--confirm-timeout", "started no new worker within"]);
 }
 
 #[tokio::test]
@@ -459,7 +459,7 @@ async fn workers_that_do_not_live_are_rejected() {
     let main = Main::start("tt-cf-dying-workers", script);
     let config = Config { timeout: SHORT, ..workers() };
     let message = Running::start(&config, main.notified("HUP").await, None).rejection().await;
-    assert_has(&message, &["newer came, and none of them lived", "--confirm-workers"]);
+    assert_has(&message, &["new workers, and none of them lived for", "--confirm-workers"]);
 }
 
 #[tokio::test]
