@@ -45,3 +45,6 @@ pub mod observe;
 pub mod model;
 pub mod net;
 pub mod os;
+
+#[cfg(test)]
+mod rooms;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::candidate;
+use crate::machine;
+use crate::publish;
 use crate::reload::{self, confirm};
 use crate::render::Settings;
 use crate::source::kube::{ClientConfig, Watch};
 use crate::source::{Spec, files};
-use crate::{machine, publish};
 
 /// Each part's configuration; its values go together.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::model::object::Kind;
 use crate::model::snapshot::{Snapshot, Taken};
 use crate::model::tree::{File, Tree, TreePath};
 use crate::publish;
-use crate::render::{Delimiters, Pod, Settings};
+use crate::render::Settings;
 
 fn object(name: &str, key: &str, value: &str) -> Arc<Object> {
     let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: name.into() };
@@ -70,17 +70,7 @@ impl Case {
         let output = Arc::new(output);
         let objects = self.objects.iter();
         let objects = objects.map(|(object, selected)| Taken { object: object.clone(), selected: *selected });
-        let settings = Settings {
-            templated: false,
-            path: "{key}".parse().unwrap(),
-            suffix: None,
-            delimiters: Delimiters::default(),
-            env: BTreeMap::new(),
-            pod: Pod::default(),
-            max_size: 1 << 20,
-            allow_empty: false,
-            flags: String::new(),
-        };
+        let settings = Settings::plain(1 << 20, false);
         let snapshot = Snapshot { objects: objects.collect(), ..Snapshot::default() };
         let order = Order {
             inputs: Inputs { snapshot, settings: Arc::new(settings) },

@@ -60,7 +60,7 @@ mod tests {
     use crate::model::digest::Digest;
     use crate::model::object::{Kind, Object, ObjectRef};
     use crate::model::snapshot::{Snapshot, Taken, Versions};
-    use crate::render::{Delimiters, Pod, Settings};
+    use crate::render::Settings;
     use bytes::Bytes;
 
     /// By name: their age, and the values of their keys.
@@ -72,17 +72,7 @@ mod tests {
             let data = keys.iter().map(|(key, value)| (key.clone(), Bytes::from(vec![*value; 9]).into())).collect();
             Taken { object: Arc::new(Object::new(id, String::new(), *created, false, data)), selected: true }
         });
-        let settings = Settings {
-            templated: false,
-            path: "{key}".parse().unwrap(),
-            suffix: None,
-            delimiters: Delimiters::default(),
-            env: BTreeMap::new(),
-            pod: Pod::default(),
-            max_size: 60,
-            allow_empty: true,
-            flags: String::new(),
-        };
+        let settings = Settings::plain(60, true);
         Inputs { snapshot: Snapshot { objects: taken.collect(), ..Snapshot::default() }, settings: Arc::new(settings) }
     }
 

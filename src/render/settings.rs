@@ -25,6 +25,24 @@ pub struct Settings {
     pub flags: String,
 }
 
+#[cfg(test)]
+impl Settings {
+    /// Keys are written as files, each at its own name.
+    pub(crate) fn plain(max_size: u64, allow_empty: bool) -> Self {
+        Self {
+            templated: false,
+            path: "{key}".parse().unwrap(),
+            suffix: None,
+            delimiters: Delimiters::default(),
+            env: BTreeMap::new(),
+            pod: Pod::default(),
+            max_size,
+            allow_empty,
+            flags: String::new(),
+        }
+    }
+}
+
 /// A variable that `--env` or `--secret-env` lets templates read.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EnvVar {
