@@ -41,6 +41,9 @@ pub mod rollout;
 // What others see.
 pub mod observe;
 
+// What comes before it runs.
+pub mod inject;
+
 // What several rooms need.
 pub mod model;
 pub mod net;

@@ -5,6 +5,7 @@ mod check;
 pub mod exit;
 pub mod flags;
 mod help;
+mod inject;
 pub mod log;
 mod render;
 mod run;
@@ -65,6 +66,12 @@ pub enum Command {
     Retry(AdminArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
+    /// Add the sidecar to the manifest on standard input: kubectl get deploy web -o yaml | trimtab inject -- FLAGS
+    Inject(Box<inject::InjectArgs>),
+    /// Take out of the manifest on standard input what inject added
+    Uninject,
+    /// Print the Roles that the sidecar's flags need: trimtab rbac -- FLAGS
+    Rbac(inject::RbacArgs),
 }
 
 /// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
@@ -149,6 +156,9 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Status(args)) => ask::status(&args),
         Some(Command::Retry(args)) => ask::retry(&args),
         Some(Command::Completions(args)) => help::completions(&args),
+        Some(Command::Inject(args)) => inject::run_inject(*args),
+        Some(Command::Uninject) => inject::run_uninject(),
+        Some(Command::Rbac(args)) => inject::run_rbac(&args),
     }
 }
 

@@ -49,7 +49,7 @@ fn text(path: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }
 
-fn kubectl() -> PathBuf {
+pub fn kubectl() -> PathBuf {
     static KUBECTL: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
         let node = std::env::var_os("TRIMTAB_TEST_NODE");
@@ -99,7 +99,7 @@ fn flag<'a>(pod: &'a Value, name: &str) -> Vec<&'a str> {
     args.filter_map(|arg| arg.strip_prefix("--")?.strip_prefix(name)?.strip_prefix('=')).collect()
 }
 
-async fn create(client: &Client, namespace: &str, dry_run: bool, object: Value) -> Result<(), String> {
+pub async fn create(client: &Client, namespace: &str, dry_run: bool, object: Value) -> Result<(), String> {
     let object: DynamicObject = serde_json::from_value(object).unwrap();
     let TypeMeta { api_version, kind } = object.types.clone().unwrap();
     let (group, version) = api_version.split_once('/').unwrap_or(("", &api_version));
@@ -115,7 +115,7 @@ async fn create(client: &Client, namespace: &str, dry_run: bool, object: Value) 
 }
 
 /// A place where the restricted standard is enforced.
-async fn restricted(server: &ApiServer) -> String {
+pub async fn restricted(server: &ApiServer) -> String {
     let namespace = server.namespace().await;
     let namespaces: Api<Namespace> = Api::all(server.client(ADMIN).await);
     let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});

@@ -20,6 +20,7 @@ use self::gate::Gate;
 pub use self::life::{LifeArgs, LogFormat, LogLevel};
 use self::output::OutputArgs;
 use self::reload::ReloadArgs;
+pub use self::source::Resource;
 use self::source::{OwnNamespace, SourceArgs};
 use self::validate::ValidateArgs;
 use crate::app::Config;

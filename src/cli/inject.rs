@@ -1,0 +1,307 @@
+//! `trimtab inject`, `uninject` and `rbac`: the sidecar in a manifest, and the Role that its flags need.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _};
+
+use super::Cli;
+use super::exit::Exit;
+use super::flags::RunArgs;
+use super::values::namespace;
+use crate::app::Config;
+use crate::inject::role::{self, Subject};
+use crate::inject::{Mount, Needed, Settings, inject, uninject};
+use crate::reload::Driver;
+use crate::source::kube::Rule;
+
+/// As `make image` tags it.
+const IMAGE: &str = concat!("trimtab:", env!("CARGO_PKG_VERSION"));
+
+/// `inject`.
+#[derive(Debug, Args)]
+pub struct InjectArgs {
+    /// The main container [default: the only one]
+    #[arg(long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Add it to this object alone, as deployment/web or web. May be repeated
+    #[arg(long = "workload", value_name = "[KIND/]NAME")]
+    pub workloads: Vec<String>,
+    /// The sidecar's image
+    #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
+    pub image: String,
+    /// Mount this for the sidecar: configmap/NAME:PATH, secret/NAME:PATH or volume/NAME:PATH. May be repeated
+    ///
+    /// What the main container mounts needs none: where a flag names a path in it, the sidecar mounts it as well.
+    #[arg(long = "mount", value_name = "KIND/NAME:PATH")]
+    pub mounts: Vec<Mount>,
+    /// A variable from a field of the Pod, as NODE_NAME=spec.nodeName. May be repeated
+    #[arg(long = "field", value_name = "NAME=PATH", value_parser = field)]
+    pub fields: Vec<(String, String)>,
+    /// Name of the volume above --output, where the main container mounts none there
+    #[arg(long, value_name = "NAME", default_value = "trimtab")]
+    pub volume: String,
+    /// Put it behind this init container [default: before all of them]
+    #[arg(long, value_name = "NAME")]
+    pub after: Option<String>,
+    /// The memory that the sidecar may take
+    #[arg(long, value_name = "QUANTITY", default_value = "32Mi")]
+    pub memory_limit: String,
+    /// The sidecar's flags, behind --
+    #[arg(last = true, required = true, value_name = "FLAGS")]
+    pub flags: Vec<String>,
+}
+
+/// `rbac`.
+#[derive(Debug, Args)]
+pub struct RbacArgs {
+    /// Name of the Roles and of what binds them
+    #[arg(long, value_name = "NAME", default_value = "trimtab")]
+    pub name: String,
+    /// The Pod's service account
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    pub service_account: String,
+    /// The Pod's namespace [default: where kubectl applies it]
+    #[arg(long, value_name = "NS", value_parser = namespace)]
+    pub namespace: Option<String>,
+    /// The sidecar's flags, behind --
+    #[arg(last = true, required = true, value_name = "FLAGS")]
+    pub flags: Vec<String>,
+}
+
+fn field(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.to_owned(), path.to_owned())),
+        _ => Err("expected NAME=PATH, such as NODE_NAME=spec.nodeName".into()),
+    }
+}
+
+pub(super) fn run_inject(args: InjectArgs) -> ExitCode {
+    let (needed, config) = match sidecar(&args.flags, "") {
+        Ok(sidecar) => sidecar,
+        Err(code) => return code,
+    };
+    let settings = Settings {
+        container: args.container,
+        image: args.image,
+        args: args.flags,
+        needed,
+        mounts: args.mounts,
+        fields: args.fields,
+        volume: args.volume,
+        after: args.after,
+        memory_limit: args.memory_limit,
+    };
+    let injected = read().and_then(|text| inject(&text, &settings, &args.workloads).map_err(|error| error.to_string()));
+    let injected = match injected {
+        Ok(injected) => injected,
+        Err(error) => return fail(&error),
+    };
+    if injected.advice.is_empty() && config.client.is_none() {
+        return print(&injected.text);
+    }
+    for line in &injected.advice {
+        eprintln!("trimtab inject: {line}");
+    }
+    if config.client.is_some() {
+        for (namespace, account) in &injected.service_accounts {
+            let account = account.as_deref().unwrap_or("default");
+            let place = namespace.as_ref().map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
+            eprintln!(
+                "trimtab inject: service account {account}{place} needs these rules; trimtab rbac prints the Role:"
+            );
+            for rule in rules(&config, namespace.as_deref().unwrap_or_default()) {
+                eprintln!("{}", rule.yaml());
+            }
+        }
+    }
+    print(&injected.text)
+}
+
+pub(super) fn run_uninject() -> ExitCode {
+    match read().and_then(|text| uninject(&text).map_err(|error| error.to_string())) {
+        Ok(text) => print(&text),
+        Err(error) => fail(&error),
+    }
+}
+
+pub(super) fn run_rbac(args: &RbacArgs) -> ExitCode {
+    let own = args.namespace.as_deref().unwrap_or_default();
+    let (_, config) = match sidecar(&args.flags, own) {
+        Ok(sidecar) => sidecar,
+        Err(code) => return code,
+    };
+    if config.client.is_none() {
+        eprintln!("trimtab rbac: these flags ask the API server for nothing: no permission is needed");
+        return Exit::Done.into();
+    }
+    let subject = Subject {
+        name: args.name.clone(),
+        service_account: args.service_account.clone(),
+        namespace: args.namespace.clone(),
+    };
+    match role::manifest(&rules(&config, own), own, &subject) {
+        Ok(text) => print(&text),
+        Err(error) => {
+            eprintln!("trimtab rbac: {error}");
+            Exit::Usage.into()
+        }
+    }
+}
+
+/// What the flags ask the API server for.
+fn rules(config: &Config, own: &str) -> Vec<Rule> {
+    let mut rules: Vec<_> = config.watches.iter().map(Rule::to_read).collect();
+    rules.push(Rule::to_create_events(own));
+    // Several selectors of one namespace need one rule.
+    let mut kept: Vec<Rule> = Vec::new();
+    for rule in rules {
+        if !kept.contains(&rule) {
+            kept.push(rule);
+        }
+    }
+    kept
+}
+
+fn read() -> Result<String, String> {
+    let mut text = String::new();
+    let read = std::io::stdin().lock().read_to_string(&mut text);
+    read.map(|_| text).map_err(|error| format!("standard input cannot be read: {error}"))
+}
+
+fn print(text: &str) -> ExitCode {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => fail(&format!("standard output cannot be written: {error}")),
+    }
+}
+
+fn fail(error: &str) -> ExitCode {
+    eprintln!("trimtab: {error}");
+    Exit::Rejected.into()
+}
+
+/// Parses the sidecar's flags as the sidecar will, without the variables of this environment.
+fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
+    let name = std::iter::once("trimtab".to_owned());
+    let parsed = Cli::command()
+        .try_get_matches_from(name.chain(flags.iter().cloned()))
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = parsed.map_err(|error| {
+        // Nothing can be done about a closed standard output.
+        let _ = error.print();
+        ExitCode::from(if error.use_stderr() { Exit::Usage } else { Exit::Done })
+    })?;
+    let refuse = |error: &dyn std::fmt::Display| {
+        eprintln!("trimtab: behind --: {error}\nSee trimtab --help.");
+        ExitCode::from(Exit::Usage)
+    };
+    if cli.command.is_some() {
+        return Err(refuse(&"the sidecar's flags are expected, and no subcommand"));
+    }
+    let mut needed = needed(&cli.run);
+    let own = own.to_owned();
+    let config = cli.run.check(&|_| None, &|_| Ok(own.clone())).map_err(|error| refuse(&error))?;
+    needed.token = config.client.as_ref().is_some_and(|client| client.kubeconfig.is_none());
+    needed.signals = matches!(config.reload.driver, Driver::Signal { .. });
+    needed.once = config.once.is_some();
+    needed.port = config.listen.map(|address| address.port());
+    needed.probed = config.listen.is_some_and(|address| !address.ip().is_loopback());
+    Ok((needed, config))
+}
+
+/// What the flags themselves say.
+fn needed(args: &RunArgs) -> Needed {
+    let RunArgs { sources, output, reload, confirm, validate, .. } = args;
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let mut paths: Vec<(String, String)> = Vec::new();
+    let mut add = |flag: &str, path: &Path| paths.push((flag.to_owned(), text(path)));
+    for template in &output.templates {
+        add("--template", &template.source);
+    }
+    for dir in &sources.watch_dirs {
+        add("--watch-dir", &dir.path);
+    }
+    for (flag, path) in [
+        ("--kubeconfig", &sources.kubeconfig),
+        ("--digest-key-file", &output.digest_key_file),
+        ("--pid-file", &reload.pid_file),
+        ("--reload-auth-file", &reload.reload_auth_file),
+        ("--reload-token-file", &reload.reload_token_file),
+        ("--reload-ca-file", &reload.reload_ca_file),
+        ("--reload-cert-file", &reload.reload_cert_file),
+        ("--reload-key-file", &reload.reload_key_file),
+    ] {
+        if let Some(path) = path {
+            add(flag, path);
+        }
+    }
+    if let Some(path) = reload.reload_body.as_deref().and_then(|body| body.strip_prefix('@')) {
+        add("--reload-body", Path::new(path));
+    }
+    for header in &reload.reload_headers {
+        if let Some(path) = header.split_once(':').and_then(|(_, value)| value.trim_start().strip_prefix('@')) {
+            add("--reload-header", Path::new(path));
+        }
+    }
+    let urls = reload.reload_urls.iter().map(|url| ("--reload-url", url));
+    for (flag, url) in urls.chain(confirm.confirm_url.iter().map(|url| ("--confirm-url", url))) {
+        // unix:///path.sock:/uri. The socket is made by the main process: its directory is what is mounted.
+        let socket = url.strip_prefix("unix://").map(|rest| rest.split(':').next().unwrap_or(rest));
+        if let Some(directory) = socket.and_then(|socket| Path::new(socket).parent()) {
+            add(flag, directory);
+        }
+    }
+    let targets = [
+        ("--signal", reload.signal.is_some()),
+        ("--process", reload.process.is_some()),
+        ("--process-args", reload.process_args.is_some()),
+        ("--pid-file", reload.pid_file.is_some()),
+    ];
+    let secret_source = !sources.secrets.is_empty()
+        || !output.secret_envs.is_empty()
+        || !sources.secret_dirs.is_empty()
+        || matches!(sources.resource, Some(super::flags::Resource::Secret | super::flags::Resource::Both));
+    Needed {
+        output: output.output.as_deref().map(text).unwrap_or_default(),
+        paths,
+        podinfo: output.podinfo_dir.as_deref().map(text),
+        variables: output.envs.iter().chain(&output.secret_envs).cloned().collect(),
+        target: targets.iter().find(|(_, given)| *given).map(|(flag, _)| *flag),
+        secrets: secret_source && output.secret_mode & 0o004 == 0,
+        program: if reload.reload_exec.is_some() {
+            Some("--reload-exec")
+        } else {
+            (!validate.validate.is_empty()).then_some("--validate")
+        },
+        ..Needed::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A path that a flag names must lie in a volume of the sidecar: a new such flag has to be thought of here.
+    #[test]
+    fn every_flag_with_a_path_is_known_to_inject() {
+        let of_a_path = ["PATH", "DIR", "[NAME=]PATH", "SRC[:DEST]"];
+        let command = Cli::command();
+        for arg in command.get_arguments() {
+            let is_path =
+                arg.get_value_names().is_some_and(|names| names.iter().any(|name| of_a_path.contains(&name.as_str())));
+            let Some(long) = arg.get_long().filter(|_| is_path) else { continue };
+            let flags =
+                ["trimtab", "--watch-dir=/w", "--output=/shared/conf", "--template=/t", "--confirm-url=http://a/"];
+            let given = format!("--{long}=/the/path");
+            let flags =
+                flags.into_iter().filter(|flag| !flag.starts_with(&format!("--{long}="))).chain([given.as_str()]);
+            let matches = Cli::command().try_get_matches_from(flags).unwrap();
+            let cli = Cli::from_arg_matches(&matches).unwrap();
+            let Needed { output, paths, podinfo, .. } = needed(&cli.run);
+            let places = paths.iter().map(|(_, path)| path).chain([&output]).chain(&podinfo);
+            assert!(places.into_iter().any(|path| path == "/the/path"), "--{long}");
+        }
+    }
+}
