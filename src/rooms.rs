@@ -13,12 +13,13 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("machine", &["model"]),
     ("rollout", &["model"]),
     ("source", &["model", "net", "os"]),
+    ("inject", &["model", "source"]),
     ("publish", &["machine", "model"]),
     ("candidate", &["model", "os", "publish", "render"]),
     ("reload", &["model", "net", "os"]),
     ("observe", &["machine", "model", "reload", "render", "source"]),
     ("app", &["candidate", "machine", "model", "observe", "os", "publish", "reload", "render", "source"]),
-    ("cli", &["app", "candidate", "machine", "model", "net", "os", "publish", "reload", "render", "source"]),
+    ("cli", &["app", "candidate", "inject", "machine", "model", "net", "os", "publish", "reload", "render", "source"]),
 ];
 
 fn files(below: &Path) -> Vec<PathBuf> {

@@ -1,4 +1,5 @@
-//! `trimtab inject`, `uninject` and `rbac`: the sidecar in a manifest, and the Role that its flags need.
+//! `trimtab inject`, `uninject`, `rbac`, `profile` and `policy`: the sidecar in a manifest or by an annotation, and the Role
+//! that its flags need.
 
 use std::io::{Read as _, Write as _};
 use std::path::Path;
@@ -12,45 +13,63 @@ use super::flags::RunArgs;
 use super::values::namespace;
 use crate::app::Config;
 use crate::inject::role::{self, Subject};
-use crate::inject::{Mount, Needed, Settings, inject, uninject};
+use crate::inject::{Mount, Needed, Settings, inject, policy, profile, uninject};
 use crate::reload::Driver;
 use crate::source::kube::Rule;
 
 /// As `make image` tags it.
 const IMAGE: &str = concat!("trimtab:", env!("CARGO_PKG_VERSION"));
 
-/// `inject`.
+/// What `inject` and `profile` have in common.
 #[derive(Debug, Args)]
-pub struct InjectArgs {
-    /// The main container [default: the only one]
+pub struct SidecarArgs {
+    /// The main container [default: the only one; of a profile, the first one]
     #[arg(long, value_name = "NAME")]
     pub container: Option<String>,
-    /// Add it to this object alone, as deployment/web or web. May be repeated
-    #[arg(long = "workload", value_name = "[KIND/]NAME")]
-    pub workloads: Vec<String>,
     /// The sidecar's image
     #[arg(long, value_name = "IMAGE", default_value = IMAGE)]
     pub image: String,
     /// Mount this for the sidecar: configmap/NAME:PATH, secret/NAME:PATH or volume/NAME:PATH. May be repeated
     ///
-    /// What the main container mounts needs none: where a flag names a path in it, the sidecar mounts it as well.
+    /// For `inject`, what the main container mounts needs none: where a flag names a path in it, the sidecar mounts it as
+    /// well.
     #[arg(long = "mount", value_name = "KIND/NAME:PATH")]
     pub mounts: Vec<Mount>,
     /// A variable from a field of the Pod, as NODE_NAME=spec.nodeName. May be repeated
     #[arg(long = "field", value_name = "NAME=PATH", value_parser = field)]
     pub fields: Vec<(String, String)>,
-    /// Name of the volume above --output, where the main container mounts none there
-    #[arg(long, value_name = "NAME", default_value = "trimtab")]
-    pub volume: String,
-    /// Put it behind this init container [default: before all of them]
-    #[arg(long, value_name = "NAME")]
-    pub after: Option<String>,
     /// The memory that the sidecar may take
     #[arg(long, value_name = "QUANTITY", default_value = "32Mi")]
     pub memory_limit: String,
     /// The sidecar's flags, behind --
     #[arg(last = true, required = true, value_name = "FLAGS")]
     pub flags: Vec<String>,
+}
+
+/// `inject`.
+#[derive(Debug, Args)]
+pub struct InjectArgs {
+    /// Add it to this object alone, as deployment/web or web. May be repeated
+    #[arg(long = "workload", value_name = "[KIND/]NAME")]
+    pub workloads: Vec<String>,
+    /// Name of the volume above --output, where the main container mounts none there
+    #[arg(long, value_name = "NAME", default_value = "trimtab")]
+    pub volume: String,
+    /// Put it behind this init container [default: before all of them]
+    #[arg(long, value_name = "NAME")]
+    pub after: Option<String>,
+    #[command(flatten)]
+    pub sidecar: SidecarArgs,
+}
+
+/// `profile`.
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// Its name, which Pods have in the annotation trimtab.dev/inject
+    #[arg(value_name = "NAME", value_parser = namespace)]
+    pub name: String,
+    #[command(flatten)]
+    pub sidecar: SidecarArgs,
 }
 
 /// `rbac`.
@@ -77,43 +96,61 @@ fn field(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub(super) fn run_inject(args: InjectArgs) -> ExitCode {
-    let (needed, config) = match sidecar(&args.flags, "") {
-        Ok(sidecar) => sidecar,
+/// Checks the sidecar's flags.
+fn settings(args: SidecarArgs) -> Result<(Settings, Config), ExitCode> {
+    let (needed, config) = sidecar(&args.flags, "")?;
+    let SidecarArgs { container, image, mounts, fields, memory_limit, flags } = args;
+    let settings =
+        Settings { container, image, args: flags, needed, mounts, fields, memory_limit, ..Settings::default() };
+    Ok((settings, config))
+}
+
+pub(super) fn run_profile(args: ProfileArgs) -> ExitCode {
+    let (settings, config) = match settings(args.sidecar) {
+        Ok(settings) => settings,
         Err(code) => return code,
     };
-    let settings = Settings {
-        container: args.container,
-        image: args.image,
-        args: args.flags,
-        needed,
-        mounts: args.mounts,
-        fields: args.fields,
-        volume: args.volume,
-        after: args.after,
-        memory_limit: args.memory_limit,
+    match profile(&args.name, &settings) {
+        Ok(text) => {
+            if config.client.is_some() {
+                say_rules(&config, "the Pods' service account", "");
+            }
+            print(&text)
+        }
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+pub(super) fn run_policy() -> ExitCode {
+    print(&policy())
+}
+
+fn say_rules(config: &Config, whose: &str, namespace: &str) {
+    eprintln!("trimtab: {whose} needs these rules; trimtab rbac prints the Role:");
+    for rule in rules(config, namespace) {
+        eprintln!("{}", rule.yaml());
+    }
+}
+
+pub(super) fn run_inject(args: InjectArgs) -> ExitCode {
+    let (settings, config) = match settings(args.sidecar) {
+        Ok(settings) => settings,
+        Err(code) => return code,
     };
+    let settings = Settings { volume: args.volume, after: args.after, ..settings };
     let injected = read().and_then(|text| inject(&text, &settings, &args.workloads).map_err(|error| error.to_string()));
     let injected = match injected {
         Ok(injected) => injected,
         Err(error) => return fail(&error),
     };
-    if injected.advice.is_empty() && config.client.is_none() {
-        return print(&injected.text);
-    }
     for line in &injected.advice {
-        eprintln!("trimtab inject: {line}");
+        eprintln!("trimtab: {line}");
     }
     if config.client.is_some() {
         for (namespace, account) in &injected.service_accounts {
             let account = account.as_deref().unwrap_or("default");
             let place = namespace.as_ref().map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
-            eprintln!(
-                "trimtab inject: service account {account}{place} needs these rules; trimtab rbac prints the Role:"
-            );
-            for rule in rules(&config, namespace.as_deref().unwrap_or_default()) {
-                eprintln!("{}", rule.yaml());
-            }
+            say_rules(&config, &format!("service account {account}{place}"), namespace.as_deref().unwrap_or_default());
         }
     }
     print(&injected.text)
@@ -283,7 +320,7 @@ fn needed(args: &RunArgs) -> Needed {
 mod tests {
     use super::*;
 
-    /// A path that a flag names must lie in a volume of the sidecar: a new such flag has to be thought of here.
+    /// A path that a flag names must be in a volume of the sidecar: a new such flag has to be thought of here.
     #[test]
     fn every_flag_with_a_path_is_known_to_inject() {
         let of_a_path = ["PATH", "DIR", "[NAME=]PATH", "SRC[:DEST]"];

@@ -72,6 +72,10 @@ pub enum Command {
     Uninject,
     /// Print the Roles that the sidecar's flags need: trimtab rbac -- FLAGS
     Rbac(inject::RbacArgs),
+    /// Print the policies by which Pods with the annotation trimtab.dev/inject get the sidecar, without a webhook
+    Policy,
+    /// Print the ConfigMap that this annotation names: trimtab profile NAME -- FLAGS
+    Profile(Box<inject::ProfileArgs>),
 }
 
 /// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
@@ -159,6 +163,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Inject(args)) => inject::run_inject(*args),
         Some(Command::Uninject) => inject::run_uninject(),
         Some(Command::Rbac(args)) => inject::run_rbac(&args),
+        Some(Command::Policy) => inject::run_policy(),
+        Some(Command::Profile(args)) => inject::run_profile(*args),
     }
 }
 

@@ -276,7 +276,7 @@ impl<'a> Edits<'a> {
             let new = values.iter().map(Yaml::flow).collect::<Vec<_>>().join(", ");
             let (place, text) = match (items.get(after), items.last()) {
                 (Some(next), _) => (next.start, format!("{new}, ")),
-                (None, Some(last)) => (last.end, format!(", {new}")),
+                (None, Some(other)) => (other.end, format!(", {new}")),
                 (None, None) => (list.start + 1, new),
             };
             self.edits.push((place..place, text));
@@ -290,7 +290,7 @@ impl<'a> Edits<'a> {
             let pad = " ".repeat(self.column(self.dash(first.start)));
             let newline = self.newline();
             let place = self.line_after(last.last());
-            let mut text: String = lines.iter().map(|line| format!("{pad}{line}{newline}")).collect();
+            let mut text = pad.clone() + &lines.join(&format!("{newline}{pad}")) + newline;
             if !self.text[..place].ends_with('\n') {
                 text = format!("{newline}{}", text.trim_end());
             }
@@ -300,7 +300,7 @@ impl<'a> Edits<'a> {
 
     fn insert_lines(&mut self, place: usize, lines: &[String]) {
         let next = format!("{}{}", self.newline(), " ".repeat(self.column(place)));
-        self.edits.push((place..place, lines.iter().map(|line| format!("{line}{next}")).collect()));
+        self.edits.push((place..place, lines.join(&next) + &next));
     }
 
     /// Takes entries out of a map. One that loses all of them is `{}`.

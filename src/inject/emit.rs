@@ -8,6 +8,8 @@ pub(super) enum Yaml {
     Text(String),
     /// A number, a boolean, or what somebody wrote without quotes.
     Plain(String),
+    /// An expression, for [`Yaml::cel`] alone.
+    Cel(String),
     List(Vec<Yaml>),
     /// In this order.
     Map(Vec<(String, Yaml)>),
@@ -60,9 +62,28 @@ impl Yaml {
                 let is_json = serde_json::from_str::<serde_json::Value>(text).is_ok_and(|value| !value.is_string());
                 if is_json { text.clone() } else { quoted(text) }
             }
+            Self::Cel(expression) => quoted(expression),
             Self::List(items) => format!("[{}]", items.iter().map(Self::flow).collect::<Vec<_>>().join(", ")),
             Self::Map(entries) => {
                 let entries = entries.iter().map(|(key, value)| format!("{}: {}", quoted(key), value.flow()));
+                format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
+            }
+        }
+    }
+
+    /// As a document, with lists as Helm and people write them.
+    pub fn document(&self) -> String {
+        self.block(2).join("\n") + "\n"
+    }
+
+    /// As an expression of CEL. A map's values may have any types.
+    pub fn cel(&self) -> String {
+        match self {
+            Self::Text(text) => quoted(text),
+            Self::Plain(text) | Self::Cel(text) => text.clone(),
+            Self::List(items) => format!("[{}]", items.iter().map(Self::cel).collect::<Vec<_>>().join(", ")),
+            Self::Map(entries) => {
+                let entries = entries.iter().map(|(key, value)| format!("{}: dyn({})", quoted(key), value.cel()));
                 format!("{{{}}}", entries.collect::<Vec<_>>().join(", "))
             }
         }
@@ -73,6 +94,7 @@ impl Yaml {
         match self {
             Self::Text(text) => vec![scalar(text)],
             Self::Plain(text) => vec![text.clone()],
+            Self::Cel(expression) => vec![quoted(expression)],
             Self::List(items) if items.is_empty() => vec!["[]".to_owned()],
             Self::Map(entries) if entries.is_empty() => vec!["{}".to_owned()],
             Self::List(items) => {
@@ -100,6 +122,10 @@ impl Yaml {
                             lines.push(format!("{key}:"));
                             lines.extend(below.iter().map(|line| format!("  {line}")));
                         }
+                        Self::Text(text) if is_of_lines(text) => {
+                            lines.push(format!("{key}: |"));
+                            lines.extend(text.lines().map(|line| format!("  {line}")));
+                        }
                         _ => lines.push(format!("{key}: {}", below.concat())),
                     }
                 }
@@ -107,6 +133,12 @@ impl Yaml {
             }
         }
     }
+}
+
+/// Whether a text can be written as a literal block: whole lines, none of which has a sign that would not survive there.
+fn is_of_lines(text: &str) -> bool {
+    let is_plain = |line: &str| !line.is_empty() && !line.starts_with(' ') && !line.ends_with(' ');
+    text.ends_with('\n') && text.lines().all(|line| is_plain(line) && !line.contains(char::is_control))
 }
 
 /// In double quotes, as JSON and YAML read it.

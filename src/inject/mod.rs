@@ -6,6 +6,7 @@
 mod document;
 mod emit;
 mod pod;
+mod policy;
 pub mod role;
 mod sidecar;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::fmt;
 use self::document::{Edits, Node, parse};
 use self::emit::{Yaml, map};
 use self::pod::{Place, named, places};
+pub use self::policy::{policy, profile};
 pub use self::sidecar::{Mount, MountSource, Needed, Settings};
 
 /// The sidecar's name.
@@ -35,7 +37,7 @@ pub enum InjectError {
     #[error("--workload {wanted}: it is not in the input, which has {has}")]
     NoWorkload { wanted: String, has: String },
     #[error("{workload}: {problem}")]
-    Problem { workload: String, problem: Problem },
+    Problem { workload: String, problem: Box<Problem> },
 }
 
 /// What in a Pod contradicts the flags.
@@ -75,10 +77,10 @@ pub enum Problem {
     #[error("{source_flag}: there is no volume {name} in the Pod; {has}")]
     NoVolume { source_flag: String, name: String, has: String },
     #[error(
-        "--output {output}: container {container} has volume {volume} at {at}, and nobody can write to a {kind} volume: \
+        "--output {output}: container {container} has volume {volume} there, and nobody can write to a {kind} volume: \
          choose a directory below another one, such as /shared/conf"
     )]
-    ReadOnly { output: String, container: String, volume: String, at: String, kind: String },
+    ReadOnly { output: String, container: String, volume: String, kind: String },
     #[error("--output {0} has no directory above it that could be the shared volume: choose one such as /shared/conf")]
     NoParent(String),
     #[error("{flag} {path} must begin with a slash: it is a path in the sidecar's container")]
@@ -95,6 +97,15 @@ pub enum Problem {
     SubPath { flag: String, path: String, container: String },
     #[error("container {container} uses port {port}, which is the sidecar's --listen: give --listen another one")]
     PortTaken { container: String, port: u16 },
+    #[error(
+        "a profile is for a native sidecar with probes: --once and a --listen that the kubelet does not reach are for \
+         inject"
+    )]
+    NotForProfiles,
+    #[error("--env {0}: a profile does not know the Pod's variables: --field gives it one of the Pod's fields")]
+    VariableOfProfile(String),
+    #[error("the flag {0:?} has more than one line, or none: a profile has a line for each")]
+    LinesOfProfile(String),
     #[error("the annotation {RECORD} is not what inject wrote: {0:?}")]
     Record(String),
 }
@@ -121,7 +132,7 @@ pub fn inject(text: &str, settings: &Settings, workloads: &[String]) -> Result<I
     let mut advice = Vec::new();
     let mut service_accounts = Vec::new();
     for place in &places {
-        let in_place = |problem| InjectError::Problem { workload: place.name.clone(), problem };
+        let in_place = |problem| InjectError::Problem { workload: place.name.clone(), problem: Box::new(problem) };
         let made = settings.plan(place).and_then(|plan| {
             plan.write(place, &mut edits)?;
             Ok(plan.advice)
@@ -145,7 +156,7 @@ fn uninject_from(text: &str, workloads: &[String]) -> Result<String, InjectError
     let documents = parse(text)?;
     let mut edits = Edits::new(text);
     for place in chosen(&documents, workloads)? {
-        let in_place = |problem| InjectError::Problem { workload: place.name.clone(), problem };
+        let in_place = |problem| InjectError::Problem { workload: place.name.clone(), problem: Box::new(problem) };
         let Some(record) = place.holder.text_at(&["metadata", "annotations", RECORD]) else { continue };
         remove(&place, &Record::parse(record).map_err(in_place)?, &mut edits);
     }
@@ -193,7 +204,7 @@ impl Record {
         let list = |value: &str| value.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect();
         for word in text.split_whitespace() {
             match word.split_once('=') {
-                Some(("container", name)) => record.container = name.to_owned(),
+                Some(("container", name)) => name.clone_into(&mut record.container),
                 Some(("volumes", names)) => record.volumes = list(names),
                 Some(("made", keys)) => record.made = list(keys),
                 _ => return Err(Problem::Record(text.to_owned())),
@@ -284,48 +295,41 @@ impl Plan<'_> {
             if values.is_empty() {
                 continue;
             }
-            match owner.at(&[key]) {
-                Some(list) => edits.add_items(editable(list, key)?, after, values, indent),
-                None => {
-                    // Behind the container's name, where that comes first.
-                    let second = owner.entries().get(1).map(|entry| entry.key.as_str());
-                    let before = if before.is_empty() { second } else { Some(before) };
-                    edits.add_entry(owner, before, key, &Yaml::List(values.to_vec()), indent);
-                    record.made.push(key.to_owned());
-                }
+            if let Some(list) = owner.at(&[key]) {
+                edits.add_items(editable(list, key)?, after, values, indent);
+                continue;
             }
+            // Behind the container's name, where that comes first.
+            let second = owner.entries().get(1).map(|entry| entry.key.as_str());
+            let before = if before.is_empty() { second } else { Some(before) };
+            edits.add_entry(owner, before, key, &Yaml::List(values.to_vec()), indent);
+            record.made.push(key.to_owned());
         }
-        self.annotate(place, record, edits, indent)
+        annotate(place, record, edits, indent)
     }
+}
 
-    fn annotate(
-        &self,
-        place: &Place<'_>,
-        mut record: Record,
-        edits: &mut Edits<'_>,
-        indent: usize,
-    ) -> Result<(), Problem> {
-        let annotation = |record: &Record| Yaml::Text(record.to_string());
-        let annotations = |record: &Record| map([(RECORD, annotation(record))]);
-        match place.holder.at(&["metadata"]) {
-            None => {
-                record.made.extend(["metadata", "annotations"].map(str::to_owned));
-                let metadata = map([("annotations", annotations(&record))]);
-                edits.add_entry(place.holder, Some("spec"), "metadata", &metadata, indent);
-            }
-            Some(metadata) => match metadata.at(&["annotations"]) {
-                None => {
-                    record.made.push("annotations".to_owned());
-                    let metadata = editable(metadata, "metadata")?;
-                    edits.add_entry(metadata, None, "annotations", &annotations(&record), indent);
-                }
-                Some(node) => {
-                    edits.add_entry(editable(node, "annotations")?, None, RECORD, &annotation(&record), indent);
-                }
-            },
+fn annotate(place: &Place<'_>, mut record: Record, edits: &mut Edits<'_>, indent: usize) -> Result<(), Problem> {
+    let annotation = |record: &Record| Yaml::Text(record.to_string());
+    let annotations = |record: &Record| map([(RECORD, annotation(record))]);
+    match place.holder.at(&["metadata"]) {
+        None => {
+            record.made.extend(["metadata", "annotations"].map(str::to_owned));
+            let metadata = map([("annotations", annotations(&record))]);
+            edits.add_entry(place.holder, Some("spec"), "metadata", &metadata, indent);
         }
-        Ok(())
+        Some(metadata) => match metadata.at(&["annotations"]) {
+            None => {
+                record.made.push("annotations".to_owned());
+                let metadata = editable(metadata, "metadata")?;
+                edits.add_entry(metadata, None, "annotations", &annotations(&record), indent);
+            }
+            Some(node) => {
+                edits.add_entry(editable(node, "annotations")?, None, RECORD, &annotation(&record), indent);
+            }
+        },
     }
+    Ok(())
 }
 
 /// A list or map that something can be added to.

@@ -13,7 +13,7 @@ pub(super) struct Place<'a> {
     pub spec: &'a Node,
 }
 
-/// Where a Pod template lies, by the kinds that have one.
+/// Where a Pod template is, by the kinds that have one.
 const TEMPLATES: [&[&str]; 3] = [&["spec", "jobTemplate", "spec", "template"], &["spec", "template"], &["template"]];
 
 /// The Pods of a document, those in a List or a ResourceList as well.
@@ -81,15 +81,15 @@ impl<'a> Place<'a> {
     }
 }
 
-/// The mount of a container that a path lies in: the deepest.
+/// The mount of a container that a path is in: the deepest.
 pub(super) fn mount_of<'a>(container: &'a Node, path: &str) -> Option<(&'a Node, &'a str)> {
     let mounts = container.at(&["volumeMounts"])?.items().iter();
     let mounts = mounts.filter_map(|mount| Some((mount, mount.text_at(&["mountPath"])?)));
-    mounts.filter(|(_, at)| lies_in(path, at)).max_by_key(|(_, at)| at.len())
+    mounts.filter(|(_, at)| is_in(path, at)).max_by_key(|(_, at)| at.len())
 }
 
-/// Whether a path is a directory or lies below it.
-pub(super) fn lies_in(path: &str, directory: &str) -> bool {
+/// Whether a path is a directory or is below it.
+pub(super) fn is_in(path: &str, directory: &str) -> bool {
     let rest = path.strip_prefix(directory.trim_end_matches('/'));
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }

@@ -16,9 +16,7 @@ pub struct Subject {
 
 /// A binding in another namespace, or of a ClusterRole, has to say where the service account is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "--namespace is needed, as {what} lies outside of the Pod's own: its binding says where the service account is"
-)]
+#[error("--namespace is needed, as {what} is outside of the Pod's own: its binding says where the service account is")]
 pub struct NoNamespace {
     what: String,
 }

@@ -3,16 +3,17 @@
 use std::str::FromStr;
 
 use super::emit::{Yaml, map};
-use super::pod::{Place, lies_in, mount_of, named, names};
+use super::pod::{Place, is_in, mount_of, named, names};
 use super::{CONTAINER, Plan, Problem, list_or};
 use crate::inject::document::Node;
 
 /// What the sidecar's flags need of a Pod.
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent answers, none of which is a state")]
 pub struct Needed {
     /// `--output`.
     pub output: String,
-    /// Other paths that must lie in a volume, with their flags.
+    /// Other paths that must be in a volume, with their flags.
     pub paths: Vec<(String, String)>,
     /// `--podinfo-dir`, which gets a volume of its own.
     pub podinfo: Option<String>,
@@ -97,8 +98,6 @@ impl FromStr for Mount {
 const FILLED: [&str; 4] = ["configMap", "secret", "projected", "downwardAPI"];
 /// What an image has there would be hidden by the shared volume.
 const OF_THE_IMAGE: [&str; 8] = ["/bin", "/etc", "/home", "/lib", "/opt", "/root", "/usr", "/var"];
-/// The kubelet's own mount of the token.
-const TOKEN: &str = "/var/run/secrets/kubernetes.io";
 
 /// What belongs to one Pod, while it is put together.
 struct Draft<'a> {
@@ -185,12 +184,7 @@ impl Settings {
         let Draft { place, main, main_name, advice, .. } = draft;
         let of_pod = place.spec.text_at(&["securityContext", "runAsUser"]);
         let user = place.context(main, "runAsUser");
-        let mut context = vec![
-            ("allowPrivilegeEscalation".to_owned(), false.into()),
-            ("capabilities".to_owned(), map([("drop", Yaml::List(vec!["ALL".into()]))])),
-            ("readOnlyRootFilesystem".to_owned(), true.into()),
-            ("runAsNonRoot".to_owned(), true.into()),
-        ];
+        let mut users = Vec::new();
         if self.needed.signals {
             match user {
                 None => advice.push(format!(
@@ -198,8 +192,8 @@ impl Settings {
                      as securityContext.runAsUser of the Pod, else the signal is refused; or use --reload-url"
                 )),
                 Some("0") => {
-                    context.pop();
-                    context.push(("runAsUser".to_owned(), Yaml::Plain("0".to_owned())));
+                    users.push(("runAsNonRoot".to_owned(), false.into()));
+                    users.push(("runAsUser".to_owned(), Yaml::Plain("0".to_owned())));
                     advice.push(format!(
                         "{main_name} runs as root, and a signal needs the same user: the sidecar runs as root, too, \
                          without capabilities; give {main_name} a user of its own, or use --reload-url"
@@ -208,14 +202,13 @@ impl Settings {
                 Some(user) if of_pod != Some(user) => {
                     for key in ["runAsUser", "runAsGroup"] {
                         let own = main.text_at(&["securityContext", key]);
-                        context.extend(own.map(|id| (key.to_owned(), Yaml::Plain(id.to_owned()))));
+                        users.extend(own.map(|id| (key.to_owned(), Yaml::Plain(id.to_owned()))));
                     }
                 }
                 Some(_) => {}
             }
         }
-        context.push(("seccompProfile".to_owned(), map([("type", "RuntimeDefault".into())])));
-        Yaml::Map(context)
+        restricted(users)
     }
 
     /// What works, and may surprise.
@@ -250,7 +243,7 @@ impl Settings {
             );
         }
         let hidden = output.rsplit_once('/').map_or("", |(above, _)| above);
-        if OF_THE_IMAGE.iter().any(|directory| lies_in(hidden, directory)) && !draft.main_mounts.is_empty() {
+        if OF_THE_IMAGE.iter().any(|directory| is_in(hidden, directory)) && !draft.main_mounts.is_empty() {
             draft.advice.push(format!(
                 "the shared volume is mounted at {hidden}, and hides what the image of {} has there",
                 draft.main_name
@@ -259,16 +252,7 @@ impl Settings {
     }
 
     fn container(&self, draft: &mut Draft<'_>, context: Yaml) -> Yaml {
-        let text = |text: &str| Yaml::Text(text.to_owned());
-        let mut container = vec![("name".to_owned(), text(CONTAINER)), ("image".to_owned(), text(&self.image))];
-        if !self.needed.once {
-            container.push(("restartPolicy".to_owned(), text("Always")));
-        }
-        container.push(("args".to_owned(), Yaml::List(self.args.iter().map(|arg| text(arg)).collect())));
-        let field = |name: &str, path: &str| {
-            map([("name", text(name)), ("valueFrom", map([("fieldRef", map([("fieldPath", text(path))]))]))])
-        };
-        let mut env: Vec<_> = OF_THE_POD.iter().map(|(name, path)| field(name, path)).collect();
+        let mut env = of_the_pod();
         env.extend(self.fields.iter().map(|(name, path)| field(name, path)));
         for name in &self.needed.variables {
             match named(draft.main.at(&["env"]), name) {
@@ -280,39 +264,104 @@ impl Settings {
                 )),
             }
         }
-        container.push(("env".to_owned(), Yaml::List(env)));
-        if let Some(port) = self.needed.port.filter(|_| !self.needed.once) {
-            let port = Yaml::from(port);
-            container.push((
-                "ports".to_owned(),
-                Yaml::List(vec![map([("name", text("metrics")), ("containerPort", port.clone())])]),
-            ));
-            if self.needed.probed {
-                let get = |path: &str| map([("path", text(path)), ("port", port.clone())]);
-                // The main container starts when its configuration lies there.
-                let startup =
-                    [("httpGet", get("/readyz")), ("periodSeconds", 1.into()), ("failureThreshold", 60.into())];
-                container.push(("startupProbe".to_owned(), map(startup)));
-                container.push(("livenessProbe".to_owned(), map([("httpGet", get("/livez"))])));
-            }
-        }
-        let requests = map([("cpu", text("5m")), ("memory", text("16Mi"))]);
-        let limits = map([("memory", text(&self.memory_limit))]);
-        container.push(("resources".to_owned(), map([("requests", requests), ("limits", limits)])));
-        container.push(("securityContext".to_owned(), context));
-        let mounts = draft.mounts.iter().map(|(_, mount)| mount.clone()).collect();
-        container.push(("volumeMounts".to_owned(), Yaml::List(mounts)));
-        Yaml::Map(container)
+        container(Parts {
+            image: Yaml::Text(self.image.clone()),
+            args: Yaml::List(self.args.iter().cloned().map(Yaml::Text).collect()),
+            env: Yaml::List(env),
+            port: self.needed.port.map(Yaml::from),
+            probed: self.needed.probed,
+            once: self.needed.once,
+            memory_limit: Yaml::Text(self.memory_limit.clone()),
+            context,
+            mounts: Yaml::List(draft.mounts.iter().map(|(_, mount)| mount.clone()).collect()),
+        })
     }
 }
 
+/// What differs between sidecars.
+pub(super) struct Parts {
+    pub image: Yaml,
+    pub args: Yaml,
+    pub env: Yaml,
+    pub port: Option<Yaml>,
+    pub probed: bool,
+    pub once: bool,
+    pub memory_limit: Yaml,
+    pub context: Yaml,
+    pub mounts: Yaml,
+}
+
+/// The sidecar's container.
+pub(super) fn container(parts: Parts) -> Yaml {
+    let Parts { image, args, env, port, probed, once, memory_limit, context, mounts } = parts;
+    let mut container = vec![("name", CONTAINER.into()), ("image", image)];
+    if !once {
+        container.push(("restartPolicy", "Always".into()));
+    }
+    container.extend([("args", args), ("env", env)]);
+    if let Some(port) = port.filter(|_| !once) {
+        container.push(("ports", Yaml::List(vec![map([("name", "metrics".into()), ("containerPort", port.clone())])])));
+        if probed {
+            let get = |path: &str| map([("path", path.into()), ("port", port.clone())]);
+            // The main container starts when its configuration is there.
+            let startup = [("httpGet", get("/readyz")), ("periodSeconds", 1.into()), ("failureThreshold", 60.into())];
+            container.push(("startupProbe", map(startup)));
+            container.push(("livenessProbe", map([("httpGet", get("/livez"))])));
+        }
+    }
+    let requests = map([("cpu", "5m".into()), ("memory", "16Mi".into())]);
+    container.push(("resources", map([("requests", requests), ("limits", map([("memory", memory_limit)]))])));
+    container.extend([("securityContext", context), ("volumeMounts", mounts)]);
+    Yaml::Map(container.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+}
+
+/// What the restricted Pod Security Standard asks of a container, and what is given instead or beside it.
+pub(super) fn restricted(users: Vec<(String, Yaml)>) -> Yaml {
+    let mut context = vec![
+        ("allowPrivilegeEscalation".to_owned(), false.into()),
+        ("capabilities".to_owned(), map([("drop", Yaml::List(vec!["ALL".into()]))])),
+        ("readOnlyRootFilesystem".to_owned(), true.into()),
+    ];
+    if !users.iter().any(|(key, _)| key == "runAsNonRoot") {
+        context.push(("runAsNonRoot".to_owned(), true.into()));
+    }
+    context.extend(users);
+    context.push(("seccompProfile".to_owned(), map([("type", "RuntimeDefault".into())])));
+    Yaml::Map(context)
+}
+
+/// A variable from a field of the Pod.
+fn field(name: &str, path: &str) -> Yaml {
+    map([("name", name.into()), ("valueFrom", map([("fieldRef", map([("fieldPath", path.into())]))]))])
+}
+
 /// What Events on the Pod and `pod` in templates need.
-const OF_THE_POD: [(&str, &str); 3] =
-    [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace"), ("POD_UID", "metadata.uid")];
+pub(super) fn of_the_pod() -> Vec<Yaml> {
+    vec![
+        field("POD_NAME", "metadata.name"),
+        field("POD_NAMESPACE", "metadata.namespace"),
+        field("POD_UID", "metadata.uid"),
+    ]
+}
+
+/// Whether the kubelet mounts this path for the service account's token.
+pub(super) fn is_token(path: &str) -> bool {
+    is_in(path, "/var/run/secrets/kubernetes.io")
+}
+
+/// A volume's name for a path, of at most 63 letters, digits and dashes.
+pub(super) fn volume_name(path: &str, is_taken: &dyn Fn(&String) -> bool) -> String {
+    let word: String =
+        path.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let word: String = word.trim_matches('-').chars().take(40).collect();
+    let base = format!("{CONTAINER}-{}", word.trim_matches('-'));
+    let numbered = (2..).map(|number| format!("{base}-{number}"));
+    std::iter::once(base.clone()).chain(numbered).find(|name| !is_taken(name)).unwrap_or(base)
+}
 
 impl Draft<'_> {
     fn covers(&self, path: &str) -> bool {
-        self.mounts.iter().any(|(at, _)| lies_in(path, at))
+        self.mounts.iter().any(|(at, _)| is_in(path, at))
     }
 
     fn add_mount(&mut self, volume: &str, path: &str, read_only: bool) {
@@ -342,7 +391,6 @@ impl Draft<'_> {
                     output: output.to_owned(),
                     container: self.main_name.clone(),
                     volume: volume.to_owned(),
-                    at: at.to_owned(),
                     kind: kind.to_owned(),
                 });
             }
@@ -399,26 +447,19 @@ impl Draft<'_> {
         self.add_mount(&volume, path, true);
     }
 
-    /// A volume's name for a path, of at most 63 letters, digits and dashes.
     fn new_name(&self, path: &str) -> String {
-        let word: String =
-            path.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-        let word: String = word.trim_matches('-').chars().take(40).collect();
-        let base = format!("{CONTAINER}-{}", word.trim_matches('-'));
-        let taken = |name: &String| {
+        volume_name(path, &|name| {
             named(self.place.list("volumes"), name).is_some() || self.volumes.iter().any(|(other, _)| other == name)
-        };
-        let numbered = (2..).map(|number| format!("{base}-{number}"));
-        std::iter::once(base.clone()).chain(numbered).find(|name| !taken(name)).unwrap_or(base)
+        })
     }
 
-    /// A path that must lie in a volume of the sidecar: where the main container has it, that volume.
+    /// A path that must be in a volume of the sidecar: where the main container has it, that volume.
     fn need(&mut self, flag: &str, path: &str) -> Result<(), Problem> {
         let (flag, path) = (flag.to_owned(), path.to_owned());
         if !path.starts_with('/') {
             return Err(Problem::Relative { flag, path });
         }
-        if self.covers(&path) || lies_in(&path, TOKEN) {
+        if self.covers(&path) || is_token(&path) {
             return Ok(());
         }
         let container = self.main_name.clone();

@@ -1,5 +1,6 @@
 //! Manifests in, manifests out.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -374,7 +375,7 @@ fn text_that_is_no_yaml_is_an_error_with_its_place() {
     assert!(inject("kind: Pod\nspec: &a {containers: [*a]}", &settings(), &[]).is_err());
     let mut bomb = "a0: &a0 [x]\n".to_owned();
     for level in 1..60 {
-        bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 9].join(", "));
+        writeln!(bomb, "a{level}: &a{level} [{}]", vec![format!("*a{}", level - 1); 9].join(", ")).unwrap();
     }
     assert!(matches!(inject(&bomb, &settings(), &[]), Err(InjectError::NoPods)));
 }
@@ -482,14 +483,13 @@ fn any_pod() -> impl Strategy<Value = String> {
             let note = if comments { "   # a: note" } else { "" };
             let mut text = format!("kind: Pod{note}\n");
             text += ["", "metadata: {name: p}\n", "metadata:\n  name: p\n  annotations:\n    a: 'b'\n"][metadata];
-            text += &format!("spec:{note}\n");
+            writeln!(text, "spec:{note}").unwrap();
             match init {
                 0 => {}
                 1 => text += "  initContainers: []\n",
                 2 => text += "  initContainers: [{name: a, image: x}]\n",
-                _ => {
-                    text += &format!("  initContainers:\n  {dash}name: a\n  {pad}args:\n  {pad}- |\n  {pad}  text\n\n")
-                }
+                _ => writeln!(text, "  initContainers:\n  {dash}name: a\n  {pad}args:\n  {pad}- |\n  {pad}  text\n")
+                    .unwrap(),
             }
             let volumes = [
                 "",
@@ -506,18 +506,20 @@ fn any_pod() -> impl Strategy<Value = String> {
             if comments {
                 text += "# left\n    # right\n";
             }
-            text += &format!("  containers:\n  {dash}");
+            write!(text, "  containers:\n  {dash}").unwrap();
             text += ["name: main\n", "image: x\n", "&c\n"][name];
             match name {
-                1 => text += &format!("  {pad}name: main\n"),
-                2 => text += &format!("  {pad}name: main\n  {pad}image: x\n"),
+                1 => writeln!(text, "  {pad}name: main").unwrap(),
+                2 => writeln!(text, "  {pad}name: main\n  {pad}image: x").unwrap(),
                 _ => {}
             }
             match mounts {
                 0 => {}
-                1 => text += &format!("  {pad}volumeMounts: []{note}\n"),
-                2 => text += &format!("  {pad}volumeMounts: [{{name: own, mountPath: /own}}]\n"),
-                _ => text += &format!("  {pad}volumeMounts:\n  {pad}- name: own\n  {pad}  mountPath: /own{note}\n"),
+                1 => writeln!(text, "  {pad}volumeMounts: []{note}").unwrap(),
+                2 => writeln!(text, "  {pad}volumeMounts: [{{name: own, mountPath: /own}}]").unwrap(),
+                _ => {
+                    writeln!(text, "  {pad}volumeMounts:\n  {pad}- name: own\n  {pad}  mountPath: /own{note}").unwrap();
+                }
             }
             if comments {
                 text += "\n  # behind\n";

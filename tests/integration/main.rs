@@ -37,5 +37,6 @@ mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
 mod docs; // the README and docs/: flags, manifests, links
 mod examples; // examples/ on an API server that enforces the restricted standard
 mod inject; // `inject`, `uninject`, `rbac`: manifests, on an API server
+mod policy; // `policy`, `profile`: the sidecar by an annotation
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
 mod words; // plain words in pages, help, messages and comments
