@@ -1,7 +1,7 @@
 //! The kubelet's layout: generations side by side, and one rename of `..data` from the old one to the new one.
 //!
 //! Top-level names are links to `..data/NAME`, so that the rename changes all of them at once. What is *ours* in the
-//! output directory is decided by form alone: names that start with `..trimtab`, `..data` naming a directory of our
+//! output directory is decided by form alone: `..trimtab/`, names that start with `..trimtab-`, `..data` naming a directory of our
 //! pattern, and a link NAME with exactly the target `..data/NAME`. Nothing else is ever replaced or removed.
 
 use std::collections::BTreeMap;
@@ -26,7 +26,11 @@ pub(super) const DATA_TEMPORARY: &str = "..trimtab.data.tmp";
 /// The kubelet's layout of an output.
 pub(super) struct Atomic<'a>(pub(super) &'a Output);
 
-impl Publisher for Atomic<'_> {
+impl<'a> Publisher<'a> for Atomic<'a> {
+    fn home(&self) -> Option<&'a Dir> {
+        Some(&self.0.dir)
+    }
+
     fn current(&self) -> Result<Option<String>, PublishError> {
         self.data()
     }
@@ -42,11 +46,12 @@ impl Publisher for Atomic<'_> {
 
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
         self.refuse_foreign(tree)?;
-        self.0.write_tree(&self.0.dir, top, top, tree.iter())
+        self.0.write_tree(&self.0.dir, top, top, tree.iter())?;
+        self.0.dir.sync().map_err(|errno| self.0.io("sync", "", errno))
     }
 
     fn candidate(&self, name: &str) -> PathBuf {
-        name.into()
+        self.0.path.join(name)
     }
 
     fn is_intact(&self, name: &str, tree: &Tree) -> Result<bool, PublishError> {

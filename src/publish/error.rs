@@ -44,18 +44,22 @@ pub enum PublishError {
         path.display()
     )]
     ForeignData { path: PathBuf, what: String },
-    /// Another layout was published here, which shows by `name`. Fatal.
+    /// What lies at the place of Trimtab's own directory is none. Fatal; it is never touched.
+    #[error("{} is {what}, where Trimtab keeps its journal in a directory: move it away, or name another --output",
+        path.display())]
+    ForeignState { path: PathBuf, what: String },
+    /// Another layout was published here, as `shows` shows. Fatal.
     #[error(
-        "--output {} holds what --layout {other} has published ({name}), and is not changed to another layout: its \
+        "--output {} holds what --layout {other} has published ({}), and is not changed to another layout: its \
          readers would see a part of it missing meanwhile; name another directory, or empty this one while nobody \
          reads it",
-        path.display()
+        path.display(), shows.display()
     )]
-    OtherLayout { path: PathBuf, name: &'static str, other: &'static str },
+    OtherLayout { path: PathBuf, shows: PathBuf, other: &'static str },
     /// What says which files are ours cannot be used. Fatal at start, retried later.
     #[error(
         "{} {what}: it says which files here are Trimtab's; if they can be done without, remove it, the directories \
-         ..trimtab-* and those files, and start again",
+         ..trimtab-* beside it and those files, and start again",
         path.display()
     )]
     Record { path: PathBuf, what: &'static str },

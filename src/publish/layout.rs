@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::PublishError;
+use super::dir::Dir;
 use super::read_back::{Among, MayAccess, PublishedFile};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::tree::Tree;
@@ -19,7 +20,10 @@ pub enum Layout {
 }
 
 /// How a layout publishes. A generation goes by the name of its directory, which was checked to be of our pattern.
-pub(super) trait Publisher {
+pub(super) trait Publisher<'a> {
+    /// Where generations have their directories. Only [`super::Output::inspect`] can find no such place.
+    fn home(&self) -> Option<&'a Dir>;
+
     /// The directory that is current, whether it exists or not.
     fn current(&self) -> Result<Option<String>, PublishError>;
 
@@ -31,12 +35,9 @@ pub(super) trait Publisher {
 
     /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it. Refuses
     /// what [`Publisher::refuse_foreign`] does.
-    ///
-    /// The name of its directory is not waited for: the journal that announces the generation is beside it, and waits
-    /// for both before anything can name it.
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError>;
 
-    /// Where in the output a program finds the candidate's files.
+    /// Where a program finds the candidate's files.
     fn candidate(&self, name: &str) -> PathBuf;
 
     /// Whether the candidate is what would be published, after programs have looked at it.

@@ -59,6 +59,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Output {
     dir: Dir,
+    /// What Trimtab keeps for itself.
+    state: Option<Dir>,
     /// For messages, and for programs that get the candidate's path.
     path: PathBuf,
     layout: Layout,
@@ -78,7 +80,7 @@ pub struct Output {
 }
 
 impl Output {
-    fn layout(&self) -> Box<dyn Publisher + '_> {
+    fn layout(&self) -> Box<dyn Publisher<'_> + '_> {
         match self.layout {
             Layout::Atomic => Box::new(Atomic(self)),
             Layout::Files => Box::new(Files(self)),
@@ -135,11 +137,11 @@ impl Output {
 
     fn stage_as(&self, generation: &Generation, tree: &Tree, whole: bool) -> Result<(), PublishError> {
         let name = self.not_current(generation, "staged")?;
-        self.dir.remove(name).map_err(|errno| self.io("remove the left-over", name, errno))?;
+        self.remove("remove the left-over", name)?;
         let written = self.layout().write(name, tree, whole);
         if written.is_err() {
             // The first error is the one to report. What cannot be removed now goes with the next stage or prune.
-            let _ = self.dir.remove(name);
+            let _ = self.remove("remove", name);
         }
         written
     }
@@ -147,7 +149,7 @@ impl Output {
     /// Where the candidate is, as an absolute path: for programs that look at it.
     #[must_use]
     pub fn candidate(&self, generation: &Generation) -> PathBuf {
-        let path = self.path.join(self.layout().candidate(&generation.directory));
+        let path = self.layout().candidate(&generation.directory);
         std::path::absolute(&path).unwrap_or(path)
     }
 
@@ -160,7 +162,7 @@ impl Output {
     /// Removes a candidate that is not to be published.
     pub fn discard(&self, generation: &Generation) -> Result<(), PublishError> {
         let name = self.not_current(generation, "discarded")?;
-        self.dir.remove(name).map_err(|errno| self.io("remove", name, errno))
+        self.remove("remove", name)
     }
 
     /// Prepares what the swap to this generation needs. Before [`Output::swap`], and to be undone by
@@ -194,8 +196,12 @@ impl Output {
             .iter()
             .map(String::as_str)
             .filter(|name| !keep.contains(name) && current.as_deref() != Some(name));
-        for name in stale.chain(TEMPORARIES) {
-            let removed = self.dir.remove(name).map_err(|errno| self.io("remove", name, errno));
+        for name in stale {
+            result = result.and(self.remove("remove", name));
+        }
+        let temporaries = TEMPORARIES.map(|name| (self.state(name), name));
+        for (dir, name) in temporaries.into_iter().chain([(Ok(&self.dir), atomic::DATA_TEMPORARY)]) {
+            let removed = dir.and_then(|dir| dir.remove(name).map_err(|errno| self.io("remove", name, errno)));
             result = result.and(removed);
         }
         result
@@ -219,9 +225,15 @@ impl Output {
 
     /// The directories of our pattern, by sequence number.
     fn generations(&self) -> Result<Vec<String>, PublishError> {
+        self.layout().home().map_or(Ok(Vec::new()), |home| self.generations_in(home))
+    }
+
+    fn generations_in(&self, dir: &Dir) -> Result<Vec<String>, PublishError> {
         let mut generations = Vec::new();
-        for name in self.names()? {
-            if sequence_of(&name).is_some() && self.look(&name)? == Occupant::Directory {
+        for name in dir.names().map_err(|errno| self.io("list", "", errno))? {
+            let Ok(name) = name.into_string() else { continue };
+            let found = sequence_of(&name).map(|_| look(dir, name.as_str()));
+            if found.transpose().map_err(|errno| self.io("read", &name, errno))? == Some(Occupant::Directory) {
                 generations.push(name);
             }
         }
@@ -235,8 +247,16 @@ impl Output {
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
+    /// What lies at a generation's name.
     fn look(&self, name: &str) -> Result<Occupant, PublishError> {
-        look(&self.dir, name).map_err(|errno| self.io("read", name, errno))
+        let found = self.layout().home().map_or(Ok(Occupant::Nothing), |home| look(home, name));
+        found.map_err(|errno| self.io("read", name, errno))
+    }
+
+    /// Removes what lies at a generation's name.
+    fn remove(&self, doing: &'static str, name: &str) -> Result<(), PublishError> {
+        let removed = self.layout().home().map_or(Ok(()), |home| home.remove(name));
+        removed.map_err(|errno| self.io(doing, name, errno))
     }
 
     fn mode_of(&self, file: &File) -> Mode {
@@ -254,7 +274,13 @@ impl Output {
     }
 
     fn io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
-        PublishError::Io { doing, path: self.path.join(name), errno }
+        PublishError::Io { doing, path: self.place(name), errno }
+    }
+
+    /// The path of a name in the output; in the layout of single files, generations are in Trimtab's own directory.
+    fn place(&self, name: &str) -> PathBuf {
+        let is_generation = name.split('/').next().is_some_and(|first| sequence_of(first).is_some());
+        if is_generation && self.layout == Layout::Files { self.own(name) } else { self.path.join(name) }
     }
 }
 

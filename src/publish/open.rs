@@ -13,8 +13,8 @@ use nix::unistd::{AccessFlags, Gid, faccessat, getegid, geteuid, getgroups};
 use rustix::fs::{StatxAttributes, StatxFlags, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::dir::{Dir, is_own, look};
-use super::state::{JOURNAL, KEY, LOCK};
+use super::dir::{Dir, is_own, look, permissions};
+use super::state::{JOURNAL, KEY, LOCK, STATE};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
@@ -49,14 +49,17 @@ impl Output {
             Some(dir) => dir,
             None => create(&path)?,
         };
-        let mut stat = checked(&dir, &path, config.layout)?;
+        let found = own_dir(&dir, &path)?;
+        let mut stat = checked(&dir, found.as_ref(), &path, config.layout)?;
         if stat.st_mode & SETGID == 0 && is_own(&stat) {
             let mode = Mode::from_bits_truncate(stat.st_mode | SETGID);
             fchmod(&dir, mode).map_err(io("set the setgid bit of --output"))?;
             // The kernel silently clears the bit if we are not in the group.
             stat = fstat(&dir).map_err(io("stat --output"))?;
         }
-        Self::of(dir, path, &stat, config)
+        let state = found.map_or_else(|| make_own_dir(&dir), Ok).and_then(|own| keep_private(&own).map(|()| own));
+        let state = state.map_err(|errno| PublishError::Io { doing: "make", path: path.join(STATE), errno })?;
+        Self::of(dir, Some(state), path, &stat, config)
     }
 
     /// What [`Output::open`] would open, left as it is: nothing is created, and no mode is set. `None`: it does not
@@ -64,12 +67,13 @@ impl Output {
     pub fn inspect(config: &Config) -> Result<Option<(Self, Vec<String>)>, PublishError> {
         let path = own_path(&config.output);
         let Some(dir) = existing(&path)? else { return Ok(None) };
-        let mut stat = checked(&dir, &path, config.layout)?;
+        let state = own_dir(&dir, &path)?;
+        let mut stat = checked(&dir, state.as_ref(), &path, config.layout)?;
         if is_own(&stat) {
             // `open` sets it.
             stat.st_mode |= SETGID;
         }
-        Self::of(dir, path, &stat, config).map(Some)
+        Self::of(dir, state, path, &stat, config).map(Some)
     }
 
     /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
@@ -89,12 +93,16 @@ impl Output {
     /// An error once the output directory was removed: what is written goes nowhere from then on, and a start makes it
     /// anew.
     pub fn still_there(&self) -> Result<(), PublishError> {
-        let removed = match fstat(&self.dir) {
+        let removed = |dir: &Dir| match fstat(dir) {
             Ok(stat) => stat.st_nlink == 0,
             // What a network's file system says of it.
             Err(errno) => errno == Errno::ESTALE,
         };
-        if removed { Err(PublishError::Removed { path: self.path.clone() }) } else { Ok(()) }
+        if removed(&self.dir) || self.state.as_ref().is_some_and(removed) {
+            Err(PublishError::Removed { path: self.path.clone() })
+        } else {
+            Ok(())
+        }
     }
 
     /// What suggests that files in the output do not keep their modes, without writing one.
@@ -102,11 +110,12 @@ impl Output {
     pub fn may_ignore_modes(&self) -> Option<String> {
         for name in [LOCK, KEY, JOURNAL] {
             // The group's part says nothing: the kubelet gives that to fsGroup.
-            if let Ok(Some(stat)) = self.dir.stat(name)
+            if let Some(state) = &self.state
+                && let Ok(Some(stat)) = state.stat(name)
                 && is_own(&stat)
                 && stat.st_mode & 0o007 != 0
             {
-                let path = self.path.join(name);
+                let path = self.own(name);
                 return Some(format!(
                     "{} was made with mode 0600, and has {:04o}",
                     path.display(),
@@ -120,7 +129,13 @@ impl Output {
     }
 
     /// The output of a directory that was checked, and warnings.
-    fn of(dir: Dir, path: PathBuf, stat: &FileStat, config: &Config) -> Result<(Self, Vec<String>), PublishError> {
+    fn of(
+        dir: Dir,
+        state: Option<Dir>,
+        path: PathBuf,
+        stat: &FileStat,
+        config: &Config,
+    ) -> Result<(Self, Vec<String>), PublishError> {
         let io = |doing| {
             let path = path.clone();
             move |errno| PublishError::Io { doing, path, errno }
@@ -155,6 +170,7 @@ impl Output {
 
         let output = Self {
             dir,
+            state,
             path,
             layout: config.layout,
             file_mode: Mode::from_bits_truncate(config.file_mode & 0o777),
@@ -189,19 +205,53 @@ fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
     }
 }
 
+/// Opens Trimtab's own directory in the output, if it is there.
+fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
+    let path = path.join(STATE);
+    match Dir::open(dir, STATE) {
+        Ok(own) => Ok(Some(own)),
+        Err(Errno::ENOENT) => Ok(None),
+        Err(Errno::ENOTDIR | Errno::ELOOP) => match look(dir, STATE) {
+            Ok(found) => Err(PublishError::ForeignState { path, what: found.describe() }),
+            Err(errno) => Err(PublishError::Io { doing: "read", path, errno }),
+        },
+        Err(errno) => Err(PublishError::Io { doing: "open", path, errno }),
+    }
+}
+
+/// Makes it; on return its name is on the disk.
+fn make_own_dir(dir: &Dir) -> nix::Result<Dir> {
+    match mkdirat(dir, STATE, Mode::S_IRWXU) {
+        // Another Trimtab was quicker, and the lock decides who works here.
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    let own = Dir::open(dir, STATE)?;
+    dir.sync()?;
+    Ok(own)
+}
+
+/// The kubelet makes every directory of a persistent volume readable and writable by fsGroup at each mount
+/// (`pkg/volume/volume_linux.go`).
+fn keep_private(own: &Dir) -> nix::Result<()> {
+    let stat = fstat(own)?;
+    if !is_own(&stat) || permissions(&stat) == Mode::S_IRWXU {
+        return Ok(());
+    }
+    fchmod(own, Mode::from_bits_truncate(0o700 | stat.st_mode & SETGID))
+}
+
 /// Refuses an output that is not ours, has another layout, or is sticky: in the `files` layout there are no links that
 /// others would have to follow.
-fn checked(dir: &Dir, path: &Path, layout: Layout) -> Result<FileStat, PublishError> {
+fn checked(dir: &Dir, state: Option<&Dir>, path: &Path, layout: Layout) -> Result<FileStat, PublishError> {
     // First of all, since a volume of the kubelet's may also be read-only or sticky.
     let atomic = atomic::data(dir, path)?.is_some();
-    let files = files::is_laid_out(dir).map_err(|errno| PublishError::Io {
-        doing: "read",
-        path: path.join(files::CURRENT),
-        errno,
-    })?;
+    let current = || path.join(STATE).join(files::CURRENT);
+    let files = files::is_laid_out(dir, state);
+    let files = files.map_err(|errno| PublishError::Io { doing: "read", path: current(), errno })?;
     if (atomic && layout == Layout::Files) || (files && layout == Layout::Atomic) {
-        let (name, other) = if atomic { (atomic::DATA, "atomic") } else { (files::CURRENT, "files") };
-        return Err(PublishError::OtherLayout { path: path.to_owned(), name, other });
+        let (shows, other) = if atomic { (path.join(atomic::DATA), "atomic") } else { (current(), "files") };
+        return Err(PublishError::OtherLayout { path: path.to_owned(), shows, other });
     }
     let stat = fstat(dir).map_err(|errno| PublishError::Io { doing: "stat --output", path: path.to_owned(), errno })?;
     if stat.st_mode & STICKY != 0 && layout == Layout::Atomic {

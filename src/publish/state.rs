@@ -1,7 +1,9 @@
-//! What Trimtab itself keeps in the output directory: the lock, the digest key, the journal, and the spool.
+//! What Trimtab keeps for itself, in a directory of its own below the output: the lock, the digest key, the journal, and
+//! the spool. Programs that scan the output find nothing there but what a kubelet's volume has.
 
 use std::fs::{File, TryLockError};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -9,26 +11,43 @@ use nix::sys::stat::Mode;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::warn;
 
-use super::dir::{PRIVATE, is_own, permissions, settle};
+use super::dir::{Dir, Occupant, PRIVATE, is_own, look, permissions, settle};
 use super::sys::{fstat, openat, renameat};
-use super::{Output, PublishError, atomic, files};
+use super::{Layout, Output, PublishError, files};
 use crate::model::digest::DigestKey;
 use crate::model::journal::{Journal, JournalError};
 use crate::model::made_of;
 use crate::model::spool::Spool;
 
-pub(super) const LOCK: &str = "..trimtab.lock";
-pub(super) const KEY: &str = "..trimtab.key";
-pub(super) const KEY_TEMPORARY: &str = "..trimtab.key.tmp";
-pub(super) const JOURNAL: &str = "..trimtab.json";
-pub(super) const JOURNAL_TEMPORARY: &str = "..trimtab.json.tmp";
-pub(super) const JOURNAL_BAD: &str = "..trimtab.json.bad";
-/// The spool, for the moment that it has a name.
-const SPOOL: &str = "..trimtab.spool";
+/// Its directory in the output, which only Trimtab's user can enter.
+pub(super) const STATE: &str = "..trimtab";
 
-/// What a crash can leave behind, besides generations.
-pub(super) const TEMPORARIES: [&str; 4] =
-    [atomic::DATA_TEMPORARY, files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
+pub(super) const LOCK: &str = "lock";
+pub(super) const KEY: &str = "key";
+pub(super) const KEY_TEMPORARY: &str = "key.tmp";
+pub(super) const JOURNAL: &str = "journal.json";
+pub(super) const JOURNAL_TEMPORARY: &str = "journal.json.tmp";
+pub(super) const JOURNAL_BAD: &str = "journal.json.bad";
+/// The spool, for the moment that it has a name.
+const SPOOL: &str = "spool";
+
+/// What a crash can leave behind there.
+pub(super) const TEMPORARIES: [&str; 3] = [files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
+
+/// The lock of versions up to 0.1, which kept all of this beside the published files.
+const EARLIER_LOCK: &str = "..trimtab.lock";
+
+/// Their other names and today's, if it is to be kept. In this order: what names others follows them.
+const EARLIER: [(&str, Option<&str>); 8] = [
+    ("..trimtab.key", Some(KEY)),
+    (files::EARLIER_CURRENT, Some(files::CURRENT)),
+    ("..trimtab.json", Some(JOURNAL)),
+    ("..trimtab.json.bad", Some(JOURNAL_BAD)),
+    ("..trimtab.current.tmp", None),
+    ("..trimtab.json.tmp", None),
+    ("..trimtab.key.tmp", None),
+    (EARLIER_LOCK, None),
+];
 
 /// A journal is about 1 kB, unless a selector's deletions are not applied. What is longer is none.
 pub(super) const JOURNAL_LIMIT: usize = 4 * made_of::LIMIT;
@@ -56,19 +75,67 @@ pub enum FoundJournal {
 }
 
 impl Output {
-    /// Takes the lock; `None` if another process holds it.
+    /// Takes the lock, and takes over what an earlier version left; `None` if another process holds the output.
     pub fn try_lock(&self) -> Result<Option<Lock>, PublishError> {
-        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let file = openat(&self.dir, LOCK, flags, PRIVATE).map_err(|errno| self.io("open", LOCK, errno))?;
-        let file = File::from(file);
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Lock { _file: file })),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => {
-                let errno = Errno::from_raw(error.raw_os_error().unwrap_or_default());
-                Err(self.io("lock", LOCK, errno))
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let file = openat(self.state(LOCK)?, LOCK, flags | OFlag::O_CREAT, PRIVATE);
+        let file = file.map_err(|errno| self.own_io("open", LOCK, errno))?;
+        let Some(lock) = locked(file).map_err(|errno| self.own_io("lock", LOCK, errno))? else { return Ok(None) };
+        // Held until all is moved.
+        let _earlier = match openat(&self.dir, EARLIER_LOCK, flags, PRIVATE) {
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(self.io("open", EARLIER_LOCK, errno)),
+            Ok(file) => match locked(file).map_err(|errno| self.io("lock", EARLIER_LOCK, errno))? {
+                None => return Ok(None),
+                earlier => earlier,
+            },
+        };
+        self.take_over()?;
+        Ok(Some(lock))
+    }
+
+    /// Moves what an earlier version keeps beside the published files to today's place. It is what counts, also where
+    /// there is something at today's place: today's versions leave nothing at the earlier one. Cut off at any point, it
+    /// goes on at the next start, before anything is read.
+    fn take_over(&self) -> Result<(), PublishError> {
+        let state = self.state("")?;
+        let mut changed = false;
+        let mut take = |from: &str, to: Option<&str>| {
+            let taken = match (look(&self.dir, from), to) {
+                (Ok(Occupant::Nothing), _) => return Ok(()),
+                (Ok(_), Some(to)) => state.remove(to).and_then(|()| renameat(&self.dir, from, state, to)),
+                (Ok(_), None) => self.dir.remove(from),
+                (Err(errno), _) => Err(errno),
+            };
+            changed = true;
+            taken.map_err(|errno| self.io("take over", from, errno))
+        };
+        if self.layout == Layout::Files {
+            for name in self.generations_in(&self.dir)? {
+                take(&name, Some(&name))?;
             }
         }
+        for (from, to) in EARLIER {
+            take(from, to)?;
+        }
+        if changed {
+            state.sync().and_then(|()| self.dir.sync()).map_err(|errno| self.io("sync", "", errno))?;
+        }
+        Ok(())
+    }
+
+    /// The directory of its own, for work on `name` in it. Only [`Output::inspect`] can find none.
+    pub(super) fn state(&self, name: &str) -> Result<&Dir, PublishError> {
+        self.state.as_ref().ok_or_else(|| self.own_io("open", name, Errno::ENOENT))
+    }
+
+    /// The path of a name in it.
+    pub(super) fn own(&self, name: &str) -> PathBuf {
+        self.path.join(STATE).join(name)
+    }
+
+    pub(super) fn own_io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
+        PublishError::Io { doing, path: self.own(name), errno }
     }
 
     /// The key of published digests, made on first use.
@@ -78,16 +145,17 @@ impl Output {
     /// of a persistent volume readable and writable by fsGroup at each mount (`pkg/volume/volume_linux.go`).
     pub fn digest_key(&self) -> Result<DigestKey, PublishError> {
         if let Some((bytes, file)) = self.found_key()? {
-            let found = settle(&file, None, PRIVATE).map_err(|errno| self.io("set the mode of", KEY, errno))?;
+            let found = settle(&file, None, PRIVATE).map_err(|errno| self.own_io("set the mode of", KEY, errno))?;
             self.warn_if_exposed(found);
             return Ok(DigestKey::new(bytes));
         }
         let mut bytes = [0; 32];
         // Up to 256 bytes are never cut short (getrandom(2)).
         getrandom(&mut bytes, GetRandomFlags::empty())
-            .map_err(|errno| self.io("get random bytes for", KEY, Errno::from_raw(errno.raw_os_error())))?;
-        self.dir.replace(KEY, KEY_TEMPORARY, &bytes).map_err(|errno| self.io("write", KEY, errno))?;
-        if let Some(stat) = self.dir.stat(KEY).map_err(|errno| self.io("stat", KEY, errno))? {
+            .map_err(|errno| self.own_io("get random bytes for", KEY, Errno::from_raw(errno.raw_os_error())))?;
+        let state = self.state(KEY)?;
+        state.replace(KEY, KEY_TEMPORARY, &bytes).map_err(|errno| self.own_io("write", KEY, errno))?;
+        if let Some(stat) = state.stat(KEY).map_err(|errno| self.own_io("stat", KEY, errno))? {
             self.warn_if_exposed(permissions(&stat));
         }
         Ok(DigestKey::new(bytes))
@@ -98,7 +166,7 @@ impl Output {
             warn!(
                 "{} has mode {:04o} instead of 0600: its file system keeps no modes, and with it others could test \
                  guesses of secrets against the digests that Trimtab shows; use an emptyDir",
-                self.path.join(KEY).display(),
+                self.own(KEY).display(),
                 key.bits()
             );
         }
@@ -112,12 +180,13 @@ impl Output {
 
     /// The key that is there, if it is one of this user's.
     pub(super) fn found_key(&self) -> Result<Option<([u8; 32], OwnedFd)>, PublishError> {
-        let found = match self.dir.read(KEY, 32) {
+        let Some(state) = &self.state else { return Ok(None) };
+        let found = match state.read(KEY, 32) {
             Err(Errno::ENOENT) => None,
-            other => other.map_err(|errno| self.io("read", KEY, errno))?,
+            other => other.map_err(|errno| self.own_io("read", KEY, errno))?,
         };
         let Some((bytes, file)) = found else { return Ok(None) };
-        let ours = is_own(&fstat(&file).map_err(|errno| self.io("stat", KEY, errno))?);
+        let ours = is_own(&fstat(&file).map_err(|errno| self.own_io("stat", KEY, errno))?);
         Ok(<[u8; 32]>::try_from(bytes).ok().filter(|_| ours).map(|bytes| (bytes, file)))
     }
 
@@ -129,26 +198,29 @@ impl Output {
         }
         // With O_EXCL nobody can give it a name later.
         let nameless = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_CLOEXEC;
-        let file = match openat(&self.dir, ".", nameless, PRIVATE) {
+        let state = self.state(SPOOL)?;
+        let file = match openat(state, ".", nameless, PRIVATE) {
             // The last two come from kernels and file systems that do not know the flag, and see a directory.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => {
                 let named = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
                 // One that a kill has left.
-                let removed = self.dir.remove(SPOOL);
-                let opened = removed.and_then(|()| openat(&self.dir, SPOOL, named, PRIVATE));
-                opened.and_then(|file| self.dir.remove(SPOOL).map(|()| file))
+                let removed = state.remove(SPOOL);
+                let opened = removed.and_then(|()| openat(state, SPOOL, named, PRIVATE));
+                opened.and_then(|file| state.remove(SPOOL).map(|()| file))
             }
             opened => opened,
         };
-        let file = file.map_err(|errno| self.io("make the file that keeps values, without a name, in", "", errno))?;
+        let file =
+            file.map_err(|errno| self.own_io("make the file that keeps values, without a name, in", SPOOL, errno))?;
         Ok(self.spool.get_or_init(|| Spool::new(file.into())).clone())
     }
 
     /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.
     pub fn read_journal(&self) -> Result<FoundJournal, PublishError> {
-        let read = match self.dir.read(JOURNAL, JOURNAL_LIMIT) {
+        let Some(state) = &self.state else { return Ok(FoundJournal::Nothing) };
+        let read = match state.read(JOURNAL, JOURNAL_LIMIT) {
             Err(Errno::ENOENT) => return Ok(FoundJournal::Nothing),
-            other => other.map_err(|errno| self.io("read", JOURNAL, errno))?,
+            other => other.map_err(|errno| self.own_io("read", JOURNAL, errno))?,
         };
         let parsed = match read {
             Some((bytes, _)) => Journal::parse(&bytes),
@@ -157,20 +229,29 @@ impl Output {
         match parsed {
             Ok(journal) => Ok(FoundJournal::Journal(journal)),
             Err(reason) => {
-                let aside = self.dir.remove(JOURNAL_BAD).and_then(|()| {
-                    renameat(&self.dir, JOURNAL, &self.dir, JOURNAL_BAD)?;
-                    self.dir.sync()
+                let aside = state.remove(JOURNAL_BAD).and_then(|()| {
+                    renameat(state, JOURNAL, state, JOURNAL_BAD)?;
+                    state.sync()
                 });
-                aside.map_err(|errno| self.io("set aside", JOURNAL, errno))?;
-                Ok(FoundJournal::SetAside { reason, name: JOURNAL_BAD.to_owned() })
+                aside.map_err(|errno| self.own_io("set aside", JOURNAL, errno))?;
+                Ok(FoundJournal::SetAside { reason, name: format!("{STATE}/{JOURNAL_BAD}") })
             }
         }
     }
 
     /// Replaces the journal; on return it is on the disk.
     pub fn write_journal(&self, journal: &Journal) -> Result<(), PublishError> {
-        self.dir
+        self.state(JOURNAL)?
             .replace(JOURNAL, JOURNAL_TEMPORARY, &journal.to_bytes())
-            .map_err(|errno| self.io("write", JOURNAL, errno))
+            .map_err(|errno| self.own_io("write", JOURNAL, errno))
+    }
+}
+
+fn locked(file: OwnedFd) -> nix::Result<Option<Lock>> {
+    let file = File::from(file);
+    match file.try_lock() {
+        Ok(()) => Ok(Some(Lock { _file: file })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
     }
 }

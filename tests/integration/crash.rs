@@ -321,8 +321,8 @@ fn spoils_the_journal(layout: Layout) {
     let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
     let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
     settled(&scene, &sidecar, 0, || delivered(&hook));
-    let file = scene.output.join("..trimtab.json");
-    let bad = scene.output.join("..trimtab.json.bad");
+    let file = scene.output.join("..trimtab/journal.json");
+    let bad = scene.output.join("..trimtab/journal.json.bad");
     let outside = || {
         let mut found = contents(&scene.at("pod"));
         found.retain(|path, _| !path.starts_with(&scene.output));
@@ -499,7 +499,7 @@ fn kills_during_a_large_publish(layout: Layout) {
     whole(100);
     sidecar.until_idle();
     let staging = |number: u64| {
-        let being_written = || scene.left_behind().iter().any(|name| name.starts_with("..trimtab-"));
+        let being_written = || scene.left_behind().iter().any(|name| name.contains("..trimtab-"));
         eventually(&format!("{number} is being written"), || being_written().then_some(()));
         Instant::now()
     };

@@ -112,7 +112,7 @@ fn nothing_is_visible_while_a_program_looks_at_it() {
         names(&stage.at("conf")).into_iter().filter(|name| !candidate.ends_with(name.as_str())).collect()
     };
     assert!(candidate.starts_with('/') && Path::new(&candidate).join("app.conf").exists(), "{candidate}");
-    assert_eq!(visible(), ["..trimtab.key", "..trimtab.lock"]);
+    assert_eq!(visible(), ["..trimtab/key", "..trimtab/lock"]);
     assert_eq!(sidecar.request("--listen", "GET", "/readyz").unwrap().0, 503);
     let_go(&stage, &up, "0\n");
     sidecar.until_idle();
@@ -149,7 +149,7 @@ fn program_that_hangs_is_killed_with_its_group_and_rejects() {
     assert!(problem(&status, "validate").contains("--validate-timeout"), "{status}");
     eventually("its children are gone", || (sleeping(marker) == 0).then_some(()));
     // The journal remembers the quarantine.
-    let left = ["..trimtab.json", "..trimtab.key", "..trimtab.lock"];
+    let left = ["..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
     eventually("nothing is left of it", || (names(&stage.at("conf")) == left).then_some(()));
 }
 

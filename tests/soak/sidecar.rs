@@ -21,7 +21,7 @@ use crate::rig::guard::Running;
 use crate::rig::measure::{Proc, now};
 
 /// Beside what is the user's: see the design of the volume.
-const OURS: [&str; 5] = ["..data", "..trimtab.current", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];
+const OURS: [&str; 2] = ["..data", "..trimtab"];
 /// A program that looks at the candidate.
 const VALIDATE: &str = r#"grep -qE '"mark": "(good|refused|silent)"' {dir}/site.json"#;
 const TEMPLATE: &str = r#"{"version": {{ data.version }}, "mark": "{{ data.mark }}", "token": "{{ secret("tls").token }}",
@@ -276,9 +276,15 @@ impl Sidecar {
     /// In the output are the current generation, the last good one, and what they need.
     fn nothing_left(&self, status: &Json) -> Result<()> {
         let output = self.output();
-        let journal: Json = serde_json::from_slice(&fs::read(output.join("..trimtab.json"))?)?;
+        let journal: Json = serde_json::from_slice(&fs::read(output.join("..trimtab/journal.json"))?)?;
         let kept: Vec<_> = ["current", "from", "lastGood"].iter().map(|part| &journal[part]["directory"]).collect();
         ensure!(journal["current"]["sequence"] == status["published"]["sequence"], "the journal is of another one");
+        let own: &[&str] = &["current", "journal.json", "key", "lock"];
+        for entry in fs::read_dir(output.join("..trimtab"))? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            let allowed = own.contains(&&*name) || kept.iter().any(|kept| **kept == name);
+            ensure!(allowed, "{name} was left in ..trimtab/; the journal: {journal}");
+        }
         for entry in fs::read_dir(&output)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let allowed =

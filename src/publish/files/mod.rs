@@ -1,8 +1,8 @@
 //! The layout of single files: each is renamed into place, in a directory that others may write to as well.
 //!
-//! A generation's directory holds its manifest, and below `files/` the bytes of those of its files that are not in
+//! A generation's directory, in Trimtab's own, holds its manifest, and below `files/` the bytes of those of its files that are not in
 //! place: before the swap, what it changes; after a newer one's, what that has replaced or removed. So each of its
-//! files is there or in place, and each move between the two is one rename. `..trimtab.current` says which generation
+//! files is there or in place, and each move between the two is one rename. `..trimtab/current` says which generation
 //! is current, and is written before the first file moves: from then on a swap that is cut off is ended, and never
 //! undone half way.
 //!
@@ -44,20 +44,27 @@ use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::tree::{ContentHasher, Tree};
 
 /// Names the current generation.
-pub(super) const CURRENT: &str = "..trimtab.current";
-pub(super) const CURRENT_TEMPORARY: &str = "..trimtab.current.tmp";
+pub(super) const CURRENT: &str = "current";
+pub(super) const CURRENT_TEMPORARY: &str = "current.tmp";
+/// Where versions up to 0.1 have it, in the output itself.
+pub(super) const EARLIER_CURRENT: &str = "..trimtab.current";
 /// What is not in place.
 const FILES: &str = "files";
 
-/// Whether this layout was published in a directory.
-pub(super) fn is_laid_out(dir: &Dir) -> nix::Result<bool> {
-    Ok(look(dir, CURRENT)? != Occupant::Nothing)
+/// Whether this layout was published in a directory, with this one of Trimtab's own.
+pub(super) fn is_laid_out(dir: &Dir, state: Option<&Dir>) -> nix::Result<bool> {
+    let now = state.map_or(Ok(Occupant::Nothing), |state| look(state, CURRENT))?;
+    Ok(now != Occupant::Nothing || look(dir, EARLIER_CURRENT)? != Occupant::Nothing)
 }
 
 /// The layout of single files of an output.
 pub(super) struct Files<'a>(pub(super) &'a Output);
 
-impl Publisher for Files<'_> {
+impl<'a> Publisher<'a> for Files<'a> {
+    fn home(&self) -> Option<&'a Dir> {
+        self.0.state.as_ref()
+    }
+
     fn current(&self) -> Result<Option<String>, PublishError> {
         Ok(self.pointer()?.map(|pointer| pointer.current))
     }
@@ -100,8 +107,10 @@ impl Publisher for Files<'_> {
         let Comparison { manifest, changed, in_place } = self.compare(name, tree, &ownership)?;
         // What is in place is ours.
         self.refuse(&ownership, changed.iter().map(|(path, _)| path.as_str()))?;
+        // A swap that cannot move a single file into place is not to begin.
+        output.writable()?;
         let top = output
-            .dir
+            .state(name)?
             .make(name, output.group, self.own_mode())
             .map_err(|errno| failed("make the directory", errno))?;
         let path_of_files = format!("{name}/{FILES}");
@@ -121,7 +130,7 @@ impl Publisher for Files<'_> {
     }
 
     fn candidate(&self, name: &str) -> PathBuf {
-        PathBuf::from(name).join(FILES)
+        self.0.own(name).join(FILES)
     }
 
     /// What programs have looked at holds more than what changes, and is never published.
@@ -148,19 +157,19 @@ impl Publisher for Files<'_> {
         let again = from.as_deref() == Some(name);
         let pointed = if again {
             // Begun before a crash or an error: perhaps not yet on the disk.
-            self.0.dir.sync()
+            self.0.state(CURRENT)?.sync()
         } else {
             let pointer = Pointer { current: name.to_owned(), from: from.clone() };
             // Two names: there is nothing that serde_json could refuse.
             let bytes = serde_json::to_vec(&pointer).unwrap_or_default();
-            self.0.dir.replace(CURRENT, CURRENT_TEMPORARY, &bytes)
+            self.0.state(CURRENT)?.replace(CURRENT, CURRENT_TEMPORARY, &bytes)
         };
         if let Err(errno) = pointed {
             // If the error came after the rename, the copies are needed.
             if !again && self.current().is_ok_and(|current| current == from) {
                 let _ = self.give_back(name);
             }
-            return Err(self.0.io("replace", CURRENT, errno));
+            return Err(self.0.own_io("replace", CURRENT, errno));
         }
         self.complete(again).map(drop)
     }
@@ -301,7 +310,7 @@ impl Files<'_> {
 
     /// Where a generation has what is not in place.
     fn files(&self, name: &str) -> Result<Option<Dir>, PublishError> {
-        let opened = Dir::open(&self.0.dir, name).and_then(|dir| Dir::open(&dir, FILES));
+        let opened = Dir::open(self.0.state(name)?, name).and_then(|dir| Dir::open(&dir, FILES));
         match opened {
             Err(Errno::ENOENT) => Ok(None),
             opened => opened.map(Some).map_err(|errno| self.0.io("open", &format!("{name}/{FILES}"), errno)),

@@ -1,5 +1,6 @@
 //! What is on record about single files: which generation is current, and what each of them consists of.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -31,12 +32,13 @@ pub(super) struct Pointer {
 
 impl Files<'_> {
     pub(super) fn pointer(&self) -> Result<Option<Pointer>, PublishError> {
-        let read = match self.0.dir.read(CURRENT, CURRENT_LIMIT) {
+        let Some(state) = &self.0.state else { return Ok(None) };
+        let read = match state.read(CURRENT, CURRENT_LIMIT) {
             Err(Errno::ENOENT) => return Ok(None),
-            other => other.map_err(|errno| self.0.io("read", CURRENT, errno))?,
+            other => other.map_err(|errno| self.0.own_io("read", CURRENT, errno))?,
         };
         let ours = match &read {
-            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.io("stat", CURRENT, errno))?),
+            Some((_, file)) => is_own(&fstat(file).map_err(|errno| self.0.own_io("stat", CURRENT, errno))?),
             None => false,
         };
         let pointer = read.filter(|_| ours).and_then(|(bytes, _)| serde_json::from_slice::<Pointer>(&bytes).ok());
@@ -44,12 +46,12 @@ impl Files<'_> {
         let pointer = pointer.filter(|p| is_ours(&p.current) && p.from.as_deref().is_none_or(is_ours));
         match pointer {
             Some(pointer) => Ok(Some(pointer)),
-            None => Err(self.record(CURRENT, "is not what Trimtab wrote")),
+            None => Err(Self::record(self.0.own(CURRENT), "is not what Trimtab wrote")),
         }
     }
 
-    pub(super) fn record(&self, name: &str, what: &'static str) -> PublishError {
-        PublishError::Record { path: self.0.path.join(name), what }
+    pub(super) fn record(path: PathBuf, what: &'static str) -> PublishError {
+        PublishError::Record { path, what }
     }
 
     /// The output's own key, which is made if there is none: `--digest-key-file` may change between two starts, and the
@@ -65,7 +67,8 @@ impl Files<'_> {
     /// The manifest of a generation; `None` if it has none, or one that a power loss has torn before it was published.
     pub(super) fn manifest(&self, name: &str) -> Result<Option<Arc<Manifest>>, PublishError> {
         let failed = |errno| self.0.io("read", &format!("{name}/{MANIFEST}"), errno);
-        let dir = match Dir::open(&self.0.dir, name) {
+        let Some(state) = &self.0.state else { return Ok(None) };
+        let dir = match Dir::open(state, name) {
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(None),
             opened => opened.map_err(failed)?,
         };
@@ -88,6 +91,6 @@ impl Files<'_> {
 
     pub(super) fn required(&self, name: &str) -> Result<Arc<Manifest>, PublishError> {
         let manifest = self.manifest(name)?;
-        manifest.ok_or_else(|| self.record(&format!("{name}/{MANIFEST}"), "is missing or not what Trimtab wrote"))
+        manifest.ok_or_else(|| Self::record(self.0.own(name).join(MANIFEST), "is missing or not what Trimtab wrote"))
     }
 }

@@ -83,7 +83,7 @@ impl Files<'_> {
         let output = self.0;
         let key = self.key()?;
         let failed = |doing, errno| output.io(doing, name, errno);
-        let top = Dir::open(&output.dir, name).map_err(|errno| failed("open", errno))?;
+        let top = Dir::open(output.state(name)?, name).map_err(|errno| failed("open", errno))?;
         top.remove(PART).map_err(|errno| failed("remove a left-over in", errno))?;
         let part =
             top.make(PART, output.group, self.own_mode()).map_err(|errno| failed("make a directory in", errno))?;
@@ -159,7 +159,7 @@ impl Files<'_> {
         let mut place = Cursor::from(&self.0.dir);
         for (other, manifest) in ownership.manifests.iter().filter(|(other, _)| *other != name) {
             let failed = |errno| self.0.io("remove a copy in", other, errno);
-            Dir::open(&self.0.dir, other.as_str()).and_then(|top| top.remove(PART)).map_err(failed)?;
+            Dir::open(self.0.state(other)?, other.as_str()).and_then(|top| top.remove(PART)).map_err(failed)?;
             let Some(files) = self.files(other)? else { continue };
             let mut kept = Cursor::from(&files);
             for path in self.staged(other)? {

@@ -160,7 +160,7 @@ impl Scene {
             journal.last_good.filter(|good| Some(good) != announced)
         });
         if let Some(good) = good {
-            let mut found = listing(&self.at.join(&good.directory));
+            let mut found = listing(&self.at.join(lies_at(self.script.layout, &good.directory)));
             found.retain(|_, what| what != "a directory");
             let edit = self.edit_of(&good.directory);
             assert_eq!(found, files(&edit.tree), "last good: {}", good.directory);
@@ -190,7 +190,7 @@ impl Scene {
             journal.last_good.filter(|good| Some(good) != announced)
         });
         if let Some(good) = good {
-            let copies = self.at.join(&good.directory).join("files");
+            let copies = self.at.join(lies_at(self.script.layout, &good.directory)).join("files");
             for (path, bytes) in files(&self.edit_of(&good.directory).tree) {
                 let copy = fs::read_to_string(copies.join(&path)).ok();
                 let had = copy.as_ref().or(found.get(&path));
@@ -242,7 +242,7 @@ impl Scene {
         assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
         assert_eq!(journal.last_good, journal.current);
         let read = Journal::parse(&fs::read(self.at.join(JOURNAL)).unwrap()).unwrap();
-        let disk = Disk { link: Some(linked), directories: own_names(&self.at).into_iter().collect() };
+        let disk = Disk { link: Some(linked), directories: own_directories(&self.at, self.script.layout) };
         let (next, _) = machine::recover(self.script.options(), Some(read), &disk);
         assert_eq!(next.journal().debt, None::<Debt>, "the next start will pay again");
         assert_eq!((&next.journal().current, &next.journal().last_good), (&journal.current, &journal.last_good));
@@ -250,7 +250,7 @@ impl Scene {
         let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
         assert_eq!(top_names(&self.at), tops, "links");
         let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
-        let mut own: BTreeSet<_> = kept.map(|generation| generation.directory.clone()).collect();
+        let mut own: BTreeSet<_> = kept.map(|generation| lies_at(self.script.layout, &generation.directory)).collect();
         own.extend(["..data", CURRENT, JOURNAL, KEY, LOCK].map(str::to_owned));
         let found = own_names(&self.at);
         assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());

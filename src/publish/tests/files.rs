@@ -27,7 +27,7 @@ fn only_what_changes_is_written_and_what_is_not_needed_goes() {
     assert_eq!(read(dir.path()), files(&one));
     let same = inode(&dir.path().join("a"));
     output.stage(&generation(2), &two).unwrap();
-    let staged = listing(&dir.path().join(&generation(2).directory).join("files"));
+    let staged = listing(&path_of(&output, &generation(2)).join("files"));
     assert_eq!(staged.into_iter().filter(|(_, what)| what != "a directory").count(), 2);
     for effect in [Output::link, Output::swap, Output::unlink] {
         effect(&output, &generation(2)).unwrap();
@@ -223,12 +223,12 @@ fn a_manifest_that_another_user_wrote_is_not_believed() {
     let dir = scratch();
     let output = open_files(dir.path());
     publish(&output, &generation(1), &tree([("a", "1")]));
-    let manifest = dir.path().join(&generation(1).directory).join("manifest");
+    let manifest = path_of(&output, &generation(1)).join("manifest");
     chown(&manifest, Some(NOBODY), None).unwrap();
     let error = output.link(&generation(1)).unwrap_err().to_string();
     assert!(error.contains("manifest is missing or not what Trimtab wrote"), "{error}");
-    chown(dir.path().join("..trimtab.current"), Some(NOBODY), None).unwrap();
-    assert!(output.disk().unwrap_err().to_string().contains("..trimtab.current is not what Trimtab wrote"));
+    chown(dir.path().join(CURRENT), Some(NOBODY), None).unwrap();
+    assert!(output.disk().unwrap_err().to_string().contains("..trimtab/current is not what Trimtab wrote"));
 }
 
 fn back(output: &Output, generation: &Generation) {
@@ -391,7 +391,7 @@ proptest! {
             prop_assert!(at.join("theirs/empty").is_dir());
             let mut own: BTreeSet<_> = [KEY.to_owned()].into();
             if let Some((generation, _)) = &current {
-                own.extend([CURRENT.to_owned(), generation.directory.clone()]);
+                own.extend([CURRENT.to_owned(), lies_at(Layout::Files, &generation.directory)]);
             }
             prop_assert_eq!(own_names(at), own);
             // No directory of ours is left without a file.
@@ -568,7 +568,7 @@ fn what_is_not_in_the_manifest_is_not_moved_out_of_a_generation() {
     let dir = scratch();
     let output = open_files(dir.path());
     output.stage(&generation(1), &tree([("a", "1")])).unwrap();
-    for name in [JOURNAL, CURRENT, "b"] {
+    for name in ["..trimtab", "b"] {
         fs::write(path_of(&output, &generation(1)).join("files").join(name), "").unwrap();
     }
     back(&output, &generation(1));
@@ -605,7 +605,7 @@ fn swap_refuses_a_missing_generation_and_a_foreign_pointer() {
         ];
         for result in results {
             let error = result.unwrap_err().to_string();
-            assert!(error.contains("..trimtab.current is not what Trimtab wrote"), "{error}");
+            assert!(error.contains("..trimtab/current is not what Trimtab wrote"), "{error}");
         }
         assert_eq!(listing(dir.path()), before, "{pointer}");
     }

@@ -25,15 +25,24 @@ use rustix::thread::{
 };
 use tempfile::TempDir;
 
-use super::files::{CURRENT, CURRENT_TEMPORARY};
 use super::open::is_mount_point;
-use super::state::{JOURNAL, JOURNAL_BAD, JOURNAL_LIMIT, JOURNAL_TEMPORARY, KEY, KEY_TEMPORARY, LOCK};
+use super::state::{JOURNAL_LIMIT, STATE};
 use super::*;
 use crate::model::digest::Digest;
 use crate::model::journal::{Journal, JournalError};
 use crate::model::tree::TreePath;
 
 const NOBODY: u32 = 65534;
+
+// As they lie in an output.
+const LOCK: &str = "..trimtab/lock";
+const KEY: &str = "..trimtab/key";
+const KEY_TEMPORARY: &str = "..trimtab/key.tmp";
+const JOURNAL: &str = "..trimtab/journal.json";
+const JOURNAL_TEMPORARY: &str = "..trimtab/journal.json.tmp";
+const JOURNAL_BAD: &str = "..trimtab/journal.json.bad";
+const CURRENT: &str = "..trimtab/current";
+const CURRENT_TEMPORARY: &str = "..trimtab/current.tmp";
 
 const LAYOUTS: [Layout; 2] = [Layout::Atomic, Layout::Files];
 
@@ -152,9 +161,25 @@ fn top_names(output: &Path) -> BTreeSet<String> {
     names.filter(|name| !name.starts_with("..")).collect()
 }
 
+/// The names that are Trimtab's own, but for that of the directory that most of them are in.
 fn own_names(output: &Path) -> BTreeSet<String> {
-    let names = fs::read_dir(output).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    names.filter(|name| name.starts_with("..")).collect()
+    let names = |at: &Path| -> Vec<String> {
+        let Ok(entries) = fs::read_dir(at) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    let top = names(output).into_iter().filter(|name| name.starts_with("..") && name != STATE);
+    top.chain(names(&output.join(STATE)).into_iter().map(|name| format!("{STATE}/{name}"))).collect()
+}
+
+/// The names at the place of generations' directories.
+fn own_directories(output: &Path, layout: Layout) -> Vec<String> {
+    let below = if layout == Layout::Files { format!("{STATE}/") } else { String::new() };
+    own_names(output).into_iter().filter_map(|name| name.strip_prefix(&below).map(str::to_owned)).collect()
+}
+
+/// Where a generation's directory lies, below the output.
+fn lies_at(layout: Layout, directory: &str) -> String {
+    if layout == Layout::Files { format!("{STATE}/{directory}") } else { directory.to_owned() }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -163,7 +188,7 @@ fn mode(path: &Path) -> u32 {
 
 /// Where a generation is.
 fn path_of(output: &Output, generation: &Generation) -> PathBuf {
-    output.path.join(&generation.directory)
+    output.path.join(lies_at(output.layout, &generation.directory))
 }
 
 /// For tests that play other users and groups, or mount: a test that tested nothing would not have passed.
@@ -241,7 +266,7 @@ fn open_takes_a_relative_path() {
         }
     });
     assert_eq!(mode(&dir.path().join("conf")), 0o2755);
-    assert_eq!(listing(dir.path()).len(), 1);
+    assert_eq!(top_names(dir.path()), ["conf".to_owned()].into());
 }
 
 #[test]
@@ -330,13 +355,13 @@ fn open_warns_of_a_volumes_root() {
 #[test]
 fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
     needs_privileges();
-    let dir = scratch();
-    let at = dir.path().join("conf");
-    fs::create_dir(&at).unwrap();
-    fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
-    chown(&at, None, Some(4242)).unwrap();
     // Root without capabilities is a user like others, and here the owner.
-    for (sequence, user) in [(1, NOBODY), (2, 0)] {
+    for user in [NOBODY, 0] {
+        let dir = scratch();
+        let at = dir.path().join("conf");
+        fs::create_dir(&at).unwrap();
+        fs::set_permissions(&at, fs::Permissions::from_mode(0o777)).unwrap();
+        chown(&at, None, Some(4242)).unwrap();
         as_user(user, &[4343], || {
             let none = CapabilitySet::empty();
             set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none }).unwrap();
@@ -347,7 +372,7 @@ fn open_warns_of_a_group_that_cannot_be_given_and_publishes_all_the_same() {
             );
             let mut tree = Tree::default();
             tree.insert(TreePath::parse("s").unwrap(), file("s", true)).unwrap();
-            publish(&output, &generation(sequence), &tree);
+            publish(&output, &generation(1), &tree);
         });
         let secret = fs::metadata(at.join("s")).unwrap();
         assert_eq!((secret.uid(), secret.gid(), secret.mode() & 0o7777), (user, 4343, 0o640));
@@ -593,10 +618,12 @@ fn staged_files_do_not_depend_on_the_umask() {
         let modes = ["", "d", "a", "d/e", "d/secret"].map(|path| mode(&root.join(path)));
         assert_eq!(modes, [0o2755, 0o2755, 0o644, 0o644, 0o640], "{umask:o} {layout:?}");
         if layout == Layout::Files {
-            let own = [CURRENT.to_owned(), format!("{}/manifest", generation(1).directory), generation(1).directory];
+            let lies_at = lies_at(layout, &generation(1).directory);
+            let own = [CURRENT.to_owned(), format!("{lies_at}/manifest"), lies_at];
             assert_eq!(own.map(|path| mode(&at.join(path))), [0o600, 0o600, 0o2700], "{umask:o}");
         }
         assert_eq!([mode(&at), mode(&at.join(JOURNAL)), mode(&at.join(KEY))], [0o2755, 0o600, 0o600]);
+        assert_eq!(mode(&at.join(STATE)) & 0o777, 0o700);
     }
 }
 
@@ -759,8 +786,8 @@ fn read_only_and_forbidden_outputs_say_what_to_do() {
         mount(&["-o", "remount,ro"], dir.path());
         let text = refusal(&dir.path().join("conf"));
         assert!(text.contains("create --output") && text.contains("readOnly"), "{text}");
-        let text = open(dir.path()).try_lock().unwrap_err().to_string();
-        assert!(text.contains(LOCK) && text.contains("Read-only file system") && text.contains("readOnly"), "{text}");
+        let text = refusal(dir.path());
+        assert!(text.contains(STATE) && text.contains("Read-only file system") && text.contains("readOnly"), "{text}");
     });
     as_user(NOBODY, &[NOBODY], || {
         let text = refusal(&dir.path().join("conf"));
@@ -954,12 +981,14 @@ fn prunes_ours_alone(layout: Layout) {
     {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
-    symlink(outside.path(), dir.path().join("..trimtab-000009-aaaaaaaaaaaa")).unwrap();
-    fs::write(dir.path().join("..trimtab-000008-aaaaaaaaaaaa"), "").unwrap();
+    for at in [dir.path().to_owned(), dir.path().join(STATE)] {
+        symlink(outside.path(), at.join("..trimtab-000009-aaaaaaaaaaaa")).unwrap();
+        fs::write(at.join("..trimtab-000008-aaaaaaaaaaaa"), "").unwrap();
+    }
     fs::write(dir.path().join(JOURNAL_TEMPORARY), "").unwrap();
     let mut expected = listing(dir.path());
     expected.retain(|name, _| {
-        let stale = [1, 2].map(|sequence| generation(sequence).directory);
+        let stale = [1, 2].map(|sequence| lies_at(layout, &generation(sequence).directory));
         !stale.iter().any(|stale| name.starts_with(stale)) && name != JOURNAL_TEMPORARY
     });
     // The current one stays without being asked for.
@@ -990,17 +1019,29 @@ fn planted_symlinks_are_not_followed() {
         CURRENT_TEMPORARY,
         "conf.d",
         "a",
+        STATE,
         &generation(1).directory,
         &generation(2).directory,
+        &lies_at(Layout::Files, &generation(1).directory),
+        &lies_at(Layout::Files, &generation(2).directory),
+        // As versions up to 0.1 have them.
+        "..trimtab.lock",
+        "..trimtab.key",
+        "..trimtab.json",
+        "..trimtab.current",
     ];
     let targets = [&victim, &etc].into_iter().flat_map(|target| LAYOUTS.map(|layout| (target, layout)));
     for name in names {
         for (target, layout) in targets.clone() {
             let dir = scratch();
+            if name != STATE {
+                fs::create_dir(dir.path().join(STATE)).unwrap();
+            }
             symlink(target, dir.path().join(name)).unwrap();
             let opened = Output::open(&Config { layout, ..config(dir.path()) });
-            if (name, layout) == (CURRENT, Layout::Atomic) {
-                assert!(opened.is_err(), "it is the other layout's");
+            if name == STATE || [CURRENT, "..trimtab.current"].contains(&name) && layout == Layout::Atomic {
+                assert!(opened.is_err(), "it is another's, or the other layout's");
+                assert_eq!(listing(outside.path()), before, "{name} -> {}", target.display());
                 continue;
             }
             let output = opened.unwrap().0;
@@ -1022,15 +1063,17 @@ fn planted_symlinks_are_not_followed() {
             }
             assert_eq!(listing(outside.path()), before, "{name} -> {}", target.display());
             // Our own names never stay in the way, but what says which generation is current: all else rests on that.
-            let ours = name.starts_with("..") && name != CURRENT;
-            let found = current_as(layout, dir.path()).filter(|_| name != CURRENT);
+            let pointers = [CURRENT, "..trimtab.current"];
+            let ours = name.starts_with("..") && !pointers.contains(&name);
+            let found = current_as(layout, dir.path()).filter(|_| !pointers.contains(&name));
             assert_eq!(found, ours.then(|| files(&tree)), "{name}, {layout:?}");
         }
     }
     // The lock alone is not replaced: two must not hold it.
     let dir = scratch();
+    let output = open(dir.path());
     symlink(&victim, dir.path().join(LOCK)).unwrap();
-    let error = open(dir.path()).try_lock().unwrap_err().to_string();
+    let error = output.try_lock().unwrap_err().to_string();
     assert!(error.contains(LOCK) && error.contains("remove it"), "{error}");
 }
 
@@ -1039,7 +1082,7 @@ fn names_of_our_own_in_a_generation_are_not_linked() {
     let dir = scratch();
     let output = open(dir.path());
     output.stage(&generation(1), &tree([("a", "1")])).unwrap();
-    fs::write(path_of(&output, &generation(1)).join(JOURNAL), "").unwrap();
+    fs::write(path_of(&output, &generation(1)).join(STATE), "").unwrap();
     fs::write(path_of(&output, &generation(1)).join("..data"), "").unwrap();
     output.link(&generation(1)).unwrap();
     assert_eq!(own_names(dir.path()), [generation(1).directory].into());
@@ -1059,8 +1102,88 @@ fn directory_names_that_are_not_of_our_pattern_are_refused() {
             assert!(output.unlink(&generation).is_err(), "{name}");
             assert!(output.content(&generation, &DIGEST_KEY).is_err(), "{name}");
         }
-        assert_eq!(listing(dir.path()).len(), 1);
+        assert_eq!(listing(dir.path()).len(), 2, "theirs and ours");
     }
+}
+
+// What an earlier version left.
+
+/// Moves Trimtab's own files to where versions up to 0.1 kept them.
+fn make_earlier(at: &Path, layout: Layout) {
+    let own = at.join(STATE);
+    for (earlier, now) in
+        [("..trimtab.lock", LOCK), ("..trimtab.key", KEY), ("..trimtab.json", JOURNAL), ("..trimtab.current", CURRENT)]
+    {
+        if at.join(now).exists() {
+            fs::rename(at.join(now), at.join(earlier)).unwrap();
+        }
+    }
+    for name in own_directories(at, layout).iter().filter(|name| sequence_of(name).is_some()) {
+        fs::rename(at.join(lies_at(layout, name)), at.join(name)).unwrap();
+    }
+    fs::remove_dir(own).unwrap();
+}
+
+#[test]
+fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
+    for layout in LAYOUTS {
+        let made = |at: &Path| {
+            let output = open_as(at, layout);
+            let _lock = lock(&output);
+            let key = output.digest_key().unwrap();
+            publish(&output, &generation(1), &tree([("a", "1"), ("d/b", "1")]));
+            publish(&output, &generation(2), &tree([("a", "2"), ("d/b", "1")]));
+            let journal =
+                Journal { last_good: Some(generation(1)), current: Some(generation(2)), ..Journal::default() };
+            output.write_journal(&journal).unwrap();
+            key
+        };
+        for call in 0.. {
+            let dir = scratch();
+            let at = dir.path();
+            let key = made(at);
+            make_earlier(at, layout);
+            fs::write(at.join("..trimtab.json.tmp"), "left by a crash").unwrap();
+            fs::write(at.join("..trimtab.json.bad"), "set aside").unwrap();
+            faulty::arm(Some((call, faulty::Fault::Dies)));
+            let taken =
+                Output::open(&Config { layout, ..config(at) }).and_then(|(output, _)| output.try_lock().map(drop));
+            let died = faulty::is_dead();
+            faulty::disarm();
+            assert_eq!(taken.is_err(), died, "{layout:?}, call {call}: {taken:?}");
+            let output = open_as(at, layout);
+            let _lock = lock(&output);
+            let (found, some) = (output.existing_digest_key().unwrap(), tree([("a", "1")]));
+            assert_eq!(some.content(&found), some.content(&key));
+            let FoundJournal::Journal(journal) = output.read_journal().unwrap() else { panic!("the journal is lost") };
+            assert_eq!((journal.current, journal.last_good), (Some(generation(2)), Some(generation(1))));
+            let directories = vec![generation(1).directory, generation(2).directory];
+            assert_eq!(output.disk().unwrap(), Disk { link: Some(generation(2).directory), directories });
+            assert_eq!(output.finish().unwrap(), Vec::<String>::new());
+            assert_eq!(output.content(&generation(1), &key).unwrap(), tree([("a", "1"), ("d/b", "1")]).content(&key));
+            let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
+            let generations = [1, 2].map(|sequence| lies_at(layout, &generation(sequence).directory));
+            let own = [pointer, LOCK, KEY, JOURNAL, JOURNAL_BAD].map(str::to_owned).into_iter().chain(generations);
+            assert_eq!(own_names(at), own.collect());
+            if !died {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn while_an_earlier_version_runs_its_output_is_left_alone() {
+    let dir = scratch();
+    publish(&open(dir.path()), &generation(1), &tree([("a", "1")]));
+    let earlier = fs::File::create(dir.path().join("..trimtab.lock")).unwrap();
+    fs::write(dir.path().join("..trimtab.json"), Journal::default().to_bytes()).unwrap();
+    earlier.lock().unwrap();
+    assert!(open(dir.path()).try_lock().unwrap().is_none());
+    assert!(dir.path().join("..trimtab.json").exists());
+    drop(earlier);
+    let _lock = lock(&open(dir.path()));
+    assert!(dir.path().join(JOURNAL).exists() && !dir.path().join("..trimtab.lock").exists());
 }
 
 // Crashes and readers.
@@ -1303,7 +1426,7 @@ fn killed_at_any_moment(layout: Layout) {
             assert_reads(at, &expected);
             assert_eq!(top_names(at), expected.top_names().into_iter().map(str::to_owned).collect());
             let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
-            let own = [pointer, JOURNAL, LOCK, KEY, &link].map(str::to_owned);
+            let own = [pointer, JOURNAL, LOCK, KEY, &lies_at(layout, &link)].map(str::to_owned);
             assert_eq!(own_names(at), own.into());
         }
     }

@@ -32,7 +32,7 @@ impl Layout {
         match self {
             Self::Atomic => fs::read_link(output.join("..data")).ok()?.into_os_string().into_string().ok(),
             Self::Files => {
-                let pointer: Value = serde_json::from_slice(&fs::read(output.join("..trimtab.current")).ok()?).ok()?;
+                let pointer: Value = serde_json::from_slice(&fs::read(output.join("..trimtab/current")).ok()?).ok()?;
                 pointer["current"].as_str().map(str::to_owned)
             }
         }
@@ -96,7 +96,7 @@ impl Scene {
 
     /// The journal.
     pub fn journal(&self) -> Value {
-        let text = fs::read_to_string(self.output.join("..trimtab.json")).unwrap_or_default();
+        let text = fs::read_to_string(self.output.join("..trimtab/journal.json")).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
@@ -105,21 +105,28 @@ impl Scene {
     pub fn left_behind(&self) -> Vec<String> {
         let journal = self.journal();
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
-        let files = ["..data", "..trimtab.current", "..trimtab.json", "..trimtab.key", "..trimtab.lock"];
+        let files = ["..data", "..trimtab/current", "..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
         let mut names = names(&self.output);
         names.retain(|name| {
             name.starts_with("..")
                 && !files.contains(&name.as_str())
-                && !generations.contains(&&Value::from(name.as_str()))
+                && !generations.contains(&&Value::from(name.rsplit('/').next()))
         });
         names
     }
 }
 
-/// The sorted names in a directory.
+/// The sorted names in a directory; instead of that of Trimtab's own directory, those in it.
 pub fn names(directory: &Path) -> Vec<String> {
-    let entries = fs::read_dir(directory).unwrap();
-    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let in_it = |at: &str| {
+        let entries = fs::read_dir(directory.join(at)).unwrap();
+        entries.map(|entry| format!("{at}{}", entry.unwrap().file_name().into_string().unwrap())).collect::<Vec<_>>()
+    };
+    let mut names = in_it("");
+    if let Some(own) = names.iter().position(|name| name == "..trimtab") {
+        names.swap_remove(own);
+        names.extend(in_it("..trimtab/"));
+    }
     names.sort_unstable();
     names
 }
