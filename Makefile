@@ -5,7 +5,7 @@ SHELL = bash
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image e2e
+.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image chart e2e
 all: build
 
 build:
@@ -24,6 +24,13 @@ static:
 image:
 	tools/image $(and $(BINARY),--binary $(BINARY)) $(and $(TAR),--tar $(TAR)) $(and $(ARCH),--arch $(ARCH)) \
 		$(and $(TAG),--tag $(TAG))
+
+# The charts, as archives in CHARTS (target/charts); OCI=oci://registry.example/charts also pushes them there.
+CHARTS ?= target/charts
+chart:
+	helm=$$(tests/tools/build helm)/helm && mkdir -p $(CHARTS) && rm -f $(CHARTS)/*.tgz && \
+	for chart in deploy/helm/*; do $$helm package "$$chart" --destination $(CHARTS); done && \
+	for chart in $(if $(OCI),$(CHARTS)/*.tgz); do $$helm push "$$chart" $(OCI); done
 
 # A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster. With the
 # profile that builds quickly, and that the tests have as well.
@@ -49,8 +56,8 @@ integration:
 	release=$$(tools/static) && tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
 	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
-	node=$$(tests/tools/build node) && TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime \
-	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
+	node=$$(tests/tools/build node) && helm=$$(tests/tools/build helm) && \
+	TRIMTAB_TEST_HELM=$$helm TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
 	tests/tools/slowest $(CARGO) test --tests
 
@@ -59,7 +66,7 @@ e2e:
 	$(CARGO) test --no-run --test e2e
 	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
 	tools/image --binary "$$(tools/static)" --tar "$$images/trimtab.tar" && \
-	NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
+	TRIMTAB_TEST_HELM=$$(tests/tools/build helm) NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
 # The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.
 # ROWS=swap,edit for some of the rows; UPDATE_DOCS=1 writes the documentation. docs/performance.md says more. In a

@@ -33,6 +33,7 @@ mod kills; // the kill matrix: before and after every effect
 mod secrets; // a secret byte where it does not belong
 
 // What we ship.
+mod chart; // deploy/helm and deploy/kustomize: rendered, and on an API server
 mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
 mod docs; // the README and docs/: flags, manifests, links
 mod examples; // examples/ on an API server that enforces the restricted standard
