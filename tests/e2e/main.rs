@@ -3,6 +3,7 @@
 //!
 //! Tests run side by side, each in a namespace of its own; one that breaks the node has it alone.
 
+mod annotation;
 mod check;
 mod edits;
 mod examples;
