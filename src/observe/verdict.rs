@@ -272,7 +272,7 @@ fn not_taken(status: &Status) -> Option<Finding> {
     let target = status.target.as_ref().map(|target| target.state).filter(|_| at == Station::Reload);
     let next = match target {
         Some(TargetState::Missing) => "Start the main process, or name it by --process as it is called",
-        Some(TargetState::Ambiguous) => "Tell the processes apart by --process-args or --pid-file",
+        Some(TargetState::Ambiguous) => "Name one of the processes by --process-args or --pid-file",
         Some(TargetState::Forbidden) => "Give both containers one runAsUser",
         Some(TargetState::NotHandling) => "Wait until the main process has started, or choose another --signal",
         Some(TargetState::Found) | None => "Look at the main container, whose log says why",

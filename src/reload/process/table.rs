@@ -167,6 +167,17 @@ impl ProcStatus {
         Some(Self { uid: value(b"Uid:")?.parse().ok()?, blocked: mask(b"SigBlk:")?, caught: mask(b"SigCgt:")? })
     }
 
+    /// While a thread waits in sigwait(3), the kernel unblocks what it waits for, and shows it so. All threads of such a
+    /// program block those signals, as they inherit the mask: what all others block is blocked by it, too. A thread that
+    /// does not wait is left as it is: libraries block all signals in threads of their own, and no one takes them there.
+    #[must_use]
+    pub(super) fn with_what_it_waits_for(mut self, pid: i32) -> Self {
+        if fs::read(format!("/proc/{pid}/wchan")).is_ok_and(|place| place.starts_with(b"do_sigtimedwait")) {
+            self.blocked |= blocked_by_others(pid).unwrap_or(0);
+        }
+        self
+    }
+
     pub(super) fn catches(&self, signal: Signal) -> bool {
         self.caught & signal.bit() != 0
     }
@@ -184,6 +195,15 @@ impl ProcStatus {
         const SIGSEGV: u64 = 1 << 10;
         self.caught & SIGSEGV != 0
     }
+}
+
+/// What all threads but the main one block; `None` if there are none.
+fn blocked_by_others(pid: i32) -> Option<u64> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let others = threads.filter(|thread| thread.file_name().to_str() != Some(&pid.to_string()));
+    let statuses = others.map(|thread| fs::read(thread.path().join("status")));
+    // A thread that has ended meanwhile blocks nothing.
+    statuses.map(|status| ProcStatus::parse(&status.ok()?).map(|it| it.blocked)).reduce(|all, one| Some(all? & one?))?
 }
 
 #[cfg(test)]

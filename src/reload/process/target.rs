@@ -102,7 +102,7 @@ impl Target {
         let (pid, name) = (self.pid, self.name.clone());
         match fs::read(format!("/proc/{pid}/status")).map(|text| ProcStatus::parse(&text)) {
             // Should the number mean another process by now, the pidfd's own is dead, and ESRCH follows.
-            Ok(Some(status)) => Ok(status),
+            Ok(Some(status)) => Ok(status.with_what_it_waits_for(pid)),
             Ok(None) => Err(SignalError::Io { pid, name, signal, source: io::ErrorKind::InvalidData.into() }),
             Err(error) if is_gone(&error) => Err(SignalError::Gone { pid, name }),
             Err(source) => Err(SignalError::Io { pid, name, signal, source }),

@@ -1,0 +1,258 @@
+//! The recipes of docs/main-processes.md that no other test tries: a good edit, a bad one, and a good one again.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+
+use super::support::child::pid_of;
+use super::support::sidecar::{eventually, needs_root};
+use super::support::stage::Stage;
+
+/// What a reload and its confirmation may take here.
+const QUICK: [&str; 6] = ["--retry-max", "500ms", "--confirm-alive", "300ms", "--confirm-timeout", "3s"];
+
+/// A program of one of Debian's packages.
+fn debian(package: &str, program: &str) -> PathBuf {
+    let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/debian");
+    let output = Command::new(tool).args([package, program]).output().expect("tests/tools/debian");
+    assert!(output.status.success(), "no {program}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A main process, and all that it starts.
+struct Main(Child);
+
+impl Drop for Main {
+    fn drop(&mut self) {
+        let _ = killpg(pid_of(&self.0), Signal::SIGKILL);
+        let _ = self.0.wait();
+    }
+}
+
+/// Where a bad edit ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Bad {
+    /// The validator rejects it: it was never visible.
+    Rejected,
+    /// The main process does not take it: it is rolled back.
+    RolledBack,
+}
+
+/// A main process with its flags.
+struct Recipe<'a> {
+    stage: Stage,
+    command: Vec<String>,
+    flags: Vec<String>,
+    /// The configuration of an edit.
+    config: &'a dyn Fn(usize) -> String,
+    bad: String,
+    ends: Bad,
+    /// Which edit the main process runs.
+    runs: &'a dyn Fn(u32) -> Option<usize>,
+}
+
+impl Recipe<'_> {
+    /// Good, bad, good: what is good runs in one and the same process.
+    fn is_tried(mut self) {
+        self.stage.edit(&(self.config)(1));
+        let flags: Vec<_> = QUICK.into_iter().chain(self.flags.iter().map(String::as_str)).collect();
+        let sidecar = self.stage.start(&flags);
+        eventually("the first configuration is published", || self.stage.published());
+        let mut command = Command::new(&self.command[0]);
+        let log = fs::File::create(self.stage.at("program.log")).unwrap();
+        command.args(&self.command[1..]).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut main = Main(command.process_group(0).spawn().unwrap());
+        let pid = main.0.id();
+        let runs = |edit| eventually(&format!("it runs edit {edit}"), || ((self.runs)(pid)? == edit).then_some(()));
+        runs(1);
+        sidecar.until_idle();
+        self.stage.edit(&(self.config)(2));
+        runs(2);
+        let good = sidecar.until("edit 2 is confirmed", |now| {
+            now["phase"] == "idle" && now["confirmed"]["sequence"] == 2 && now["published"]["sequence"] == 2
+        });
+        self.stage.edit(&self.bad);
+        let stage = if self.ends == Bad::Rejected { "validate" } else { "confirm" };
+        let status = sidecar.until("the bad edit is rejected", |now| {
+            let of_stage = now["quarantine"]["stage"] == stage || now["errors"][stage].is_object();
+            now["phase"] == "idle" && now["debt"].is_null() && of_stage
+        });
+        assert_eq!(status["published"]["digest"], good["published"]["digest"], "{status}");
+        runs(2);
+        self.stage.edit(&(self.config)(3));
+        runs(3);
+        assert!(main.0.try_wait().unwrap().is_none(), "it has ended: {}", sidecar.log());
+    }
+}
+
+fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
+    words.map(str::to_owned).into()
+}
+
+/// The answer of an HTTP server here.
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// The number after `edit-` in what something answers.
+fn edit_in(answer: &str) -> Option<usize> {
+    let (_, after) = answer.split_once("edit-")?;
+    after.split(|it: char| !it.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The answer to a DNS question for a TXT record of `edit.example`.
+fn txt(port: u16) -> Option<String> {
+    const QUESTION: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x04edit\x07example\x00\x00\x10\x00\x01";
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).ok()?;
+    socket.set_read_timeout(Some(Duration::from_millis(500))).ok()?;
+    socket.send_to(QUESTION, (Ipv4Addr::LOCALHOST, port)).ok()?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+}
+
+#[test]
+fn apache_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
+    needs_root("start Apache, which changes its user");
+    let (stage, port) = (Stage::new(""), free_port());
+    let apache = debian("apache2-bin", "apache2").to_str().unwrap().to_owned();
+    let root = PathBuf::from(&apache).with_file_name("root/usr/lib/apache2/modules");
+    // Where Apache is installed, its modules are there.
+    let modules = if root.exists() { root } else { PathBuf::from("/usr/lib/apache2/modules") };
+    let (modules, own) = (modules.display(), stage.text(""));
+    let config = |edit| {
+        format!(
+            "ServerRoot {own}\nServerName localhost\nPidFile {own}/apache.pid\nListen 127.0.0.1:{port}\n\
+             LoadModule mpm_event_module {modules}/mod_mpm_event.so\n\
+             LoadModule authz_core_module {modules}/mod_authz_core.so\n\
+             LoadModule status_module {modules}/mod_status.so\n\
+             User nobody\nGroup nogroup\nStartServers 1\nErrorLog {own}/error.log\nDocumentRoot {own}\n\
+             ErrorDocument 404 \"edit-{edit}\"\n\
+             <Location /server-status>\nSetHandler server-status\n</Location>\n"
+        )
+    };
+    let file = stage.text("conf/app.conf");
+    let status = format!("http://127.0.0.1:{port}/server-status?auto");
+    let mut flags = strings(["--signal", "USR1", "--pid-file", &stage.text("apache.pid"), "--confirm-url", &status]);
+    flags.extend(strings(["--confirm-changed", r"ParentServerConfigGeneration: (\d+)"]));
+    flags.extend(strings(["--validate", &format!("{apache} -t -f {{dir}}/app.conf")]));
+    Recipe {
+        command: strings([&apache, "-D", "FOREGROUND", "-f", &file]),
+        flags,
+        bad: config(9) + "Frobnicate on\n",
+        config: &config,
+        ends: Bad::Rejected,
+        runs: &|_| edit_in(&get(port, "/nothing")?),
+        stage,
+    }
+    .is_tried();
+}
+
+#[test]
+fn php_fpm_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
+    needs_root("start php-fpm, which changes its user");
+    let stage = Stage::new("");
+    let program = debian("php8.2-fpm", "php-fpm8.2").to_str().unwrap().to_owned();
+    let own = stage.text("");
+    // As many workers as the edit's number.
+    let config = |edit: usize| {
+        format!(
+            "[global]\npid = {own}/fpm.pid\nerror_log = {own}/fpm.log\ndaemonize = no\n\
+             [www]\nuser = nobody\ngroup = nogroup\nlisten = {own}/fpm.sock\npm = static\npm.max_children = {edit}\n"
+        )
+    };
+    let children = |pid: u32| {
+        let stats = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+            let stat = fs::read_to_string(entry.ok()?.path().join("stat")).ok()?;
+            stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()
+        });
+        Some(stats.filter(|parent| *parent == pid).count())
+    };
+    let mut flags = strings(["--signal", "USR2", "--pid-file", &stage.text("fpm.pid"), "--confirm-workers"]);
+    flags.extend(strings(["--validate", &format!("{program} -t -n -y {{dir}}/app.conf")]));
+    Recipe {
+        command: strings([&program, "-F", "-n", "-y", &stage.text("conf/app.conf")]),
+        flags,
+        bad: config(4) + "frobnicate = on\n",
+        config: &config,
+        ends: Bad::Rejected,
+        runs: &children,
+        stage,
+    }
+    .is_tried();
+}
+
+#[test]
+fn unbound_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
+    let (stage, port) = (Stage::new(""), free_port());
+    let unbound = debian("unbound", "unbound");
+    let own = stage.text("");
+    let config = |edit| {
+        format!(
+            "server:\n  interface: 127.0.0.1\n  port: {port}\n  do-daemonize: no\n  chroot: \"\"\n  username: \"\"\n  \
+             directory: \"{own}\"\n  pidfile: \"{own}/unbound.pid\"\n  use-syslog: no\n  \
+             local-zone: \"example.\" static\n  local-data: 'edit.example. TXT \"edit-{edit}\"'\n\
+             remote-control:\n  control-enable: no\n"
+        )
+    };
+    let checker = unbound.with_file_name("unbound-checkconf");
+    let mut flags = strings(["--signal", "HUP", "--pid-file", &stage.text("unbound.pid")]);
+    flags.extend(strings(["--validate", &format!("{} {{dir}}/app.conf", checker.display())]));
+    Recipe {
+        command: strings([unbound.to_str().unwrap(), "-d", "-c", &stage.text("conf/app.conf")]),
+        flags,
+        bad: config(9) + "frobnicate: on\n",
+        config: &config,
+        ends: Bad::Rejected,
+        runs: &|_| edit_in(&txt(port)?),
+        stage,
+    }
+    .is_tried();
+}
+
+/// BIND's `config-time` changes when it refuses a configuration, too: the name of a view shows which one it runs.
+#[test]
+fn bind_takes_good_edits_and_bad_ones_are_rolled_back() {
+    let (stage, port, statistics) = (Stage::new(""), free_port(), free_port());
+    let named = debian("bind9", "named").to_str().unwrap().to_owned();
+    let own = stage.text("");
+    let config = |edit| {
+        format!(
+            "options {{ directory \"{own}\"; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }}; \
+             pid-file \"{own}/named.pid\"; session-keyfile \"{own}/session.key\"; recursion no; \
+             managed-keys-directory \"{own}\"; dnssec-validation no; }};\n\
+             controls {{ }};\n\
+             statistics-channels {{ inet 127.0.0.1 port {statistics} allow {{ 127.0.0.1; }}; }};\n\
+             view \"DIGEST\" {{ zone \"edit-{edit}\" {{ type primary; database \"_builtin empty . .\"; }}; }};\n"
+        )
+    };
+    let template = stage.write("app.conf.j2", r#"{{ data["app.conf"] | replace("DIGEST", generation.digest) }}"#);
+    let zones = format!("http://127.0.0.1:{statistics}/json/v1/zones");
+    let mut flags = strings(["--template", &template, "--signal", "HUP", "--pid-file", &stage.text("named.pid")]);
+    flags.extend(strings(["--confirm-url", &zones, "--confirm-match", r#""{digest}""#]));
+    Recipe {
+        command: strings([&named, "-g", "-n", "1", "-c", &stage.text("conf/app.conf")]),
+        flags,
+        bad: config(9) + "frobnicate on;\n",
+        config: &config,
+        ends: Bad::RolledBack,
+        runs: &|_| edit_in(&get(statistics, "/json/v1/zones")?),
+        stage,
+    }
+    .is_tried();
+}
