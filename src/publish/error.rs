@@ -44,7 +44,7 @@ pub enum PublishError {
         path.display()
     )]
     ForeignData { path: PathBuf, what: String },
-    /// What lies at the place of Trimtab's own directory is none. Fatal; it is never touched.
+    /// What is at the place of Trimtab's own directory is none. Fatal; it is never touched.
     #[error("{} is {what}, where Trimtab keeps its journal in a directory: move it away, or name another --output",
         path.display())]
     ForeignState { path: PathBuf, what: String },

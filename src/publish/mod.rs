@@ -247,13 +247,13 @@ impl Output {
         Ok(names.into_iter().filter_map(|name| name.into_string().ok()).collect())
     }
 
-    /// What lies at a generation's name.
+    /// What is at a generation's name.
     fn look(&self, name: &str) -> Result<Occupant, PublishError> {
         let found = self.layout().home().map_or(Ok(Occupant::Nothing), |home| look(home, name));
         found.map_err(|errno| self.io("read", name, errno))
     }
 
-    /// Removes what lies at a generation's name.
+    /// Removes what is at a generation's name.
     fn remove(&self, doing: &'static str, name: &str) -> Result<(), PublishError> {
         let removed = self.layout().home().map_or(Ok(()), |home| home.remove(name));
         removed.map_err(|errno| self.io(doing, name, errno))

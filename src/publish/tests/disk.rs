@@ -160,7 +160,7 @@ impl Scene {
             journal.last_good.filter(|good| Some(good) != announced)
         });
         if let Some(good) = good {
-            let mut found = listing(&self.at.join(lies_at(self.script.layout, &good.directory)));
+            let mut found = listing(&self.at.join(kept_at(self.script.layout, &good.directory)));
             found.retain(|_, what| what != "a directory");
             let edit = self.edit_of(&good.directory);
             assert_eq!(found, files(&edit.tree), "last good: {}", good.directory);
@@ -190,7 +190,7 @@ impl Scene {
             journal.last_good.filter(|good| Some(good) != announced)
         });
         if let Some(good) = good {
-            let copies = self.at.join(lies_at(self.script.layout, &good.directory)).join("files");
+            let copies = self.at.join(kept_at(self.script.layout, &good.directory)).join("files");
             for (path, bytes) in files(&self.edit_of(&good.directory).tree) {
                 let copy = fs::read_to_string(copies.join(&path)).ok();
                 let had = copy.as_ref().or(found.get(&path));
@@ -250,7 +250,7 @@ impl Scene {
         let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
         assert_eq!(top_names(&self.at), tops, "links");
         let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
-        let mut own: BTreeSet<_> = kept.map(|generation| lies_at(self.script.layout, &generation.directory)).collect();
+        let mut own: BTreeSet<_> = kept.map(|generation| kept_at(self.script.layout, &generation.directory)).collect();
         own.extend(["..data", CURRENT, JOURNAL, KEY, LOCK].map(str::to_owned));
         let found = own_names(&self.at);
         assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());

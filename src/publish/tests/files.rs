@@ -391,7 +391,7 @@ proptest! {
             prop_assert!(at.join("theirs/empty").is_dir());
             let mut own: BTreeSet<_> = [KEY.to_owned()].into();
             if let Some((generation, _)) = &current {
-                own.extend([CURRENT.to_owned(), lies_at(Layout::Files, &generation.directory)]);
+                own.extend([CURRENT.to_owned(), kept_at(Layout::Files, &generation.directory)]);
             }
             prop_assert_eq!(own_names(at), own);
             // No directory of ours is left without a file.

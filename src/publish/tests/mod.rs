@@ -34,7 +34,7 @@ use crate::model::tree::TreePath;
 
 const NOBODY: u32 = 65534;
 
-// As they lie in an output.
+// As they are in an output.
 const LOCK: &str = "..trimtab/lock";
 const KEY: &str = "..trimtab/key";
 const KEY_TEMPORARY: &str = "..trimtab/key.tmp";
@@ -177,8 +177,8 @@ fn own_directories(output: &Path, layout: Layout) -> Vec<String> {
     own_names(output).into_iter().filter_map(|name| name.strip_prefix(&below).map(str::to_owned)).collect()
 }
 
-/// Where a generation's directory lies, below the output.
-fn lies_at(layout: Layout, directory: &str) -> String {
+/// Where a generation's directory is, below the output.
+fn kept_at(layout: Layout, directory: &str) -> String {
     if layout == Layout::Files { format!("{STATE}/{directory}") } else { directory.to_owned() }
 }
 
@@ -188,7 +188,7 @@ fn mode(path: &Path) -> u32 {
 
 /// Where a generation is.
 fn path_of(output: &Output, generation: &Generation) -> PathBuf {
-    output.path.join(lies_at(output.layout, &generation.directory))
+    output.path.join(kept_at(output.layout, &generation.directory))
 }
 
 /// For tests that play other users and groups, or mount: a test that tested nothing would not have passed.
@@ -618,8 +618,8 @@ fn staged_files_do_not_depend_on_the_umask() {
         let modes = ["", "d", "a", "d/e", "d/secret"].map(|path| mode(&root.join(path)));
         assert_eq!(modes, [0o2755, 0o2755, 0o644, 0o644, 0o640], "{umask:o} {layout:?}");
         if layout == Layout::Files {
-            let lies_at = lies_at(layout, &generation(1).directory);
-            let own = [CURRENT.to_owned(), format!("{lies_at}/manifest"), lies_at];
+            let kept_at = kept_at(layout, &generation(1).directory);
+            let own = [CURRENT.to_owned(), format!("{kept_at}/manifest"), kept_at];
             assert_eq!(own.map(|path| mode(&at.join(path))), [0o600, 0o600, 0o2700], "{umask:o}");
         }
         assert_eq!([mode(&at), mode(&at.join(JOURNAL)), mode(&at.join(KEY))], [0o2755, 0o600, 0o600]);
@@ -988,7 +988,7 @@ fn prunes_ours_alone(layout: Layout) {
     fs::write(dir.path().join(JOURNAL_TEMPORARY), "").unwrap();
     let mut expected = listing(dir.path());
     expected.retain(|name, _| {
-        let stale = [1, 2].map(|sequence| lies_at(layout, &generation(sequence).directory));
+        let stale = [1, 2].map(|sequence| kept_at(layout, &generation(sequence).directory));
         !stale.iter().any(|stale| name.starts_with(stale)) && name != JOURNAL_TEMPORARY
     });
     // The current one stays without being asked for.
@@ -1022,8 +1022,8 @@ fn planted_symlinks_are_not_followed() {
         STATE,
         &generation(1).directory,
         &generation(2).directory,
-        &lies_at(Layout::Files, &generation(1).directory),
-        &lies_at(Layout::Files, &generation(2).directory),
+        &kept_at(Layout::Files, &generation(1).directory),
+        &kept_at(Layout::Files, &generation(2).directory),
         // As versions up to 0.1 have them.
         "..trimtab.lock",
         "..trimtab.key",
@@ -1119,7 +1119,7 @@ fn make_earlier(at: &Path, layout: Layout) {
         }
     }
     for name in own_directories(at, layout).iter().filter(|name| sequence_of(name).is_some()) {
-        fs::rename(at.join(lies_at(layout, name)), at.join(name)).unwrap();
+        fs::rename(at.join(kept_at(layout, name)), at.join(name)).unwrap();
     }
     fs::remove_dir(own).unwrap();
 }
@@ -1162,7 +1162,7 @@ fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
             assert_eq!(output.finish().unwrap(), Vec::<String>::new());
             assert_eq!(output.content(&generation(1), &key).unwrap(), tree([("a", "1"), ("d/b", "1")]).content(&key));
             let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
-            let generations = [1, 2].map(|sequence| lies_at(layout, &generation(sequence).directory));
+            let generations = [1, 2].map(|sequence| kept_at(layout, &generation(sequence).directory));
             let own = [pointer, LOCK, KEY, JOURNAL, JOURNAL_BAD].map(str::to_owned).into_iter().chain(generations);
             assert_eq!(own_names(at), own.collect());
             if !died {
@@ -1426,7 +1426,7 @@ fn killed_at_any_moment(layout: Layout) {
             assert_reads(at, &expected);
             assert_eq!(top_names(at), expected.top_names().into_iter().map(str::to_owned).collect());
             let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
-            let own = [pointer, JOURNAL, LOCK, KEY, &lies_at(layout, &link)].map(str::to_owned);
+            let own = [pointer, JOURNAL, LOCK, KEY, &kept_at(layout, &link)].map(str::to_owned);
             assert_eq!(own_names(at), own.into());
         }
     }
