@@ -63,7 +63,7 @@ struct Recipe<'a> {
 
 impl Recipe<'_> {
     /// Good, bad, good: what is good runs in one and the same process.
-    fn is_tried(mut self) {
+    fn passes(mut self) {
         self.stage.edit(&(self.config)(1));
         let flags: Vec<_> = QUICK.into_iter().chain(self.flags.iter().map(String::as_str)).collect();
         let sidecar = self.stage.start(&flags);
@@ -160,7 +160,7 @@ fn apache_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
         runs: &|_| edit_in(&get(port, "/nothing")?),
         stage,
     }
-    .is_tried();
+    .passes();
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn php_fpm_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
         runs: &children,
         stage,
     }
-    .is_tried();
+    .passes();
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn unbound_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
         runs: &|_| edit_in(&txt(port)?),
         stage,
     }
-    .is_tried();
+    .passes();
 }
 
 /// BIND's `config-time` changes when it refuses a configuration, too: the name of a view shows which one it runs.
@@ -254,5 +254,5 @@ fn bind_takes_good_edits_and_bad_ones_are_rolled_back() {
         runs: &|_| edit_in(&get(statistics, "/json/v1/zones")?),
         stage,
     }
-    .is_tried();
+    .passes();
 }
