@@ -71,7 +71,9 @@ impl Shared {
             status.verdict = verdict.clone();
             (verdict, changed)
         });
-        self.metrics.verdict(verdict.state);
+        if changed {
+            self.metrics.verdict(verdict.state);
+        }
         (verdict, changed)
     }
 

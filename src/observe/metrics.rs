@@ -124,6 +124,7 @@ impl Metrics {
             watch_errors: Counter::default(),
         };
         metrics.register();
+        metrics.verdict(State::default());
         metrics
     }
 
