@@ -5,7 +5,7 @@ SHELL = bash
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image chart e2e
+.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image chart release e2e
 all: build
 
 build:
@@ -31,6 +31,10 @@ chart:
 	helm=$$(tests/tools/build helm)/helm && mkdir -p $(CHARTS) && rm -f $(CHARTS)/*.tgz && \
 	for chart in deploy/helm/*; do $$helm package "$$chart" --destination $(CHARTS); done && \
 	for chart in $(if $(OCI),$(CHARTS)/*.tgz); do $$helm push "$$chart" $(OCI); done
+
+# What is published, from a commit with the tag vVERSION: tools/release says what.
+release:
+	tools/release "$(VERSION)" $(OUT)
 
 # A real nginx, a volume in the kubelet's layout, an edit, a reload, a broken template refused. No cluster. With the
 # profile that builds quickly, and that the tests have as well.
@@ -94,6 +98,7 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test e2e --test soak -- -D warnings
+	"$$(tests/tools/build actionlint)/actionlint" .github/workflows/*.yml
 
 # Licences, sources and bans are binding; advisories are reported, as a new one must not fail a build that changed nothing.
 deny:

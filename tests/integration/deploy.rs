@@ -278,3 +278,37 @@ async fn priority_level_is_one_that_an_api_server_takes() {
     let spec = schemas.get("trimtab").await.unwrap().spec.unwrap();
     assert!(levels.get(&spec.priority_level_configuration.name).await.is_ok(), "the schema names no level");
 }
+
+/// A tag of an action can be moved to other code; a digest cannot.
+#[test]
+fn workflows_pin_their_actions_and_grant_nothing_by_default() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows");
+    let pinned = Regex::new(r"^[a-z0-9/-]+@[0-9a-f]{40} # v[0-9.]+$").unwrap();
+    let mut actions = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        assert!(text.contains("\npermissions: {}\n"), "{text}");
+        for (_, action) in text.lines().filter_map(|line| line.split_once("uses: ")) {
+            assert!(pinned.is_match(action), "{action}");
+            actions += 1;
+        }
+    }
+    assert!(actions >= 4, "{actions}");
+}
+
+/// What is no release says so before anything is built.
+#[test]
+fn release_is_refused_without_its_tag_version_and_notes() {
+    let release = Path::new(env!("CARGO_MANIFEST_DIR")).join("tools/release");
+    let output = output_of(Command::new(release).arg("999.0.0"));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for problem in [
+        "no tag v999.0.0",
+        "Cargo.toml has another version",
+        "Chart.yaml has another version",
+        "CHANGELOG.md has nothing",
+    ] {
+        assert!(said.contains(problem), "{problem}: {said}");
+    }
+}
