@@ -563,6 +563,8 @@ proptest! {
         let result = injected(&text, &settings);
         prop_assert_eq!(&uninject(&result.text).unwrap(), &text);
         prop_assert_eq!(&injected(&result.text, &settings).text, &result.text);
+        // New lines end as the others do.
+        prop_assert!(!text.contains('\r') || !result.text.replace("\r\n", "").contains('\n'));
         let (before, after) = (&values(&text)[0], &values(&result.text)[0]);
         let spec = &after["spec"];
         let position = usize::from(behind && with_init);
