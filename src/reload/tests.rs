@@ -236,6 +236,8 @@ async fn a_refusal_names_the_ways_out() {
     let (url, _) = serve(&[400]);
     let Err(NotTaken::Refused { message, .. }) = by_http(&[&url]).attempt(1, None).await else { panic!() };
     assert!(message.contains("--reload-status") && message.contains("trimtab retry"), "{message}");
+    let Err(NotTaken::Refused { message, .. }) = by_program("sh -c 'exit 3'").attempt(1, None).await else { panic!() };
+    assert!(message.contains("exited with code 3") && message.contains("trimtab retry"), "{message}");
 }
 
 #[tokio::test]
