@@ -4,13 +4,14 @@ mod inotify;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::pending;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
-use tokio::sync::{mpsc, watch as channel};
-use tokio::task::JoinSet;
+use tokio::sync::{mpsc, oneshot, watch as channel};
+use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
 use self::inotify::{Happened, Identity, Inotify, Interest, Setter, Watches, concerns};
@@ -41,8 +42,8 @@ const MAX_UNCLEAR: usize = 1024;
 /// way that the container's user cannot list, and what is mounted or unmounted later.
 ///
 /// A new value of `refresh` reads everything again. Returns only when nobody receives `updates` any more. What is not
-/// known to be quick is read in tokio's blocking pool, where a read outlives a dropped call, and a hung disk can make it
-/// long: end the runtime with `shutdown_background` or `shutdown_timeout`.
+/// known to be quick is read in a thread of its own, where a read outlives a dropped call, and a hung disk can make it
+/// long.
 pub async fn watch(config: Config, refresh: channel::Receiver<u64>, updates: mpsc::Sender<Update>) {
     watch_by(config, refresh, updates, Inotify::new).await;
 }
@@ -102,6 +103,34 @@ async fn happened(inotify: &Result<Arc<Inotify>, InotifyError>) -> Happened {
     match inotify {
         Ok(inotify) => inotify.happened().await,
         Err(_) => pending().await,
+    }
+}
+
+/// Reads in a thread of its own. A hung mount holds it for as long as it hangs, and must not hold a thread of the pool,
+/// in which others' edits are published. There are no more of them than roots.
+async fn apart(read: impl FnOnce() -> Read + Send + 'static) -> Read {
+    let (job, jobs) = std::sync::mpsc::channel();
+    let (answer, answered) = oneshot::channel();
+    let work = move || {
+        if let Ok(read) = jobs.recv() {
+            // Nobody waits for it once the follower has ended.
+            drop(answer.send(catch_unwind(AssertUnwindSafe(read))));
+        }
+    };
+    let ended = match std::thread::Builder::new().name("read".to_owned()).spawn(work) {
+        Ok(_) => {
+            // The thread waits for it.
+            let _ = job.send(read);
+            answered.await.ok()
+        }
+        // There may be no more threads; the pool may have one.
+        Err(_) => Some(spawn_blocking(read).await.map_err(JoinError::into_panic)),
+    };
+    match ended {
+        Some(Ok(read)) => read,
+        Some(Err(panic)) => resume_unwind(panic),
+        // It answers before it ends.
+        None => pending().await,
     }
 }
 
@@ -318,7 +347,7 @@ impl Follower {
             if quick {
                 self.reads.spawn(async move { read() });
             } else {
-                self.reads.spawn_blocking(read);
+                self.reads.spawn(apart(read));
             }
         }
         if self.reads.is_empty() {

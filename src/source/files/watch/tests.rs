@@ -723,9 +723,53 @@ async fn roots_that_lack_room_are_read_one_after_the_other() {
     assert!(follower.roots.iter().all(|root| root.healthy));
 }
 
+/// Never answers, as a file system that hangs.
+#[derive(Debug)]
+struct Hung(std::sync::mpsc::Receiver<()>);
+
+impl Watcher for Hung {
+    fn new<F: EventHandler>(_: F, _: notify::Config) -> notify::Result<Self> {
+        unreachable!()
+    }
+
+    fn watch(&mut self, _: &Path, _: RecursiveMode) -> notify::Result<()> {
+        let _ = self.0.recv();
+        Ok(())
+    }
+
+    fn unwatch(&mut self, _: &Path) -> notify::Result<()> {
+        Ok(())
+    }
+
+    fn kind() -> WatcherKind {
+        WatcherKind::Inotify
+    }
+}
+
+/// In a pool of one thread, which publishes.
+#[test]
+fn directories_that_hang_leave_the_pool_to_others() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
+    runtime.unwrap().block_on(async {
+        let dir = TempDir::new().unwrap();
+        let (mut follower, _updates) = follower((0..3).map(|n| root(n, dir.path())).collect());
+        let (release, hung) = std::sync::mpsc::channel();
+        follower.inotify = Ok(Arc::new(Inotify::of(Box::new(Hung(hung)))));
+        follower.start_reads();
+        tokio::task::yield_now().await;
+        follower.wake_all();
+        follower.start_reads();
+        assert_eq!(follower.reads.len(), 3, "one read of each at most");
+        let published = timeout(Duration::from_secs(30), tokio::task::spawn_blocking(|| ()));
+        published.await.expect("a thread of the pool is left").unwrap();
+        drop(release);
+        while follower.reads.join_next().await.is_some() {}
+    });
+}
+
 /// With a pool of one thread, which somebody else has.
 #[test]
-fn what_is_small_and_on_the_node_is_read_without_the_pool() {
+fn what_is_small_and_on_the_node_is_read_at_once() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build();
     runtime.unwrap().block_on(async {
         let dir = TempDir::new_in("/dev/shm").unwrap();
@@ -743,7 +787,7 @@ fn what_is_small_and_on_the_node_is_read_without_the_pool() {
 }
 
 #[tokio::test]
-async fn what_is_large_or_may_be_far_away_is_read_in_the_pool() {
+async fn what_is_large_or_may_be_far_away_is_read_apart() {
     let dir = TempDir::new_in("/dev/shm").unwrap();
     let most = usize::try_from(QUICK).unwrap() - "x".len();
     write(dir.path().join("small/x"), &"x".repeat(most));
