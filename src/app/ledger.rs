@@ -126,9 +126,9 @@ impl Ledger {
         self.good = self.published.clone();
     }
 
-    /// What others said as a line for the log, without the secrets of the newest inputs and of the generations that the
-    /// main process may have; `None` if those are not known, or cannot be read.
-    pub(super) fn masked(&self, said: &Said, newest: Option<&Inputs>) -> Option<String> {
+    /// The secrets that others may have said: those of the newest inputs, and of the generations that the main process may
+    /// have; `None` if those are not known.
+    pub(super) fn secrets(&self, newest: Option<&Inputs>) -> Option<Vec<Content>> {
         let mut secrets: BTreeMap<_, _> =
             newest.into_iter().flat_map(Inputs::secrets).map(|secret| (secret.digest(), secret)).collect();
         let mut add = |more: &[Content]| secrets.extend(more.iter().map(|secret| (secret.digest(), secret.clone())));
@@ -136,11 +136,16 @@ impl Ledger {
         for made_of in [&self.before, &self.published, &self.good] {
             add(made_of.secrets.as_ref()?);
         }
-        let mut text = said.masking();
-        // One at a time: together they may be larger than the memory that there is.
-        for secret in secrets.values() {
-            text.cover(&secret.read().ok()?);
-        }
-        Some(text.line())
+        Some(secrets.into_values().collect())
     }
+}
+
+/// What others said as a line for the log; `None` if a secret cannot be read.
+pub(super) fn masked(said: &Said, secrets: &[Content]) -> Option<String> {
+    let mut text = said.masking();
+    // One at a time: together they may be larger than the memory that there is.
+    for secret in secrets {
+        text.cover(&secret.read().ok()?);
+    }
+    Some(text.line())
 }

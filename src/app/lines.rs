@@ -10,7 +10,7 @@ use crate::observe::verdict::{State, Verdict};
 use crate::source::feed::Note;
 
 /// Where a line comes from.
-enum From {
+pub(super) enum From {
     Stage(&'static str),
     Source(Note),
 }
@@ -18,8 +18,6 @@ enum From {
 struct Line {
     from: From,
     message: String,
-    /// What others said of it, for a line of its own.
-    said: Option<String>,
 }
 
 /// What was said last: the word, the cause, and which inputs were rejected.
@@ -28,6 +26,7 @@ type Known = (State, Option<String>, Option<Digest>);
 #[derive(Default)]
 pub(super) struct Lines {
     waiting: Vec<Line>,
+    by_others: Vec<Line>,
     /// Until all is well again.
     known: Option<Known>,
     /// What was said before the verdict was about it, the last few.
@@ -38,12 +37,17 @@ pub(super) struct Lines {
 const SAID: usize = 16;
 
 impl Lines {
-    pub(super) fn of_stage(&mut self, stage: &'static str, message: impl Into<String>, said: Option<String>) {
-        self.waiting.push(Line { from: From::Stage(stage), message: message.into(), said });
+    pub(super) fn of_stage(&mut self, stage: &'static str, message: impl Into<String>) {
+        self.waiting.push(Line { from: From::Stage(stage), message: message.into() });
     }
 
-    pub(super) fn of_source(&mut self, note: Note, said: Option<String>) {
-        self.waiting.push(Line { message: note.message.clone(), from: From::Source(note), said });
+    pub(super) fn of_source(&mut self, note: Note) {
+        self.waiting.push(Line { message: note.message.clone(), from: From::Source(note) });
+    }
+
+    /// What others said of it, for a line of its own.
+    pub(super) fn said(&mut self, from: From, said: String) {
+        self.by_others.push(Line { from, message: said });
     }
 
     /// Writes them. `changed`: whether the verdict's word is another one than before; `rejected`: the rejected inputs.
@@ -82,10 +86,11 @@ impl Lines {
                 self.said.truncate(SAID - 1);
                 self.said.push_front(line.message);
             }
-            match (&line.from, line.said) {
-                (_, None) => {}
-                (From::Stage(stage), Some(said)) => warn!(stage, "{said}"),
-                (From::Source(note), Some(said)) => warn!(source = note.source, "{said}"),
+        }
+        for Line { from, message } in self.by_others.drain(..) {
+            match from {
+                From::Stage(stage) => warn!(stage, "{message}"),
+                From::Source(note) => warn!(source = note.source, "{message}"),
             }
         }
     }

@@ -27,12 +27,11 @@ use self::report::Reporter;
 pub use self::start::run;
 pub(crate) use self::start::{clients, given_key};
 use self::steps::{Answer, Done, Steps};
-use crate::machine::{Effect, Event, Machine, Milestone, Timer, Verdict, Wait};
+use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, Wait};
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
 use crate::observe::admin::Ask;
 use crate::os::backoff;
-use crate::os::mask::Said;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::Lock;
 use crate::render::{Inputs, Settings};
@@ -51,6 +50,9 @@ struct App {
     inputs: Option<Inputs>,
     /// Their digest, and since when they are known.
     observed: Option<(Digest, Timestamp, Instant)>,
+    /// Inputs that were rejected before this start while nothing was published: they are tried again, and what programs say
+    /// of them may be too much for the memory that there is.
+    said_before: Option<Digest>,
     end: Option<End>,
     _lock: Lock,
 }
@@ -66,6 +68,8 @@ impl App {
                 return End::CannotWrite;
             }
             if let Some(end) = self.end.or_else(|| self.once_is_over(once_until)) {
+                self.say();
+                self.report();
                 return end;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
@@ -143,6 +147,9 @@ impl App {
                     "trying again\n"
                 };
                 info!("asked to retry");
+                if self.said_before.take().is_some() {
+                    self.report.say_again();
+                }
                 let news = self.feed.let_go();
                 self.heard(news);
                 self.on(Event::Retry);
@@ -212,8 +219,7 @@ impl App {
             self.ledger.held_back(&rendered.held_back);
         }
         let (ledger, inputs) = (&self.ledger, self.inputs.as_ref());
-        let masked = |said: &Said| ledger.masked(said, inputs);
-        self.report.ended(&mut done, &masked);
+        self.report.ended(&mut done, &|| ledger.secrets(inputs));
         let current = self.machine.journal().current.as_ref();
         match &done.event {
             Event::Reloaded { verdict: Verdict::Took, .. } => self.report.reloaded(current),
@@ -276,7 +282,22 @@ impl App {
 
     /// Brings what others see up to date.
     fn report(&mut self) {
+        if self.machine.phase() != Phase::Committing {
+            self.say();
+        }
         self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)));
+    }
+
+    /// Logs what others said, masked.
+    fn say(&mut self) {
+        if self.report.has_unmasked() {
+            let newest = self.observed.map(|(digest, ..)| digest);
+            let before = newest.is_some() && newest == self.said_before;
+            if !before {
+                self.steps.faults.point("mask");
+            }
+            self.report.say(before);
+        }
     }
 
     fn length_of(&self, wait: Wait) -> Duration {

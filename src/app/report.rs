@@ -5,9 +5,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
-use super::lines::Lines;
+use super::ledger::masked;
+use super::lines::{From, Lines};
 use super::steps::{Done, Rendered, Trouble};
 use crate::machine::{Event, Machine, Milestone, Outcome, Verdict};
+use crate::model::content::Content;
 use crate::model::digest::Digest;
 use crate::model::journal::{Generation, Journal};
 use crate::model::object::ObjectRef;
@@ -26,6 +28,20 @@ use crate::source::feed::Note;
 const NOT_SHOWN: &str = "what it said is not shown: it may hold secrets of a generation from before this start, which \
                          are not known any more";
 
+/// In the place of what others said of inputs that were rejected before this start, while nothing was published.
+const SAID_BEFORE: &str = "what it said is in the log of the start before (kubectl logs --previous); `trimtab retry` \
+                           shows it again";
+
+/// Asks for the secrets that others may have said; `None` if they are not known.
+type Secrets<'a> = &'a dyn Fn() -> Option<Vec<Content>>;
+
+/// What others said, and what may be in it.
+struct Unmasked {
+    from: From,
+    said: Said,
+    secrets: Option<Vec<Content>>,
+}
+
 pub(super) struct Reporter {
     pub(super) shared: Shared,
     events: PodEvents,
@@ -34,6 +50,7 @@ pub(super) struct Reporter {
     warned: Vec<String>,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
+    unmasked: Vec<Unmasked>,
     /// Whether the newest candidate could not be written: that what failed is tidied up solves nothing.
     unstaged: bool,
     /// Why the newest inputs do not render, without content.
@@ -71,7 +88,6 @@ impl Reporter {
                 format!(
                     "inputs {inputs} are in quarantine since {since:.0}, and not tried until somebody asks: {reason}"
                 ),
-                None,
             );
         }
         Self {
@@ -80,6 +96,7 @@ impl Reporter {
             lines,
             warned: Vec::new(),
             unsaid: false,
+            unmasked: Vec::new(),
             unstaged: false,
             brief: None,
             propagation: None,
@@ -87,12 +104,12 @@ impl Reporter {
     }
 
     /// Reports what came of a step, before the machine decides what follows.
-    pub(super) fn ended(&mut self, done: &mut Done, masked: &dyn Fn(&Said) -> Option<String>) {
+    pub(super) fn ended(&mut self, done: &mut Done, secrets: Secrets<'_>) {
         let trouble = done.trouble.take();
         let (stage, ending) = match &done.event {
             Event::Rendered { outcome, .. } => {
                 if let Some(rendered) = &done.rendered {
-                    self.rendered(rendered, outcome, trouble.unwrap_or_default(), masked);
+                    self.rendered(rendered, outcome, trouble.unwrap_or_default(), secrets);
                 }
                 return;
             }
@@ -102,14 +119,14 @@ impl Reporter {
                     self.shared.metrics.stage(Stage::Publish, Ending::Failed, done.took);
                 }
                 if trouble.is_some() || !self.unstaged {
-                    self.outcome(Stage::Publish, trouble, masked);
+                    self.outcome(Stage::Publish, trouble, secrets);
                 }
                 return;
             }
             Event::Verified { .. } => {
                 if let Some(trouble) = trouble {
                     self.shared.metrics.stage(Stage::Rollback, Ending::Failed, Duration::ZERO);
-                    self.problem(Stage::Rollback.as_str(), trouble, false, masked);
+                    self.problem(Stage::Rollback.as_str(), trouble, false, secrets);
                 }
                 return;
             }
@@ -124,7 +141,7 @@ impl Reporter {
             known == Some(target.state)
         });
         match trouble {
-            Some(trouble) => self.problem(stage.as_str(), trouble, same, masked),
+            Some(trouble) => self.problem(stage.as_str(), trouble, same, secrets),
             None => self.solved(stage.as_str()),
         }
         if let Some(target) = done.target.take() {
@@ -133,13 +150,7 @@ impl Reporter {
         }
     }
 
-    fn rendered(
-        &mut self,
-        rendered: &Rendered,
-        outcome: &Outcome,
-        trouble: Trouble,
-        masked: &dyn Fn(&Said) -> Option<String>,
-    ) {
+    fn rendered(&mut self, rendered: &Rendered, outcome: &Outcome, trouble: Trouble, secrets: Secrets<'_>) {
         let ending = if matches!(outcome, Outcome::Rejected(_)) { Ending::Rejected } else { Ending::Failed };
         for (stage, took) in [(Stage::Render, Some(rendered.rendering)), (Stage::Validate, rendered.validating)] {
             if rendered.failed_at == Some(stage) {
@@ -159,15 +170,15 @@ impl Reporter {
         self.brief.clone_from(&rendered.brief);
         match (outcome, rendered.failed_at) {
             (Outcome::Rejected(_) | Outcome::Failed, Some(stage)) => {
-                self.problem(stage.as_str(), trouble, false, masked);
+                self.problem(stage.as_str(), trouble, false, secrets);
             }
             (Outcome::Same { .. }, _) => {
                 info!("the inputs changed, and render to what is published");
-                self.held_back(&rendered.held_back, &rendered.said, masked);
+                self.held_back(&rendered.held_back, &rendered.said, secrets);
             }
             (Outcome::Staged { candidate, .. }, _) => {
                 debug!(sequence = candidate.sequence, "rendered");
-                self.held_back(&rendered.held_back, &rendered.said, masked);
+                self.held_back(&rendered.held_back, &rendered.said, secrets);
             }
             _ => {}
         }
@@ -181,18 +192,16 @@ impl Reporter {
         self.warned = warnings.to_vec();
     }
 
-    fn held_back(
-        &mut self,
-        held_back: &[HeldBack],
-        said: &[(ObjectRef, Said)],
-        masked: &dyn Fn(&Said) -> Option<String>,
-    ) {
+    fn held_back(&mut self, held_back: &[HeldBack], said: &[(ObjectRef, Said)], secrets: Secrets<'_>) {
         let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.to_vec()));
         for held in held_back.iter().filter(|held| !known.contains(held)) {
             let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());
-            let said = said.map(|(_, said)| masked(said).map_or_else(not_shown, |said| format!("it said: {said}")));
             let message = format!("held back: {}", held.reason);
-            self.lines.of_source(Note { source: held.source.to_string(), message, good: false }, said);
+            let note = Note { source: held.source.to_string(), message, good: false };
+            self.lines.of_source(note.clone());
+            if let Some((_, said)) = said {
+                self.unmasked.push(Unmasked { from: From::Source(note), said: said.clone(), secrets: secrets() });
+            }
         }
     }
 
@@ -251,21 +260,21 @@ impl Reporter {
 
     pub(super) fn access(&mut self, wrong: Option<String>) {
         match wrong {
-            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, false, &|_| None),
+            Some(message) => self.problem("access", Trouble { message, said: Said::default() }, false, &|| None),
             None => self.solved("access"),
         }
     }
 
-    fn outcome(&mut self, stage: Stage, trouble: Option<Trouble>, masked: &dyn Fn(&Said) -> Option<String>) {
+    fn outcome(&mut self, stage: Stage, trouble: Option<Trouble>, secrets: Secrets<'_>) {
         match trouble {
-            Some(trouble) => self.problem(stage.as_str(), trouble, false, masked),
+            Some(trouble) => self.problem(stage.as_str(), trouble, false, secrets),
             None => self.solved(stage.as_str()),
         }
     }
 
     /// Reports what is wrong at a stage; what others said of it is for the log alone. The same again is not logged again;
     /// `same`: whatever wrong there was at this stage, this is it.
-    fn problem(&mut self, stage: &'static str, trouble: Trouble, same: bool, masked: &dyn Fn(&Said) -> Option<String>) {
+    fn problem(&mut self, stage: &'static str, trouble: Trouble, same: bool, secrets: Secrets<'_>) {
         let Trouble { message, said } = trouble;
         let known = self.shared.update(|status| match status.errors.get_mut(stage) {
             Some(problem) if same || problem.message == message => {
@@ -281,20 +290,45 @@ impl Reporter {
         if known && !self.unsaid {
             return;
         }
-        // Not for nothing: secrets that are kept on the disk are read for it.
-        let line = if said.is_empty() { None } else { masked(&said) };
-        if known && line.is_none() {
+        let secrets = if said.is_empty() { None } else { secrets() };
+        if known && secrets.is_none() {
             return;
         }
-        self.unsaid = !said.is_empty() && line.is_none();
-        let line = line.map(|line| format!("it said: {line}")).or_else(|| self.unsaid.then(not_shown));
-        self.lines.of_stage(stage, message, line);
+        self.unsaid = false;
+        self.lines.of_stage(stage, message);
+        if !said.is_empty() {
+            self.unmasked.push(Unmasked { from: From::Stage(stage), said, secrets });
+        }
+    }
+
+    /// Lets what is said of the present problem be logged once more.
+    pub(super) fn say_again(&mut self) {
+        self.unsaid = true;
+    }
+
+    /// Whether something waits to be masked.
+    pub(super) fn has_unmasked(&self) -> bool {
+        !self.unmasked.is_empty()
+    }
+
+    /// Masks what others said, for the log. There may be too little memory for it: not before the journal has what is
+    /// known. `before`: whether it was said, or was too much, before this start.
+    pub(super) fn say(&mut self, before: bool) {
+        for Unmasked { from, said, secrets } in self.unmasked.drain(..) {
+            if before {
+                self.lines.said(from, SAID_BEFORE.to_owned());
+                continue;
+            }
+            let line = secrets.and_then(|secrets| masked(&said, &secrets));
+            self.unsaid |= line.is_none() && matches!(from, From::Stage(_));
+            self.lines.said(from, line.map_or_else(|| NOT_SHOWN.to_owned(), |line| format!("it said: {line}")));
+        }
     }
 
     /// What sources reported, for the log.
     pub(super) fn heard(&mut self, notes: Vec<Note>) {
         for note in notes {
-            self.lines.of_source(note, None);
+            self.lines.of_source(note);
         }
     }
 
@@ -320,10 +354,6 @@ impl Reporter {
         let (verdict, changed) = self.shared.judge();
         self.lines.write(&verdict, changed, journal.quarantine.as_ref().map(|quarantine| quarantine.digest));
     }
-}
-
-fn not_shown() -> String {
-    NOT_SHOWN.to_owned()
 }
 
 fn ending_of(verdict: &Verdict) -> Ending {

@@ -18,7 +18,7 @@ use super::steps::Steps;
 use super::{App, Config, End};
 use crate::candidate::syntax::Syntax;
 use crate::machine::{self, Machine};
-use crate::model::digest::DigestKey;
+use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Journal;
 use crate::observe::admin::{self, Ask, Server, Shared};
 use crate::observe::metrics::Metrics;
@@ -148,7 +148,14 @@ async fn lock(
 }
 
 /// A machine for what the output holds, and its first effects.
-fn recover(config: &Config, output: &Output) -> anyhow::Result<(Machine, Vec<machine::Effect>)> {
+struct Recovered {
+    machine: Machine,
+    effects: Vec<machine::Effect>,
+    /// As [`App::said_before`].
+    said_before: Option<Digest>,
+}
+
+fn recover(config: &Config, output: &Output) -> anyhow::Result<Recovered> {
     for warning in output.finish()? {
         warn!("{warning}");
     }
@@ -167,7 +174,11 @@ fn recover(config: &Config, output: &Output) -> anyhow::Result<(Machine, Vec<mac
         Some(_) => Journal { quarantine: None, ..journal },
         None => journal,
     });
-    Ok(machine::recover(config.machine.clone(), journal, &output.disk()?))
+    let rejected = journal.as_ref().filter(|journal| journal.current.is_none());
+    let rejected = rejected.and_then(|journal| journal.quarantine.as_ref());
+    let said_before = rejected.filter(|rejected| rejected.gate == config.machine.gate).map(|rejected| rejected.digest);
+    let (machine, effects) = machine::recover(config.machine.clone(), journal, &output.disk()?);
+    Ok(Recovered { machine, effects, said_before })
 }
 
 impl App {
@@ -180,7 +191,7 @@ impl App {
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let (machine, effects) = recover(&config, &output)?;
+        let Recovered { machine, effects, said_before } = recover(&config, &output)?;
         for spec in &config.specs {
             shared.metrics.source_added(&spec.name);
         }
@@ -212,6 +223,7 @@ impl App {
             timers: BTreeMap::new(),
             inputs: None,
             observed: None,
+            said_before,
             end: None,
             _lock: lock,
             config,

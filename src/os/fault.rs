@@ -3,7 +3,7 @@
 //! A point has the name of the effect that comes next, or of what has just ended.
 //!
 //! `TRIMTAB_TEST_FAULTS=FILE` writes down each point that is passed; `TRIMTAB_TEST_KILL=N` kills the process by SIGKILL
-//! at the N-th one, counted from 1.
+//! at the N-th one, counted from 1; `TRIMTAB_TEST_KILL=NAME`, at the first one of that name.
 
 /// The points passed so far. Clones count together.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ mod armed {
 
     #[derive(Debug)]
     pub(super) struct Armed {
-        kill_at: Option<u64>,
+        kill_at: Option<String>,
         log: Option<File>,
         passed: Mutex<u64>,
     }
@@ -58,7 +58,7 @@ mod armed {
         pub(super) fn from_env() -> Option<Self> {
             let log = std::env::var_os("TRIMTAB_TEST_FAULTS");
             let log = log.and_then(|path| OpenOptions::new().create(true).append(true).open(path).ok());
-            let kill_at = std::env::var("TRIMTAB_TEST_KILL").ok().and_then(|number| number.parse().ok());
+            let kill_at = std::env::var("TRIMTAB_TEST_KILL").ok();
             (log.is_some() || kill_at.is_some()).then(|| Self { kill_at, log, passed: Mutex::new(0) })
         }
 
@@ -69,7 +69,7 @@ mod armed {
                 // A test that misses a line fails.
                 let _ = writeln!(log, "{name}");
             }
-            if self.kill_at == Some(*passed) {
+            if self.kill_at.as_ref().is_some_and(|at| at == name || *at == passed.to_string()) {
                 let _ = kill(Pid::this(), Signal::SIGKILL);
             }
         }

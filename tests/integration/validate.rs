@@ -32,6 +32,43 @@ fn sleeping(length: &str) -> usize {
     fs::read_dir("/proc").unwrap().map(is_one).filter(|found| *found).count()
 }
 
+/// As if there were too little memory for it.
+#[test]
+fn death_while_a_validators_words_are_masked_is_not_repeated() {
+    let validate = ["--validate", "sh -c 'cat $0/app.conf; ! grep -q bad $0/app.conf' {dir}"];
+    for published in [true, false] {
+        let mut stage = Stage::new(if published { "good" } else { "bad" });
+        let (flags, log) = (stage.flags(&validate), stage.at("log"));
+        let start = |env: &[(&str, &str)]| Sidecar::start_with(&log, env, &flags);
+        if published {
+            let mut sidecar = start(&[]);
+            sidecar.until_idle();
+            assert_eq!(sidecar.terminate(), Some(0));
+            stage.edit("bad");
+        }
+        let dies = [("TRIMTAB_TEST_KILL", "mask")];
+        let mut sidecar = start(&dies);
+        eventually("it dies", || sidecar.has_ended().then_some(()));
+        let journal = fs::read(stage.at("conf/..trimtab/journal.json")).unwrap();
+        let journal: Value = serde_json::from_slice(&journal).unwrap();
+        assert_eq!(journal["quarantine"]["rejection"]["stage"], "validate", "{journal}");
+        drop(sidecar);
+        let mut sidecar = start(&dies);
+        rejected(&sidecar);
+        assert_eq!(stage.published().as_deref(), published.then_some("good"));
+        eventually("the log says where it is", || {
+            let log = sidecar.log_of_this_life();
+            assert!(!log.contains("it said: "), "{log}");
+            (published || log.contains("kubectl logs --previous")).then_some(())
+        });
+        if !published {
+            // Whoever asks wants it.
+            sidecar.request("--admin", "POST", "/retry");
+            eventually("it is masked again", || sidecar.has_ended().then_some(()));
+        }
+    }
+}
+
 #[test]
 fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
     // It binds it for the test, and minds no other who has it.

@@ -74,7 +74,7 @@ async fn watch_by(
             Some(done) = follower.reads.join_next() => match done {
                 Ok(read) => if follower.report(read).await.is_err() { return },
                 Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Ok(panic) => resume_unwind(panic),
                     // The runtime ends.
                     Err(_) => return,
                 },

@@ -760,7 +760,7 @@ fn directories_that_hang_leave_the_pool_to_others() {
         follower.wake_all();
         follower.start_reads();
         assert_eq!(follower.reads.len(), 3, "one read of each at most");
-        let published = timeout(Duration::from_secs(30), tokio::task::spawn_blocking(|| ()));
+        let published = timeout(Duration::from_secs(30), spawn_blocking(|| ()));
         published.await.expect("a thread of the pool is left").unwrap();
         drop(release);
         while follower.reads.join_next().await.is_some() {}
@@ -777,7 +777,7 @@ fn what_is_small_and_on_the_node_is_read_at_once() {
         let mut running = start(&volume.path);
         running.expect("a=1").await;
         let (release, held) = std::sync::mpsc::channel::<()>();
-        let pool = tokio::task::spawn_blocking(move || held.recv());
+        let pool = spawn_blocking(move || held.recv());
         volume.swap(&[("a", "2")]);
         running.expect("a=2").await;
         drop(release);
