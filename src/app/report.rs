@@ -51,6 +51,10 @@ pub(super) struct Reporter {
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
     unmasked: Vec<Unmasked>,
+    /// Objects that are not in the newest candidate, or only as they were.
+    held_back: Vec<HeldBack>,
+    /// Whether a source does not take in some of its objects.
+    too_large: bool,
     /// Whether the newest candidate could not be written: that what failed is tidied up solves nothing.
     unstaged: bool,
     /// Why the newest inputs do not render, without content.
@@ -97,6 +101,8 @@ impl Reporter {
             warned: Vec::new(),
             unsaid: false,
             unmasked: Vec::new(),
+            held_back: Vec::new(),
+            too_large: false,
             unstaged: false,
             brief: None,
             propagation: None,
@@ -193,7 +199,7 @@ impl Reporter {
     }
 
     fn held_back(&mut self, held_back: &[HeldBack], said: &[(ObjectRef, Said)], secrets: Secrets<'_>) {
-        let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.to_vec()));
+        let known = std::mem::replace(&mut self.held_back, held_back.to_vec());
         for held in held_back.iter().filter(|held| !known.contains(held)) {
             let said = said.iter().find(|(source, said)| *source == held.source && !said.is_empty());
             let message = format!("held back: {}", held.reason);
@@ -234,7 +240,7 @@ impl Reporter {
                 for stage in [Stage::Render, Stage::Validate, Stage::Publish, Stage::Confirm, Stage::Rollback] {
                     self.solved(stage.as_str());
                 }
-                let whole = self.shared.update(|status| status.held_back.is_empty());
+                let whole = self.held_back.is_empty() && !self.too_large;
                 self.shared.metrics.settled(whole, self.propagation.take());
             }
             Milestone::Rejected(_) | Milestone::Held => {}
@@ -341,6 +347,12 @@ impl Reporter {
         let journal = machine.journal();
         self.shared.metrics.debt(journal.debt.is_some());
         self.shared.metrics.quarantined(journal.quarantine.is_some());
+        let too_large: Vec<_> = views.iter().flat_map(View::held_back).collect();
+        self.too_large = !too_large.is_empty();
+        let held_back: Vec<_> = self.held_back.iter().cloned().chain(too_large).collect();
+        self.shared.metrics.held_back(held_back.len());
+        let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.clone()));
+        self.events.held_back(&known, &held_back);
         self.shared.update(|status| {
             status.phase = machine.phase().as_str();
             status.observed = observed.map(|(digest, at)| status::Observed { digest, at });

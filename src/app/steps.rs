@@ -233,10 +233,12 @@ impl Steps {
                 Some(notified) if notified.skipped => {
                     info!(sequence, "no reload is pending: the main process started after the publish");
                 }
-                Some(_) => {
-                    process = target.clone().and_then(|target| Some((target.name?, target.pid?)));
-                    let to = process.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
+                Some(notified) => {
+                    let signalled = target.clone().and_then(|target| Some((target.name?, target.pid?)));
+                    let to = signalled.as_ref().map(|(name, pid)| format!(" to {name} (pid {pid})"));
                     info!(sequence, "reloaded: {driver}{}", to.unwrap_or_default());
+                    let held = notified.target.as_ref().map(|target| (target.name.clone(), target.pid));
+                    process = Some(signalled.or(held));
                 }
                 None => {}
             }
@@ -244,9 +246,14 @@ impl Steps {
             let done =
                 Done { trouble, target, notified, ..Done::new(Event::Reloaded { step, verdict }, began.elapsed()) };
             let _ = answer.send(Answer::Done(Box::new(done))).await;
-            if let Some((name, pid)) = process {
-                let check =
-                    move || unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid));
+            if let Some(process) = process {
+                let check = move || match process {
+                    Some((name, pid)) => {
+                        unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid))
+                    }
+                    // Nobody was named: whoever can be seen.
+                    None => process::frozen_anywhere(&directory).map(|(name, pid, at)| frozen_at(&name, pid, &at)),
+                };
                 let checked = tokio::task::spawn_blocking(check).await;
                 if let Ok(message) = checked {
                     let _ = answer.send(Answer::Access(message)).await;
@@ -383,12 +390,15 @@ fn unreadable(output: &Output, generation: &Generation, name: &str, pid: i32) ->
 
 /// Whether the main process has mounted one of the published files by itself: it never sees another one.
 fn frozen(output: &Path, name: &str, pid: i32) -> Option<String> {
-    let mount = process::frozen_mount(pid, output)?;
-    Some(format!(
+    Some(frozen_at(name, pid, &process::frozen_mount(pid, output)?))
+}
+
+fn frozen_at(name: &str, pid: i32, mount: &Path) -> String {
+    format!(
         "{name} (pid {pid}) has mounted a published file by itself at {} (subPath), so it keeps what was there when its \
          container started, whatever is published: mount the whole volume instead, and name the file in it",
         mount.display()
-    ))
+    )
 }
 
 /// The machine's verdict on what an attempt or a confirmation found, and what is to be reported of it.

@@ -161,7 +161,9 @@ fn of_files(config: &Config) -> Vec<Finding> {
     for root in &config.files.roots {
         let seen = match files::read(root, &budget) {
             Ok(object) => Seen::All(object.into_iter().map(|object| (object.id.clone(), Arc::new(object))).collect()),
-            Err(error) => Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() },
+            Err(error) => {
+                Seen::Trouble { message: error.to_string(), forbidden: error.forbidden(), held_back: Vec::new() }
+            }
         };
         sources.take(Update { source: root.source, seen });
         let Some(view) = sources.views().get(root.source) else { continue };

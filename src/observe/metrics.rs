@@ -76,6 +76,7 @@ pub struct Metrics {
     verdict: Family<StateLabel, Gauge>,
     debt: Gauge,
     quarantined: Gauge,
+    held_back: Gauge,
     rollbacks: Counter,
     successful: Gauge,
     success_timestamp: FloatGauge,
@@ -112,6 +113,7 @@ impl Metrics {
             verdict: Family::default(),
             debt: Gauge::default(),
             quarantined: Gauge::default(),
+            held_back: Gauge::default(),
             rollbacks: Counter::default(),
             successful: Gauge::default(),
             success_timestamp: FloatGauge::default(),
@@ -151,6 +153,7 @@ impl Metrics {
         own.register("verdict", "Where the newest change stands: 1 for the present state", self.verdict.clone());
         own.register("debt", "Whether a reload of the published generation is pending", self.debt.clone());
         own.register("quarantined", "Whether the newest inputs were rejected", self.quarantined.clone());
+        own.register("held_back", "Objects whose newest version is not published", self.held_back.clone());
         own.register("rollbacks", "How often the last good generation was made current again", self.rollbacks.clone());
         own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
 
@@ -250,6 +253,11 @@ impl Metrics {
     /// Whether inputs are quarantined.
     pub fn quarantined(&self, quarantined: bool) {
         self.quarantined.set(i64::from(quarantined));
+    }
+
+    /// How many objects are held back.
+    pub fn held_back(&self, objects: usize) {
+        self.held_back.set(i64::try_from(objects).unwrap_or(i64::MAX));
     }
 
     /// The last good generation is current again.

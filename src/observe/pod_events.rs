@@ -22,6 +22,7 @@ use tracing::{debug, info};
 
 use crate::machine::Milestone;
 use crate::model::journal::Rejection;
+use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
@@ -67,6 +68,11 @@ pub enum PodEvent {
         /// The last good one.
         to: u64,
     },
+    /// Objects whose newest version is not published, while all others are.
+    HeldBack {
+        /// Their names.
+        names: String,
+    },
     /// The process to be signalled is not there, not the only one, or not to be signalled.
     TargetMissing {
         /// What is wrong, and the remedy.
@@ -80,6 +86,7 @@ impl PodEvent {
             Self::Reloaded { .. } => "ConfigReloaded",
             Self::Rejected { .. } => "ConfigRejected",
             Self::RolledBack { .. } => "ConfigRolledBack",
+            Self::HeldBack { .. } => "ConfigHeldBack",
             Self::TargetMissing { .. } => "ReloadTargetMissing",
         }
     }
@@ -88,7 +95,7 @@ impl PodEvent {
     fn action(&self) -> &'static str {
         match self {
             Self::Reloaded { .. } => "Reload",
-            Self::Rejected { .. } => "Check",
+            Self::Rejected { .. } | Self::HeldBack { .. } => "Check",
             Self::RolledBack { .. } => "RollBack",
             Self::TargetMissing { .. } => "FindTarget",
         }
@@ -116,6 +123,9 @@ impl PodEvent {
             }
             Self::RolledBack { from: None, to } => {
                 format!("Configuration generation {to}, the last good one, is made current again")
+            }
+            Self::HeldBack { names } => {
+                format!("Held back, while all else is published: {names} (trimtab status says why)")
             }
             Self::TargetMissing { message } => format!("No process to reload: {message}"),
         };
@@ -181,6 +191,15 @@ impl PodEvents {
             Milestone::Published(_) | Milestone::Held | Milestone::Settled => return,
         };
         self.send(event);
+    }
+
+    /// Reports what is held back now and was not before.
+    pub fn held_back(&mut self, known: &[HeldBack], now: &[HeldBack]) {
+        let is_new = |held: &&HeldBack| !known.iter().any(|known| known.source == held.source);
+        let names: Vec<_> = now.iter().filter(is_new).map(|held| held.source.to_string()).collect();
+        if !names.is_empty() {
+            self.send(PodEvent::HeldBack { names: names.join(", ") });
+        }
     }
 
     /// Reports the target of the last signal, if there is something wrong with it.

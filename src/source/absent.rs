@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn forbidden_optional_source_is_left_out_where_what_is_published_has_nothing_of_it() {
-        let forbidden = || Seen::Trouble { message: "forbidden (403)".into(), forbidden: true };
+        let forbidden = || Seen::Trouble { message: "forbidden (403)".into(), forbidden: true, held_back: Vec::new() };
         let specs = || [spec("configmap/ns/web", Role::Named), spec("configmap/ns/extra", Role::Named)];
         let published =
             [(Published::Nothing, true), (Published::Unknown, false), (Published::MadeOf(made_of(true)), true)];

@@ -15,7 +15,7 @@ use self::absent::Absent;
 pub use self::absent::{Published, ReadBack};
 use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::{Objects, Snapshot, Taken};
+use crate::model::snapshot::{HeldBack, Objects, Snapshot, Taken};
 
 /// What a source reports. Each message is about the source as a whole, so that the last one alone describes it.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub enum Seen {
         message: String,
         /// Whether it is a permission that is missing.
         forbidden: bool,
+        /// What is not taken in, where all else is.
+        held_back: Vec<ObjectRef>,
     },
     /// The source can be read, but what is wrong with its set-up will show later. Sent once.
     Warning(String),
@@ -85,6 +87,7 @@ pub struct Spec {
 struct Trouble {
     message: String,
     forbidden: bool,
+    held_back: Vec<ObjectRef>,
 }
 
 /// One source, as it is known.
@@ -141,6 +144,14 @@ impl View {
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         self.trouble.as_ref().is_some_and(|trouble| trouble.forbidden)
+    }
+
+    /// What of it is not taken in, where all else is.
+    pub fn held_back(&self) -> impl Iterator<Item = HeldBack> {
+        self.trouble.iter().flat_map(|trouble| {
+            let held = |source: &ObjectRef| HeldBack { source: source.clone(), reason: trouble.message.clone() };
+            trouble.held_back.iter().map(held)
+        })
     }
 
     /// Why nothing can be rendered yet; `None` when this source is complete.
@@ -226,8 +237,8 @@ impl View {
     /// Takes in what the source saw; says whether its content changed.
     fn take(&mut self, seen: Seen) -> bool {
         match seen {
-            Seen::Trouble { message, forbidden } => {
-                self.trouble = Some(Trouble { message, forbidden });
+            Seen::Trouble { message, forbidden, held_back } => {
+                self.trouble = Some(Trouble { message, forbidden, held_back });
                 return false;
             }
             Seen::Healthy => {
@@ -504,7 +515,10 @@ mod tests {
     fn missing_source_is_waited_for_by_name_unless_optional() {
         let mut sources = Sources::new([spec(Role::Named)]);
         assert!(sources.waits_for()[0].contains("has not been read yet"));
-        sources.take(Update { source: 0, seen: Seen::Trouble { message: "no route".into(), forbidden: false } });
+        sources.take(Update {
+            source: 0,
+            seen: Seen::Trouble { message: "no route".into(), forbidden: false, held_back: Vec::new() },
+        });
         assert!(sources.waits_for()[0].contains("no route"));
         sources.take(Update { source: 0, seen: all(&[]) });
         assert!(sources.waits_for()[0].contains("does not exist"));

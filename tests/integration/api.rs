@@ -669,6 +669,27 @@ async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_m
 }
 
 #[tokio::test]
+async fn object_that_is_too_large_is_held_back_by_name() {
+    let place = Place::new().await;
+    place.put(&labelled("fat", &[("f", &"x".repeat(5000))])).await;
+    place.put(&labelled("thin", &[("t", "1")])).await;
+    let sidecar = place.start(&["--selector", "app=web", "--max-size", "4000"]);
+    let fat = format!("configmap/{}/fat", place.namespace);
+    let status = sidecar.until("it is held back", |status| status["heldBack"][0]["source"] == fat.as_str());
+    assert!(status["heldBack"][0]["reason"].as_str().unwrap().contains("--max-size"), "{status}");
+    until_read(&place, "t", "1");
+    let held_back = || {
+        let (_, text) = sidecar.request("--listen", "GET", "/metrics").unwrap();
+        text.lines().find_map(|line| line.strip_prefix("trimtab_held_back ")).map(str::to_owned)
+    };
+    assert_eq!(held_back().as_deref(), Some("1"));
+    place.put(&labelled("fat", &[("f", "1")])).await;
+    until_read(&place, "f", "1");
+    sidecar.until("nothing is held back", |status| status["heldBack"] == json!([]));
+    eventually("the metric says so", || (held_back()? == "0").then_some(()));
+}
+
+#[tokio::test]
 async fn missing_object_is_waited_for_by_name() {
     let place = Place::new().await;
     let hook = Hook::start(Some(place.output("a")));

@@ -1138,6 +1138,30 @@ fn file_that_the_main_process_mounts_by_itself_is_reported() {
     assert_eq!(sidecar.log().matches("(subPath)").count(), 1, "once");
 }
 
+/// Also where it is notified by a request, with and without its name.
+#[test]
+fn file_that_a_main_process_with_a_hook_mounts_by_itself_is_reported() {
+    needs_root("mount a file");
+    for named in [true, false] {
+        let mut stage = Stage::new("1");
+        let name = own_name("mounts");
+        let hook = Hook::start(None);
+        let process: &[&str] = if named { &["--process", &name] } else { &[] };
+        let sidecar = stage.start(&[&["--reload-url", &hook.url()], process].concat());
+        eventually("the first generation is published", || stage.published());
+        stage.write("mounted.conf", "");
+        let (file, at) = (stage.text("conf/app.conf"), stage.text("mounted.conf"));
+        let mount = format!("mount --bind {file} {at} && exec \"$@\"");
+        let by = ["unshare", "--mount", "--propagation", "private", "sh", "-c", &mount, "-"];
+        let _main = Main::spawn_by(&by, &stage, &name, None, "");
+        sidecar.until_idle();
+        stage.edit("2");
+        let status = sidecar.until("it is reported", |status| !problem(status, "access").is_empty());
+        let message = problem(&status, "access");
+        assert!(message.contains(&format!("at {at} (subPath)")), "{message}");
+    }
+}
+
 // --- keepalived ------------------------------------------------------------------------------------------------------
 
 /// It takes its signals by signalfd(2): it blocks SIGHUP, and has no handler.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::table;
 use crate::os::mounts::{Mount, parse};
 
 /// Where a process has mounted a published file or generation by itself, as `subPath` does; `None` if it has mounted no
@@ -13,6 +14,15 @@ pub fn frozen_mount(pid: i32, output: &Path) -> Option<PathBuf> {
     let theirs = fs::read(format!("/proc/{pid}/mountinfo")).ok()?;
     let real = fs::canonicalize(output).ok()?;
     frozen_in(&ours, &theirs, &real, |name| fs::metadata(real.join(name)).is_ok_and(|found| found.is_dir()))
+}
+
+/// The same of whichever process can be seen, by its name and pid.
+#[must_use]
+pub fn frozen_anywhere(output: &Path) -> Option<(String, i32, PathBuf)> {
+    let me = i32::try_from(std::process::id()).ok()?;
+    let processes = table::scan().ok()?;
+    let others = processes.values().filter(|process| process.pid != me && !process.kernel);
+    others.into_iter().find_map(|process| Some((process.name(), process.pid, frozen_mount(process.pid, output)?)))
 }
 
 /// `is_directory`: whether this path in the output is one.

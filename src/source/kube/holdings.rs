@@ -131,6 +131,11 @@ impl Holdings {
         self.too_large.iter().any(|(id, size)| self.total - self.size_of(id) + size <= self.max_size)
     }
 
+    /// What is held back.
+    pub(super) fn too_large(&self) -> Vec<ObjectRef> {
+        self.too_large.keys().cloned().collect()
+    }
+
     /// Why some of it is held back.
     pub(super) fn excess(&self) -> Option<Failure> {
         excess(&self.too_large, self.max_size)

@@ -363,7 +363,9 @@ impl Task {
         }
         self.send(match &health {
             Ok(()) => Seen::Healthy,
-            Err((message, forbidden)) => Seen::Trouble { message: message.clone(), forbidden: *forbidden },
+            Err((message, forbidden)) => {
+                Seen::Trouble { message: message.clone(), forbidden: *forbidden, held_back: self.holdings.too_large() }
+            }
         })
         .await;
         self.reported = Some(health);

@@ -425,7 +425,11 @@ impl Follower {
         };
         match &trouble {
             Some(error) if followed.trouble != trouble => {
-                news.push(Seen::Trouble { message: error.to_string(), forbidden: error.forbidden() });
+                news.push(Seen::Trouble {
+                    message: error.to_string(),
+                    forbidden: error.forbidden(),
+                    held_back: Vec::new(),
+                });
             }
             None if !followed.healthy => news.push(Seen::Healthy),
             _ => {}
