@@ -50,15 +50,18 @@ fn root(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
+/// The folder of a tool, from this variable, or built.
+fn tool(variable: &str, name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os(variable) {
+        return folder.into();
+    }
+    let output = Command::new(root("tests/tools/build")).arg(name).stderr(Stdio::inherit()).output().unwrap();
+    said(output).trim().into()
+}
+
 fn helm() -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        if let Some(folder) = std::env::var_os("TRIMTAB_TEST_HELM") {
-            return folder.into();
-        }
-        let output = Command::new(root("tests/tools/build")).arg("helm").stderr(Stdio::inherit()).output().unwrap();
-        said(output).trim().into()
-    });
+    let folder = FOLDER.get_or_init(|| tool("TRIMTAB_TEST_HELM", "helm"));
     let home = folder.join("home-of-nobody");
     let mut command = Command::new(folder.join("helm"));
     // Nothing of this user's.
@@ -280,4 +283,36 @@ fn kustomize_component_fills_in_the_container() {
         assert_eq!(container, other, "{kind}");
     }
     assert_eq!(of(&made, "DaemonSet", "web")["spec"]["template"]["spec"]["initContainers"][0]["image"], Value::Null);
+}
+
+#[test]
+fn kustomize_runs_inject_as_a_function() {
+    let dir = tempfile::tempdir().unwrap();
+    // Kustomize wants it below.
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_trimtab"), dir.path().join("trimtab")).unwrap();
+    let kustomization = json!({"resources": ["web.yaml"], "transformers": ["sidecar.yaml"]});
+    fs::write(dir.path().join("kustomization.yaml"), kustomization.to_string()).unwrap();
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "web"},
+        "spec": {"securityContext": {"runAsUser": 1}, "containers": [{"name": "nginx"}]},
+    });
+    fs::write(dir.path().join("web.yaml"), pod.to_string()).unwrap();
+    let function = |container: &str| {
+        let container = format!("--container={container}");
+        let args = ["inject", &container, "--mount=configmap/web-templates:/templates", "--"];
+        let args: Vec<_> = args.into_iter().chain(FLAGS).collect();
+        let function = json!({"exec": {"path": "./trimtab", "args": args}}).to_string();
+        let annotations = json!({"config.kubernetes.io/function": function});
+        let metadata = json!({"name": "sidecar", "annotations": annotations});
+        let object = json!({"apiVersion": "trimtab.dev/v1", "kind": "Sidecar", "metadata": metadata});
+        fs::write(dir.path().join("sidecar.yaml"), object.to_string()).unwrap();
+        let mut kustomize = Command::new(tool("TRIMTAB_TEST_KUSTOMIZE", "kustomize").join("kustomize"));
+        output_of(kustomize.args(["build", "--enable-alpha-plugins", "--enable-exec", "."]).current_dir(dir.path()))
+    };
+    let made = yaml(function("nginx"));
+    assert_eq!(of(&made, "Pod", "web")["spec"], injected());
+    let refused = function("other");
+    assert!(!refused.status.success());
+    let text = String::from_utf8(refused.stderr).unwrap();
+    assert!(text.contains("--container takes one of nginx"), "{text}");
 }
