@@ -341,3 +341,18 @@ fn moments_and_start_times_share_a_clock() {
     assert!(Clock::new().unwrap().knows(&moment));
     assert_eq!(moment.boot_id.len(), 36);
 }
+
+/// Threads of libraries block all signals, so that the main thread gets them: by that alone nobody handles any. One that
+/// waits in sigwait(3) is tried with BIND, in `tests/integration/recipes.rs`.
+#[test]
+fn a_signal_that_other_threads_block_is_not_handled() {
+    let program = "import os, signal, sys, threading, time\n\
+         def idle():\n    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})\n    \
+         open(os.environ['DIR'] + '/ready', 'w').close()\n    time.sleep(1000)\n\
+         threading.Thread(target=idle, daemon=True).start()\ntime.sleep(1000)";
+    let script = Script::start("tt-threads", &format!("python3 -c \"{program}\" tt-of-threads & wait"));
+    until("its thread blocks HUP", || script.has("ready"));
+    let selector = Selector { args: Some(Regex::new("tt-of-threads$").unwrap()), ..Selector::default() };
+    let target = find_as(&selector, NOBODY).unwrap();
+    assert!(matches!(send(&target, "HUP"), Err(SignalError::NotHandling { .. })));
+}
