@@ -3,6 +3,7 @@
 mod ask;
 mod check;
 pub mod exit;
+mod file;
 pub mod flags;
 mod help;
 mod inject;
@@ -20,6 +21,7 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use self::exit::Exit;
+use self::file::FileArgs;
 use self::flags::RunArgs;
 use self::help::CompletionsArgs;
 use self::values::Listen;
@@ -40,6 +42,7 @@ use crate::source::kube;
     max_term_width = 120,
     after_help = "trimtab --help has all flags, by topic, with their variables and defaults.",
     after_long_help = "Every flag has an environment variable, named beside it; lists there are separated by newlines.\n\
+                  Every flag is a key of the file of --config. A flag wins over its variable, a variable over the file.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
                   Exit codes: 0 drained, published, rendered, ready, or no problems found; 1 start-up failure that a \
                   restart may cure, or problems found (check); 64 wrong usage; 65 rejected (--once, render); 69 a \
@@ -62,19 +65,29 @@ pub enum Command {
     Check(Box<DryRunArgs>),
     /// Print the running sidecar's status; exit 0 only when it is ready
     Status(AdminArgs),
-    /// Make the running sidecar retry now what it rejected, or waits to retry
+    /// Make the running sidecar retry now
+    ///
+    /// What it rejected, or waits to retry.
     Retry(AdminArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
-    /// Add the sidecar to the manifest on standard input: kubectl get deploy web -o yaml | trimtab inject -- FLAGS
+    /// Add the sidecar to the manifest on standard input
+    ///
+    /// kubectl get deploy web -o yaml | trimtab inject -- FLAGS
     Inject(Box<inject::InjectArgs>),
-    /// Take out of the manifest on standard input what inject added
+    /// Take out of such a manifest what inject added
     Uninject,
-    /// Print the Roles that the sidecar's flags need: trimtab rbac -- FLAGS
+    /// Print the Roles that the sidecar's flags need
+    ///
+    /// trimtab rbac -- FLAGS
     Rbac(inject::RbacArgs),
-    /// Print the policies by which Pods with the annotation trimtab.dev/inject get the sidecar, without a webhook
+    /// Print the policies that inject the sidecar without a webhook
+    ///
+    /// Into Pods with the annotation trimtab.dev/inject.
     Policy,
-    /// Print the ConfigMap that this annotation names: trimtab profile NAME -- FLAGS
+    /// Print the ConfigMap that this annotation names
+    ///
+    /// trimtab profile NAME -- FLAGS
     Profile(Box<inject::ProfileArgs>),
 }
 
@@ -100,6 +113,8 @@ pub enum Format {
 /// Where the running sidecar is asked.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
+    #[command(flatten)]
+    pub file: FileArgs,
     /// The running sidecar's --admin address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9534")]
     pub admin: Listen,
@@ -111,7 +126,8 @@ pub fn command() -> clap::Command {
     variables::derived(Cli::command())
 }
 
-/// Parses the command line and the environment. Where there is nothing to run, what is to be said is printed.
+/// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
+/// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
     let words: Vec<_> = std::env::args_os().collect();
     let mut command = command();
@@ -119,7 +135,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
     if words.iter().any(|word| word == "-h") {
         command = help::on_one_screen(command);
     }
-    let parsed = command.try_get_matches_from_mut(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    let mut parsed = command.clone().try_get_matches_from(&words);
     if parsed.as_ref().err().is_none_or(clap::Error::use_stderr) {
         let environment: Vec<_> = std::env::vars_os().collect();
         let environment = environment.iter().map(|(name, value)| (name.as_os_str(), value.as_os_str()));
@@ -128,8 +144,13 @@ pub fn parse() -> Result<Cli, ExitCode> {
         if !unknown.is_empty() {
             return Err(refuse(&unknown.join("\n")));
         }
+        if let Some(path) = file::named(&command, &words) {
+            let entries = file::read(&path).map_err(|message| refuse(&message))?;
+            command = file::apply(command, &entries);
+            parsed = command.clone().try_get_matches_from(&words);
+        }
     }
-    parsed.map_err(|error| {
+    parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
         // Nothing can be done about a closed standard output.
         let _ = error.format(&mut command).print();
@@ -171,6 +192,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
 /// Checks the flags and starts logging.
 fn configure(args: RunArgs) -> Result<Config, ExitCode> {
     let (format, level) = (args.life.log_format, args.life.log_level);
+    let file = args.file.config.clone();
     let own_namespace =
         |client: &kube::ClientConfig| kube::default_namespace(client).map_err(|error| error.to_string());
     match args.check(&|name| std::env::var_os(name), &own_namespace) {
@@ -178,7 +200,10 @@ fn configure(args: RunArgs) -> Result<Config, ExitCode> {
             log::init(format, level);
             Ok(config)
         }
-        Err(error) => Err(refuse(&error.to_string())),
+        Err(error) => Err(refuse(&match file {
+            Some(file) => format!("{error}\nFlags are read from --config {}, too.", file.display()),
+            None => error.to_string(),
+        })),
     }
 }
 

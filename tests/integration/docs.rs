@@ -287,3 +287,67 @@ fn flags_in_pages_exist() {
     }
     assert!(wrong.is_empty(), "the program has no such flag: {}", wrong.join("\n"));
 }
+
+/// What a file of `--config` may hold, as editors check it.
+fn schema() -> String {
+    let command = cli::command();
+    let mut properties = serde_json::Map::new();
+    for arg in command.get_arguments() {
+        let Some(long) = arg.get_long().filter(|long| !matches!(*long, "help" | "version" | "config")) else {
+            continue;
+        };
+        let possible: Vec<_> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        let scalar = match arg.get_value_names().and_then(|names| names.first()).map(clap::builder::Str::as_str) {
+            _ if !arg.get_action().takes_values() => json!({"type": "boolean"}),
+            _ if !possible.is_empty() => json!({"enum": possible}),
+            Some("D") => json!({"type": ["string", "integer"], "pattern": "^(0|([0-9]+(ms|s|m|h))+)$", "maximum": 0}),
+            Some("N") => json!({"type": "integer", "minimum": 1}),
+            // A number where YAML takes it for one.
+            Some("MODE" | "SIZE" | "CODES" | "SIG") => json!({"type": ["string", "integer"]}),
+            _ => json!({"type": "string"}),
+        };
+        let mut property = if matches!(arg.get_action(), clap::ArgAction::Append) {
+            json!({"anyOf": [scalar, {"type": "array", "items": scalar}]})
+        } else {
+            scalar
+        };
+        property["description"] = arg.get_long_help().or(arg.get_help()).unwrap().to_string().into();
+        if let [default] = arg.get_default_values()
+            && arg.get_action().takes_values()
+        {
+            property["default"] = default.to_str().unwrap().into();
+        }
+        properties.insert(long.to_owned(), property);
+    }
+    let schema = json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The file of trimtab --config",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": properties,
+    });
+    format!("{schema:#}\n")
+}
+
+/// Run with `UPDATE_DOCS=1` after a change of the flags.
+#[test]
+fn schema_of_the_file_is_that_of_the_program() {
+    let path = "docs/config.schema.json";
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(Path::new(ROOT).join(path), schema()).unwrap();
+        return;
+    }
+    assert_eq!(text(path), schema(), "run: UPDATE_DOCS=1 cargo test --test integration docs::");
+}
+
+/// The page's file is one that the program takes.
+#[test]
+fn file_of_the_page_is_one_of_the_program() {
+    let page = text("docs/config-file.md");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trimtab.yaml");
+    fs::write(&path, blocks(&page, "yaml")[0]).unwrap();
+    let output = trimtab().args(["--once", "--once-timeout", "10ms", "--config"]).arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_ne!(output.status.code(), Some(64), "{said}");
+}

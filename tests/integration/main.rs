@@ -12,7 +12,7 @@ mod reporting; // each kind of failure in status, metrics and page, and that it 
 mod rest; // what it costs while nothing happens
 mod shutdown; // SIGTERM and SIGINT
 mod usage; // settings that are refused
-mod variables; // each flag by its variable
+mod variables; // each flag by its variable, and by its key of a file
 
 // The way of a change.
 mod api; // from the API server to files and a hook: edits, outages, permissions

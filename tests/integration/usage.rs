@@ -264,6 +264,64 @@ fn unknown_variables_are_refused_by_name() {
     assert!(code != Some(64) && !said.contains("the variable"), "{code:?}: {said}");
 }
 
+/// Each file is refused with its line, and with no value that may be a credential.
+#[test]
+fn wrong_files_are_refused_by_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("trimtab.yaml");
+    let own = "output: /tmp/trimtab-none/out\nwatch-dir: /tmp/trimtab-none/in\n";
+    for (wrong, names) in [
+        ("wach-dir: /x", &["line 3", "\"wach-dir\"", "did you mean watch-dir?"][..]),
+        ("--optional: true", &["line 3", "did you mean optional?"]),
+        ("reload_url: http://c4n4ry/", &["line 3", "did you mean reload-url?"]),
+        ("xyzzy: 1", &["line 3", "\"xyzzy\"", "without --"]),
+        ("config: /other.yaml", &["line 3", "\"config\" is not known"]),
+        ("format: json", &["line 3", "\"format\" is not known"]),
+        ("debounce: 1s\noutput: /y", &["line 4", "output is there twice", "line 1"]),
+        ("debounce: soon", &["line 3", "--debounce", "1m30s"]),
+        ("reload-attempts: 0", &["line 3", "--reload-attempts"]),
+        ("layout: loose", &["line 3", "--layout", "atomic, files"]),
+        ("configmap: [a, B]", &["line 3", "--configmap", "lower-case"]),
+        ("once: maybe", &["line 3", "once is true or false"]),
+        ("once: [true]", &["line 3", "once is true or false"]),
+        ("reload-body: [c4n4ry]", &["line 3", "reload-body takes one value"]),
+        ("reload-body: {c4n4ry: 1}", &["line 3", "a value is text"]),
+        ("reload-body:", &["line 3", "reload-body has no value"]),
+        ("reload-header: [[c4n4ry]]", &["line 3", "a list"]),
+        ("reload-header: &a [c4n4ry]\nreload-body: *a", &["line 4", "alias"]),
+        ("reload-body: 'c4n4ry", &["line ", "not YAML"]),
+        ("---\nreload-body: c4n4ry", &["line 3", "second document"]),
+        // What only the flags together show.
+        ("reload-header: 'Authorization: Bearer c4n4ry'\nreload-url: http://x/", &["--reload-header", "too"]),
+        ("confirm-match: c4n4ry", &["--confirm-match", "--confirm-url", "trimtab.yaml, too"]),
+    ] {
+        std::fs::write(&path, format!("{own}{wrong}\n")).unwrap();
+        for subcommand in [&[][..], &["render"], &["check"]] {
+            let (code, said) = run(trimtab().args(subcommand).arg("--config").arg(&path));
+            assert_eq!(code, Some(64), "{wrong}: {said}");
+            for name in names {
+                assert!(said.contains(name), "{wrong}: {name:?} is not in {said}");
+            }
+            assert!(said.contains("trimtab.yaml") && !said.contains("c4n4ry"), "{wrong}: {said}");
+        }
+    }
+    std::fs::write(&path, "- a\n").unwrap();
+    let (code, said) = run(trimtab().arg("--config").arg(&path));
+    assert!(code == Some(64) && said.contains("line 1"), "{said}");
+    let (code, said) = run(trimtab().args(FILES).args(["--config", "/no/such.yaml"]));
+    assert!(code == Some(64) && said.contains("--config /no/such.yaml: No such file"), "{said}");
+    std::fs::write(&path, [0xff]).unwrap();
+    let (code, said) = run(trimtab().arg("--config").arg(&path));
+    assert!(code == Some(64) && said.contains("not UTF-8"), "{said}");
+    // Help needs no file, and shows nothing of it.
+    std::fs::write(&path, format!("{own}reload-body: c4n4ry\n")).unwrap();
+    for args in [&["--help"][..], &["-h"], &["check", "--help"]] {
+        let (code, said) = run(trimtab().args(args).env("TRIMTAB_CONFIG", &path));
+        assert!(code == Some(0) && !said.contains("c4n4ry"), "{said}");
+        assert_eq!(run(trimtab().args(args).env("TRIMTAB_CONFIG", "/no/such.yaml")).0, Some(0));
+    }
+}
+
 #[test]
 fn refused_credentials_are_not_echoed() {
     for (flag, value) in [

@@ -1,4 +1,4 @@
-//! Each flag by its variable of the environment.
+//! Each flag by its variable of the environment, and by its key of `--config`.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
-use super::support::sidecar::{SOON, Sidecar, eventually, run, trimtab};
+use super::support::sidecar::{SOON, Sidecar, Volume, eventually, run, trimtab};
 use super::support::stage::{Stage, problem};
 
 /// A child that is killed when it is dropped.
@@ -25,15 +26,31 @@ impl Drop for Running {
     }
 }
 
-/// Starts by variables; notes which were used.
+/// Starts by variables, or by files that have the same; notes which were used.
 struct Variables {
     used: BTreeSet<String>,
+    files: Option<TempDir>,
 }
 
 impl Variables {
+    fn new() -> Self {
+        Self { used: BTreeSet::new(), files: None }
+    }
+
+    fn in_files() -> Self {
+        Self { files: Some(tempfile::tempdir().unwrap()), ..Self::new() }
+    }
+
+    /// What `env` takes.
     fn pairs(&mut self, variables: &[(&str, &str)]) -> Vec<String> {
         self.used.extend(variables.iter().map(|(name, _)| format!("TRIMTAB_{name}")));
-        variables.iter().map(|(name, value)| format!("TRIMTAB_{name}={value}")).collect()
+        let Some(files) = &self.files else {
+            return variables.iter().map(|(name, value)| format!("TRIMTAB_{name}={value}")).collect();
+        };
+        let number = fs::read_dir(files.path()).unwrap().count();
+        let path = files.path().join(format!("{number}.yaml"));
+        fs::write(&path, yaml(variables)).unwrap();
+        vec![format!("TRIMTAB_CONFIG={}", path.display())]
     }
 
     fn start(&mut self, stage: &Stage, log: &str, variables: &[(&str, &str)], more: &[&str]) -> Sidecar {
@@ -50,19 +67,54 @@ impl Variables {
     }
 }
 
+/// The keys of the flags that have these variables.
+fn yaml(variables: &[(&str, &str)]) -> String {
+    let command = trimtab::cli::command();
+    let line = |(name, value): &(&str, &str)| {
+        let key = name.to_lowercase().replace('_', "-");
+        let arg = command.get_arguments().find(|arg| arg.get_long() == Some(&key)).expect("a flag");
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        let scalar = |text: &str| if plain(text) { text.to_owned() } else { Value::from(text).to_string() };
+        if matches!(arg.get_action(), clap::ArgAction::Append) {
+            let items: Vec<_> = value.split('\n').map(|item| format!("- {}", scalar(item))).collect();
+            format!("{key}:\n{}\n", items.join("\n"))
+        } else {
+            format!("{key}: {}\n", scalar(value))
+        }
+    };
+    variables.iter().map(line).collect()
+}
+
 #[test]
 fn every_flag_works_by_its_variable() {
-    let mut variables = Variables { used: BTreeSet::new() };
-    by_variables_files_templates_and_http(&mut variables);
-    by_variables_signs_of_templates(&mut variables);
-    by_variables_copies_programs_and_pace(&mut variables);
-    by_variables_targets_tls_and_once(&mut variables);
-    by_variables_checks(&mut variables);
-    by_variables_objects(&mut variables);
-    by_variables_servers_and_logs(&mut variables);
+    let mut variables = Variables::new();
+    works(&mut variables);
+    by_variables_a_file(&mut variables);
+    assert_eq!(variables.used, all(), "a flag without a test of its variable, or a wrong name");
+}
+
+#[test]
+fn every_flag_works_by_its_key_of_a_file() {
+    let mut variables = Variables::in_files();
+    works(&mut variables);
+    let mut all = all();
+    all.remove("TRIMTAB_CONFIG");
+    assert_eq!(variables.used, all);
+}
+
+fn all() -> BTreeSet<String> {
     let command = trimtab::cli::command();
-    let all = command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned()));
-    assert_eq!(variables.used, all.collect::<BTreeSet<_>>(), "a flag without a test of its variable, or a wrong name");
+    command.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())).collect()
+}
+
+fn works(variables: &mut Variables) {
+    by_variables_files_templates_and_http(variables);
+    by_variables_signs_of_templates(variables);
+    by_variables_copies_programs_and_pace(variables);
+    by_variables_targets_tls_and_once(variables);
+    by_variables_checks(variables);
+    by_variables_objects(variables);
+    by_variables_servers_and_logs(variables);
 }
 
 fn by_variables_files_templates_and_http(variables: &mut Variables) {
@@ -259,7 +311,8 @@ fn by_variables_checks(variables: &mut Variables) {
     stage.volume.swap(&[("app.conf", "state good 3"), ("app.json", "{")]);
     sidecar.until("it is malformed", |status| status["quarantine"]["reason"].to_string().contains("app.json"));
 
-    let mut target = Command::new("sleep").arg("600").spawn().unwrap();
+    // Its children live for too short a time.
+    let mut target = Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap();
     let pid_file = stage.write("pid", target.id().to_string());
     let hook = Hook::start(None);
     let url = hook.url();
@@ -323,6 +376,13 @@ fn by_variables_targets_tls_and_once(variables: &mut Variables) {
     let began = Instant::now();
     let (code, said) = variables.run(&absent);
     assert!(code == Some(69) && began.elapsed() < SOON, "{said}");
+}
+
+fn by_variables_a_file(variables: &mut Variables) {
+    let stage = Stage::new("1");
+    let file = stage.write("trimtab.yaml", "watch-dir: /no/such\nonce: true\nonce-timeout: 100ms\n");
+    let (code, said) = variables.run(&[("CONFIG", &file), ("OUTPUT", &stage.text("conf"))]);
+    assert!(code == Some(69) && said.contains("waiting for dir/such"), "{code:?}: {said}");
 }
 
 fn by_variables_objects(variables: &mut Variables) {
@@ -397,7 +457,7 @@ fn by_variables_servers_and_logs(variables: &mut Variables) {
 fn flags_beat_variables() {
     let stage = Stage::new("1");
     let hooks = [Hook::start(Some(stage.file())), Hook::start(None)];
-    let mut variables = Variables { used: BTreeSet::new() };
+    let mut variables = Variables::new();
     let others = variables.pairs(&[
         ("OUTPUT", "/nowhere/at/all"),
         ("WATCH_DIR", "/nowhere\n/at/all"),
@@ -418,6 +478,44 @@ fn flags_beat_variables() {
     assert!(call.head.iter().any(|line| line.eq_ignore_ascii_case("x-flag: 1")));
     assert!(!call.head.iter().any(|line| line.to_lowercase().contains("variable")));
     assert!(hooks[1].calls().is_empty());
+}
+
+/// A flag wins over a variable, a variable over the file, and the file over the default. The file is a key of a mounted
+/// ConfigMap.
+#[test]
+fn flags_beat_variables_and_both_beat_the_file() {
+    let stage = Stage::new("1");
+    let hook = Hook::start(Some(stage.file()));
+    let url = hook.url();
+    let file = yaml(&[
+        ("OUTPUT", &stage.text("conf")),
+        ("WATCH_DIR", "/nowhere\n/at/all"),
+        ("RELOAD_URL", &url),
+        ("RELOAD_METHOD", "PUT"),
+        ("RELOAD_HEADER", "X-File: 1\nX-Other: 1"),
+        ("RELOAD_BODY", "from the file"),
+        ("ONCE", "true"),
+    ]);
+    let settings = Volume::new(stage.at("settings"), &[("trimtab.yaml", &file)]);
+    let config = settings.path.join("trimtab.yaml").to_str().unwrap().to_owned();
+    let watched = format!("TRIMTAB_WATCH_DIR={}", stage.text("volume"));
+    let program =
+        ["env", "TRIMTAB_RELOAD_METHOD=PATCH", "TRIMTAB_RELOAD_HEADER=X-Variable: 1", "TRIMTAB_ONCE=no", &watched];
+    let flags = ["--config", &config, "--reload-header", "X-Flag: 1"];
+    let sidecar = Sidecar::start_by(&program, &stage.at("log"), flags);
+    let status = sidecar.until_idle();
+    assert_eq!(status["sources"].as_array().unwrap().len(), 1, "a list is replaced, not added to");
+    let call = &hook.calls()[0];
+    assert_eq!((call.head[0].as_str(), call.body.as_str()), ("PATCH /-/reload HTTP/1.1", "from the file"));
+    let has = |header: &str| call.head.iter().any(|line| line.eq_ignore_ascii_case(header));
+    assert!(has("x-flag: 1") && !has("x-variable: 1") && !has("x-file: 1") && !has("x-other: 1"), "{call:?}");
+    // The subcommands read it as well; what concerns them not is left aside.
+    stage.write("short.yaml", format!("{file}admin: {}\n", sidecar.address("--admin")));
+    let short = stage.text("short.yaml");
+    for subcommand in [&["render", "--watch-dir", &stage.text("volume")][..], &["status"], &["retry"]] {
+        let (code, said) = run(trimtab().args(subcommand).args(["--config", &short]));
+        assert_eq!(code, Some(0), "{subcommand:?}: {said}");
+    }
 }
 
 #[test]

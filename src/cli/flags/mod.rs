@@ -24,6 +24,7 @@ pub use self::source::Resource;
 use self::source::{OwnNamespace, SourceArgs};
 use self::validate::ValidateArgs;
 use crate::app::Config;
+use crate::cli::file::FileArgs;
 use crate::machine;
 use crate::model::digest::Digest;
 use crate::reload::Driver;
@@ -66,12 +67,14 @@ pub struct RunArgs {
     pub confirm: ConfirmArgs,
     #[command(flatten)]
     pub life: LifeArgs,
+    #[command(flatten)]
+    pub file: FileArgs,
 }
 
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, output, validate, reload, confirm, life } = &self;
+        let Self { sources, output, validate, reload, confirm, life, file: _ } = &self;
         let mut parts = sources.parts(own_namespace)?;
         output.add_sources(&mut parts)?;
         life.check()?;
