@@ -82,8 +82,11 @@ fn does_not_go_back_to_what_was_changed(layout: Layout) {
     let hook = Hook::start(Some(stage.file()));
     let sidecar = start(&stage, &hook, &[]);
     sidecar.until_idle();
-    let generation = stage.at("conf").join(layout.current(&stage.at("conf")).unwrap());
-    let good = generation.join(if layout == Layout::Atomic { "app.conf" } else { "files/app.conf" });
+    let generation = layout.current(&stage.at("conf")).unwrap();
+    let good = stage.at("conf").join(match layout {
+        Layout::Atomic => format!("{generation}/app.conf"),
+        Layout::Files => format!("..trimtab/{generation}/files/app.conf"),
+    });
     hook.answer(Answer::Code(503));
     stage.edit("2");
     eventually("the newer one is delivered", || (hook.last_saw()? == "2").then_some(()));
