@@ -61,7 +61,10 @@ integration:
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
 	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
 	node=$$(tests/tools/build node) && helm=$$(tests/tools/build helm) && \
-	kustomize=$$(tests/tools/build kustomize) && TRIMTAB_TEST_KUSTOMIZE=$$kustomize TRIMTAB_TEST_HELM=$$helm TRIMTAB_TEST_NODE=$$node TRIMTAB_TEST_FAKETIME=$$faketime TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
+	kustomize=$$(tests/tools/build kustomize) && \
+	chromium=$$(tests/tools/debian chromium) && axe=$$(tests/tools/axe) && \
+	TRIMTAB_TEST_CHROMIUM=$$chromium TRIMTAB_TEST_AXE=$$axe TRIMTAB_TEST_KUSTOMIZE=$$kustomize TRIMTAB_TEST_HELM=$$helm TRIMTAB_TEST_NODE=$$node \
+	TRIMTAB_TEST_FAKETIME=$$faketime TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
 	tests/tools/slowest $(CARGO) test --tests
 
