@@ -31,6 +31,7 @@ use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, W
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
 use crate::observe::admin::Ask;
+use crate::observe::history;
 use crate::os::backoff;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::Lock;
@@ -183,9 +184,15 @@ impl App {
         let inputs = Inputs { snapshot, settings: self.settings.clone() };
         let digest = inputs.digest(&self.steps.key);
         self.ledger.observed(&inputs, digest, self.machine.journal());
-        self.inputs = Some(inputs);
+        let before = self.inputs.replace(inputs);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
-            debug!(%digest, "inputs changed");
+            debug!(digest = digest.short(), "inputs changed");
+            let published = self.machine.journal().current.as_ref().map(|current| current.digest);
+            // After a restart, what was published before it is no change.
+            if let Some(inputs) = self.inputs.as_ref().filter(|_| before.is_some() || published != Some(digest)) {
+                let edits = history::edits(before.as_ref().map(|before| &before.snapshot), &inputs.snapshot);
+                self.report.observed(digest, edits);
+            }
             self.observed = Some((digest, Timestamp::now(), Instant::now()));
             self.on(Event::Observed(digest));
         }
@@ -256,6 +263,7 @@ impl App {
                 }
                 Effect::Render { step, sequence, unless } => {
                     let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { continue };
+                    self.report.began(digest);
                     self.steps.render(step, sequence, unless, inputs, digest, &mut self.ledger);
                 }
                 Effect::Write { step, writes } => self.steps.write(step, writes),
@@ -286,6 +294,13 @@ impl App {
             self.say();
         }
         self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)));
+        // An init container's life is over before anyone asks.
+        if self.config.once.is_none()
+            && self.steps.may_store()
+            && let Some(history) = self.report.unstored()
+        {
+            self.steps.store(history);
+        }
     }
 
     /// Logs what others said, masked.

@@ -16,9 +16,11 @@ use crate::model::object::ObjectRef;
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::observe::admin::Shared;
+use crate::observe::history::{Change, Edit};
 use crate::observe::metrics::Ending;
 use crate::observe::pod_events::PodEvents;
 use crate::observe::status::{self, Lack, Wait};
+use crate::observe::when;
 use crate::os::mask::Said;
 use crate::reload::TargetState;
 use crate::source::View;
@@ -45,6 +47,8 @@ struct Unmasked {
 pub(super) struct Reporter {
     pub(super) shared: Shared,
     events: PodEvents,
+    /// What waits for the verdict, to be reported with it.
+    milestones: Vec<Milestone>,
     lines: Lines,
     /// What `--syntax warn` found in the newest candidate.
     warned: Vec<String>,
@@ -98,6 +102,7 @@ impl Reporter {
             shared,
             events,
             lines,
+            milestones: Vec::new(),
             warned: Vec::new(),
             unsaid: false,
             unmasked: Vec::new(),
@@ -141,6 +146,7 @@ impl Reporter {
             Event::Observed(_) | Event::Fired(_) | Event::Retry | Event::Shutdown => return,
         };
         self.shared.metrics.stage(stage, ending, done.took);
+        self.shared.update(|status| status.history.step(stage, done.took));
         // Which other processes there are is no news.
         let same = done.target.as_ref().filter(|target| target.state != TargetState::Found).is_some_and(|target| {
             let known = self.shared.update(|status| status.target.as_ref().map(|known| known.state));
@@ -158,6 +164,15 @@ impl Reporter {
 
     fn rendered(&mut self, rendered: &Rendered, outcome: &Outcome, trouble: Trouble, secrets: Secrets<'_>) {
         let ending = if matches!(outcome, Outcome::Rejected(_)) { Ending::Rejected } else { Ending::Failed };
+        self.shared.update(|status| {
+            status.history.step(Stage::Render, rendered.rendering);
+            if let Some(took) = rendered.validating {
+                status.history.step(Stage::Validate, took);
+            }
+            if let Outcome::Rejected(rejection) = outcome {
+                status.history.rejected(rejection);
+            }
+        });
         for (stage, took) in [(Stage::Render, Some(rendered.rendering)), (Stage::Validate, rendered.validating)] {
             if rendered.failed_at == Some(stage) {
                 self.shared.metrics.stage(stage, ending, took.unwrap_or_default());
@@ -218,6 +233,7 @@ impl Reporter {
             Milestone::Published(generation) => {
                 info!(sequence = generation.sequence, "published generation {}", generation.directory);
                 self.shared.metrics.stage(Stage::Publish, Ending::Success, took);
+                self.shared.update(|status| status.history.step(Stage::Publish, took));
                 self.propagation = None;
                 self.current(generation);
             }
@@ -233,6 +249,10 @@ impl Reporter {
             }
             Milestone::Confirmed { generation, .. } => {
                 self.propagation = edited.filter(|(digest, _)| *digest == generation.digest).map(|(_, since)| since);
+                let sequence = generation.sequence;
+                let took = self.propagation.map(took_of);
+                let since = took.as_ref().map(|took| format!(", {took} after the edit")).unwrap_or_default();
+                info!(sequence, took, "confirmed{since}");
                 let confirmed = status::Published::new(generation, Some(Timestamp::now()));
                 self.shared.update(|status| status.confirmed = Some(confirmed));
             }
@@ -245,7 +265,26 @@ impl Reporter {
             }
             Milestone::Rejected(_) | Milestone::Held => {}
         }
-        self.events.announce(milestone, self.brief.as_deref());
+        self.shared.update(|status| status.history.announce(milestone));
+        self.milestones.push(milestone.clone());
+    }
+
+    /// Newer inputs were seen.
+    pub(super) fn observed(&mut self, digest: Digest, edits: Vec<Edit>) {
+        self.shared.update(|status| status.history.observed(digest, edits));
+    }
+
+    /// These inputs are rendered.
+    pub(super) fn began(&mut self, digest: Digest) {
+        let what = self.shared.update(|status| status.history.began(digest).and_then(Change::what));
+        if let Some(what) = what {
+            info!("changed: {what}");
+        }
+    }
+
+    /// The history, if it is to be stored.
+    pub(super) fn unstored(&mut self) -> Option<Vec<u8>> {
+        self.shared.update(|status| status.history.unstored())
     }
 
     /// A generation has become the current one.
@@ -364,8 +403,15 @@ impl Reporter {
             status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
         });
         let (verdict, changed) = self.shared.judge();
+        for milestone in self.milestones.drain(..) {
+            self.events.announce(&milestone, self.brief.as_deref(), &verdict.advice());
+        }
         self.lines.write(&verdict, changed, journal.quarantine.as_ref().map(|quarantine| quarantine.digest));
     }
+}
+
+fn took_of(since: Duration) -> String {
+    when::took(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn ending_of(verdict: &Verdict) -> Ending {

@@ -21,6 +21,7 @@ use crate::machine::{self, Machine};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Journal;
 use crate::observe::admin::{self, Ask, Server, Shared};
+use crate::observe::history::History;
 use crate::observe::metrics::Metrics;
 use crate::observe::pod_events::PodEvents;
 use crate::observe::status;
@@ -29,6 +30,7 @@ use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::{FoundJournal, Lock, Output};
 use crate::reload::Driver;
+use crate::render::Pod;
 use crate::source::Published;
 use crate::source::feed::Feed;
 use crate::source::kube::{self, KubeError};
@@ -203,6 +205,10 @@ impl App {
                 reload: !matches!(config.reload.driver, Driver::None),
                 confirm: config.confirm.is_needed(),
             };
+            let Pod { name, namespace, node, .. } = &config.render.pod;
+            status.pod = status::Pod { name: name.clone(), namespace: namespace.clone(), node: node.clone() };
+            status.version = env!("CARGO_PKG_VERSION");
+            status.history = History::restored(&output.read_history());
         });
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use jiff::Timestamp;
 
@@ -108,6 +108,8 @@ pub(super) struct Steps {
     hurry: Option<(Step, watch::Sender<bool>)>,
     answers: (mpsc::Sender<Answer>, mpsc::Receiver<Answer>),
     tasks: JoinSet<()>,
+    /// The history is being written.
+    storing: Option<JoinHandle<()>>,
 }
 
 impl Steps {
@@ -126,6 +128,7 @@ impl Steps {
             hurry: None,
             answers: mpsc::channel(4),
             tasks,
+            storing: None,
         }
     }
 
@@ -141,6 +144,21 @@ impl Steps {
     /// Forgets the tasks that have ended, or the set would grow with each step.
     pub(super) fn tidy(&mut self) {
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Whether the history can be written: one write at a time.
+    pub(super) fn may_store(&self) -> bool {
+        self.storing.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Writes the history. Nobody waits for it, and nothing depends on it.
+    pub(super) fn store(&mut self, history: Vec<u8>) {
+        let output = self.output.clone();
+        self.storing = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = output.write_history(&history) {
+                debug!("the last changes will not be known after a restart: {error}");
+            }
+        }));
     }
 
     pub(super) fn render(

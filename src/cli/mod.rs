@@ -5,6 +5,7 @@ mod check;
 pub mod exit;
 mod file;
 pub mod flags;
+mod given;
 mod help;
 mod inject;
 pub mod log;
@@ -24,7 +25,7 @@ use self::exit::Exit;
 use self::file::FileArgs;
 use self::flags::RunArgs;
 use self::help::CompletionsArgs;
-use self::values::Listen;
+use self::values::{Listen, duration};
 use crate::app::Config;
 use crate::source::kube;
 
@@ -45,8 +46,8 @@ use crate::source::kube;
                   Every flag is a key of the file of --config. A flag wins over its variable, a variable over the file.\n\
                   Durations: 250ms, 5s, 1m30s, 0. Sizes: 4096, 64Ki, 1Mi.\n\
                   Exit codes: 0 drained, published, rendered, ready, or no problems found; 1 start-up failure that a \
-                  restart may cure, or problems found (check); 64 wrong usage; 65 rejected (--once, render); 69 a \
-                  source did not come in time (--once, render); 73 output cannot be written; 77 permission (--once, \
+                  restart may cure, or problems found (check); 64 wrong usage; 65 rejected (--once, render, \
+                  status --wait); 69 not in time (--once, render, status --wait); 73 output cannot be written; 77 permission (--once, \
                   render, check); 143 ended before the step in flight was done."
 )]
 pub struct Cli {
@@ -54,6 +55,9 @@ pub struct Cli {
     pub command: Option<Command>,
     #[command(flatten)]
     pub run: RunArgs,
+    /// The flags that were given, for the log.
+    #[arg(skip)]
+    pub given: Vec<String>,
 }
 
 /// What to do instead of running the sidecar.
@@ -63,8 +67,8 @@ pub enum Command {
     Render(Box<DryRunArgs>),
     /// Find what would not work here, and the remedy; change nothing
     Check(Box<DryRunArgs>),
-    /// Print the running sidecar's status; exit 0 only when it is ready
-    Status(AdminArgs),
+    /// Show where the newest change stands, sources and last changes
+    Status(StatusArgs),
     /// Make the running sidecar retry now
     ///
     /// What it rejected, or waits to retry.
@@ -110,6 +114,27 @@ pub enum Format {
     Json,
 }
 
+/// `trimtab status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit codes: 0 ready (something is published: also while a newer change is rejected or waits); 1 \
+                        not ready, or no sidecar answers. With --wait: 0 the newest inputs that the sidecar has seen are \
+                        in effect; 65 they were rejected, or are held; 69 neither within the time."
+)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub admin: AdminArgs,
+    /// Format of the status
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub format: Format,
+    /// Wait no longer than this until the newest inputs are in effect or rejected, and exit accordingly
+    #[arg(long, value_name = "D", value_parser = duration)]
+    pub wait: Option<Duration>,
+    /// Go on: each second on a terminal, else a line for each new verdict
+    #[arg(long, conflicts_with = "wait")]
+    pub watch: bool,
+}
+
 /// Where the running sidecar is asked.
 #[derive(Debug, Args)]
 pub struct AdminArgs {
@@ -150,7 +175,11 @@ pub fn parse() -> Result<Cli, ExitCode> {
             parsed = command.clone().try_get_matches_from(&words);
         }
     }
-    parsed.and_then(|matches| Cli::from_arg_matches(&matches)).map_err(|error| {
+    let parsed = parsed.and_then(|matches| {
+        let given = given::given(&command, &matches);
+        Cli::from_arg_matches(&matches).map(|cli| Cli { given, ..cli })
+    });
+    parsed.map_err(|error| {
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
         // Nothing can be done about a closed standard output.
         let _ = error.format(&mut command).print();
@@ -175,7 +204,7 @@ fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Opt
 #[must_use]
 pub fn dispatch(cli: Cli) -> ExitCode {
     match cli.command {
-        None => run::run(cli.run),
+        None => run::run(cli.run, &cli.given),
         Some(Command::Render(args)) => render::render(*args),
         Some(Command::Check(args)) => check::check(*args),
         Some(Command::Status(args)) => ask::status(&args),

@@ -10,19 +10,23 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY,
+    REFRESH, X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::observe::metrics::Metrics;
-use crate::observe::page;
 use crate::observe::status::Status;
 use crate::observe::verdict::Verdict;
+use crate::observe::{page, text};
 
 /// Connections that one server serves at a time: for a new one, the oldest has to go that waits for nothing.
 const CONNECTIONS: usize = 32;
@@ -31,6 +35,7 @@ const BACKLOG: u32 = 1024;
 /// How long a connection may live, and how long the loop may take to turn.
 const CONNECTION_LIFE: Duration = Duration::from_mins(1);
 const TURN: Duration = Duration::from_secs(5);
+const PLAIN: &str = "text/plain; charset=utf-8";
 const STUCK: &str = "the loop does not turn\n";
 
 /// What the app is asked.
@@ -168,44 +173,77 @@ async fn answer(server: Server, request: &Request<Incoming>, shared: &Shared) ->
         (Server::Listen, "/livez") if reads => livez(shared).await,
         (Server::Listen, "/readyz" | "/healthz") if reads => {
             if shared.status().ready {
-                text(StatusCode::OK, "ok\n")
+                plain(StatusCode::OK, "ok\n")
             } else {
-                text(StatusCode::SERVICE_UNAVAILABLE, "no generation is published yet; see /status on --admin\n")
+                plain(StatusCode::SERVICE_UNAVAILABLE, "no generation is published yet; see /status on --admin\n")
             }
         }
         (Server::Listen, "/metrics") if reads => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             response(StatusCode::OK, kind, shared.metrics.encode().into())
         }
+        (Server::Admin, "/status") if reads && request.uri().query() == Some("format=text") => {
+            response(StatusCode::OK, PLAIN, text::text(&shared.status(), Timestamp::now()).into())
+        }
         (Server::Admin, "/status") if reads => match serde_json::to_vec_pretty(&shared.status()) {
             Ok(json) => response(StatusCode::OK, "application/json", json.into()),
-            Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written as JSON\n"),
+            Err(_) => plain(StatusCode::INTERNAL_SERVER_ERROR, "the status cannot be written as JSON\n"),
         },
-        (Server::Admin, "/") if reads => {
-            let mut response =
-                response(StatusCode::OK, "text/html; charset=utf-8", page::page(&shared.status()).into());
-            response.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
-            response
+        (Server::Admin, "/") if reads => people(request, shared),
+        (Server::Admin, "/retry") if *request.method() == Method::POST && is_foreign(request) => {
+            plain(StatusCode::FORBIDDEN, "another site's page asks for this\n")
         }
-        (Server::Admin, "/retry") if *request.method() == Method::POST => retry(shared).await,
-        (Server::Admin, "/retry") => text(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
-        (Server::Listen, _) => text(StatusCode::NOT_FOUND, "here are /livez, /readyz, /healthz and /metrics\n"),
-        (Server::Admin, _) => text(StatusCode::NOT_FOUND, "here are /, /status and POST /retry\n"),
+        (Server::Admin, "/retry") if *request.method() == Method::POST => retry(request, shared).await,
+        (Server::Admin, "/retry") => plain(StatusCode::METHOD_NOT_ALLOWED, "POST it\n"),
+        (Server::Listen, _) => plain(StatusCode::NOT_FOUND, "here are /livez, /readyz, /healthz and /metrics\n"),
+        (Server::Admin, _) => plain(StatusCode::NOT_FOUND, "here are /, /status and POST /retry\n"),
     }
 }
 
 /// The loop answers itself: a server that only shared its thread would stay alive when the loop is stuck.
 async fn livez(shared: &Shared) -> Response<Full<Bytes>> {
     match ask(shared, Ask::Ping).await {
-        Some(()) => text(StatusCode::OK, "ok\n"),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
+        Some(()) => plain(StatusCode::OK, "ok\n"),
+        None => plain(StatusCode::SERVICE_UNAVAILABLE, STUCK),
     }
 }
 
-async fn retry(shared: &Shared) -> Response<Full<Bytes>> {
+/// The page.
+fn people(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let fresh = request.uri().query() == Some("refresh");
+    let page = page::page(&shared.status(), Timestamp::now(), fresh);
+    let mut response = response(StatusCode::OK, "text/html; charset=utf-8", page.into());
+    let headers = response.headers_mut();
+    if let Ok(policy) = page::policy().try_into() {
+        headers.insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    if fresh {
+        headers.insert(REFRESH, HeaderValue::from_static("5"));
+    }
+    response
+}
+
+/// Whether a browser asks on behalf of another site's page: all browsers say so in a POST.
+fn is_foreign(request: &Request<Incoming>) -> bool {
+    let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    header(ORIGIN).is_some_and(|origin| {
+        let host = origin.split_once("://").map(|(_, host)| host);
+        host.is_none() || host != header(HOST)
+    })
+}
+
+async fn retry(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let from_page = request.headers().contains_key(ORIGIN);
     match ask(shared, Ask::Retry).await {
-        Some(said) => text(StatusCode::ACCEPTED, said),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, STUCK),
+        Some(_) if from_page => {
+            let mut response = plain(StatusCode::SEE_OTHER, "see the page\n");
+            response.headers_mut().insert(LOCATION, HeaderValue::from_static("/"));
+            response
+        }
+        Some(said) => plain(StatusCode::ACCEPTED, said),
+        None => plain(StatusCode::SERVICE_UNAVAILABLE, STUCK),
     }
 }
 
@@ -219,8 +257,8 @@ async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> As
     tokio::time::timeout(TURN, asked).await.ok().flatten()
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    response(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    response(status, PLAIN, Bytes::from_static(body.as_bytes()))
 }
 
 fn response(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {

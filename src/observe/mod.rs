@@ -1,9 +1,12 @@
 //! What others see: `/status`, the page, metrics, Events. Holds no secret.
 
 pub mod admin;
+pub mod history;
 pub mod metrics;
 pub mod page;
 pub mod pod_events;
 pub mod status;
+pub mod text;
 pub mod verdict;
 pub mod way;
+pub mod when;

@@ -60,6 +60,8 @@ pub enum PodEvent {
         stage: Stage,
         /// Why; without content.
         reason: String,
+        /// What is running, and what to do.
+        advice: String,
     },
     /// The last good generation is made current again.
     RolledBack {
@@ -113,8 +115,10 @@ impl PodEvent {
             Self::Reloaded { sequence, again: true } => {
                 format!("Configuration generation {sequence} is confirmed again; what came after it was rejected")
             }
-            Self::Rejected { stage, reason } => {
-                format!("Configuration rejected at {stage}: {reason} (trimtab status says more)")
+            Self::Rejected { stage, reason, advice } => {
+                // The advice is short, and must not be what is cut.
+                let note = |reason: &str| format!("Configuration rejected at {stage}: {reason}. {advice}");
+                note(&cut(reason, LONGEST_NOTE.saturating_sub(note("").len())))
             }
             Self::RolledBack { from: Some(from), to } => {
                 format!(
@@ -175,13 +179,14 @@ impl PodEvents {
         Self { queue, trouble: None, overflowed: false }
     }
 
-    /// Reports a milestone. `brief`: why rendering rejected the newest inputs, without content.
-    pub fn announce(&mut self, milestone: &Milestone, brief: Option<&str>) {
+    /// Reports a milestone. `brief`: why rendering rejected the newest inputs, without content; `advice`: what the verdict
+    /// says beside the cause.
+    pub fn announce(&mut self, milestone: &Milestone, brief: Option<&str>, advice: &str) {
         let event = match milestone {
             Milestone::Rejected(quarantine) => {
                 let Rejection { stage, reason, .. } = &quarantine.rejection;
                 let reason = brief.filter(|_| *stage == Stage::Render).unwrap_or(reason).to_owned();
-                PodEvent::Rejected { stage: *stage, reason }
+                PodEvent::Rejected { stage: *stage, reason, advice: advice.to_owned() }
             }
             Milestone::RolledBack { from, to } => PodEvent::RolledBack { from: Some(*from), to: to.sequence },
             Milestone::TurnedBack(to) => PodEvent::RolledBack { from: None, to: to.sequence },
@@ -429,7 +434,7 @@ mod tests {
     async fn each_milestone_is_one_event_in_words_without_content() {
         let (mut events, mut queue) = watched();
         let mut step = |milestone: &Milestone, brief: Option<&str>| {
-            events.announce(milestone, brief);
+            events.announce(milestone, brief, "Fix it.");
             notes(&mut queue)
         };
         assert!(step(&Milestone::Published(generation(2)), None).is_empty());
@@ -438,11 +443,11 @@ mod tests {
         assert!(step(&Milestone::Settled, None).is_empty());
         assert_eq!(
             step(&rejected(Stage::Render, "quotes `content`"), Some("template a.j2, line 3")),
-            ["ConfigRejected: Configuration rejected at render: template a.j2, line 3 (trimtab status says more)"]
+            ["ConfigRejected: Configuration rejected at render: template a.j2, line 3. Fix it."]
         );
         assert_eq!(
             step(&rejected(Stage::Reload, "it answered 500"), Some("an older one")),
-            ["ConfigRejected: Configuration rejected at reload: it answered 500 (trimtab status says more)"]
+            ["ConfigRejected: Configuration rejected at reload: it answered 500. Fix it."]
         );
         assert_eq!(
             step(&Milestone::RolledBack { from: 3, to: generation(2) }, None),
@@ -552,7 +557,10 @@ mod tests {
     fn an_event_is_within_the_limits_of_the_api() {
         let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
         let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
-        let event = event(&pod, &queued(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
+        let event = event(
+            &pod,
+            &queued(PodEvent::Rejected { stage: Stage::Render, reason, advice: String::new() }, Instant::now()),
+        );
         let note = event.note.unwrap();
         assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
         assert!(!note.contains(char::is_control));

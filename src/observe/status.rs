@@ -9,6 +9,7 @@ use crate::model::digest::Digest;
 use crate::model::journal::{self, Generation};
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
+use crate::observe::history::History;
 use crate::observe::verdict::Verdict;
 use crate::observe::way::Stations;
 use crate::reload::TargetStatus;
@@ -46,12 +47,25 @@ pub struct Status {
     pub errors: BTreeMap<&'static str, Problem>,
     /// What the newest inputs wait for although all goes well.
     pub waits_for: Option<Wait>,
+    /// The last changes, the newest first.
+    pub history: History,
+    /// Of this program.
+    pub version: &'static str,
+    pub pod: Pod,
     /// Whether the published generation was rejected, and there is no way back: also while it is tried once more.
     #[serde(skip)]
     pub held: bool,
     /// Which stations the flags ask for.
     #[serde(skip)]
     pub stations: Stations,
+}
+
+/// Where this runs, as far as the environment says it; empty where it does not.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Pod {
+    pub name: String,
+    pub namespace: String,
+    pub node: Option<String>,
 }
 
 /// What the newest inputs wait for, though nothing is wrong.

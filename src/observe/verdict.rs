@@ -89,7 +89,7 @@ impl Verdict {
     #[must_use]
     pub fn of(status: &Status) -> Self {
         // The worst first; what lasts before what passes.
-        let findings = [locked, held, rejected, unread, unwritten, not_taken, held_back, its_turn, working, stale];
+        let findings = [locked, held, rejected, not_taken, unread, unwritten, held_back, its_turn, working, stale];
         findings.iter().find_map(|finding| finding(status)).unwrap_or_else(|| in_effect(status)).verdict()
     }
 
@@ -207,7 +207,10 @@ fn rejected(status: &Status) -> Option<Finding> {
             format!("{}; or fix the main process, and run `trimtab retry`.", fix(status))
         }
     };
-    let meanwhile = if status.debt == Some(DebtKind::Rollback.as_str()) {
+    let turned = || status.published.as_ref().map(|it| it.sequence) == status.last_good.as_ref().map(|it| it.sequence);
+    let meanwhile = if status.debt == Some(DebtKind::Rollback.as_str()) && !turned() {
+        "The last good configuration is being made current again.".to_owned()
+    } else if status.debt == Some(DebtKind::Rollback.as_str()) {
         let why = status.errors.get(Stage::Reload.as_str()).map(|problem| format!(": {}", problem.message));
         let why = why.unwrap_or_default();
         format!("{} is current again, and the main process has not taken it yet{why}.", published(status))
@@ -377,12 +380,30 @@ fn in_effect(status: &Status) -> Finding {
 }
 
 /// `The newest edit of configmap/shop/web`.
-fn edit(_status: &Status) -> String {
-    "The newest edit".to_owned()
+fn edit(status: &Status) -> String {
+    let sources = status.history.newest().map(|change| (&change.sources[..], change.more_sources));
+    match sources {
+        None | Some(([], _)) => "The newest edit".to_owned(),
+        Some(([one], 0)) => format!("The newest edit of {}", one.source),
+        Some(([one, other], 0)) => format!("The newest edit of {} and {}", one.source, other.source),
+        Some(([one, rest @ ..], more)) => format!("The newest edit of {} and {} more", one.source, rest.len() + more),
+    }
 }
 
-fn fix(_status: &Status) -> String {
-    "Fix the inputs".to_owned()
+/// `Fix the ConfigMap`.
+fn fix(status: &Status) -> String {
+    let change = status.history.newest().filter(|change| change.more_sources == 0);
+    let source = change.and_then(|change| match &change.sources[..] {
+        [one] => Some(one.source.as_str()),
+        _ => None,
+    });
+    match source.and_then(|source| source.split_once('/')) {
+        Some(("configmap", _)) => "Fix the ConfigMap".to_owned(),
+        Some(("secret", _)) => "Fix the Secret".to_owned(),
+        Some(("template", name)) => format!("Fix the template {name}"),
+        Some(("dir", name)) => format!("Fix the files of {name}"),
+        _ => "Fix the inputs".to_owned(),
+    }
 }
 
 fn published(status: &Status) -> String {

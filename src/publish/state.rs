@@ -28,6 +28,8 @@ pub(super) const KEY_TEMPORARY: &str = "key.tmp";
 pub(super) const JOURNAL: &str = "journal.json";
 pub(super) const JOURNAL_TEMPORARY: &str = "journal.json.tmp";
 pub(super) const JOURNAL_BAD: &str = "journal.json.bad";
+/// The last changes, for people. Nothing depends on it.
+const HISTORY: &str = "history.json";
 /// The spool, for the moment that it has a name.
 const SPOOL: &str = "spool";
 
@@ -48,6 +50,9 @@ const EARLIER: [(&str, Option<&str>); 8] = [
     ("..trimtab.key.tmp", None),
     (EARLIER_LOCK, None),
 ];
+
+/// What is longer is no history.
+const HISTORY_LIMIT: usize = 64 << 10;
 
 /// A journal is about 1 kB, unless a selector's deletions are not applied. What is longer is none.
 pub(super) const JOURNAL_LIMIT: usize = 4 * made_of::LIMIT;
@@ -237,6 +242,20 @@ impl Output {
                 Ok(FoundJournal::SetAside { reason, name: format!("{STATE}/{JOURNAL_BAD}") })
             }
         }
+    }
+
+    /// What [`Output::write_history`] wrote, as far as it is there.
+    #[must_use]
+    pub fn read_history(&self) -> Vec<u8> {
+        let read = self.state(HISTORY).ok().and_then(|state| state.read(HISTORY, HISTORY_LIMIT).ok().flatten());
+        read.map(|(bytes, _)| bytes).unwrap_or_default()
+    }
+
+    /// Replaces the history. A crash may lose it: nobody waits for the disk.
+    pub fn write_history(&self, bytes: &[u8]) -> Result<(), PublishError> {
+        let state = self.state(HISTORY)?;
+        let written = state.remove(HISTORY).and_then(|()| state.create(HISTORY, bytes, None, PRIVATE));
+        written.map(drop).map_err(|errno| self.own_io("write", HISTORY, errno))
     }
 
     /// Replaces the journal; on return it is on the disk.

@@ -52,14 +52,28 @@ impl Driver {
     }
 }
 
+impl Driver {
+    /// Who is notified, and how, for the log: no query, argument or header, as these may hold credentials.
+    #[must_use]
+    pub fn target(&self) -> String {
+        match self {
+            Self::None => "nobody".to_owned(),
+            Self::Signal { signal, selector } => format!("{signal} to {selector}"),
+            Self::Http { endpoints, .. } => endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(", "),
+            Self::Exec(_) => "a program".to_owned(),
+        }
+    }
+}
+
 impl fmt::Display for Driver {
-    /// What was done, for the log: no URL, argument or header, as these may hold credentials.
+    /// What was done, for the log: no query, argument or header, as these may hold credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::None => f.write_str("publish only"),
             Self::Signal { signal, .. } => write!(f, "{signal} was sent"),
-            Self::Http { endpoints, .. } if endpoints.len() == 1 => f.write_str("the URL was called"),
-            Self::Http { endpoints, .. } => write!(f, "all {} URLs were called", endpoints.len()),
+            Self::Http { endpoints, .. } => {
+                write!(f, "{} {} called", self.target(), if endpoints.len() == 1 { "was" } else { "were" })
+            }
             Self::Exec(_) => f.write_str("the program ran"),
         }
     }

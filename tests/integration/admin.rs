@@ -75,7 +75,7 @@ fn status_and_retry_ask_the_running_sidecar() {
     fs::rename(stage.at("volume"), stage.at("away")).unwrap();
     let sidecar = stage.start(&[]);
     let admin = sidecar.address("--admin").to_string();
-    let status = |admin: &str| run(trimtab().arg("status").env("TRIMTAB_ADMIN", admin));
+    let status = |admin: &str| run(trimtab().args(["status", "--format", "json"]).env("TRIMTAB_ADMIN", admin));
     let (code, said) = status(&admin);
     assert_eq!(code, Some(1), "not ready: {said}");
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()["ready"], false);
@@ -150,6 +150,8 @@ fn paths_and_methods_are_those_that_are_documented() {
         ("--listen", "GET", "/livez/", 404),
         ("--admin", "GET", "/status", 200),
         ("--admin", "GET", "/status?pretty", 200),
+        ("--admin", "GET", "/status?format=text", 200),
+        ("--admin", "GET", "/?refresh", 200),
         ("--admin", "POST", "/status", 404),
         ("--admin", "POST", "/retry", 202),
         ("--admin", "GET", "/retry", 405),
@@ -348,6 +350,9 @@ fn status_has_the_documented_fields() {
     let top = [
         "verdict",
         "waitsFor",
+        "history",
+        "version",
+        "pod",
         "phase",
         "ready",
         "observed",
@@ -364,6 +369,11 @@ fn status_has_the_documented_fields() {
     ];
     assert_eq!(keys(&status), set(&top));
     assert_eq!(keys(&status["verdict"]), set(&["state", "summary", "since", "next"]));
+    let change = &status["history"][0];
+    let of_change = ["at", "sources", "moreSources", "sequence", "result", "stage", "reason", "tookMs", "stepsMs"];
+    assert_eq!(keys(change), set(&of_change));
+    assert_eq!(keys(&change["sources"][0]), set(&["source", "keys", "moreKeys", "from", "to"]));
+    assert_eq!((&change["result"], &change["stage"]), (&"rejected".into(), &"render".into()));
     assert_eq!(keys(&status["observed"]), set(&["digest", "at"]));
     assert_eq!(keys(&status["published"]), set(&["digest", "sequence", "at"]));
     assert!(status["reloaded"].is_null() && status["confirmed"].is_null() && status["lastGood"].is_null());

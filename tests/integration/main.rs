@@ -8,11 +8,13 @@ mod dryrun; // `render` and `check`: what would happen, and what is wrong
 mod help; // `-h`, `--help`, `--version`, completions, man pages
 mod logs; // the form of the log, and how often what lasts is logged
 mod once; // `--once`
+mod page; // the page in a real browser
 mod reporting; // each kind of failure in status, metrics and page, and that it is over
 mod rest; // what it costs while nothing happens
 mod shutdown; // SIGTERM and SIGINT
 mod usage; // settings that are refused
 mod variables; // each flag by its variable, and by its key of a file
+mod verdicts; // each fault: its verdict on the page, in `trimtab status`, in the log
 
 // The way of a change.
 mod api; // from the API server to files and a hook: edits, outages, permissions

@@ -263,7 +263,8 @@ fn page_is_for_admin_alone_and_a_key_cannot_write_markup_into_it() {
     assert_eq!(sidecar.request("--listen", "GET", "/").unwrap().0, 404);
     assert_eq!(sidecar.request("--admin", "POST", "/").unwrap().0, 404);
     let head = sidecar.head("--admin", "/").to_ascii_lowercase();
-    assert!(head.contains("content-security-policy: default-src 'none'; "), "{head}");
+    assert!(head.contains("content-security-policy: default-src 'none'; style-src 'sha256-"), "{head}");
+    assert!(!head.contains("unsafe"), "{head}");
     assert!(head.contains("cache-control: no-store"), "{head}");
     assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
 }

@@ -186,7 +186,7 @@ fn program_that_hangs_is_killed_with_its_group_and_rejects() {
     assert!(problem(&status, "validate").contains("--validate-timeout"), "{status}");
     eventually("its children are gone", || (sleeping(marker) == 0).then_some(()));
     // The journal remembers the quarantine.
-    let left = ["..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
+    let left = ["..trimtab/history.json", "..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
     eventually("nothing is left of it", || (names(&stage.at("conf")) == left).then_some(()));
 }
 

@@ -105,7 +105,14 @@ impl Scene {
     pub fn left_behind(&self) -> Vec<String> {
         let journal = self.journal();
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
-        let files = ["..data", "..trimtab/current", "..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
+        let files = [
+            "..data",
+            "..trimtab/current",
+            "..trimtab/history.json",
+            "..trimtab/journal.json",
+            "..trimtab/key",
+            "..trimtab/lock",
+        ];
         let mut names = names(&self.output);
         names.retain(|name| {
             name.starts_with("..")

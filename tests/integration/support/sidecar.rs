@@ -217,12 +217,23 @@ impl Sidecar {
         self.ask(flag, "GET", path).unwrap_or_default().0
     }
 
-    fn ask(&self, flag: &str, method: &str, path: &str) -> Option<(String, String)> {
+    /// What one of its servers answers to this; empty when nobody does.
+    pub fn say(&self, flag: &str, request: &str) -> String {
+        self.exchange(flag, request).unwrap_or_default()
+    }
+
+    fn exchange(&self, flag: &str, request: &str) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&self.address(flag), Duration::from_secs(5)).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    fn ask(&self, flag: &str, method: &str, path: &str) -> Option<(String, String)> {
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n");
+        let answer = self.exchange(flag, &head)?;
         let (head, body) = answer.split_once("\r\n\r\n")?;
         Some((head.to_owned(), body.to_owned()))
     }
