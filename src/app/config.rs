@@ -43,6 +43,8 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     pub shutdown_grace: Duration,
+    /// `--rollout`.
+    pub rollout: Option<super::RolloutConfig>,
 }
 
 impl Config {

@@ -8,6 +8,7 @@ mod end;
 mod ledger;
 mod lines;
 mod report;
+mod rollout;
 mod start;
 mod steps;
 
@@ -24,10 +25,12 @@ pub use self::config::Config;
 pub use self::end::End;
 use self::ledger::Ledger;
 use self::report::Reporter;
+use self::rollout::Fleet;
+pub use self::rollout::RolloutConfig;
 pub use self::start::run;
 pub(crate) use self::start::{clients, given_key};
 use self::steps::{Answer, Done, Steps};
-use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, Wait};
+use crate::machine::{Effect, Event, Leave, Machine, Memory, Milestone, Phase, Step, Timer, Verdict, Wait};
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
 use crate::observe::admin::Ask;
@@ -36,6 +39,7 @@ use crate::os::backoff;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::Lock;
 use crate::render::{Inputs, Settings};
+use crate::rollout::{self as fleet, Why};
 use crate::source::feed::{Feed, News};
 
 struct App {
@@ -47,6 +51,8 @@ struct App {
     steps: Steps,
     ledger: Ledger,
     report: Reporter,
+    /// With `--rollout`.
+    fleet: Option<Box<Fleet>>,
     /// The newest complete inputs.
     inputs: Option<Inputs>,
     /// Their digest, and since when they are known.
@@ -68,13 +74,15 @@ impl App {
                 error!("ending: {error}");
                 return End::CannotWrite;
             }
-            if let Some(end) = self.end.or_else(|| self.once_is_over(once_until)) {
+            let gives_back = self.fleet.as_ref().and_then(|fleet| fleet.gives_back());
+            if let Some(end) = self.end.or_else(|| self.once_is_over(once_until)).filter(|_| gives_back.is_none()) {
                 self.say();
                 self.report();
                 return end;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
-            let wake = [next.map(|(_, at)| at), once_until, grace_until].into_iter().flatten().min();
+            let looks = self.fleet.as_ref().and_then(|fleet| fleet.wakes);
+            let wake = [next.map(|(_, at)| at), once_until, grace_until, gives_back, looks].into_iter().flatten().min();
             tokio::select! {
                 biased;
                 signalled = signals.next() => match signalled {
@@ -91,10 +99,18 @@ impl App {
                         info!(phase = self.machine.phase().as_str(), "ending: finishing the step in flight");
                         grace_until = Some(Instant::now() + self.config.shutdown_grace);
                         self.on(Event::Shutdown);
+                        if let Some(fleet) = &mut self.fleet {
+                            fleet.end();
+                        }
                     }
                 },
                 Some(ask) = asked.recv() => self.asked(ask),
                 answer = self.steps.next() => self.answered(answer),
+                event = Fleet::next(&mut self.fleet) => {
+                    if let Some(fleet) = &mut self.fleet {
+                        fleet.queue.push_back(event);
+                    }
+                }
                 news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
@@ -108,6 +124,7 @@ impl App {
                     }
                 }
             }
+            self.roll_out();
             self.report();
         }
     }
@@ -184,6 +201,9 @@ impl App {
         let inputs = Inputs { snapshot, settings: self.settings.clone() };
         let digest = inputs.digest(&self.steps.key);
         self.ledger.observed(&inputs, digest, self.machine.journal());
+        if let Some(fleet) = &mut self.fleet {
+            fleet.observed(&inputs, digest);
+        }
         let before = self.inputs.replace(inputs);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
             debug!(digest = digest.short(), "inputs changed");
@@ -195,6 +215,72 @@ impl App {
             }
             self.observed = Some((digest, Timestamp::now(), Instant::now()));
             self.on(Event::Observed(digest));
+            self.go_on();
+        }
+    }
+
+    /// What is no other change needs no rollout, such as the same sources with other flags.
+    fn go_on(&mut self) {
+        let Some((change, inputs)) = self.fleet.as_ref().and_then(|fleet| fleet.newest) else { return };
+        self.machine.know_change(change);
+        let published = self.machine.journal().current.as_ref();
+        if published.is_some_and(|current| current.change == Some(change) && current.digest != inputs) {
+            self.let_go(change, inputs, false);
+        }
+    }
+
+    fn let_go(&mut self, change: Digest, inputs: Digest, good: bool) {
+        let retries = self.fleet.as_ref().map_or(0, |fleet| fleet.rollout.retries());
+        self.on(Event::Go(Leave { inputs, change, retries, good }));
+    }
+
+    /// Carries out what the rollout decides of what has happened.
+    fn roll_out(&mut self) {
+        loop {
+            let Some(fleet) = &mut self.fleet else { return };
+            let effects = fleet.turn(&self.machine);
+            let idle = effects.is_empty() && fleet.queue.is_empty();
+            for effect in effects {
+                self.of_rollout(effect);
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn of_rollout(&mut self, effect: fleet::Effect) {
+        let Some(fleet) = &mut self.fleet else { return };
+        match effect {
+            fleet::Effect::Wake(at) => fleet.wake(at),
+            fleet::Effect::Read { quorum } => fleet.read(quorum),
+            fleet::Effect::Write { lease, version, reason } => fleet.write(lease, version, reason, &self.machine),
+            // Nothing is kept for new Pods yet.
+            fleet::Effect::ReadHistory => {
+                fleet.queue.push_back(fleet::Event::HistoryRead(fleet::Reply::Answered(None)));
+            }
+            fleet::Effect::WriteHistory(_) => {
+                fleet.queue.push_back(fleet::Event::HistoryWritten(fleet::Reply::Answered(())));
+            }
+            fleet::Effect::Go(change, why) => {
+                if let Some((_, inputs)) = fleet.newest.filter(|(newest, _)| *newest == change) {
+                    self.let_go(change, inputs, why == Why::Good);
+                }
+            }
+            fleet::Effect::Publish(_) => self.allow(true),
+            fleet::Effect::Drop(_) => self.allow(false),
+            fleet::Effect::Back => self.on(Event::Back),
+            fleet::Effect::StartFromHistory(_) => {}
+            fleet::Effect::Settle => self.on(Event::Remember(Memory::Settle)),
+            fleet::Effect::ForgetRejection => self.on(Event::Remember(Memory::ForgetRejection)),
+            fleet::Effect::Claimed(claimed) => self.on(Event::Remember(Memory::Claimed(claimed))),
+            fleet::Effect::RevertIsKnown => self.on(Event::Remember(Memory::RevertIsKnown)),
+        }
+    }
+
+    fn allow(&mut self, allowed: bool) {
+        if let Some(step) = self.fleet.as_mut().and_then(|fleet| fleet.asks.take()) {
+            self.on(Event::Allowed { step, allowed });
         }
     }
 
@@ -241,8 +327,12 @@ impl App {
         if notified.is_some() {
             self.steps.notified = notified;
         }
+        let written = matches!(event, Event::Written { .. });
         let effects = self.machine.on(event);
         self.carry_out(effects, took);
+        if let Some(fleet) = self.fleet.as_mut().filter(|_| written) {
+            fleet.journalled();
+        }
     }
 
     fn on(&mut self, event: Event) {
@@ -266,6 +356,7 @@ impl App {
                     self.report.began(digest);
                     self.steps.render(step, sequence, unless, inputs, digest, &mut self.ledger);
                 }
+                Effect::Ask(step) => self.ask(step),
                 Effect::Write { step, writes } => self.steps.write(step, writes),
                 Effect::Reload { step, generation, published } => self.steps.reload(step, generation, published),
                 Effect::Confirm { step, digest, baseline } => self.steps.confirm(step, digest, baseline),
@@ -274,6 +365,18 @@ impl App {
                 Effect::Announce(milestone) => self.announce(&milestone, took),
                 Effect::Exit => self.end = Some(End::by_signal(self.config.once)),
             }
+        }
+    }
+
+    /// What is staged may be published, if the fleet still says so; what is no other change, in any case.
+    fn ask(&mut self, step: Step) {
+        let Some(fleet) = &mut self.fleet else { return };
+        fleet.asks = Some(step);
+        let newest = fleet.newest.map(|(change, _)| change);
+        let published = self.machine.journal().current.as_ref().and_then(|current| current.change);
+        match newest {
+            Some(change) if published != newest => fleet.queue.push_back(fleet::Event::Ready(change)),
+            _ => self.allow(true),
         }
     }
 
@@ -293,7 +396,8 @@ impl App {
         if self.machine.phase() != Phase::Committing {
             self.say();
         }
-        self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)));
+        let fleet = self.fleet.as_ref().map(|fleet| (fleet.status(), fleet.wait()));
+        self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)), fleet);
         // An init container's life is over before anyone asks.
         if self.config.once.is_none()
             && self.steps.may_store()

@@ -143,7 +143,14 @@ impl Reporter {
             }
             Event::Reloaded { verdict, .. } => (Stage::Reload, ending_of(verdict)),
             Event::Confirmed { verdict, .. } => (Stage::Confirm, ending_of(verdict)),
-            Event::Observed(_) | Event::Fired(_) | Event::Retry | Event::Shutdown => return,
+            Event::Observed(_)
+            | Event::Fired(_)
+            | Event::Go(_)
+            | Event::Allowed { .. }
+            | Event::Back
+            | Event::Remember(_)
+            | Event::Retry
+            | Event::Shutdown => return,
         };
         self.shared.metrics.stage(stage, ending, done.took);
         self.shared.update(|status| status.history.step(stage, done.took));
@@ -382,7 +389,13 @@ impl Reporter {
     }
 
     /// Brings `/status` and the metrics up to date with the machine and the sources, and writes the log.
-    pub(super) fn state(&mut self, machine: &Machine, views: &[View], observed: Option<(Digest, Timestamp)>) {
+    pub(super) fn state(
+        &mut self,
+        machine: &Machine,
+        views: &[View],
+        observed: Option<(Digest, Timestamp)>,
+        fleet: Option<(status::Rollout, Wait)>,
+    ) {
         let journal = machine.journal();
         self.shared.metrics.debt(journal.debt.is_some());
         self.shared.metrics.quarantined(journal.quarantine.is_some());
@@ -401,6 +414,12 @@ impl Reporter {
             status.sources = views.iter().map(source).collect();
             status.held = machine.is_held();
             status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
+            if let Some((rollout, wait)) = fleet {
+                if machine.waits_for_fleet() {
+                    status.waits_for = Some(wait);
+                }
+                status.rollout = Some(rollout);
+            }
         });
         let (verdict, changed) = self.shared.judge();
         for milestone in self.milestones.drain(..) {

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::ledger::Ledger;
 use super::report::Reporter;
+use super::rollout::Fleet;
 use super::steps::Steps;
 use super::{App, Config, End};
 use crate::candidate::syntax::Syntax;
@@ -62,10 +63,24 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
         return Ok(End::by_signal(config.once));
     };
     let given = given_key(&config).map_err(|error| (End::StartUp, error))?;
-    let key = given.map_or_else(|| output.digest_key(), Ok).map_err(|error| (End::CannotWrite, error.into()))?;
-    let app =
+    let key =
+        given.clone().map_or_else(|| output.digest_key(), Ok).map_err(|error| (End::CannotWrite, error.into()))?;
+    let fleet = match config.rollout.clone() {
+        None => None,
+        Some(rollout) => {
+            let way = clients.clone().or_else(kube::Clients::of_this_pod);
+            let way = way.context(
+                "--rollout needs a way to the API server, for its Lease: a service account's token in the Pod, or sources from \
+                 the API server with --kubeconfig",
+            );
+            let way = way.map_err(|error| (End::Usage, error))?;
+            Some(Box::new(Fleet::new(rollout, way, given, key.clone())))
+        }
+    };
+    let mut app =
         App::start(config, clients, output, key, lock, shared, tasks).map_err(|error| (End::CannotWrite, error))?;
-    Ok(app.run(asked, signals).await)
+    app.fleet = fleet;
+    Ok(Box::pin(app.run(asked, signals)).await)
 }
 
 /// Clients for the API server, if a source needs it; an error where the flags make no sense.
@@ -225,6 +240,7 @@ impl App {
             ledger: Ledger::found(journal),
             report: Reporter::new(shared, events, journal),
             steps: Steps::new(&config, output, key, tasks),
+            fleet: None,
             machine,
             timers: BTreeMap::new(),
             inputs: None,

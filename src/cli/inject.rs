@@ -191,6 +191,7 @@ pub(super) fn run_rbac(args: &RbacArgs) -> ExitCode {
 fn rules(config: &Config, own: &str) -> Vec<Rule> {
     let mut rules: Vec<_> = config.watches.iter().map(Rule::to_read).collect();
     rules.push(Rule::to_create_events(own));
+    rules.extend(config.rollout.as_ref().map(|_| Rule::to_roll_out(own)));
     // Several selectors of one namespace need one rule.
     let mut kept: Vec<Rule> = Vec::new();
     for rule in rules {

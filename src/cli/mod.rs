@@ -10,6 +10,7 @@ mod help;
 mod inject;
 pub mod log;
 mod render;
+mod rollout;
 mod run;
 mod values;
 mod variables;
@@ -73,6 +74,8 @@ pub enum Command {
     ///
     /// What it rejected, or waits to retry.
     Retry(AdminArgs),
+    /// Say how far a change is in a fleet with --rollout, or promote, stop or retry it
+    Rollout(rollout::RolloutCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
     /// Add the sidecar to the manifest on standard input
@@ -209,6 +212,7 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Check(args)) => check::check(*args),
         Some(Command::Status(args)) => ask::status(&args),
         Some(Command::Retry(args)) => ask::retry(&args),
+        Some(Command::Rollout(command)) => rollout::rollout(command),
         Some(Command::Completions(args)) => help::completions(&args),
         Some(Command::Inject(args)) => inject::run_inject(*args),
         Some(Command::Uninject) => inject::run_uninject(),

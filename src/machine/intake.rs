@@ -111,7 +111,7 @@ impl Machine {
 
     /// Takes waiting inputs in, if the step in flight allows it.
     pub(super) fn go(&mut self, effects: &mut Vec<Effect>) {
-        if self.intake != Intake::Ready || self.stopping {
+        if self.intake != Intake::Ready || self.stopping || !self.may_go() {
             return;
         }
         match self.work {

@@ -8,6 +8,7 @@ use crate::model::made_of::MadeOf;
 
 /// What the machine needs to know of the flags.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag, or follows from some")]
 pub struct Options {
     pub debounce: Duration,
     pub debounce_max: Duration,
@@ -23,6 +24,8 @@ pub struct Options {
     pub confirm: bool,
     /// `--on-reject rollback`.
     pub rollback: bool,
+    /// `--rollout`: inputs wait until the fleet lets them go.
+    pub rollout: bool,
     /// Of the flags by which inputs are rejected: a quarantine by others is forgotten at start.
     pub gate: Digest,
 }
@@ -59,10 +62,43 @@ pub enum Event {
         /// What `--confirm-url` says now.
         baseline: Option<Baseline>,
     },
+    /// The fleet lets these inputs go.
+    Go(Leave),
+    /// The answer to [`Effect::Ask`].
+    Allowed { step: Step, allowed: bool },
+    /// The fleet does not take what is published: back to what is known to be good.
+    Back,
+    /// What must be remembered of the rollout.
+    Remember(Memory),
     /// Somebody asks: forget the rejection, and try at once what waits.
     Retry,
     /// Finish the step in flight, then exit.
     Shutdown,
+}
+
+/// Leave to go, until the fleet is asked once more, right before the rename.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leave {
+    pub inputs: Digest,
+    /// Of which change they are.
+    pub change: Digest,
+    /// How often people have asked for another try.
+    pub retries: u64,
+    /// Whether the change is known to be good.
+    pub good: bool,
+}
+
+/// What must be remembered of the rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// What is published is known to be good.
+    Settle,
+    /// Whether the last claim is this replica's.
+    Claimed(bool),
+    /// The fleet knows what was gone back to.
+    RevertIsKnown,
+    /// What was rejected may be tried again.
+    ForgetRejection,
 }
 
 /// What came of a render.
@@ -143,6 +179,8 @@ pub enum Effect {
         /// The published tree's digest.
         unless: Option<Digest>,
     },
+    /// Ask the fleet whether what is staged may be published now.
+    Ask(Step),
     /// Carry out these writes in order; stop at the first that fails.
     Write {
         step: Step,

@@ -14,6 +14,7 @@
 mod intake;
 mod io;
 mod recover;
+mod rollout;
 mod work;
 
 #[cfg(test)]
@@ -21,7 +22,8 @@ mod tests;
 
 use self::intake::Intake;
 pub use self::io::{
-    Disk, Effect, Event, Milestone, Options, Outcome, Phase, Step, Timer, Verdict, Wait, Write, WriteKind,
+    Disk, Effect, Event, Leave, Memory, Milestone, Options, Outcome, Phase, Step, Timer, Verdict, Wait, Write,
+    WriteKind,
 };
 pub use self::recover::recover;
 use self::work::{Next, Pause, Work};
@@ -38,6 +40,8 @@ pub struct Machine {
     want: Option<Digest>,
     /// The inputs that led to what is published.
     have: Option<Digest>,
+    /// The inputs that the fleet lets go.
+    leave: Option<Leave>,
     intake: Intake,
     work: Work,
     /// A moment after the current generation was published.
@@ -81,6 +85,10 @@ impl Machine {
             Event::Reloaded { step, verdict } => self.reloaded(step, verdict, &mut effects),
             Event::Confirmed { step, verdict } => self.confirmed(step, verdict, &mut effects),
             Event::Verified { step, sound, baseline } => self.verified(step, sound, baseline, &mut effects),
+            Event::Go(leave) => self.let_go(leave, &mut effects),
+            Event::Allowed { step, allowed } => self.allowed(step, allowed, &mut effects),
+            Event::Back => self.back(&mut effects),
+            Event::Remember(memory) => self.remember(memory, &mut effects),
             Event::Retry => self.retry(&mut effects),
             Event::Shutdown => self.shutdown(&mut effects),
         }
@@ -96,7 +104,7 @@ impl Machine {
     #[must_use]
     pub fn phase(&self) -> Phase {
         match &self.work {
-            Work::Rendering(..) => Phase::Rendering,
+            Work::Rendering(..) | Work::Asking(..) => Phase::Rendering,
             Work::Tidying(..) | Work::Committing(..) | Work::Noting(_) | Work::Clearing(..) => Phase::Committing,
             Work::Reloading(_) => Phase::Reloading,
             Work::Confirming { .. } | Work::Verifying(..) => Phase::Confirming,
@@ -161,7 +169,9 @@ impl Machine {
     /// The inputs that the step in flight will have published, or that are published.
     fn settled_on(&self) -> Option<Digest> {
         match &self.work {
-            Work::Rendering(_, digest) | Work::Committing(_, _, digest, _) => Some(*digest),
+            Work::Rendering(_, digest) | Work::Asking(_, digest, ..) | Work::Committing(_, _, digest, _) => {
+                Some(*digest)
+            }
             _ => self.have,
         }
     }

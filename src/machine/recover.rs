@@ -42,6 +42,11 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     let highest = disk.directories.iter().filter_map(|name| sequence_of(name)).max();
     journal.next_sequence = journal.next_sequence.max(highest.map_or(1, |sequence| sequence.saturating_add(1)));
 
+    journal.fleet = options.rollout.then(|| journal.fleet.take().unwrap_or_default());
+    if let Some(fleet) = &mut journal.fleet {
+        fleet.base = fleet.base.take().filter(is_there);
+    }
+
     let mut machine = Machine {
         have: journal.current.as_ref().map(|current| current.digest),
         published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
@@ -54,6 +59,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
         options,
         journal,
         want: None,
+        leave: None,
         intake: Intake::Calm,
         work: Work::Waiting,
         attempts: 0,

@@ -26,6 +26,7 @@ fn options() -> Options {
         attempts: 3,
         reload: true,
         confirm: true,
+        rollout: false,
         rollback: true,
         gate: inputs(0),
     }
@@ -276,6 +277,7 @@ impl World {
     fn carry_out(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
+                Effect::Ask(_) => unreachable!("there is no rollout"),
                 Effect::Arm(timer, _) if self.is(Mutation::TimerLost(timer)) => {}
                 Effect::Arm(timer, _) => {
                     self.timers.insert(timer);

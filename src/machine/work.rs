@@ -24,14 +24,16 @@ pub(super) enum Work {
     Tidying(Step, Asked),
     /// These inputs are rendered and staged.
     Rendering(Step, Digest),
+    /// The candidate of these inputs is staged, and the fleet is asked whether it may be published.
+    Asking(Step, Digest, Box<(Generation, Option<Baseline>)>),
     /// The candidate of these inputs is published, and this journal announces it.
     Committing(Step, Asked, Digest, Box<Journal>),
     /// The main process is being notified.
     Reloading(Step),
     /// The main process is being asked or watched. Impatient: newer inputs have waited for [`PATIENCE`].
     Confirming { step: Step, impatient: bool },
-    /// The last good generation is checked, as the current one was rejected.
-    Verifying(Step, Rejection),
+    /// The last good generation is checked, as the current one was rejected, here or (without a word why) elsewhere.
+    Verifying(Step, Option<Rejection>),
     /// A quarantine is written down, or the moment of a publish whose debt will last.
     Noting(Step),
     /// The debt is written off.
@@ -112,6 +114,9 @@ impl Machine {
             return;
         }
         match outcome {
+            Outcome::Staged { candidate, baseline } if !self.stopping && self.options.rollout => {
+                self.ask(digest, candidate, baseline, effects);
+            }
             Outcome::Staged { candidate, baseline } if !self.stopping => {
                 self.commit(digest, candidate, baseline, effects);
             }
@@ -155,7 +160,13 @@ impl Machine {
         same != current
     }
 
-    fn commit(&mut self, digest: Digest, candidate: Generation, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
+    pub(super) fn commit(
+        &mut self,
+        digest: Digest,
+        candidate: Generation,
+        baseline: Option<Baseline>,
+        effects: &mut Vec<Effect>,
+    ) {
         let debt = self.options.reload.then(|| Debt { baseline, ..Debt::default() });
         let journal = Journal {
             next_sequence: candidate.sequence.saturating_add(1),
@@ -165,6 +176,7 @@ impl Machine {
             current: Some(candidate.clone()),
             debt,
             quarantine: None,
+            fleet: self.journal.fleet.clone(),
             ..self.journal
         };
         let prune = prunes(&journal).then(|| Write::Prune(keep(&journal)));
@@ -337,7 +349,9 @@ impl Machine {
     /// have changed since it was made: what is known of them stays, unless they were taken after all.
     fn adopt(&mut self, journal: Journal) {
         let quarantine = self.journal.quarantine.take().filter(|quarantine| Some(quarantine.digest) != self.have);
-        self.journal = Journal { quarantine, ..journal };
+        // What was remembered meanwhile is newer.
+        let fleet = self.journal.fleet.take();
+        self.journal = Journal { quarantine, fleet, ..journal };
     }
 
     fn reload_is_due(&self) -> bool {
@@ -441,11 +455,11 @@ impl Machine {
             self.resume(effects);
             return;
         }
-        let good = self.journal.last_good.clone().filter(|good| Some(good) != self.journal.current.as_ref());
+        let good = self.way_back();
         match good {
             Some(generation) if self.options.rollback && self.journal.is_due(DebtKind::Publish) => {
                 let step = self.step();
-                self.work = Work::Verifying(step, rejection);
+                self.work = Work::Verifying(step, Some(rejection));
                 effects.push(Effect::Verify { step, generation });
             }
             _ => self.hold(rejection, effects),
@@ -464,15 +478,22 @@ impl Machine {
             self.resume(effects);
         } else if sound {
             self.roll_back(rejection, baseline, effects);
-        } else {
+        } else if let Some(rejection) = rejection {
             self.hold(rejection, effects);
+        } else {
+            self.resume(effects);
         }
     }
 
-    fn roll_back(&mut self, rejection: Rejection, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
-        let Some(good) = self.journal.last_good.clone() else { return };
-        if let Some(rejected) = self.have {
+    fn roll_back(&mut self, rejection: Option<Rejection>, baseline: Option<Baseline>, effects: &mut Vec<Effect>) {
+        let Some(good) = self.way_back() else { return };
+        let by_fleet = rejection.is_none();
+        if let (Some(rejected), Some(rejection)) = (self.have, rejection) {
             self.quarantine(rejected, rejection, effects);
+        }
+        if by_fleet && self.want != Some(good.digest) && self.intake == Intake::Calm {
+            // They wait until the fleet lets them go.
+            self.intake = Intake::Ready;
         }
         self.have = Some(good.digest);
         self.redo = good.partial;
@@ -506,6 +527,7 @@ impl Machine {
 
     /// Only the newest inputs are worth it: others are not tried again anyway.
     fn quarantine(&mut self, digest: Digest, rejection: Rejection, effects: &mut Vec<Effect>) {
+        self.remember_rejection(digest);
         let is_known = |known: &Quarantine| {
             let Rejection { stage, reason, at: _ } = &known.rejection;
             known.digest == digest && (*stage, reason) == (rejection.stage, &rejection.reason)
@@ -534,11 +556,11 @@ impl Machine {
 
     /// Writes the journal, unless newer inputs are about to.
     fn note(&mut self, effects: &mut Vec<Effect>) {
-        let newer = self.intake == Intake::Ready && self.want != self.have;
+        let newer = self.intake == Intake::Ready && self.want != self.have && self.may_go();
         if newer { self.resume(effects) } else { self.write_journal(effects) }
     }
 
-    fn write_journal(&mut self, effects: &mut Vec<Effect>) {
+    pub(super) fn write_journal(&mut self, effects: &mut Vec<Effect>) {
         let step = self.step();
         effects.push(Effect::Write { step, writes: vec![Write::Journal(Box::new(self.journal.clone()))] });
         self.work = Work::Noting(step);
@@ -579,6 +601,9 @@ impl Machine {
 
     pub(super) fn shutdown(&mut self, effects: &mut Vec<Effect>) {
         self.stopping = true;
+        if let Work::Asking(..) = self.work {
+            self.work = Work::Waiting;
+        }
         if let Work::Confirming { step, .. } = self.work {
             effects.push(Effect::Hurry(step));
         }
@@ -619,9 +644,10 @@ fn prunes(journal: &Journal) -> bool {
     journal.debt.is_none() || journal.prev_debt.is_some()
 }
 
-/// The directories that must stay: at most three.
+/// The directories that must stay: at most three, or four with a rollout.
 fn keep(journal: &Journal) -> Vec<String> {
-    let mut keep: Vec<_> = [&journal.current, &journal.from, &journal.last_good]
+    let base = journal.fleet.as_ref().map_or(&None, |fleet| &fleet.base);
+    let mut keep: Vec<_> = [&journal.current, &journal.from, &journal.last_good, base]
         .into_iter()
         .flatten()
         .map(|generation| generation.directory.clone())

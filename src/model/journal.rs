@@ -37,6 +37,9 @@ pub struct Generation {
     /// is gone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_of: Option<MadeOf>,
+    /// The digest of what people edit, where a rollout asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<Digest>,
 }
 
 impl Generation {
@@ -44,7 +47,16 @@ impl Generation {
     #[must_use]
     pub fn new(sequence: u64, digest: Digest, tree: Digest, content: Digest) -> Self {
         let directory = format!("{DIRECTORY_PREFIX}{sequence:06}-{}", digest.short());
-        Self { sequence, digest, tree, content, directory, partial: false, made_of: Some(MadeOf::default()) }
+        Self {
+            sequence,
+            digest,
+            tree,
+            content,
+            directory,
+            partial: false,
+            made_of: Some(MadeOf::default()),
+            change: None,
+        }
     }
 
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
@@ -53,7 +65,7 @@ impl Generation {
         let sequence = sequence_of(directory)?;
         let (digest, tree, content) = (Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
         let directory = directory.to_owned();
-        Some(Self { sequence, digest, tree, content, directory, partial: false, made_of: None })
+        Some(Self { sequence, digest, tree, content, directory, partial: false, made_of: None, change: None })
     }
 }
 
@@ -144,6 +156,22 @@ pub struct Rejection {
     pub at: Timestamp,
 }
 
+/// What a replica must remember of a rollout.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+pub struct Fleet {
+    /// The newest generation published here that the fleet knows to be good: what is gone back to.
+    pub base: Option<Generation>,
+    /// Whether this replica wrote the last claim that it knows of.
+    pub claimed: bool,
+    /// The change that it went to because it was known to be good, until the fleet knows that.
+    pub reverted: Option<Digest>,
+    /// The change that it rejected.
+    pub rejected: Option<Digest>,
+    /// How often people had asked for another try by then.
+    pub retries: u64,
+}
+
 /// The journal's content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -163,6 +191,9 @@ pub struct Journal {
     pub prev_debt: Option<Debt>,
     /// The inputs that were rejected last.
     pub quarantine: Option<Quarantine>,
+    /// With `--rollout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<Fleet>,
 }
 
 impl Default for Journal {
@@ -176,6 +207,7 @@ impl Default for Journal {
             debt: None,
             prev_debt: None,
             quarantine: None,
+            fleet: None,
         }
     }
 }
@@ -208,7 +240,8 @@ impl Journal {
             return Err(JournalError::Version(version));
         }
         let journal: Self = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-        let named = [&journal.current, &journal.from, &journal.last_good];
+        let base = journal.fleet.as_ref().map_or(&None, |fleet| &fleet.base);
+        let named = [&journal.current, &journal.from, &journal.last_good, base];
         if named.into_iter().flatten().any(|generation| sequence_of(&generation.directory).is_none()) {
             return Err(JournalError::Directory);
         }
@@ -289,6 +322,20 @@ mod tests {
         assert!(!few.parts("few").is_empty() && few.parts("many").is_empty() && few.has("many"));
         let empty = length(MadeOf::default());
         assert!(length(few) - empty < made_of::LIMIT);
+    }
+
+    #[test]
+    fn without_a_rollout_not_a_byte_is_added_and_with_one_it_round_trips() {
+        let text = String::from_utf8(journal().to_bytes()).unwrap();
+        assert!(!text.contains("fleet") && !text.contains("change"), "{text}");
+        let mut rolled = journal();
+        let base = Generation { change: Some(Digest::from_bytes([8; 32])), ..rolled.current.clone().unwrap() };
+        rolled.fleet = Some(Fleet { base: Some(base), claimed: true, retries: 3, ..Fleet::default() });
+        assert_eq!(Journal::parse(&rolled.to_bytes()), Ok(rolled.clone()));
+        let hostile = String::from_utf8(rolled.to_bytes()).unwrap();
+        let (before, after) = hostile.split_once("\"fleet\"").unwrap();
+        let hostile = format!("{before}\"fleet\"{}", after.replace("..trimtab-000042-070707070707", "../../etc"));
+        assert_eq!(Journal::parse(hostile.as_bytes()), Err(JournalError::Directory));
     }
 
     #[test]

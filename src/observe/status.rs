@@ -52,6 +52,9 @@ pub struct Status {
     /// Of this program.
     pub version: &'static str,
     pub pod: Pod,
+    /// With `--rollout`: how far the newest change is in the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
     /// Whether the published generation was rejected, and there is no way back: also while it is tried once more.
     #[serde(skip)]
     pub held: bool,
@@ -66,6 +69,22 @@ pub struct Pod {
     pub name: String,
     pub namespace: String,
     pub node: Option<String>,
+}
+
+/// How far a change is in the fleet, as far as this replica has looked: it does not while there is nothing to wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rollout {
+    pub name: String,
+    /// See [`crate::rollout::State`].
+    pub state: Option<&'static str>,
+    /// The change that the Lease speaks of.
+    pub candidate: Option<Digest>,
+    /// Whether this replica goes first.
+    pub leads: bool,
+    /// The change of the newest sources.
+    pub newest: Option<Digest>,
+    /// Why the Lease cannot be read or written.
+    pub problem: Option<String>,
 }
 
 /// What the newest inputs wait for, though nothing is wrong.

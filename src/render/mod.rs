@@ -89,7 +89,26 @@ impl Inputs {
         hasher.finish()
     }
 
-    fn is_secret(&self) -> bool {
+    /// The digest of what people edit: the same in all replicas that see the same objects and have the same templates.
+    /// HMAC-SHA256 by `key`, where there is one.
+    #[must_use]
+    pub fn change(&self, key: Option<&DigestKey>) -> Digest {
+        let mut hasher = key.map_or_else(Hasher::plain, Hasher::keyed);
+        for taken in self.snapshot.objects.iter() {
+            hasher.field(&[u8::from(taken.selected)]);
+            hasher.field(taken.object.content().as_bytes());
+        }
+        hasher.field(&self.snapshot.objects.len().to_be_bytes());
+        for (template, dest) in &self.snapshot.templates {
+            hasher.field(template.content().as_bytes());
+            hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
+        }
+        hasher.finish()
+    }
+
+    /// Whether a plain digest would let anyone test guesses of a secret.
+    #[must_use]
+    pub fn is_secret(&self) -> bool {
         self.snapshot.objects.groups().any(|group| group.secret)
             || self.snapshot.templates.iter().any(|(template, _)| template.secret)
             || self.settings.env.values().any(|variable| variable.secret)

@@ -19,10 +19,10 @@ impl Rollout {
         let Reply::Answered(found) = reply else {
             // I was blind: the holder's time starts anew.
             self.same_since = turn.now;
-            let wait = self.dice.between(AGAIN.0, AGAIN.1);
-            self.wake(turn, wait);
+            self.try_again(turn);
             return;
         };
+        self.failures = 0;
         self.must_read = false;
         self.saw(turn, found, quorum);
         (self.quorum, self.read_at) = (quorum, Some(sent));
@@ -39,8 +39,7 @@ impl Rollout {
 
     pub(super) fn history_read(&mut self, turn: &mut Turn, reply: &Reply<Option<Found>>) {
         let Reply::Answered(found) = reply else {
-            let wait = self.dice.between(AGAIN.0, AGAIN.1);
-            self.wake(turn, wait);
+            self.try_again(turn);
             return;
         };
         let usable = |found: &Found| {

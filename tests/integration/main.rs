@@ -22,6 +22,7 @@ mod events; // Kubernetes Events of the Pod
 mod kube_source; // `source::kube`: lists, watches, refusals, where a fault comes at an exact instant
 mod reload; // notifying the main process: by signal, HTTP, program; retries
 mod rollback; // rollback, hold, quarantine
+mod rollout; // one replica first: a fleet of sidecars and its Lease
 mod validate; // `--validate` and `--syntax`
 mod volume; // mounted directories as the kubelet writes them
 mod way; // one swap of a volume → one call of the hook

@@ -115,6 +115,17 @@ fn works(variables: &mut Variables) {
     by_variables_checks(variables);
     by_variables_objects(variables);
     by_variables_servers_and_logs(variables);
+    by_variables_rollout(variables);
+}
+
+fn by_variables_rollout(variables: &mut Variables) {
+    let stage = Stage::new("x");
+    let (volume, output) = (format!("app={}", stage.text("volume")), stage.text("conf"));
+    let more = [("ROLLOUT", "web"), ("ROLLOUT_BAKE", "1s"), ("ROLLOUT_SPREAD", "2s"), ("ONCE", "1")];
+    let (code, said) = variables.run(&[&[("WATCH_DIR", &*volume), ("OUTPUT", &*output)][..], &more].concat());
+    assert!(code == Some(64) && said.contains("--rollout and --once contradict each other"), "{said}");
+    let (code, said) = variables.run(&[("WATCH_DIR", &*volume), ("OUTPUT", &*output), ("ROLLOUT_BAKE", "1s")]);
+    assert!(code == Some(64) && said.contains("--rollout-bake goes with --rollout"), "{said}");
 }
 
 fn by_variables_files_templates_and_http(variables: &mut Variables) {

@@ -8,6 +8,7 @@ mod gate;
 mod life;
 mod output;
 mod reload;
+mod rollout;
 mod source;
 mod validate;
 
@@ -20,6 +21,7 @@ use self::gate::Gate;
 pub use self::life::{LifeArgs, LogFormat, LogLevel};
 use self::output::OutputArgs;
 use self::reload::ReloadArgs;
+use self::rollout::RolloutArgs;
 pub use self::source::Resource;
 use self::source::{OwnNamespace, SourceArgs};
 use self::validate::ValidateArgs;
@@ -27,6 +29,7 @@ use crate::app::Config;
 use crate::cli::file::FileArgs;
 use crate::machine;
 use crate::model::digest::Digest;
+use crate::model::object::Kind;
 use crate::reload::Driver;
 use crate::source::files;
 
@@ -66,6 +69,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub confirm: ConfirmArgs,
     #[command(flatten)]
+    pub rollout: RolloutArgs,
+    #[command(flatten)]
     pub life: LifeArgs,
     #[command(flatten)]
     pub file: FileArgs,
@@ -74,7 +79,7 @@ pub struct RunArgs {
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, output, validate, reload, confirm, life, file: _ } = &self;
+        let Self { sources, output, validate, reload, confirm, rollout, life, file: _ } = &self;
         let mut parts = sources.parts(own_namespace)?;
         output.add_sources(&mut parts)?;
         life.check()?;
@@ -90,6 +95,16 @@ impl RunArgs {
                 crate::reload::confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
         }
         let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
+        let render = output.settings(env, sources.allow_empty)?;
+        let rollout = rollout.config(&rollout::Others {
+            pod: &render.pod,
+            confirms: notified,
+            confirm_timeout: confirm.confirm_timeout,
+            once: once.is_some(),
+            splay: reload.reload_splay,
+            digest_key: output.digest_key_file.is_some(),
+            secret: parts.watches.iter().any(|watch| watch.kind == Kind::Secret) || !sources.secret_dirs.is_empty(),
+        })?;
         Ok(Config {
             specs: parts.specs,
             client: parts.client,
@@ -102,11 +117,12 @@ impl RunArgs {
             },
             output: output.config()?,
             digest_key_file: output.digest_key_file.clone(),
-            render: output.settings(env, sources.allow_empty)?,
+            render,
             validate: validate.config(output.directory()?)?,
             machine: machine::Options {
                 confirm: confirm_config.is_needed(),
                 rollback: confirm.on_reject == OnReject::Rollback,
+                rollout: rollout.is_some(),
                 gate: self.gate(),
                 debounce: life.debounce,
                 debounce_max: life.debounce_max,
@@ -122,6 +138,7 @@ impl RunArgs {
             listen: life.listen.0,
             admin: life.admin.0,
             shutdown_grace: life.shutdown_grace,
+            rollout,
         })
     }
 

@@ -98,6 +98,7 @@ impl Script {
             attempts: 1,
             reload: self.reload,
             confirm: false,
+            rollout: false,
             rollback: true,
             gate: Digest::from_bytes([1; 32]),
         }
@@ -334,6 +335,7 @@ impl Sidecar {
 
     fn effect(&mut self, effect: Effect) -> Option<Event> {
         match effect {
+            Effect::Ask(_) => unreachable!("there is no rollout"),
             Effect::Arm(timer, _) => {
                 self.timers.entry(timer).or_default();
                 None

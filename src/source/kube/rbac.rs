@@ -61,6 +61,14 @@ impl Rule {
         Self { group: "events.k8s.io", resource: "events", name: None, verbs: &["create"], namespace }
     }
 
+    /// To take part in a rollout. A name cannot restrict `create`.
+    #[must_use]
+    pub fn to_roll_out(namespace: &str) -> Self {
+        let namespace = Some(namespace.to_owned());
+        let verbs = &["get", "create", "update"];
+        Self { group: "coordination.k8s.io", resource: "leases", name: None, verbs, namespace }
+    }
+
     /// `Role` or `ClusterRole`, whose name with `Binding` is what binds it.
     #[must_use]
     pub fn role(&self) -> &'static str {

@@ -1,0 +1,325 @@
+//! The rollout's requests and moments: what its machine asks for, and what it is answered.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease as KubeLease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::machine::{Machine, Phase, Step};
+use crate::model::digest::{Digest, DigestKey};
+use crate::model::journal::Generation;
+use crate::observe::status;
+use crate::render::Inputs;
+use crate::rollout::{Effect, Event, Lease, PREFIX, Reason, Replica, Reply, Rollout, State, Timing, Version};
+use crate::source::kube::{Clients, LeaseError};
+
+/// Others take the holder for lost after so many seconds, as client-go's leader election writes it.
+const LEASE_SECONDS: i32 = 30;
+
+/// How long a Lease is waited for that is given back at the end.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// The rollout that this replica takes part in.
+#[derive(Clone, Debug)]
+pub struct RolloutConfig {
+    /// `--rollout`.
+    pub name: String,
+    pub timing: Timing,
+    /// The Pod.
+    pub pod: String,
+    pub namespace: String,
+    pub uid: String,
+}
+
+/// What a request found.
+struct Answered {
+    event: Event,
+    /// The Lease as it is stored.
+    stored: Option<KubeLease>,
+    problem: Option<String>,
+}
+
+/// This replica's part in a rollout.
+pub(super) struct Fleet {
+    pub(super) config: RolloutConfig,
+    pub(super) rollout: Rollout,
+    clients: Clients,
+    /// The key of `--digest-key-file`, and what is taken where a secret comes in without one: it agrees with nobody.
+    keys: (Option<DigestKey>, DigestKey),
+    began: Instant,
+    /// The change of the newest inputs, and their digest.
+    pub(super) newest: Option<(Digest, Digest)>,
+    /// When the rollout wants to look again.
+    pub(super) wakes: Option<Instant>,
+    pub(super) queue: VecDeque<Event>,
+    /// The step of the first machine that waits for leave.
+    pub(super) asks: Option<Step>,
+    stored: Option<KubeLease>,
+    known: Option<Replica>,
+    /// A write that waits for the journal.
+    after_journal: Option<(Lease, Option<Version>, Reason)>,
+    pub(super) problem: Option<String>,
+    ends: Option<Instant>,
+    answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
+    tasks: JoinSet<()>,
+}
+
+impl Fleet {
+    pub(super) fn new(config: RolloutConfig, clients: Clients, given: Option<DigestKey>, own: DigestKey) -> Self {
+        let seed = Digest::of(format!("{}{}", config.uid, Timestamp::now()).as_bytes());
+        Self {
+            rollout: Rollout::new(
+                config.timing,
+                seed.as_bytes()[..8].iter().fold(0, |seed, byte| seed << 8 | u64::from(*byte)),
+            ),
+            config,
+            clients,
+            keys: (given, own),
+            began: Instant::now(),
+            newest: None,
+            wakes: None,
+            queue: VecDeque::from([Event::Started]),
+            asks: None,
+            stored: None,
+            known: None,
+            after_journal: None,
+            problem: None,
+            ends: None,
+            answers: mpsc::channel(4),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    /// Waits for an answer. May be dropped at any time without a loss.
+    pub(super) async fn next(fleet: &mut Option<Box<Self>>) -> Event {
+        let answer = match fleet {
+            Some(fleet) => fleet.answers.1.recv().await,
+            None => None,
+        };
+        let (Some(fleet), Some(answered)) = (fleet, answer) else { return std::future::pending().await };
+        while fleet.tasks.try_join_next().is_some() {}
+        let Answered { event, stored, problem } = answered;
+        if stored.is_some() || matches!(event, Event::Read(Reply::Answered(None))) {
+            fleet.stored = stored;
+        }
+        if let Some(problem) = problem.as_ref().filter(|problem| fleet.problem.as_ref() != Some(problem)) {
+            warn!(stage = "rollout", "{problem}");
+        }
+        fleet.problem = problem;
+        event
+    }
+
+    /// The newest inputs are these.
+    pub(super) fn observed(&mut self, inputs: &Inputs, digest: Digest) {
+        let (given, own) = &self.keys;
+        let change = inputs.change(given.as_ref().or(inputs.is_secret().then_some(own)));
+        let before = self.newest.replace((change, digest));
+        if before.is_none_or(|(before, _)| before != change) {
+            self.queue.push_back(Event::Saw);
+        }
+    }
+
+    /// As the first machine and its journal have it.
+    fn replica(&self, machine: &Machine) -> Replica {
+        let journal = machine.journal();
+        // One that is from before the rollout is no change that anybody knows.
+        let change = |generation: &Generation| generation.change.unwrap_or(Digest::UNKNOWN);
+        let fleet = journal.fleet.clone().unwrap_or_default();
+        let published = journal.current.as_ref().map(change);
+        let newest = self.newest.map(|(change, _)| change);
+        Replica {
+            uid: self.config.uid.clone(),
+            newest,
+            published,
+            base: fleet.base.as_ref().map(change),
+            confirmed: published.is_some() && journal.debt.is_none(),
+            rejected: fleet.rejected.filter(|rejected| newest.is_none_or(|newest| newest == *rejected)),
+            rejected_at: fleet.retries,
+            busy: machine.is_busy(),
+            owes: machine.owes_verdict(),
+            claimed: fleet.claimed,
+            reverted: fleet.reverted.is_some() && fleet.reverted == published,
+        }
+    }
+
+    /// The effects of what waits in the queue.
+    pub(super) fn turn(&mut self, machine: &Machine) -> Vec<Effect> {
+        let now = Instant::now();
+        let me = self.replica(machine);
+        if self.known.as_ref().is_some_and(|known| *known != me) {
+            self.queue.push_back(Event::Verdict);
+        }
+        self.known = Some(me.clone());
+        if self.wakes.is_some_and(|at| at <= now) {
+            self.wakes = None;
+            self.queue.push_back(Event::Woke);
+        }
+        let Some(event) = self.queue.pop_front() else { return Vec::new() };
+        self.rollout.on(now - self.began, &me, event)
+    }
+
+    pub(super) fn wake(&mut self, at: Duration) {
+        self.wakes = Some(self.began + at);
+    }
+
+    pub(super) fn read(&mut self, quorum: bool) {
+        let (clients, answer, config) = (self.clients.clone(), self.answers.0.clone(), self.config.clone());
+        self.tasks.spawn(async move {
+            let name = lease_name(&config);
+            let found = clients.read_lease(&config.namespace, &name, quorum).await;
+            let (stored, problem) = match found {
+                Ok(found) => (found, None),
+                Err(error) => (None, Some(Some(error))),
+            };
+            let parsed = stored.as_ref().map(parse).transpose();
+            let (reply, problem) = match (parsed, problem) {
+                (_, Some(error)) => (Reply::Failed, error.map(|error| waits(&name, &error.to_string()))),
+                (Err(problem), None) => (Reply::Failed, Some(waits(&name, &problem))),
+                (Ok(found), None) => (Reply::Answered(found), None),
+            };
+            let _ = answer.send(Answered { event: Event::Read(reply), stored, problem }).await;
+        });
+    }
+
+    /// Writes the Lease: at once, or when the journal that announces it is written.
+    pub(super) fn write(&mut self, lease: Lease, version: Option<Version>, reason: Reason, machine: &Machine) {
+        self.after_journal = Some((lease, version, reason));
+        if machine.phase() != Phase::Committing {
+            self.journalled();
+        }
+    }
+
+    /// What waited for the journal goes on.
+    pub(super) fn journalled(&mut self) {
+        let Some((lease, version, reason)) = self.after_journal.take() else { return };
+        let (clients, answer) = (self.clients.clone(), self.answers.0.clone());
+        let name = lease_name(&self.config);
+        let object = self.object(&lease, version, reason);
+        if reason != Reason::Renew {
+            let change = lease.candidate.map(|change| change.short()).unwrap_or_default();
+            info!(stage = "rollout", change, state = lease.state.as_str(), "Lease {name}: {}", reason.as_str());
+        }
+        self.tasks.spawn(async move {
+            let written = clients.write_lease(&object).await;
+            let (stored, reply, problem) = match written {
+                Ok(Some(stored)) => {
+                    let version = stored.metadata.resource_version.clone();
+                    (Some(stored), Reply::Answered(version), None)
+                }
+                Ok(None) => (None, Reply::Answered(None), None),
+                Err(error) => {
+                    let problem = Some(waits(&name, &error.to_string()));
+                    let lost = matches!(error, LeaseError::Lost(_));
+                    (None, if lost { Reply::Lost } else { Reply::Failed }, problem)
+                }
+            };
+            let _ = answer.send(Answered { event: Event::Wrote(reply), stored, problem }).await;
+        });
+    }
+
+    /// The Lease as it goes to the API server; what others wrote there stays.
+    fn object(&self, lease: &Lease, version: Option<Version>, reason: Reason) -> KubeLease {
+        let mut object = self.stored.clone().filter(|_| version.is_some()).unwrap_or_default();
+        let now = MicroTime(Timestamp::now());
+        let spec = object.spec.take().unwrap_or_default();
+        let changed = spec.holder_identity.as_deref().unwrap_or_default() != lease.holder;
+        object.spec = Some(LeaseSpec {
+            holder_identity: Some(lease.holder.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            acquire_time: if changed { Some(now.clone()) } else { spec.acquire_time.clone().or(Some(now.clone())) },
+            renew_time: Some(now),
+            lease_transitions: Some(spec.lease_transitions.unwrap_or(0).saturating_add(i32::from(changed))),
+            ..spec
+        });
+        let ObjectMeta { annotations, .. } = object.metadata;
+        let mut annotations = annotations.unwrap_or_default();
+        annotations.extend(lease.annotations());
+        if reason != Reason::Renew {
+            let holder = lease.holder == self.config.uid;
+            let people = [
+                ("canary", if holder { self.config.pod.clone() } else { String::new() }),
+                ("reason", reason.as_str().to_owned()),
+                ("since", Timestamp::now().to_string()),
+            ];
+            annotations.extend(people.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
+        }
+        object.metadata = ObjectMeta {
+            name: Some(lease_name(&self.config)),
+            namespace: Some(self.config.namespace.clone()),
+            resource_version: version,
+            annotations: Some(annotations),
+            managed_fields: None,
+            ..object.metadata
+        };
+        object
+    }
+
+    /// The replica ends: the Lease goes back, if it is this one's.
+    pub(super) fn end(&mut self) {
+        self.ends = Some(Instant::now() + GIVE_BACK);
+        self.queue.push_back(Event::Ending);
+    }
+
+    /// Until when the end waits for that.
+    pub(super) fn gives_back(&self) -> Option<Instant> {
+        let pending = self.rollout.is_asking() || self.rollout.holds(&self.config.uid) || !self.queue.is_empty();
+        self.ends.filter(|ends| pending && Instant::now() < *ends)
+    }
+
+    /// What people are shown.
+    pub(super) fn status(&self) -> status::Rollout {
+        let lease = self.rollout.lease();
+        status::Rollout {
+            name: self.config.name.clone(),
+            state: lease.map(|lease| lease.state.as_str()),
+            candidate: lease.and_then(|lease| lease.candidate),
+            leads: self.rollout.holds(&self.config.uid),
+            newest: self.newest.map(|(change, _)| change),
+            problem: self.problem.clone(),
+        }
+    }
+
+    /// What the newest inputs wait for.
+    pub(super) fn wait(&self) -> status::Wait {
+        let (name, newest) = (&self.config.name, self.newest.map(|(change, _)| change));
+        let lease = self.rollout.lease();
+        let stopped = lease.is_some_and(|lease| newest.is_some_and(|newest| lease.stopped.contains(&newest)));
+        let (reason, next) = if let Some(problem) = &self.problem {
+            (format!("the rollout {name} ({problem})"), None)
+        } else if stopped {
+            let next = format!("Publish another change, or let it be tried again: `trimtab rollout retry {name}`.");
+            (format!("people: the rollout {name} was stopped, as a replica rejected this change"), Some(next))
+        } else {
+            let state = lease.map_or("not known yet", |lease| match lease.state {
+                State::Claimed => "one replica goes first",
+                State::Baking => "the first replica must hold it",
+                State::Spreading => "its moment in the spread comes",
+                State::Done | State::Stopped | State::None => "a replica is about to go first",
+            });
+            (format!("its turn in the rollout {name}: {state}"), None)
+        };
+        status::Wait { reason, next }
+    }
+}
+
+fn lease_name(config: &RolloutConfig) -> String {
+    format!("trimtab-{}", config.name)
+}
+
+fn waits(name: &str, problem: &str) -> String {
+    format!("Lease {name}: {problem}; until then no replica goes, and what is published stays")
+}
+
+fn parse(stored: &KubeLease) -> Result<(Version, Lease), String> {
+    let holder = stored.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+    let annotations = stored.metadata.annotations.clone().unwrap_or_default();
+    let lease = Lease::parse(holder, &annotations)
+        .map_err(|error| format!("{error}; if nobody needs what it says, delete it, and the fleet writes a new one"))?;
+    Ok((stored.metadata.resource_version.clone().unwrap_or_default(), lease))
+}

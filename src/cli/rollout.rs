@@ -1,0 +1,180 @@
+//! `trimtab rollout`: how far a change is in a fleet, and what people say of it. By a kubeconfig, or the Pod's token.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease as KubeLease;
+use tokio::time::{Instant, sleep};
+
+use super::exit::Exit;
+use super::values::duration;
+use super::{escaped, runtime};
+use crate::rollout::{Lease, PREFIX, State};
+use crate::source::kube::{ClientConfig, Clients, LeaseError, default_namespace};
+
+/// How often `--wait` looks.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What is asked.
+#[derive(Debug, Args)]
+pub struct RolloutCommand {
+    /// What to do
+    pub action: Action,
+    /// The fleet's --rollout NAME
+    pub name: String,
+    /// The namespace of its Pods; default: that of the kubeconfig, or this Pod's
+    #[arg(long, value_name = "NS")]
+    pub namespace: Option<String>,
+    /// Reach the API server by this kubeconfig; default: as a Pod
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    pub context: Option<String>,
+    /// status: wait until the rollout has ended
+    #[arg(long)]
+    pub wait: bool,
+    /// status --wait: no longer than this
+    #[arg(long, value_name = "D", default_value = "30m", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+/// What to do with a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Action {
+    /// Say how far the change is: exit 0 done, 65 stopped, 69 under way
+    Status,
+    /// All replicas take the change now, whatever it does
+    Promote,
+    /// Stop the change that is under way: who has it goes back
+    Stop,
+    /// Let the change be tried again, where it was stopped or rejected
+    Retry,
+}
+
+/// Why nothing was done.
+struct Failed(Exit, String);
+
+/// Runs it.
+#[must_use]
+pub fn rollout(command: RolloutCommand) -> ExitCode {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(code) => return code,
+    };
+    match runtime.block_on(run(command)) {
+        Ok((exit, said)) => {
+            println!("{}", escaped(&said, '\n'));
+            exit.into()
+        }
+        Err(Failed(exit, why)) => {
+            eprintln!("trimtab: {}", escaped(&why, '\n'));
+            exit.into()
+        }
+    }
+}
+
+async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
+    let RolloutCommand { action, name, namespace, kubeconfig, context, wait, timeout } = command;
+    let config = ClientConfig { kubeconfig, context, ..ClientConfig::default() };
+    let namespace = match namespace {
+        Some(namespace) => namespace,
+        None => {
+            default_namespace(&config).map_err(|error| Failed(Exit::Usage, format!("{error}; or give --namespace")))?
+        }
+    };
+    let clients = Clients::new(config);
+    let lease = format!("trimtab-{name}");
+    let until = Instant::now() + timeout;
+    loop {
+        let found = clients.read_lease(&namespace, &lease, true).await;
+        let stored = found.map_err(|error| failed(&lease, &error))?;
+        let Some(stored) = stored else {
+            let why = format!(
+                "no rollout {name} in namespace {namespace}: no replica with --rollout {name} has confirmed anything there \
+                 yet, or it is another namespace"
+            );
+            return Err(Failed(Exit::Unavailable, why));
+        };
+        let holder = stored.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
+        let annotations = stored.metadata.annotations.clone().unwrap_or_default();
+        let known = Lease::parse(holder, &annotations).map_err(|error| {
+            let why = format!("Lease {lease}: {error}; nobody goes until it is deleted");
+            Failed(Exit::StartUp, why)
+        })?;
+        if action == Action::Status {
+            if wait && known.is_under_way() && Instant::now() < until {
+                sleep(LOOK).await;
+                continue;
+            }
+            return Ok(describe(&name, &known, &stored));
+        }
+        let changed = match action {
+            Action::Promote => known.promoted(),
+            Action::Stop => known.stopped_by_person(),
+            Action::Status | Action::Retry => Some(known.retried()),
+        };
+        let Some(changed) = changed else {
+            let nothing = format!("nothing to do: the rollout {name} is {}", known.state.as_str());
+            return Ok((Exit::Done, nothing));
+        };
+        let mut object = stored;
+        let spec = object.spec.get_or_insert_default();
+        spec.holder_identity = Some(changed.holder.clone());
+        let annotations = object.metadata.annotations.get_or_insert_default();
+        annotations.extend(changed.annotations());
+        annotations.insert(format!("{PREFIX}reason"), format!("a person: {}", action.as_str()));
+        annotations.insert(format!("{PREFIX}since"), Timestamp::now().to_string());
+        object.metadata.managed_fields = None;
+        let written = clients.write_lease(&object).await.map_err(|error| failed(&lease, &error))?;
+        // Another wrote meanwhile: what is true now is looked at again.
+        if written.is_some() {
+            return Ok((Exit::Done, format!("{}: the rollout {name} is {}", action.as_str(), changed.state.as_str())));
+        }
+    }
+}
+
+impl Action {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Promote => "promote",
+            Self::Stop => "stop",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+fn failed(lease: &str, error: &LeaseError) -> Failed {
+    let exit = if matches!(error, LeaseError::Forbidden { .. }) { Exit::Forbidden } else { Exit::Unavailable };
+    Failed(exit, format!("Lease {lease}: {error}"))
+}
+
+fn describe(name: &str, lease: &Lease, stored: &KubeLease) -> (Exit, String) {
+    let annotations = stored.metadata.annotations.as_ref();
+    let value =
+        |name: &str| annotations.and_then(|all| all.get(&format!("{PREFIX}{name}"))).filter(|text| !text.is_empty());
+    let change = lease.candidate.map_or_else(|| "no change".to_owned(), |change| format!("change {}", change.short()));
+    let (exit, state) = match lease.state {
+        State::Done => (Exit::Done, "done: the fleet takes it"),
+        State::Stopped => {
+            (Exit::Rejected, "stopped: a replica rejected it, its holders were lost, or a person stopped it")
+        }
+        State::Claimed => (Exit::Unavailable, "claimed: one replica goes first"),
+        State::Baking => (Exit::Unavailable, "baking: the first replica must hold it"),
+        State::Spreading => (Exit::Unavailable, "spreading: the others follow"),
+        State::None => (Exit::Unavailable, "none: no change is under way"),
+    };
+    let mut said = format!("rollout {name}: {change} is {state}");
+    for (label, name) in [("first replica", "canary"), ("why", "reason"), ("since", "since")] {
+        if let Some(value) = value(name) {
+            // Writing to a String does not fail.
+            let _ = write!(said, "\n  {label}: {value}");
+        }
+    }
+    (exit, said)
+}

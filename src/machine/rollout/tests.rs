@@ -1,0 +1,177 @@
+//! *Go*, *wait* and *back*, step by step.
+
+use std::time::Duration;
+
+use super::super::{Disk, Event, Milestone, Options, Outcome, Verdict, Write, recover};
+use super::*;
+use crate::model::journal::Journal;
+
+fn digest(n: u8) -> Digest {
+    Digest::from_bytes([n; 32])
+}
+
+/// A machine, and what it asked for that is not done yet.
+struct World {
+    machine: Machine,
+    effects: Vec<Effect>,
+    journal: Journal,
+}
+
+impl World {
+    fn new() -> Self {
+        let options = Options {
+            debounce: Duration::ZERO,
+            debounce_max: Duration::ZERO,
+            min_interval: Duration::ZERO,
+            splay: Duration::ZERO,
+            attempts: 1,
+            reload: true,
+            confirm: false,
+            rollback: true,
+            rollout: true,
+            gate: Digest::UNKNOWN,
+        };
+        let (machine, effects) = recover(options, None, &Disk::default());
+        let mut world = Self { machine, effects: Vec::new(), journal: Journal::default() };
+        world.take(effects);
+        world
+    }
+
+    /// Does what needs no decision here: writes, checks of the way back.
+    fn take(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Write { step, writes } => {
+                    let mut journals = writes.iter().filter_map(|write| match write {
+                        Write::Journal(journal) => Some(journal),
+                        _ => None,
+                    });
+                    if let Some(journal) = journals.next_back() {
+                        self.journal = Journal::clone(journal);
+                    }
+                    self.on(Event::Written { step, done: writes.len(), at: None });
+                }
+                Effect::Verify { step, .. } => self.on(Event::Verified { step, sound: true, baseline: None }),
+                other => self.effects.push(other),
+            }
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let effects = self.machine.on(event);
+        self.take(effects);
+    }
+
+    fn found<T>(&mut self, is: impl Fn(&Effect) -> Option<T>) -> Option<T> {
+        let at = self.effects.iter().position(|effect| is(effect).is_some())?;
+        is(&self.effects.remove(at))
+    }
+
+    fn render(&mut self) -> Option<(Step, u64)> {
+        self.found(|effect| match effect {
+            Effect::Render { step, sequence, .. } => Some((*step, *sequence)),
+            _ => None,
+        })
+    }
+
+    fn staged(&mut self, n: u8) -> Step {
+        let (step, sequence) = self.render().expect("it renders");
+        let candidate = Generation::new(sequence, digest(n), digest(n), digest(n));
+        self.on(Event::Rendered { step, outcome: Outcome::Staged { candidate, baseline: None } });
+        self.found(|effect| if let Effect::Ask(step) = effect { Some(*step) } else { None }).expect("it asks")
+    }
+
+    fn reloaded(&mut self, verdict: Verdict) {
+        let step = self.found(|effect| if let Effect::Reload { step, .. } = effect { Some(*step) } else { None });
+        self.on(Event::Reloaded { step: step.expect("it reloads"), verdict });
+    }
+
+    fn leave(&mut self, n: u8) {
+        let leave = Leave { inputs: digest(n), change: digest(100 + n), retries: 3, good: false };
+        self.on(Event::Go(leave));
+    }
+
+    fn goes(&mut self, n: u8) {
+        self.on(Event::Observed(digest(n)));
+        assert_eq!(self.render(), None, "nothing goes without leave");
+        self.leave(n);
+        let step = self.staged(n);
+        self.on(Event::Allowed { step, allowed: true });
+    }
+
+    fn current(&self) -> Option<Digest> {
+        self.journal.current.as_ref().map(|current| current.digest)
+    }
+}
+
+#[test]
+fn inputs_wait_for_leave_and_are_asked_for_again_before_the_rename() {
+    let mut world = World::new();
+    world.on(Event::Observed(digest(1)));
+    assert!(world.render().is_none() && world.machine.waits_for_fleet() && !world.machine.is_settled());
+    world.leave(1);
+    let step = world.staged(1);
+    world.on(Event::Allowed { step, allowed: false });
+    assert_eq!(world.current(), None, "what may not go is not published");
+    assert!(world.machine.waits_for_fleet() && world.render().is_none());
+    world.leave(1);
+    let step = world.staged(1);
+    world.on(Event::Allowed { step, allowed: true });
+    assert_eq!(world.current(), Some(digest(1)));
+    assert_eq!(world.journal.current.as_ref().unwrap().change, Some(digest(101)));
+    world.reloaded(Verdict::Took);
+    assert!(world.machine.is_settled());
+}
+
+#[test]
+fn leave_for_other_inputs_is_none() {
+    let mut world = World::new();
+    world.on(Event::Observed(digest(1)));
+    world.leave(2);
+    assert_eq!(world.render(), None);
+}
+
+#[test]
+fn back_leads_to_the_base_without_a_quarantine_and_the_newer_inputs_wait() {
+    let mut world = World::new();
+    world.goes(1);
+    world.reloaded(Verdict::Took);
+    world.on(Event::Remember(Memory::Settle));
+    world.goes(2);
+    world.reloaded(Verdict::Took);
+    assert_eq!(world.journal.fleet.as_ref().unwrap().base.as_ref().unwrap().digest, digest(1));
+    let kept = world.journal.clone();
+    world.on(Event::Back);
+    assert_eq!((world.current(), world.journal.quarantine.as_ref()), (Some(digest(1)), None));
+    assert!(world.effects.contains(&Effect::Announce(Milestone::RolledBack {
+        from: kept.current.as_ref().unwrap().sequence,
+        to: world.journal.current.clone().unwrap(),
+    })));
+    world.reloaded(Verdict::Took);
+    assert!(world.machine.waits_for_fleet() && world.render().is_none());
+}
+
+#[test]
+fn a_rejection_leads_to_the_base_and_is_remembered_in_the_journal_of_the_way_back() {
+    let mut world = World::new();
+    world.goes(1);
+    world.reloaded(Verdict::Took);
+    world.on(Event::Remember(Memory::Settle));
+    world.goes(2);
+    world.reloaded(Verdict::Took);
+    world.goes(3);
+    let rejection = crate::model::journal::Rejection {
+        stage: crate::model::stage::Stage::Reload,
+        reason: "no".to_owned(),
+        at: jiff::Timestamp::UNIX_EPOCH,
+    };
+    world.reloaded(Verdict::Refused(rejection));
+    assert_eq!(world.current(), Some(digest(1)), "the base, not what was confirmed here last");
+    let fleet = world.journal.fleet.clone().unwrap();
+    assert_eq!((fleet.rejected, fleet.retries), (Some(digest(103)), 3));
+    assert_eq!(Journal::parse(&world.journal.to_bytes()), Ok(world.journal.clone()), "it survives a restart");
+    world.reloaded(Verdict::Took);
+    assert!(world.machine.is_rejected() && world.render().is_none());
+    world.on(Event::Remember(Memory::ForgetRejection));
+    assert!(world.machine.waits_for_fleet(), "it may be tried again, once the fleet says so");
+}
