@@ -23,8 +23,8 @@ fn shows(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str], next: &str) 
     let status = sidecar.until(&format!("{name}: {word} with {parts:?}"), |status| {
         status["verdict"]["state"] == word && says(status["verdict"]["summary"].as_str().unwrap_or_default())
     });
-    let told = status["verdict"]["next"].as_str().unwrap_or_default();
-    assert!(told.starts_with(next), "{name}: {told}");
+    let advice = status["verdict"]["next"].as_str().unwrap_or_default();
+    assert!(advice.starts_with(next), "{name}: {advice}");
     let page = sidecar.request("--admin", "GET", "/").unwrap().1;
     let text = page.replace("&gt;", ">").replace("&lt;", "<").replace("&quot;", "\"").replace("&#39;", "'");
     assert!(text.contains(&format!("<h1>{word}</h1>")) && says(&text) && text.contains(next), "{name}: {page}");
