@@ -22,7 +22,6 @@ impl Rollout {
             self.try_again(turn);
             return;
         };
-        self.failures = 0;
         self.must_read = false;
         self.saw(turn, found, quorum);
         (self.quorum, self.read_at) = (quorum, Some(sent));

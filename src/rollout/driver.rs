@@ -66,8 +66,6 @@ pub struct Rollout {
     pub(super) renewed_at: Option<Duration>,
     pub(super) claimed_at: Duration,
     pub(super) hold_off: Duration,
-    /// Requests that failed, in a row.
-    pub(super) failures: u32,
     pub(super) wakes: Option<Duration>,
     pub(super) history: Option<Digest>,
     pub(super) patience: Duration,
@@ -106,7 +104,6 @@ impl Rollout {
             renewed_at: None,
             claimed_at: Duration::ZERO,
             hold_off: Duration::ZERO,
-            failures: 0,
             wakes: None,
             history: None,
             patience: SLOW.0 / 2,
@@ -228,11 +225,9 @@ impl Rollout {
         self.quorum && self.read_at.is_some_and(|at| now.saturating_sub(at) <= FRESH)
     }
 
-    /// After a request that failed: soon, and then ever later, up to a poll.
+    /// After a request that failed. Not ever later: who holds the Lease must renew it in time.
     pub(super) fn try_again(&mut self, turn: &mut Turn) {
-        let longest = (AGAIN.1 * 2_u32.saturating_pow(self.failures.min(10))).min(self.timing.poll().max(AGAIN.1));
-        self.failures = self.failures.saturating_add(1);
-        let wait = self.dice.between(longest.mul_f64(0.2), longest);
+        let wait = self.dice.between(AGAIN.0, AGAIN.1);
         self.wake(turn, wait);
     }
 
