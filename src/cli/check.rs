@@ -131,7 +131,7 @@ async fn of_api(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for watch in &config.watches {
         match kube::access(&clients, watch).await {
-            Access::Granted => {}
+            Access::Granted => findings.extend(of_presence(config, &clients, watch).await),
             Access::Missing { verbs, rule } => {
                 let (role, yaml) = (rule.role(), rule.yaml());
                 let place = rule.namespace().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
@@ -152,6 +152,23 @@ async fn of_api(config: &Config) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// What is not there is waited for, if the flags do not say otherwise: then it is worth a word.
+async fn of_presence(config: &Config, clients: &kube::Clients, watch: &kube::Watch) -> Option<Finding> {
+    let message = kube::missing(clients, watch).await?;
+    let (severity, remedy) = match &watch.scope {
+        kube::Scope::Selected { .. } => {
+            (Severity::Advice, "correct --selector or --namespace, or label the objects: until then none is published")
+        }
+        kube::Scope::Named { .. } if config.specs.get(watch.source).is_some_and(|spec| spec.required) => {
+            (Severity::Problem, "create it, or correct its name or --namespace: until then nothing is published")
+        }
+        kube::Scope::Named { .. } => {
+            (Severity::Advice, "create it, or correct its name: with --optional, it is published without")
+        }
+    };
+    Some(Finding::new(severity, watch, message, remedy))
 }
 
 fn of_files(config: &Config) -> Vec<Finding> {
@@ -317,6 +334,16 @@ async fn of_found_target(config: &Config, signal: Signal, selector: &Selector, t
         let remedy = "another --signal, or --reload-url or --reload-exec";
         findings.push(Finding::new(Severity::Problem, selector, error, remedy));
     }
+    findings.extend(process::frozen_mount(target.pid, &config.output.output).map(|point| {
+        let message = format!(
+            "{} (pid {}) has mounted {} by subPath, which stays what it was when its container started",
+            target.name,
+            target.pid,
+            point.display()
+        );
+        let remedy = "mount the whole volume in the main container, without subPath";
+        Finding::new(Severity::Problem, selector, message, remedy)
+    }));
     findings.extend(Reader::of(target.pid).and_then(|reader| of_reader(config, target, &reader)));
     findings
 }

@@ -552,6 +552,7 @@ async fn check_names_the_rule_that_is_missing() {
     let rule = remedy.split_once(":\n").unwrap().1;
     let rules: Value = serde_saphyr::from_str(rule).unwrap();
     grant("web", "configmaps", rules[0]["resourceNames"].clone(), rules[0]["verbs"].clone()).await;
+    create_configmaps(&server, &namespace, &["web"]).await;
     // The server's authorizer learns of it a moment later.
     eventually("the permission is seen", || (checked(&["--configmap", "web"]).code == Some(0)).then_some(()));
 
@@ -574,6 +575,41 @@ async fn check_names_the_rule_that_is_missing() {
         &[],
         &["add to a ClusterRole, and bind it by a ClusterRoleB"],
     );
+}
+
+async fn create_configmaps(server: &ApiServer, namespace: &str, names: &[&str]) {
+    let api: Api<ConfigMap> = Api::namespaced(server.client(ADMIN).await, namespace);
+    for name in names {
+        let object = json!({"metadata": {"name": name}, "data": {"a": "c4n4ry"}});
+        api.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn check_says_what_there_is_instead_of_what_is_missing() {
+    let server = ApiServer::shared().await;
+    let namespace = server.namespace().await;
+    let scene = Scene::new();
+    let kubeconfig = server.kubeconfig(ADMIN);
+    let flags = scene.flags(&["--kubeconfig", kubeconfig.to_str().unwrap(), "--namespace", &namespace]);
+    let checked = |more: &[&str]| check(&flags, more);
+    let place = format!("configmap/{namespace}/wbe");
+    let nothing = format!("it does not exist; there is no configmap in namespace {namespace}");
+    says(&only(&checked(&["--configmap", "wbe"])), "problem", &place, &[&nothing], &["create it, or correct its name"]);
+
+    create_configmaps(&server, &namespace, &["web", "web-templates"]).await;
+    let ended = checked(&["--configmap", "wbe"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(!ended.out.contains("c4n4ry"), "{}", ended.out);
+    says(&only(&ended), "problem", &place, &["it does not exist; there is: web, web-templates"], &["--namespace"]);
+    let ended = checked(&["--configmap", "wbe", "--optional"]);
+    assert_eq!(ended.code, Some(0), "it is not needed");
+    says(&only(&ended), "advice", &place, &["it does not exist"], &["--optional"]);
+    let ended = checked(&["--selector", "app=web"]);
+    assert_eq!(ended.code, Some(0));
+    let place = format!("configmap/{namespace}/[app=web]");
+    says(&only(&ended), "advice", &place, &["nothing has these labels; there is: web, web-templates"], &["label"]);
+    assert_eq!(checked(&["--configmap", "web"]).code, Some(0));
 }
 
 #[test]
