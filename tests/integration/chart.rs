@@ -59,7 +59,7 @@ fn tool(variable: &str, name: &str) -> PathBuf {
     said(output).trim().into()
 }
 
-fn helm() -> Command {
+pub fn helm() -> Command {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| tool("TRIMTAB_TEST_HELM", "helm"));
     let home = folder.join("home-of-nobody");

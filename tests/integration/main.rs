@@ -26,6 +26,7 @@ mod rollout; // one replica first: a fleet of sidecars and its Lease
 mod validate; // `--validate` and `--syntax`
 mod volume; // mounted directories as the kubelet writes them
 mod way; // one swap of a volume → one call of the hook
+mod yaml; // `from_yaml` beside another program's reader
 
 // What must never happen.
 mod clock; // a wall clock that steps
