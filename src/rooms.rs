@@ -17,9 +17,26 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("publish", &["machine", "model"]),
     ("candidate", &["model", "os", "publish", "render"]),
     ("reload", &["model", "net", "os"]),
-    ("observe", &["machine", "model", "reload", "render", "source"]),
-    ("app", &["candidate", "machine", "model", "observe", "os", "publish", "reload", "render", "source"]),
-    ("cli", &["app", "candidate", "inject", "machine", "model", "net", "os", "publish", "reload", "render", "source"]),
+    ("observe", &["machine", "model", "reload", "render", "rollout", "source"]),
+    ("app", &["candidate", "machine", "model", "observe", "os", "publish", "reload", "render", "rollout", "source"]),
+    (
+        "cli",
+        &[
+            "app",
+            "candidate",
+            "inject",
+            "machine",
+            "model",
+            "net",
+            "observe",
+            "os",
+            "publish",
+            "reload",
+            "render",
+            "rollout",
+            "source",
+        ],
+    ),
 ];
 
 fn files(below: &Path) -> Vec<PathBuf> {

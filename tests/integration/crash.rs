@@ -338,7 +338,7 @@ fn spoils_the_journal(layout: Layout) {
         ("cut in the middle", Some(|text| text[..text.len() / 2].into())),
         ("cut by its last lines", Some(|text| text[..text.len() - 3].into())),
         ("garbage", Some(|_| "\0\u{fffd}{\"version\":".repeat(1000))),
-        ("too long", Some(|text| text.to_owned() + &" ".repeat(2 << 20))),
+        ("too long", Some(|text| text.to_owned() + &" ".repeat(5 << 20))),
         ("of another version", Some(|text| text.replace("\"version\": 1", "\"version\": 2"))),
         ("somebody else's", Some(|_| "{\"version\": 1, \"debt\": null}".into())),
         ("naming ../../etc", Some(|text| renamed(text, "../../etc"))),
