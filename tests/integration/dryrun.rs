@@ -604,11 +604,12 @@ async fn check_says_what_there_is_instead_of_what_is_missing() {
     says(&only(&ended), "problem", &place, &["it does not exist; there is: web, web-templates"], &["--namespace"]);
     let ended = checked(&["--configmap", "wbe", "--optional"]);
     assert_eq!(ended.code, Some(0), "it is not needed");
-    says(&only(&ended), "advice", &place, &["it does not exist"], &["--optional"]);
+    says(&ended.json()["findings"][0], "advice", &place, &["it does not exist"], &["--optional"]);
     let ended = checked(&["--selector", "app=web"]);
     assert_eq!(ended.code, Some(0));
     let place = format!("configmap/{namespace}/[app=web]");
-    says(&only(&ended), "advice", &place, &["nothing has these labels; there is: web, web-templates"], &["label"]);
+    let instead = "nothing has these labels; there is: web, web-templates";
+    says(&ended.json()["findings"][0], "advice", &place, &[instead], &["label"]);
     assert_eq!(checked(&["--configmap", "web"]).code, Some(0));
 }
 
