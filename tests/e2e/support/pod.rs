@@ -79,7 +79,7 @@ impl<'a> Pod<'a> {
     /// `/status` of its Trimtab, asked from inside; nothing while it does not run.
     pub fn status(&self) -> Option<Value> {
         // Not ready is exit 1, with the status printed all the same.
-        let output = self.output("trimtab", &["/trimtab", "status"]);
+        let output = self.output("trimtab", &["/trimtab", "status", "--format=json"]);
         serde_json::from_slice(&output.stdout).ok()
     }
 
