@@ -84,11 +84,12 @@ bench:
 	{ $(ALONE) true && alone='$(ALONE)' || alone=; } && TRIMTAB_TEST_TOOLS=$$tools \
 	TRIMTAB_BENCH_BINARY=$$binary ROWS='$(ROWS)' $$alone $(CARGO) bench --bench bench
 
-# The budgets are kept: counts and sizes against benches/ratchet.toml, no time.
+# The budgets are kept: counts and sizes against benches/ratchet.toml, no time. Alone, as above: what other processes
+# there are on the machine must not count.
 ratchet:
 	tools=$$(tests/tools/build) && binary=$${TRIMTAB_BENCH_BINARY:-$$(tools/static)} && \
-	callgrind=$$(tests/tools/valgrind) && TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary \
-	TRIMTAB_BENCH_CALLGRIND=$$callgrind $(CARGO) bench --profile dev --bench bench -- ratchet
+	callgrind=$$(tests/tools/valgrind) && { $(ALONE) true && alone='$(ALONE)' || alone=; } && \
+	TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_BENCH_BINARY=$$binary TRIMTAB_BENCH_CALLGRIND=$$callgrind $$alone $(CARGO) bench --profile dev --bench bench -- ratchet
 
 # Sidecars beside sources and main processes that misbehave at random, for SOAK_SECONDS (3600): fails on growth, and on
 # what should not be. SOAK_SEED repeats the actions of a run.

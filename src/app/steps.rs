@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
@@ -100,6 +100,7 @@ pub(super) struct Steps {
     directory: PathBuf,
     reload: reload::Config,
     reloader: Arc<Mutex<Reloader>>,
+    lookout: Arc<std::sync::Mutex<process::Lookout>>,
     /// `None` where `/proc` does not say which boot this is.
     clock: Option<Clock>,
     /// What the last reload that was taken leaves to the confirmation.
@@ -120,6 +121,7 @@ impl Steps {
             faults: Faults::from_env(),
             validate: Arc::new(config.validate.clone()),
             reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
+            lookout: Arc::default(),
             confirm: config.confirm.clone(),
             directory: config.output.output.clone(),
             reload: config.reload.clone(),
@@ -235,7 +237,7 @@ impl Steps {
     pub(super) fn reload(&mut self, step: Step, generation: Generation, published: Option<Moment>) {
         self.faults.point("reload");
         let (answer, reloader, output) = (self.answers.0.clone(), self.reloader.clone(), self.output.clone());
-        let (driver, directory) = (self.reload.driver.clone(), self.directory.clone());
+        let (driver, directory, lookout) = (self.reload.driver.clone(), self.directory.clone(), self.lookout.clone());
         self.tasks.spawn(async move {
             let began = Instant::now();
             let (sequence, mut reloader) = (generation.sequence, reloader.lock().await);
@@ -265,12 +267,13 @@ impl Steps {
                 Done { trouble, target, notified, ..Done::new(Event::Reloaded { step, verdict }, began.elapsed()) };
             let _ = answer.send(Answer::Done(Box::new(done))).await;
             if let Some(process) = process {
-                let check = move || match process {
-                    Some((name, pid)) => {
-                        unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid))
+                let check = move || {
+                    if let Some((name, pid)) = process {
+                        return unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid));
                     }
-                    // Nobody was named: whoever can be seen.
-                    None => process::frozen_anywhere(&directory).map(|(name, pid, at)| frozen_at(&name, pid, &at)),
+                    // Nobody was named: whoever can be seen. It is only poisoned by a panic, in a build that survives it.
+                    let mut lookout = lookout.lock().unwrap_or_else(PoisonError::into_inner);
+                    lookout.frozen(&directory).map(|(name, pid, at)| frozen_at(&name, pid, &at))
                 };
                 let checked = tokio::task::spawn_blocking(check).await;
                 if let Ok(message) = checked {

@@ -455,7 +455,7 @@ fn configmap_deleted_made_again_made_immutable_and_rotated_with_a_secret() {
     world.kill("trimtab");
     world.until_restarted("trimtab", 1);
     let status = world.until("waited for", |status| {
-        status["sources"][0]["message"].as_str().is_some_and(|message| message.contains("it does not exist"))
+        status["sources"][0]["message"].as_str().is_some_and(|message| message.contains("gone or empty"))
     });
     assert_eq!(status["ready"], true, "what was published stays: {status:#}");
     space.apply(&configmap("two", false));

@@ -17,7 +17,7 @@ mod tests;
 
 pub use clock::{Clock, ticks};
 pub use find::{FindError, Selector, find};
-pub use mounts::{frozen_anywhere, frozen_mount};
+pub use mounts::{Lookout, frozen_mount};
 pub use reader::Reader;
 pub use signal::{ParseSignalError, Signal};
 pub use target::{ChildId, SignalError, Target};

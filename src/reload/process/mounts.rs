@@ -1,9 +1,10 @@
 //! Whether a process has mounted a part of the output that no publish can reach.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::table;
+use super::table::{self, Process};
 use crate::os::mounts::{Mount, parse};
 
 /// Where a process has mounted a published file or generation by itself, as `subPath` does; `None` if it has mounted no
@@ -16,13 +17,31 @@ pub fn frozen_mount(pid: i32, output: &Path) -> Option<PathBuf> {
     frozen_in(&ours, &theirs, &real, |name| fs::metadata(real.join(name)).is_ok_and(|found| found.is_dir()))
 }
 
-/// The same of whichever process can be seen, by its name and pid.
-#[must_use]
-pub fn frozen_anywhere(output: &Path) -> Option<(String, i32, PathBuf)> {
-    let me = i32::try_from(std::process::id()).ok()?;
-    let processes = table::scan().ok()?;
-    let others = processes.values().filter(|process| process.pid != me && !process.kernel);
-    others.into_iter().find_map(|process| Some((process.name(), process.pid, frozen_mount(process.pid, output)?)))
+/// A look for such mounts of whichever process can be seen. A container mounts its volumes before its process starts: each
+/// process is looked at twice, as the first look may come between the two, and then left alone.
+#[derive(Debug, Default)]
+pub struct Lookout {
+    looks: BTreeMap<i32, u8>,
+    found: Option<(String, i32, PathBuf)>,
+}
+
+impl Lookout {
+    /// The first process found to have such a mount, as long as it lives: its name and pid, and the mount.
+    pub fn frozen(&mut self, output: &Path) -> Option<(String, i32, PathBuf)> {
+        let pids = table::pids().ok()?;
+        self.looks.retain(|pid, _| pids.contains(pid));
+        self.found.take_if(|(_, pid, _)| !pids.contains(pid));
+        let me = i32::try_from(std::process::id()).ok()?;
+        for pid in pids.into_iter().filter(|pid| *pid != me) {
+            let looks = self.looks.entry(pid).or_default();
+            if self.found.is_some() || *looks == 2 {
+                continue;
+            }
+            *looks += 1;
+            self.found = frozen_mount(pid, output).and_then(|point| Some((Process::read(pid)?.name(), pid, point)));
+        }
+        self.found.clone()
+    }
 }
 
 /// `is_directory`: whether this path in the output is one.

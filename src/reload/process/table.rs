@@ -1,7 +1,7 @@
 //! The process table: what `/proc` says of each process. A process chooses its own comm and arguments.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
@@ -11,16 +11,17 @@ use super::find::Selector;
 
 /// All processes that are visible, by pid.
 pub(super) fn scan() -> io::Result<BTreeMap<i32, Process>> {
-    let mut processes = BTreeMap::new();
+    // One that has exited since, or that hidepid hides, is not there.
+    Ok(pids()?.into_iter().filter_map(|pid| Some((pid, Process::read(pid)?))).collect())
+}
+
+/// The pids of all processes that are visible.
+pub(super) fn pids() -> io::Result<BTreeSet<i32>> {
+    let mut pids = BTreeSet::new();
     for entry in fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        let pid = name.to_str().and_then(|name| name.parse::<i32>().ok());
-        // One that has exited since, or that hidepid hides, is not there.
-        if let Some(process) = pid.and_then(Process::read) {
-            processes.insert(process.pid, process);
-        }
+        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
-    Ok(processes)
+    Ok(pids)
 }
 
 /// Whether `pid` is `above` or one of its descendants.
