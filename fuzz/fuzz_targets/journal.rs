@@ -5,9 +5,9 @@
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use libfuzzer_sys::fuzz_target;
+use trimtab::machine::{Disk, Effect, Event, Machine, Options, Outcome, Timer, Verdict, Write, recover};
 use trimtab::model::digest::Digest;
 use trimtab::model::journal::{Baseline, Debt, DebtKind, Generation, Journal, Moment, Quarantine, Rejection};
-use trimtab::machine::{Disk, Effect, Event, Machine, Options, Outcome, Timer, Verdict, Write, recover};
 use trimtab::model::made_of::{MadeOf, Part, Parts};
 use trimtab::model::object::{Kind, ObjectRef};
 use trimtab::model::stage::Stage;
@@ -87,6 +87,7 @@ fn options(u: &mut Bytes<'_>) -> Result<Options> {
         confirm: bool::arbitrary(u)?,
         rollback: bool::arbitrary(u)?,
         gate: digest(u)?,
+        rollout: false,
     })
 }
 
@@ -133,6 +134,8 @@ fn answer(u: &mut Bytes<'_>, effect: &Effect) -> Result<Option<Event>> {
         Effect::Verify { step, .. } => {
             Event::Verified { step: *step, sound: bool::arbitrary(u)?, baseline: maybe(u, baseline)? }
         }
+        // Without a rollout it is never asked for.
+        Effect::Ask(_) => return Ok(None),
         Effect::Arm(..) | Effect::Disarm(_) | Effect::Hurry(_) | Effect::Announce(_) | Effect::Exit => return Ok(None),
     }))
 }

@@ -4,8 +4,8 @@
 #![no_main]
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use trimtab::model::tree::TreePath;
 use trimtab::candidate::syntax::{SyntaxError, syntax};
+use trimtab::model::tree::TreePath;
 
 fuzz_target!(|data: &[u8]| -> Corpus {
     let Some((kind, bytes)) = data.split_first() else { return Corpus::Reject };
