@@ -1,4 +1,4 @@
-//! Whether what a source names is there, and what there is instead. Values do not leave the page that they came in.
+//! Whether what a source names is there, and what there is instead. Only metadata is asked for: no value is sent.
 
 use kube::api::ListParams;
 
@@ -9,8 +9,8 @@ use super::{Scope, Watch};
 
 /// How many names are shown at most.
 const NAMES: u32 = 20;
-/// The most that an answer may take up, in bytes: some objects of a megabyte.
-const ANSWER_LIMIT: usize = 32 << 20;
+/// The most that an answer may take up, in bytes. An object has at most 256 KiB of annotations.
+const ANSWER_LIMIT: usize = 10 << 20;
 
 /// What is missing of a source: a sentence on what there is instead. `None`: it is there, or nobody can know.
 pub async fn missing(clients: &Clients, watch: &Watch) -> Option<String> {
@@ -35,7 +35,7 @@ pub async fn missing(clients: &Clients, watch: &Watch) -> Option<String> {
 
 async fn names(clients: &Clients, watch: &Watch, parameters: ListParams) -> Result<Vec<String>, Failure> {
     let deadline = clients.deadlines().answer;
-    let mut answer = clients.send(watch.resource().list(&parameters), deadline).await?;
+    let mut answer = clients.send(watch.resource().list_metadata(&parameters), deadline).await?;
     let text = answer.text(ANSWER_LIMIT, deadline).await?.ok_or(Failure::PageTooLarge)?;
     let page: Page = serde_json::from_slice(&text).map_err(|error| Failure::json(&error))?;
     let items = page.items.into_iter().flatten();
