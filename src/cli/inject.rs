@@ -13,7 +13,7 @@ use super::flags::RunArgs;
 use super::values::namespace;
 use crate::app::Config;
 use crate::inject::role::{self, Subject};
-use crate::inject::{Mount, Needed, Settings, inject, policy, profile, uninject};
+use crate::inject::{Mount, Needed, OF_THE_POD, Settings, inject, policy, profile, uninject};
 use crate::reload::Driver;
 use crate::source::kube::Rule;
 
@@ -220,7 +220,7 @@ fn fail(error: &str) -> ExitCode {
     Exit::Rejected.into()
 }
 
-/// Parses the sidecar's flags as the sidecar will, without the variables of this environment.
+/// Parses the sidecar's flags as the sidecar will, with the variables that it will have and none of this environment.
 fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
     let name = std::iter::once("trimtab".to_owned());
     let parsed = Cli::command()
@@ -240,7 +240,10 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
     }
     let mut needed = needed(&cli.run);
     let own = own.to_owned();
-    let config = cli.run.check(&|_| None, &|_| Ok(own.clone())).map_err(|error| refuse(&error))?;
+    // What the Pod will be called does not matter here.
+    let variable =
+        |name: &str| OF_THE_POD.iter().find(|(of_the_pod, _)| *of_the_pod == name).map(|(_, path)| (*path).into());
+    let config = cli.run.check(&variable, &|_| Ok(own.clone())).map_err(|error| refuse(&error))?;
     needed.token = config.client.as_ref().is_some_and(|client| client.kubeconfig.is_none());
     needed.signals = matches!(config.reload.driver, Driver::Signal { .. });
     needed.once = config.once.is_some();
@@ -320,6 +323,14 @@ fn needed(args: &RunArgs) -> Needed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It needs the Pod's name and UID, which the sidecar will have.
+    #[test]
+    fn a_rollout_is_taken_and_its_rule_is_there() {
+        let flags = ["--configmap=web", "--output=/shared/conf", "--reload-url=http://127.0.0.1:1/", "--rollout=web"];
+        let Ok((_, config)) = sidecar(&flags.map(str::to_owned), "shop") else { panic!("the flags are refused") };
+        assert!(rules(&config, "shop").contains(&Rule::to_roll_out("shop")));
+    }
 
     /// A path that a flag names must be in a volume of the sidecar: a new such flag has to be thought of here.
     #[test]

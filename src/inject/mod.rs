@@ -18,7 +18,7 @@ use self::document::{Edits, Node, parse};
 use self::emit::{Yaml, map};
 use self::pod::{Place, named, places};
 pub use self::policy::{policy, profile};
-pub use self::sidecar::{Mount, MountSource, Needed, Settings};
+pub use self::sidecar::{Mount, MountSource, Needed, OF_THE_POD, Settings};
 
 /// The sidecar's name.
 pub const CONTAINER: &str = "trimtab";

@@ -335,13 +335,12 @@ fn field(name: &str, path: &str) -> Yaml {
     map([("name", name.into()), ("valueFrom", map([("fieldRef", map([("fieldPath", path.into())]))]))])
 }
 
-/// What Events on the Pod and `pod` in templates need.
+/// The variables that each sidecar has from fields of its Pod: Events, `--rollout` and `pod` in templates need them.
+pub const OF_THE_POD: [(&str, &str); 3] =
+    [("POD_NAME", "metadata.name"), ("POD_NAMESPACE", "metadata.namespace"), ("POD_UID", "metadata.uid")];
+
 pub(super) fn of_the_pod() -> Vec<Yaml> {
-    vec![
-        field("POD_NAME", "metadata.name"),
-        field("POD_NAMESPACE", "metadata.namespace"),
-        field("POD_UID", "metadata.uid"),
-    ]
+    OF_THE_POD.map(|(name, path)| field(name, path)).into()
 }
 
 /// Whether the kubelet mounts this path for the service account's token.
