@@ -27,6 +27,7 @@ use self::ledger::Ledger;
 use self::report::Reporter;
 use self::rollout::Fleet;
 pub use self::rollout::RolloutConfig;
+pub(crate) use self::rollout::lease_of;
 pub use self::start::run;
 pub(crate) use self::start::{clients, given_key};
 use self::steps::{Answer, Done, Steps};

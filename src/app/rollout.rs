@@ -16,7 +16,9 @@ use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
 use crate::observe::status;
 use crate::render::Inputs;
-use crate::rollout::{Effect, Event, Lease, PREFIX, Reason, Replica, Reply, Rollout, State, Timing, Version};
+use crate::rollout::{
+    Effect, Event, Lease, PREFIX, ParseLeaseError, Reason, Replica, Reply, Rollout, State, Timing, Version, lease_name,
+};
 use crate::source::kube::{Clients, LeaseError};
 
 /// Others take the holder for lost after so many seconds, as client-go's leader election writes it.
@@ -171,17 +173,20 @@ impl Fleet {
     pub(super) fn read(&mut self, quorum: bool) {
         let (clients, answer, config) = (self.clients.clone(), self.answers.0.clone(), self.config.clone());
         self.tasks.spawn(async move {
-            let name = lease_name(&config);
-            let found = clients.read_lease(&config.namespace, &name, quorum).await;
-            let (stored, problem) = match found {
-                Ok(found) => (found, None),
-                Err(error) => (None, Some(Some(error))),
-            };
-            let parsed = stored.as_ref().map(parse).transpose();
-            let (reply, problem) = match (parsed, problem) {
-                (_, Some(error)) => (Reply::Failed, error.map(|error| waits(&name, &error.to_string()))),
-                (Err(problem), None) => (Reply::Failed, Some(waits(&name, &problem))),
-                (Ok(found), None) => (Reply::Answered(found), None),
+            let name = lease_name(&config.name);
+            let (stored, reply, problem) = match clients.read_lease(&config.namespace, &name, quorum).await {
+                Ok(None) => (None, Reply::Answered(None), None),
+                Ok(Some(stored)) => match lease_of(&stored) {
+                    Ok(lease) => {
+                        let version = stored.metadata.resource_version.clone().unwrap_or_default();
+                        (Some(stored), Reply::Answered(Some((version, lease))), None)
+                    }
+                    Err(error) => {
+                        let remedy = "if nobody needs what it says, delete it, and the fleet writes a new one";
+                        (Some(stored), Reply::Failed, Some(waits(&name, &format!("{error}; {remedy}"))))
+                    }
+                },
+                Err(error) => (None, Reply::Failed, Some(waits(&name, &error.to_string()))),
             };
             let _ = answer.send(Answered { event: Event::Read(reply), stored, problem }).await;
         });
@@ -199,7 +204,7 @@ impl Fleet {
     pub(super) fn journalled(&mut self) {
         let Some((lease, version, reason)) = self.after_journal.take() else { return };
         let (clients, answer) = (self.clients.clone(), self.answers.0.clone());
-        let name = lease_name(&self.config);
+        let name = lease_name(&self.config.name);
         let object = self.object(&lease, version, reason);
         if reason != Reason::Renew {
             let change = lease.candidate.map(|change| change.short()).unwrap_or_default();
@@ -250,7 +255,7 @@ impl Fleet {
             annotations.extend(people.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
         }
         object.metadata = ObjectMeta {
-            name: Some(lease_name(&self.config)),
+            name: Some(lease_name(&self.config.name)),
             namespace: Some(self.config.namespace.clone()),
             resource_version: version,
             annotations: Some(annotations),
@@ -308,18 +313,12 @@ impl Fleet {
     }
 }
 
-fn lease_name(config: &RolloutConfig) -> String {
-    format!("trimtab-{}", config.name)
-}
-
 fn waits(name: &str, problem: &str) -> String {
     format!("Lease {name}: {problem}; until then no replica goes, and what is published stays")
 }
 
-fn parse(stored: &KubeLease) -> Result<(Version, Lease), String> {
+/// What a Lease says, as it is stored.
+pub(crate) fn lease_of(stored: &KubeLease) -> Result<Lease, ParseLeaseError> {
     let holder = stored.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-    let annotations = stored.metadata.annotations.clone().unwrap_or_default();
-    let lease = Lease::parse(holder, &annotations)
-        .map_err(|error| format!("{error}; if nobody needs what it says, delete it, and the fleet writes a new one"))?;
-    Ok((stored.metadata.resource_version.clone().unwrap_or_default(), lease))
+    Lease::parse(holder, &stored.metadata.annotations.clone().unwrap_or_default())
 }

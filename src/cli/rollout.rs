@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep};
 use super::exit::Exit;
 use super::values::duration;
 use super::{escaped, runtime};
-use crate::rollout::{Lease, PREFIX, State};
+use crate::app::lease_of;
+use crate::rollout::{Lease, PREFIX, State, lease_name};
 use crate::source::kube::{ClientConfig, Clients, LeaseError, default_namespace};
 
 /// How often `--wait` looks.
@@ -88,7 +89,7 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
         }
     };
     let clients = Clients::new(config);
-    let lease = format!("trimtab-{name}");
+    let lease = lease_name(&name);
     let until = Instant::now() + timeout;
     loop {
         let found = clients.read_lease(&namespace, &lease, true).await;
@@ -100,9 +101,7 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
             );
             return Err(Failed(Exit::Unavailable, why));
         };
-        let holder = stored.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref());
-        let annotations = stored.metadata.annotations.clone().unwrap_or_default();
-        let known = Lease::parse(holder, &annotations).map_err(|error| {
+        let known = lease_of(&stored).map_err(|error| {
             let why = format!("Lease {lease}: {error}; nobody goes until it is deleted");
             Failed(Exit::StartUp, why)
         })?;

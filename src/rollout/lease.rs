@@ -119,6 +119,12 @@ impl State {
     pub const ALL: [Self; 6] = [Self::Claimed, Self::Baking, Self::Spreading, Self::Done, Self::Stopped, Self::None];
 }
 
+/// The name of a fleet's Lease; `fleet`: the NAME of `--rollout`.
+#[must_use]
+pub fn lease_name(fleet: &str) -> String {
+    format!("trimtab-{fleet}")
+}
+
 impl Lease {
     /// What the first replica that has something writes.
     pub(super) fn first(holder: &str, candidate: Digest, state: State) -> Self {
