@@ -96,15 +96,17 @@ impl Verdict {
     /// What it says to whoever reads only this: for Events, whose cause is given without content.
     #[must_use]
     pub fn advice(&self) -> String {
-        let next = self.next.as_ref().map(|next| format!(" {next}")).unwrap_or_default();
-        format!("{}{next}", self.consequence)
+        self.with_next(&self.consequence)
     }
 
     /// All of it in one line.
     #[must_use]
     pub fn line(&self) -> String {
-        let next = self.next.as_ref().map(|next| format!(" {next}")).unwrap_or_default();
-        format!("{}{next}", self.summary)
+        self.with_next(&self.summary)
+    }
+
+    fn with_next(&self, text: &str) -> String {
+        [Some(text), self.next.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ")
     }
 }
 

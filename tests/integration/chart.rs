@@ -10,20 +10,11 @@ use std::sync::OnceLock;
 use serde_json::{Value, json};
 
 use super::examples::{kubectl, restricted};
-use super::inject::{piped, said};
+use super::inject::{FLAGS, piped, said};
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::sidecar::{output_of, trimtab};
 
 const IMAGE: &str = concat!("trimtab:", env!("CARGO_PKG_VERSION"));
-
-const FLAGS: [&str; 6] = [
-    "--configmap=web",
-    "--template=/templates",
-    "--output=/shared/conf",
-    "--signal=HUP",
-    "--process=nginx",
-    "--confirm-workers",
-];
 
 const VALUES: &str = r#"
 profiles:

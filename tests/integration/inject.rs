@@ -52,7 +52,8 @@ spec:
 ";
 
 const INJECT: [&str; 3] = ["inject", "--mount=configmap/web-templates:/templates", "--"];
-const FLAGS: [&str; 6] = [
+/// An nginx's sidecar.
+pub const FLAGS: [&str; 6] = [
     "--configmap=web",
     "--template=/templates",
     "--output=/shared/conf",

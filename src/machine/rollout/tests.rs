@@ -99,6 +99,13 @@ impl World {
         self.on(Event::Allowed { step, allowed: true });
     }
 
+    /// It goes, the main process takes it, and the fleet knows it to be good.
+    fn settles(&mut self, n: u8) {
+        self.goes(n);
+        self.reloaded(Verdict::Took);
+        self.on(Event::Remember(Memory::Settle));
+    }
+
     fn current(&self) -> Option<Digest> {
         self.journal.current.as_ref().map(|current| current.digest)
     }
@@ -134,9 +141,7 @@ fn leave_for_other_inputs_is_none() {
 #[test]
 fn back_leads_to_the_base_without_a_quarantine_and_the_newer_inputs_wait() {
     let mut world = World::new();
-    world.goes(1);
-    world.reloaded(Verdict::Took);
-    world.on(Event::Remember(Memory::Settle));
+    world.settles(1);
     world.goes(2);
     world.reloaded(Verdict::Took);
     assert_eq!(world.journal.fleet.as_ref().unwrap().base.as_ref().unwrap().digest, digest(1));
@@ -154,9 +159,7 @@ fn back_leads_to_the_base_without_a_quarantine_and_the_newer_inputs_wait() {
 #[test]
 fn a_rejection_leads_to_the_base_and_is_remembered_in_the_journal_of_the_way_back() {
     let mut world = World::new();
-    world.goes(1);
-    world.reloaded(Verdict::Took);
-    world.on(Event::Remember(Memory::Settle));
+    world.settles(1);
     world.goes(2);
     world.reloaded(Verdict::Took);
     world.goes(3);
