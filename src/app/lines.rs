@@ -58,7 +58,10 @@ impl Lines {
         let about = |line: &Line| is_about(&line.message);
         let is_said = !matches!(verdict.state, State::Working | State::InEffect);
         let known = (verdict.state, verdict.cause.clone(), rejected);
-        let is_news = self.waiting.iter().any(about) || (changed && self.known.as_ref() != Some(&known));
+        let is_unknown = self.known.as_ref() != Some(&known);
+        // A stage fails anew with each attempt; what a source reports may be in a verdict before its line is here.
+        let is_new = |line: &Line| about(line) && (is_unknown || matches!(line.from, From::Stage(_)));
+        let is_news = self.waiting.iter().any(is_new) || (changed && is_unknown);
         match verdict.state {
             State::Working => {}
             State::InEffect => {
