@@ -11,11 +11,13 @@
 //!
 //! What must outlive a crash is in the [`Journal`]; [`recover`] makes a machine of it and of what is on the disk.
 
+mod attempts;
 mod intake;
 mod io;
 mod recover;
 mod rollout;
 mod work;
+mod writes;
 
 #[cfg(test)]
 mod tests;
