@@ -1,6 +1,7 @@
 //! What others see: `/status`, the page, metrics, Events. Holds no secret.
 
 pub mod admin;
+mod findings;
 pub mod history;
 pub mod metrics;
 pub mod page;
