@@ -1,27 +1,25 @@
 //! Follows the roots: one task, one inotify instance, a read for each root that may have changed.
 
 mod inotify;
+mod job;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::pending;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::resume_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::errno::Errno;
-use tokio::sync::{mpsc, oneshot, watch as channel};
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
+use tokio::sync::{mpsc, watch as channel};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep_until};
 
-use self::inotify::{Happened, Identity, Inotify, Interest, Setter, Watches, concerns};
+use self::inotify::{Happened, Identity, Inotify, Watches, concerns};
+use self::job::{Read, Summary, apart, summary};
 use super::budget::Budget;
-use super::medium::{Medium, QUICK};
-use super::mount::{Frozen, frozen, replaced};
-use super::read::{reading, without_trailing_slash};
 use super::stamp::{Known, Stamp};
 use super::{Config, FilesError, InotifyError, Root};
-use crate::model::digest::Digest;
 use crate::model::object::{Object, ObjectRef};
 use crate::source::{Seen, Update};
 
@@ -105,37 +103,6 @@ async fn happened(inotify: &Result<Arc<Inotify>, InotifyError>) -> Happened {
         Err(_) => pending().await,
     }
 }
-
-/// Reads in a thread of its own. A hung mount holds it for as long as it hangs, and must not hold a thread of the pool,
-/// in which others' edits are published. There are no more of them than roots.
-async fn apart(read: impl FnOnce() -> Read + Send + 'static) -> Read {
-    let (job, jobs) = std::sync::mpsc::channel();
-    let (answer, answered) = oneshot::channel();
-    let work = move || {
-        if let Ok(read) = jobs.recv() {
-            // Nobody waits for it once the follower has ended.
-            drop(answer.send(catch_unwind(AssertUnwindSafe(read))));
-        }
-    };
-    let ended = match std::thread::Builder::new().name("read".to_owned()).spawn(work) {
-        Ok(_) => {
-            // The thread waits for it.
-            let _ = job.send(read);
-            answered.await.ok()
-        }
-        // There may be no more threads; the pool may have one.
-        Err(_) => Some(spawn_blocking(read).await.map_err(JoinError::into_panic)),
-    };
-    match ended {
-        Some(Ok(read)) => read,
-        Some(Err(panic)) => resume_unwind(panic),
-        // It answers before it ends.
-        None => pending().await,
-    }
-}
-
-/// The digest and secrecy of a root's object, if there is one.
-type Summary = Option<(Digest, bool)>;
 
 /// A root as this task knows it.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
@@ -450,108 +417,6 @@ impl Follower {
             tracing::warn!("{error}; changes of directories are found by --poll-interval alone");
         }
         self.warned = refused.is_some();
-    }
-}
-
-fn summary(object: Option<&Object>) -> Summary {
-    object.map(|object| (object.content(), object.secret))
-}
-
-/// What one read found, and the watches that were set for it.
-struct Read {
-    index: usize,
-    object: Result<Option<Object>, FilesError>,
-    /// The directories that it found, relative to the root; after a failure also those known before.
-    directories: Vec<PathBuf>,
-    watched: HashMap<PathBuf, Identity>,
-    watches: Watches,
-    /// Whether a watch was set only after the read: what changed in between may be missing in it.
-    late: bool,
-    refused: Option<InotifyError>,
-    /// Whether it is small, and stored on the node.
-    quick: bool,
-    stamps: HashMap<String, Stamp>,
-    took: Duration,
-    /// A mount behind which the kubelet has replaced the content.
-    subpath: Option<PathBuf>,
-    /// Whether the mount was looked at, and if it is one that the kubelet will never update.
-    looked: bool,
-    frozen: Option<PathBuf>,
-}
-
-impl Read {
-    /// Watches, then reads. Blocks. `directories`: those that the last read found; `healthy`: what is known, unless
-    /// the root is in trouble; `look`: at its mount.
-    #[expect(clippy::too_many_arguments, reason = "what the follower knows of one root")]
-    fn new(
-        index: usize,
-        root: &Root,
-        budget: &Budget,
-        inotify: Result<Arc<Inotify>, InotifyError>,
-        mut directories: Vec<PathBuf>,
-        known: &Known,
-        healthy: Option<Summary>,
-        look: bool,
-    ) -> Self {
-        let start = std::time::Instant::now();
-        let mut setter = Setter::new(inotify);
-        let real = setter.follow(&without_trailing_slash(&root.path));
-        if let Some(real) = &real {
-            setter.watch(real, false);
-            setter.want(real, Interest::Content);
-            for directory in &directories {
-                setter.watch(&real.join(directory), true);
-            }
-        }
-        let reading = reading(root, budget, known, SystemTime::now());
-        let before = std::mem::replace(&mut directories, reading.directories);
-        if reading.object.is_err() {
-            let new: HashSet<_> = directories.iter().cloned().collect();
-            directories.extend(before.into_iter().filter(|directory| !new.contains(directory)));
-        }
-        let mut late = false;
-        if let Some(real) = &real {
-            for directory in &directories {
-                let path = real.join(directory);
-                late |= setter.watch(&path, true);
-                setter.want(&path, Interest::Content);
-            }
-        }
-        let mut object = reading.object;
-        let small = matches!(&object, Ok(Some(object)) if object.size() <= QUICK);
-        let quick = small && reading.medium != Medium::Unknown;
-        let mut mount = None;
-        if let Ok(Some(read)) = &object
-            && (read.data.is_empty() || healthy.is_none_or(|known| known == summary(Some(read))))
-        {
-            mount = replaced(&root.path);
-            // The kubelet's cleaning up empties it: that is no news.
-            if let Some(path) = mount.take_if(|_| read.data.is_empty()) {
-                object = Err(FilesError::SubPath { path });
-            }
-        }
-        let looked = look && matches!(object, Ok(Some(_)));
-        let frozen = looked.then(|| frozen(&root.path)).flatten().and_then(|frozen| match frozen {
-            Frozen::SubPath(point) if mount.is_none() => Some(point),
-            Frozen::SubPath(_) | Frozen::File(_) => None,
-        });
-        let Setter { watched, watches, refused, .. } = setter;
-        let (stamps, took) = (reading.stamps, start.elapsed());
-        Self {
-            index,
-            object,
-            directories,
-            watched,
-            watches,
-            late,
-            refused,
-            quick,
-            stamps,
-            took,
-            subpath: mount,
-            looked,
-            frozen,
-        }
     }
 }
 

@@ -5,9 +5,10 @@ use std::path::Path;
 use notify::event::{Event, EventKind, Flag};
 use notify::{EventHandler, RecursiveMode, Watcher, WatcherKind};
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
+use super::super::medium::QUICK;
 use super::super::volume::{Volume, as_nobody};
 use super::*;
 
