@@ -9,6 +9,7 @@ mod given;
 mod help;
 mod inject;
 pub mod log;
+mod personas;
 mod render;
 mod rollout;
 mod run;
@@ -96,6 +97,10 @@ pub enum Command {
     ///
     /// trimtab profile NAME -- FLAGS
     Profile(Box<inject::ProfileArgs>),
+    /// Run with the settings of another sidecar
+    ///
+    /// trimtab as k8s-sidecar, with that one's variables. A link of that name to this program does the same.
+    As(personas::AsArgs),
 }
 
 /// The sidecar's flags, of which those that do not matter here are accepted, and how the result is printed.
@@ -157,7 +162,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
 /// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let words: Vec<_> = std::env::args_os().collect();
+    let words = personas::translated(std::env::args_os().collect())?;
     let mut command = command();
     // It would be the help's look alone that changed, were it a value.
     if words.iter().any(|word| word == "-h") {
@@ -219,6 +224,8 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         Some(Command::Rbac(args)) => inject::run_rbac(&args),
         Some(Command::Policy) => inject::run_policy(),
         Some(Command::Profile(args)) => inject::run_profile(*args),
+        // It was taken before clap saw it, unless something stands before it.
+        Some(Command::As(_)) => refuse("as comes first: trimtab as PEER …"),
     }
 }
 

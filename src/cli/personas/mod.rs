@@ -1,0 +1,162 @@
+//! `trimtab as PEER …`, or Trimtab under a peer's name: the peer's settings as Trimtab's own flags. There is no second
+//! engine, and nothing that flags could not say: `--print-flags` shows what a peer's settings come to.
+
+mod k8s_sidecar;
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::exit::Exit;
+use super::flags::Env;
+
+/// Asks for the flags instead of a run; the one setting that is none of the peer's.
+const PRINT: &str = "--print-flags";
+
+/// A sidecar whose settings are understood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Peer {
+    /// kiwigrid/k8s-sidecar
+    K8sSidecar,
+}
+
+/// `trimtab as`.
+#[derive(Debug, Args)]
+pub struct AsArgs {
+    /// Whose settings these are
+    pub peer: Peer,
+    /// The peer's own arguments, and its variables; --print-flags: print the flags that they come to, and exit
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub settings: Vec<OsString>,
+}
+
+/// Settings that cannot be honoured: which, why, and the way out.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub message: String,
+    /// The peer's exit code for it.
+    pub code: u8,
+}
+
+/// Trimtab's flags in the making.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Flags {
+    /// Each with its value, and whether that is not to be printed.
+    given: Vec<(&'static str, Option<OsString>, bool)>,
+    /// What the peer takes and Trimtab has no use for, to be said once.
+    pub warnings: Vec<String>,
+}
+
+impl Flags {
+    pub fn switch(&mut self, flag: &'static str) {
+        self.given.push((flag, None, false));
+    }
+
+    pub fn add(&mut self, flag: &'static str, value: impl Into<OsString>) {
+        self.given.push((flag, Some(value.into()), false));
+    }
+
+    pub fn warn(&mut self, message: impl Into<String>) {
+        self.warnings.push(message.into());
+    }
+
+    /// As a command line's words, without the program's name.
+    fn words(&self) -> impl Iterator<Item = OsString> {
+        self.given.iter().map(|(flag, value, _)| joined(flag, value.as_deref()))
+    }
+
+    /// A line for each flag, quoted for a shell.
+    fn printed(&self) -> String {
+        let line = |(flag, value, secret): &(&str, Option<OsString>, bool)| {
+            let value = if *secret { Some(OsStr::new("…")) } else { value.as_deref() };
+            let word = joined(flag, value).to_string_lossy().into_owned();
+            // Only a NUL cannot be quoted, and no argument or variable holds one.
+            shlex::try_quote(&word).map_or_else(|_| word.clone(), std::borrow::Cow::into_owned)
+        };
+        self.given.iter().map(|given| line(given) + "\n").collect()
+    }
+}
+
+fn joined(flag: &str, value: Option<&OsStr>) -> OsString {
+    let mut word = OsString::from(flag);
+    if let Some(value) = value {
+        word.push("=");
+        word.push(value);
+    }
+    word
+}
+
+impl Peer {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    fn named(name: &OsStr) -> Option<Self> {
+        Self::value_variants().iter().copied().find(|peer| OsStr::new(&peer.name()) == name)
+    }
+
+    /// What the peer would make of its arguments and variables.
+    fn translate(self, settings: &[OsString], env: Env<'_>) -> Result<Flags, Refused> {
+        match self {
+            Self::K8sSidecar => k8s_sidecar::translate(settings, env),
+        }
+    }
+}
+
+/// The command line that is meant: as it is, or what the peer's settings in it come to. An exit code where there is
+/// nothing to run.
+pub(super) fn translated(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
+    let (peer, settings) = match &words[..] {
+        [program, settings @ ..] if Path::new(program).file_name().and_then(Peer::named).is_some() => {
+            (Path::new(program).file_name().and_then(Peer::named), settings)
+        }
+        [_, subcommand, peer, settings @ ..] if subcommand == "as" => (Peer::named(peer), settings),
+        _ => (None, &[][..]),
+    };
+    // Whoever names no peer is helped by clap.
+    let Some(peer) = peer else { return Ok(words) };
+    let (asked, settings): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|word| word == PRINT);
+    match peer.translate(&settings, &|name| std::env::var_os(name)) {
+        Ok(flags) => {
+            for warning in &flags.warnings {
+                eprintln!("trimtab as {}: {warning}", peer.name());
+            }
+            if asked.is_empty() {
+                return Ok(std::iter::once(OsString::from("trimtab")).chain(flags.words()).collect());
+            }
+            print!("{}", flags.printed());
+            Err(Exit::Done.into())
+        }
+        Err(Refused { message, code }) => {
+            eprintln!("trimtab as {}: {message}", peer.name());
+            Err(code.into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_words_and_lines_for_a_shell() {
+        let mut flags = Flags::default();
+        flags.add("--output", "/a b");
+        flags.switch("--optional");
+        flags.given.push(("--reload-header", Some("Authorization: Basic c4n4ry".into()), true));
+        let words: Vec<_> = flags.words().collect();
+        assert_eq!(words, ["--output=/a b", "--optional", "--reload-header=Authorization: Basic c4n4ry"]);
+        assert_eq!(flags.printed(), "'--output=/a b'\n--optional\n'--reload-header=…'\n");
+    }
+
+    #[test]
+    fn a_peer_is_named_by_the_subcommand_or_by_the_program() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for line in ["trimtab --watch-dir=/x", "trimtab as", "trimtab as nobody", "/bin/as k8s-sidecar"] {
+            assert_eq!(translated(words(line)).ok(), Some(words(line)), "{line}");
+        }
+        assert_eq!(Peer::named(OsStr::new("k8s-sidecar")), Some(Peer::K8sSidecar));
+    }
+}
