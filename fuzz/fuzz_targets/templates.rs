@@ -94,10 +94,11 @@ fuzz_target!(|data: &[u8]| -> Corpus {
         pod: Pod { name: "pod".into(), namespace: "ns".into(), ..Pod::default() },
         max_size: 64 * 1024,
         allow_empty: true,
+        selects: false,
         flags: String::new(),
     };
     let inputs = Inputs { snapshot, settings: Arc::new(settings) };
-    let render = || inputs.render(Digest::from_bytes([7; 32]), &Versions::default(), &Refused::new());
+    let render = || inputs.render(Digest::from_bytes([7; 32]), &Versions::default(), &Refused::new(), false);
     match render() {
         Ok(rendered) => {
             for (path, file) in rendered.tree.iter() {

@@ -160,15 +160,16 @@ pub async fn make(mut order: Order) -> Made {
     Made { result, ..maker.made }
 }
 
-/// Renders and parses as [`make`] does; writes nothing and runs no program. The strings are what `--syntax warn` found.
+/// Renders and parses as [`make`] does; writes nothing and runs no program. `bare`: whether no file is published. The strings are what `--syntax warn` found.
 pub fn rehearse(
     inputs: &Inputs,
     digest: Digest,
     published: &Versions,
+    bare: bool,
     syntax: Syntax,
 ) -> Result<(Rendered, Vec<String>), CandidateError> {
     let refused = if syntax == Syntax::Strict { malformed(inputs)? } else { Refused::new() };
-    let rendered = render(inputs, digest, published, &refused)?;
+    let rendered = render(inputs, digest, published, &refused, bare)?;
     let mut warnings = Vec::new();
     check(&rendered.tree, syntax, &mut warnings)?;
     Ok((rendered, warnings))
@@ -188,8 +189,9 @@ fn render(
     digest: Digest,
     published: &Versions,
     refused: &Refused,
+    bare: bool,
 ) -> Result<Rendered, CandidateError> {
-    inputs.render(digest, published, refused).map_err(|rejection| {
+    inputs.render(digest, published, refused, bare).map_err(|rejection| {
         let brief = Some(rejection.brief());
         CandidateError { brief, ..CandidateError::new(Stage::Render, rejection.is_rejection(), &rejection) }
     })

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::syntax::{self, Syntax};
 use super::{Candidate, CandidateError, Maker, Order, in_pool, render};
-use crate::model::digest::Digest;
+use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
 use crate::model::stage::Stage;
 use crate::model::tree::Tree;
@@ -88,10 +88,13 @@ fn stage(
     let mut parsing = None;
     let mut warnings = Vec::new();
     let redrawn = drawn.filter(|_| refused.is_empty()).and_then(|drawn| order.inputs.redraw(drawn));
-    let rendered = match redrawn {
-        Some(rendered) => Ok(rendered),
-        None => render(&order.inputs, order.digest, &order.published, refused),
-    };
+    let rendered = redrawn.map_or_else(
+        || {
+            let bare = order.unless.is_none_or(|published| published == nothing(&order.key));
+            render(&order.inputs, order.digest, &order.published, refused, bare)
+        },
+        Ok,
+    );
     let whole_tree = rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty());
     let drawn = whole_tree.and_then(|rendered| order.inputs.drawn(&rendered.tree));
     let result = write(order, rendered, unless, whole, |tree| {
@@ -101,6 +104,12 @@ fn stage(
         checked
     });
     Staged { result, rendering: began.elapsed().saturating_sub(parsing.unwrap_or_default()), parsing, warnings, drawn }
+}
+
+/// The digest of a tree without a file.
+fn nothing(key: &DigestKey) -> Digest {
+    let tree = Tree::default();
+    tree.digest(tree.content(key), key)
 }
 
 fn write(

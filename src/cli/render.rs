@@ -90,7 +90,8 @@ async fn report(config: Config) -> Result<Report, Failure> {
     };
     // Programs of `--validate` need the candidate on a disk, and a dry run writes nothing.
     let found = inputs.found(|path| published.get(path)?.bytes.clone()).into();
-    let rehearsed = candidate::rehearse(&inputs, inputs.digest(&key), &found, config.validate.syntax);
+    let rehearsed =
+        candidate::rehearse(&inputs, inputs.digest(&key), &found, published.is_empty(), config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
     for warning in warnings {
         warn!("{warning}");

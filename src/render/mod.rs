@@ -115,10 +115,18 @@ impl Inputs {
     }
 
     /// Renders them to the tree of a generation. `published` holds the version of each selected object that was
-    /// published last: it takes the place of one that fails.
-    pub fn render(&self, digest: Digest, published: &Versions, refused: &Refused) -> Result<Rendered, RenderError> {
-        let Settings { templated, allow_empty, .. } = *self.settings;
-        if !allow_empty && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty()) {
+    /// published last: it takes the place of one that fails. `bare`: whether no file is published, so that a selector which
+    /// selects nothing takes none away.
+    pub fn render(
+        &self,
+        digest: Digest,
+        published: &Versions,
+        refused: &Refused,
+        bare: bool,
+    ) -> Result<Rendered, RenderError> {
+        let Settings { templated, allow_empty, selects, .. } = *self.settings;
+        let may_be_empty = allow_empty || (bare && selects && !templated);
+        if !may_be_empty && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty()) {
             return Err(RenderError::Empty { reason: "no source has a key".into() });
         }
         let rendered = if templated {
@@ -132,7 +140,7 @@ impl Inputs {
                 plain::render(self, &published.by_id(), refused)?
             }
         };
-        if rendered.tree.is_empty() && !allow_empty {
+        if rendered.tree.is_empty() && !allow_empty && !(may_be_empty && rendered.held_back.is_empty()) {
             let reason = match (templated, &rendered.held_back[..]) {
                 (true, _) => "there is no template to render (names that start with '_' are only for include)".into(),
                 (false, [first, ..]) => format!("every object is held back; {}: {}", first.source, first.reason),

@@ -82,7 +82,7 @@ mod tests {
     }
 
     fn render(inputs: &Inputs) -> Option<Rendered> {
-        let rendered = inputs.render(Digest::UNKNOWN, &Versions::default(), &BTreeMap::new());
+        let rendered = inputs.render(Digest::UNKNOWN, &Versions::default(), &BTreeMap::new(), false);
         rendered.ok().filter(|rendered| rendered.held_back.is_empty())
     }
 

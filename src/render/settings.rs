@@ -21,6 +21,8 @@ pub struct Settings {
     /// `--max-size`: the most bytes that all files may have together.
     pub max_size: u64,
     pub allow_empty: bool,
+    /// Whether there is a selector: it may select nothing.
+    pub selects: bool,
     /// The flags that change the result, as one text for the inputs' digest.
     pub flags: String,
 }
@@ -38,6 +40,7 @@ impl Settings {
             pod: Pod::default(),
             max_size,
             allow_empty,
+            selects: false,
             flags: String::new(),
         }
     }

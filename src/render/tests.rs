@@ -60,6 +60,9 @@ struct Case {
     pod: Pod,
     max_size: u64,
     allow_empty: bool,
+    selects: bool,
+    /// Whether no file is published.
+    bare: bool,
 }
 
 impl Case {
@@ -74,6 +77,8 @@ impl Case {
             pod: Pod { namespace: "ns".into(), ..Pod::default() },
             max_size: 1 << 20,
             allow_empty: false,
+            selects: false,
+            bare: false,
         }
     }
 
@@ -137,6 +142,7 @@ impl Case {
             pod: self.pod.clone(),
             max_size: self.max_size,
             allow_empty: self.allow_empty,
+            selects: self.selects,
             flags: String::new(),
         };
         Inputs { snapshot, settings: Arc::new(settings) }
@@ -145,7 +151,7 @@ impl Case {
     fn render(&self) -> Result<Rendered, RenderError> {
         let previous = self.objects.iter().filter_map(|input| input.previous.clone());
         let published: BTreeMap<_, _> = previous.map(|object| (object.id.clone(), object)).collect();
-        self.inputs().render(Digest::from_bytes([7; 32]), &published.into(), &Refused::new())
+        self.inputs().render(Digest::from_bytes([7; 32]), &published.into(), &Refused::new(), self.bare)
     }
 
     fn paths(&self) -> Vec<String> {
@@ -321,6 +327,24 @@ fn nothing_is_published_only_if_that_is_meant() {
     assert!(matches!(&error, RenderError::EmptyFile { place } if place.template == "t"), "{error}");
     blank.allow_empty = true;
     blank.render().unwrap();
+}
+
+#[test]
+fn selector_may_select_nothing_while_that_takes_no_file_away() {
+    let empty = || input(object(Kind::ConfigMap, "web", &[]), Origin::Selected);
+    for objects in [|| vec![], || vec![input(object(Kind::ConfigMap, "web", &[]), Origin::Selected)]] {
+        let case = || Case { selects: true, bare: true, ..Case::plain("{key}", objects()) };
+        assert!(case().render().unwrap().tree.is_empty());
+        Case { bare: false, ..case() }.render().unwrap_err();
+        Case { selects: false, ..case() }.render().unwrap_err();
+    }
+    let mut templates = Case::templates(&[("t", "x")]);
+    templates.objects = vec![empty()];
+    Case { selects: true, bare: true, ..templates }.render().unwrap_err();
+    // What there is and does not pass is no empty set.
+    let bad = input(object(Kind::ConfigMap, "bad", &[("..", b"1")]), Origin::Selected);
+    let error = Case { selects: true, bare: true, ..Case::plain("{key}", vec![bad]) }.render().unwrap_err();
+    assert!(error.to_string().contains("held back"), "{error}");
 }
 
 #[test]

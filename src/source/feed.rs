@@ -195,7 +195,12 @@ impl Feed {
             }
             Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => news.heard.push(source),
         }
+        let selected_nothing = view.selects_nothing();
         self.changed |= self.sources.take(update);
+        let view = &self.views()[source];
+        if view.selects_nothing() && !selected_nothing {
+            news.notes.push(Note::new(&view.spec.name, view.message().unwrap_or_default(), true));
+        }
         self.look(source, news);
     }
 

@@ -8,6 +8,9 @@ use super::{Role, Seen, Spec};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::HeldBack;
 
+/// Of a selector.
+const SELECTS_NOTHING: &str = "no object has these labels; what gets them is taken in at once";
+
 /// Why a source cannot be read.
 #[derive(Clone, Debug)]
 struct Trouble {
@@ -112,8 +115,15 @@ impl View {
         match (&self.trouble, self.is_kept()) {
             (Some(trouble), _) => Some(trouble.message.clone()),
             (None, true) => Some(self.what_is_kept()),
+            (None, false) if self.selects_nothing() => Some(SELECTS_NOTHING.to_owned()),
             (None, false) => self.waits_for().or_else(|| self.warning.clone()),
         }
+    }
+
+    /// Whether it is a selector, and no object has these labels.
+    #[must_use]
+    pub fn selects_nothing(&self) -> bool {
+        self.heard && self.spec.role == Role::Selected && self.objects.is_empty() && !self.is_gone()
     }
 
     /// Whether it is mounted so that it never changes, or the like: what is wrong though it can be read.

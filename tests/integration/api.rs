@@ -669,6 +669,26 @@ async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_m
 }
 
 #[tokio::test]
+async fn selector_that_selects_nothing_is_ready_and_what_was_published_of_one_is_not_emptied() {
+    let place = Place::new().await;
+    let mut sidecar = place.start(&["--selector", "app=web"]);
+    let status = sidecar.until_idle();
+    assert_eq!((readyz(&sidecar), tree(&place).len()), (200, 0));
+    assert!(source(&status, 0).contains("no object has these labels"), "{status}");
+    assert_eq!(status["sources"][0]["healthy"], true);
+    assert_eq!(sidecar.log().matches("no object has these labels").count(), 1);
+
+    place.put(&labelled("one", &[("a", "1")])).await;
+    until_read(&place, "a", "1");
+    place.delete::<ConfigMap>("one").await;
+    sidecar.until("the last one stays", |status| status["verdict"]["state"] == "rejected");
+    sidecar.kill();
+    sidecar.start_again();
+    sidecar.until("also after a start", |status| status["verdict"]["state"] == "rejected");
+    assert_eq!(place.read("a").as_deref(), Some("1"));
+}
+
+#[tokio::test]
 async fn object_that_is_too_large_is_held_back_by_name() {
     let place = Place::new().await;
     place.put(&labelled("fat", &[("f", &"x".repeat(5000))])).await;

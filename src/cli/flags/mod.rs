@@ -95,7 +95,7 @@ impl RunArgs {
                 crate::reload::confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
         }
         let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
-        let render = output.settings(env, sources.allow_empty)?;
+        let render = output.settings(env, sources.allow_empty, sources.selector.is_some())?;
         let rollout = rollout.config(&rollout::Others {
             pod: &render.pod,
             confirms: notified,

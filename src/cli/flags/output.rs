@@ -130,7 +130,7 @@ impl OutputArgs {
         })
     }
 
-    pub(super) fn settings(&self, env: Env<'_>, allow_empty: bool) -> Checked<Settings> {
+    pub(super) fn settings(&self, env: Env<'_>, allow_empty: bool, selects: bool) -> Checked<Settings> {
         let templated = !self.templates.is_empty();
         if templated && self.path.is_some() {
             return usage("--path is for plain copies, and --template renders instead: give one of them");
@@ -168,6 +168,7 @@ impl OutputArgs {
             pod,
             max_size: self.max_size,
             allow_empty,
+            selects,
             flags: format!("{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?}"),
         })
     }
