@@ -30,6 +30,7 @@ pub use self::rollout::RolloutConfig;
 pub(crate) use self::rollout::lease_of;
 pub use self::start::run;
 pub(crate) use self::start::{clients, given_key};
+pub(crate) use self::steps::read_back;
 use self::steps::{Answer, Done, Steps};
 use crate::machine::{Effect, Event, Leave, Machine, Memory, Milestone, Phase, Step, Timer, Verdict, Wait};
 use crate::model::digest::Digest;

@@ -421,10 +421,15 @@ impl Reporter {
                 status.rollout = Some(rollout);
             }
         });
+        // What the main process refused is reported with what follows from it.
+        if machine.is_turning_back() {
+            return;
+        }
         let (verdict, changed) = self.shared.judge();
         for milestone in self.milestones.drain(..) {
-            self.events.announce(&milestone, self.brief.as_deref(), &verdict.advice());
+            self.events.announce(&milestone, self.brief.as_deref());
         }
+        self.events.send(&verdict);
         self.lines.write(&verdict, changed, journal.quarantine.as_ref().map(|quarantine| quarantine.digest));
     }
 }

@@ -228,10 +228,7 @@ impl App {
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
         let journal = machine.journal();
-        let published = match &journal.current {
-            None => Published::Nothing,
-            Some(current) => current.made_of.clone().map_or(Published::Unknown, Published::MadeOf),
-        };
+        let published = Published::of(journal.current.as_ref());
         let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, spool.as_ref())
             .on_top_of(published, !config.render.templated);
         let mut app = Self {

@@ -343,7 +343,8 @@ impl Steps {
     }
 }
 
-fn read_back(output: &Output, absent: Parts, settings: &Settings) -> ReadBack {
+/// What was published of objects that are gone, where each of their keys is a file.
+pub(crate) fn read_back(output: &Output, absent: Parts, settings: &Settings) -> ReadBack {
     let place = |id: &ObjectRef, key: &str| settings.path.place(id, key).map(|place| place.to_string());
     let places = absent.iter().flat_map(|(id, part)| part.keys.iter().filter_map(move |key| place(id, key)));
     let places: BTreeSet<_> = places.collect();

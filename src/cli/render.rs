@@ -33,6 +33,7 @@ use crate::model::spool::SpoolError;
 use crate::model::tree::File;
 use crate::publish::{Output, PublishedFile};
 use crate::render::{Inputs, Rendered};
+use crate::source::Published;
 use crate::source::feed::Feed;
 
 /// How long the shortest diff of one file is looked for; then a longer one has to do.
@@ -82,7 +83,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
         Some(key) => key,
         None => throwaway_key().map_err(start_up)?,
     };
-    let snapshot = read(&config).await?;
+    let (snapshot, kept) = read(&config, output.as_ref()).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
     let published = match &output {
         Some(output) => output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?,
@@ -101,7 +102,7 @@ async fn report(config: Config) -> Result<Report, Failure> {
             .has_room_for(&rendered.tree)
             .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
     }
-    Report::new(&rendered, &published).map_err(|error| start_up(error.into()))
+    Report::new(&rendered, &published, kept).map_err(|error| start_up(error.into()))
 }
 
 /// For what is only compared with itself.
@@ -111,22 +112,36 @@ fn throwaway_key() -> anyhow::Result<DigestKey> {
     Ok(DigestKey::new(bytes))
 }
 
-/// Reads all sources once, and waits for those that are missing as long as `--once` does.
-async fn read(config: &Config) -> Result<Snapshot, Failure> {
+/// Reads all sources once, and waits for those that are missing as long as `--once` does. What is gone and was published
+/// is kept, as the sidecar keeps it.
+async fn read(config: &Config, output: Option<&Output>) -> Result<(Snapshot, Vec<Kept>), Failure> {
+    // One that cannot be believed is set aside by the sidecar, which then knows no more.
+    let journal = output.map(Output::journal).transpose().map_err(|error| (Exit::CannotWrite, error.into()))?;
+    let current = journal.flatten().and_then(Result::ok).and_then(|journal| journal.current);
+    let plain = !config.render.templated;
     let clients = app::clients(config).await.map_err(|(end, error)| (Exit::from(end), error))?;
     let api = clients.map(|clients| (clients, &config.watches[..]));
     let mut tasks = JoinSet::new();
-    let mut feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, None);
+    let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, None);
+    let mut feed = feed.on_top_of(Published::of(current.as_ref()), plain);
     let until = Instant::now() + config.once.unwrap_or_default();
     loop {
         if let Some(snapshot) = feed.changed() {
-            return Ok(snapshot);
+            let kept = feed.views().iter().filter(|view| view.is_kept());
+            let kept =
+                kept.map(|view| Kept { source: view.spec.name.clone(), message: view.message().unwrap_or_default() });
+            return Ok((snapshot, kept.collect()));
         }
-        let Ok(news) = timeout_at(until, feed.next()).await else {
+        let Ok(mut news) = timeout_at(until, feed.next()).await else {
             let exit = if feed.is_forbidden() { Exit::Forbidden } else { Exit::Unavailable };
             let waits_for = feed.waits_for().join("; and for ");
             return Err((exit, anyhow!("--once-timeout is over, waiting for {waits_for}")));
         };
+        let absent = feed.absent(&mut news);
+        if let Some(output) = output.filter(|_| !absent.is_empty()) {
+            // What it notes is in the report.
+            feed.restore(&app::read_back(output, absent, &config.render));
+        }
         for note in news.notes {
             note.log();
         }
@@ -139,6 +154,14 @@ async fn read(config: &Config) -> Result<Snapshot, Failure> {
 struct Report {
     files: Vec<Difference>,
     held_back: Vec<HeldBack>,
+    kept: Vec<Kept>,
+}
+
+/// A source of which something is gone, and kept as it was.
+#[derive(Serialize)]
+struct Kept {
+    source: String,
+    message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -166,7 +189,11 @@ struct Difference {
 }
 
 impl Report {
-    fn new(rendered: &Rendered, published: &BTreeMap<String, PublishedFile>) -> Result<Self, SpoolError> {
+    fn new(
+        rendered: &Rendered,
+        published: &BTreeMap<String, PublishedFile>,
+        kept: Vec<Kept>,
+    ) -> Result<Self, SpoolError> {
         let mut files: BTreeMap<&str, (Option<&PublishedFile>, Option<&File>)> = BTreeMap::new();
         for (path, old) in published {
             files.entry(path).or_default().0 = Some(old);
@@ -175,7 +202,7 @@ impl Report {
             files.entry(path.as_str()).or_default().1 = Some(new);
         }
         let files = files.into_iter().map(|(path, (old, new))| Difference::new(path, old, new));
-        Ok(Self { files: files.collect::<Result<_, _>>()?, held_back: rendered.held_back.clone() })
+        Ok(Self { files: files.collect::<Result<_, _>>()?, held_back: rendered.held_back.clone(), kept })
     }
 
     /// For people. `terminal`: what is read is shown on one, so that control characters are escaped, and colours are
@@ -194,6 +221,9 @@ impl Report {
         for HeldBack { source, reason } in &self.held_back {
             let line = format!("held back: {source}: {reason}; what a running sidecar last published of it stays");
             push(&mut text, &line, terminal, colours.then_some(BOLD));
+        }
+        for Kept { source, message } in &self.kept {
+            push(&mut text, &format!("kept: {source}: {message}"), terminal, colours.then_some(BOLD));
         }
         let count = |change| self.files.iter().filter(|file| file.change == change).count();
         let (added, removed, changed) = (count(Change::Added), count(Change::Removed), count(Change::Changed));

@@ -118,6 +118,12 @@ impl Machine {
         }
     }
 
+    /// Whether the way back from what is published is being looked at.
+    #[must_use]
+    pub fn is_turning_back(&self) -> bool {
+        matches!(self.work, Work::Verifying(..))
+    }
+
     /// The journal as the machine knows it.
     #[must_use]
     pub fn journal(&self) -> &Journal {

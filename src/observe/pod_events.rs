@@ -24,6 +24,7 @@ use crate::machine::Milestone;
 use crate::model::journal::Rejection;
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
+use crate::observe::verdict::{State, Verdict};
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
 use crate::source::kube::{Clients, CreateError, Rule};
@@ -60,8 +61,6 @@ pub enum PodEvent {
         stage: Stage,
         /// Why; without content.
         reason: String,
-        /// What is running, and what to do.
-        advice: String,
     },
     /// The last good generation is made current again.
     RolledBack {
@@ -107,19 +106,28 @@ impl PodEvent {
         if matches!(self, Self::Reloaded { .. }) { "Normal" } else { "Warning" }
     }
 
-    fn note(&self) -> String {
-        let text = match self {
+    /// `verdict`: as it is when this is reported.
+    fn note(&self, verdict: &Verdict) -> String {
+        let (word, advice) = (verdict.state.as_str(), verdict.advice());
+        let end = match verdict.state {
+            State::InEffect | State::Working => format!(" ({word})"),
+            State::Rejected | State::Held | State::Waiting | State::Stale => format!(" ({word}). {advice}"),
+        };
+        // Names of files may hold anything. The verdict is short, and must not be what is cut.
+        let visible = |text: String| text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
+        let what = cut(&visible(self.what()), LONGEST_NOTE.saturating_sub(end.len()));
+        cut(&visible(what + &end), LONGEST_NOTE)
+    }
+
+    fn what(&self) -> String {
+        match self {
             Self::Reloaded { sequence, again: false } => {
                 format!("Configuration generation {sequence} is published and confirmed")
             }
             Self::Reloaded { sequence, again: true } => {
                 format!("Configuration generation {sequence} is confirmed again; what came after it was rejected")
             }
-            Self::Rejected { stage, reason, advice } => {
-                // The advice is short, and must not be what is cut.
-                let note = |reason: &str| format!("Configuration rejected at {stage}: {reason}. {advice}");
-                note(&cut(reason, LONGEST_NOTE.saturating_sub(note("").len())))
-            }
+            Self::Rejected { stage, reason } => format!("Configuration rejected at {stage}: {reason}"),
             Self::RolledBack { from: Some(from), to } => {
                 format!(
                     "Configuration generation {from} is taken back: generation {to}, the last good one, replaces it"
@@ -132,10 +140,7 @@ impl PodEvent {
                 format!("Held back, while all else is published: {names} (trimtab status says why)")
             }
             Self::TargetMissing { message } => format!("No process to reload: {message}"),
-        };
-        // Names of files may hold anything.
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        cut(&text, LONGEST_NOTE)
+        }
     }
 }
 
@@ -150,6 +155,8 @@ fn cut(text: &str, longest: usize) -> String {
 #[derive(Debug)]
 pub struct PodEvents {
     queue: Option<mpsc::Sender<Queued>>,
+    /// What waits for the verdict.
+    unsent: Vec<PodEvent>,
     /// The state of a target that cannot be signalled, since when, and whether it was reported.
     trouble: Option<(TargetState, Instant, bool)>,
     overflowed: bool,
@@ -159,6 +166,7 @@ pub struct PodEvents {
 #[derive(Clone, Debug)]
 struct Queued {
     event: PodEvent,
+    note: String,
     at: Timestamp,
     since: Instant,
 }
@@ -176,17 +184,16 @@ impl PodEvents {
         if queue.is_none() {
             debug!("no Events on the Pod: they need POD_NAME, POD_NAMESPACE, POD_UID, and a way to the API server");
         }
-        Self { queue, trouble: None, overflowed: false }
+        Self { queue, unsent: Vec::new(), trouble: None, overflowed: false }
     }
 
-    /// Reports a milestone. `brief`: why rendering rejected the newest inputs, without content; `advice`: what the verdict
-    /// says beside the cause.
-    pub fn announce(&mut self, milestone: &Milestone, brief: Option<&str>, advice: &str) {
+    /// Reports a milestone. `brief`: why rendering rejected the newest inputs, without content.
+    pub fn announce(&mut self, milestone: &Milestone, brief: Option<&str>) {
         let event = match milestone {
             Milestone::Rejected(quarantine) => {
                 let Rejection { stage, reason, .. } = &quarantine.rejection;
                 let reason = brief.filter(|_| *stage == Stage::Render).unwrap_or(reason).to_owned();
-                PodEvent::Rejected { stage: *stage, reason, advice: advice.to_owned() }
+                PodEvent::Rejected { stage: *stage, reason }
             }
             Milestone::RolledBack { from, to } => PodEvent::RolledBack { from: Some(*from), to: to.sequence },
             Milestone::TurnedBack(to) => PodEvent::RolledBack { from: None, to: to.sequence },
@@ -195,7 +202,7 @@ impl PodEvents {
             }
             Milestone::Published(_) | Milestone::Held | Milestone::Settled => return,
         };
-        self.send(event);
+        self.put(event);
     }
 
     /// Reports what is held back now and was not before.
@@ -203,14 +210,14 @@ impl PodEvents {
         let is_new = |held: &&HeldBack| !known.iter().any(|known| known.source == held.source);
         let names: Vec<_> = now.iter().filter(is_new).map(|held| held.source.to_string()).collect();
         if !names.is_empty() {
-            self.send(PodEvent::HeldBack { names: names.join(", ") });
+            self.put(PodEvent::HeldBack { names: names.join(", ") });
         }
     }
 
     /// Reports the target of the last signal, if there is something wrong with it.
     pub fn target(&mut self, target: &TargetStatus) {
         if let Some(event) = self.look_at(target, Instant::now()) {
-            self.send(event);
+            self.put(event);
         }
     }
 
@@ -230,12 +237,22 @@ impl PodEvents {
         due.then(|| PodEvent::TargetMissing { message: target.message.clone().unwrap_or_default() })
     }
 
-    /// Sends this, if it can: without waiting.
-    pub fn send(&mut self, event: PodEvent) {
+    /// Reports this as soon as the verdict on it is known.
+    pub fn put(&mut self, event: PodEvent) {
+        if self.queue.is_some() {
+            self.unsent.push(event);
+        }
+    }
+
+    /// Sends what waits for the verdict, if it can: without waiting.
+    pub fn send(&mut self, verdict: &Verdict) {
         let Some(queue) = &self.queue else { return };
-        let queued = Queued { event, at: Timestamp::now(), since: Instant::now() };
-        if queue.try_send(queued).is_err() && !std::mem::replace(&mut self.overflowed, true) {
-            info!("Events on the Pod come faster than the API server takes them: some are left out");
+        for event in self.unsent.drain(..) {
+            let note = event.note(verdict);
+            let queued = Queued { event, note, at: Timestamp::now(), since: Instant::now() };
+            if queue.try_send(queued).is_err() && !std::mem::replace(&mut self.overflowed, true) {
+                info!("Events on the Pod come faster than the API server takes them: some are left out");
+            }
         }
     }
 }
@@ -377,7 +394,7 @@ fn permission(user: Option<&str>, namespace: &str) -> String {
 
 /// As the API wants it (kubernetes pkg/apis/core/validation/events.go: `strictEventValidation`).
 fn event(pod: &Pod, queued: &Queued) -> Event {
-    let Queued { event, at, .. } = queued;
+    let Queued { event, note, at, .. } = queued;
     let text = |text: &str| Some(text.to_owned());
     Event {
         metadata: ObjectMeta {
@@ -389,7 +406,7 @@ fn event(pod: &Pod, queued: &Queued) -> Event {
         type_: text(event.kind()),
         reason: text(event.reason()),
         action: text(event.action()),
-        note: Some(event.note()),
+        note: Some(note.clone()),
         regarding: Some(ObjectReference {
             api_version: text("v1"),
             kind: text("Pod"),
@@ -422,44 +439,60 @@ mod tests {
 
     fn watched() -> (PodEvents, mpsc::Receiver<Queued>) {
         let (sender, queue) = mpsc::channel(QUEUE);
-        (PodEvents { queue: Some(sender), trouble: None, overflowed: false }, queue)
+        (PodEvents { queue: Some(sender), unsent: Vec::new(), trouble: None, overflowed: false }, queue)
     }
 
     fn notes(queue: &mut mpsc::Receiver<Queued>) -> Vec<String> {
         let queued = std::iter::from_fn(|| queue.try_recv().ok());
-        queued.map(|queued| format!("{}: {}", queued.event.reason(), queued.event.note())).collect()
+        queued.map(|queued| format!("{}: {}", queued.event.reason(), queued.note)).collect()
     }
 
     #[tokio::test]
     async fn each_milestone_is_one_event_in_words_without_content() {
         let (mut events, mut queue) = watched();
         let mut step = |milestone: &Milestone, brief: Option<&str>| {
-            events.announce(milestone, brief, "Fix it.");
+            let state = match milestone {
+                Milestone::Confirmed { again: false, .. } => State::InEffect,
+                _ => State::Rejected,
+            };
+            let consequence = "It is not in effect.".to_owned();
+            let next = Some("Fix it.".to_owned());
+            events.announce(milestone, brief);
+            events.send(&Verdict { state, next, consequence, ..Verdict::default() });
             notes(&mut queue)
         };
         assert!(step(&Milestone::Published(generation(2)), None).is_empty());
-        let reloaded = "ConfigReloaded: Configuration generation 2 is published and confirmed";
+        let reloaded = "ConfigReloaded: Configuration generation 2 is published and confirmed (in-effect)";
         assert_eq!(step(&Milestone::Confirmed { generation: generation(2), again: false }, None), [reloaded]);
         assert!(step(&Milestone::Settled, None).is_empty());
         assert_eq!(
             step(&rejected(Stage::Render, "quotes `content`"), Some("template a.j2, line 3")),
-            ["ConfigRejected: Configuration rejected at render: template a.j2, line 3. Fix it."]
+            [
+                "ConfigRejected: Configuration rejected at render: template a.j2, line 3 (rejected). It is not in effect. Fix it."
+            ]
         );
         assert_eq!(
             step(&rejected(Stage::Reload, "it answered 500"), Some("an older one")),
-            ["ConfigRejected: Configuration rejected at reload: it answered 500. Fix it."]
+            [
+                "ConfigRejected: Configuration rejected at reload: it answered 500 (rejected). It is not in effect. Fix it."
+            ]
         );
         assert_eq!(
             step(&Milestone::RolledBack { from: 3, to: generation(2) }, None),
             [
-                "ConfigRolledBack: Configuration generation 3 is taken back: generation 2, the last good one, replaces it"
+                "ConfigRolledBack: Configuration generation 3 is taken back: generation 2, the last good one, replaces it \
+                 (rejected). It is not in effect. Fix it."
             ]
         );
         assert_eq!(
             step(&Milestone::TurnedBack(generation(2)), None),
-            ["ConfigRolledBack: Configuration generation 2, the last good one, is made current again"]
+            [
+                "ConfigRolledBack: Configuration generation 2, the last good one, is made current again (rejected). It is \
+              not in effect. Fix it."
+            ]
         );
-        let again = "ConfigReloaded: Configuration generation 2 is confirmed again; what came after it was rejected";
+        let again = "ConfigReloaded: Configuration generation 2 is confirmed again; what came after it was rejected \
+                     (rejected). It is not in effect. Fix it.";
         assert_eq!(step(&Milestone::Confirmed { generation: generation(2), again: true }, None), [again]);
     }
 
@@ -470,7 +503,7 @@ mod tests {
         let start = Instant::now();
         let mut look = |state, seconds| {
             let event = events.look_at(&status(state), start + Duration::from_secs(seconds));
-            event.is_some_and(|event| event.note() == "No process to reload: where is it")
+            event.is_some_and(|event| event.what() == "No process to reload: where is it")
         };
         assert!(!look(TargetState::Missing, 0));
         assert!(!look(TargetState::Missing, 29));
@@ -485,7 +518,8 @@ mod tests {
     }
 
     fn queued(event: PodEvent, since: Instant) -> Queued {
-        Queued { event, at: Timestamp::UNIX_EPOCH, since }
+        let note = event.note(&Verdict::default());
+        Queued { event, note, at: Timestamp::UNIX_EPOCH, since }
     }
 
     fn reloaded(sequence: u64, since: Instant) -> Queued {
@@ -536,7 +570,8 @@ mod tests {
     async fn whoever_reports_never_waits() {
         let (mut events, _queue) = watched();
         for _ in 0..10 * QUEUE {
-            events.send(PodEvent::RolledBack { from: None, to: 1 });
+            events.put(PodEvent::RolledBack { from: None, to: 1 });
+            events.send(&Verdict::default());
         }
         assert!(events.overflowed);
     }
@@ -557,13 +592,10 @@ mod tests {
     fn an_event_is_within_the_limits_of_the_api() {
         let pod = Pod { name: "ä".repeat(200), ..Pod::default() };
         let reason = format!("\u{1b}[31m\n{}", "é".repeat(2000));
-        let event = event(
-            &pod,
-            &queued(PodEvent::Rejected { stage: Stage::Render, reason, advice: String::new() }, Instant::now()),
-        );
+        let event = event(&pod, &queued(PodEvent::Rejected { stage: Stage::Render, reason }, Instant::now()));
         let note = event.note.unwrap();
         assert!(note.len() <= LONGEST_NOTE && note.len() > LONGEST_NOTE - 4, "{}", note.len());
-        assert!(!note.contains(char::is_control));
+        assert!(!note.contains(char::is_control) && note.ends_with(" (working)"), "{note}");
         assert_eq!(event.reporting_instance.unwrap().len(), LONGEST_INSTANCE);
     }
 }

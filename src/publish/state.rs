@@ -220,18 +220,23 @@ impl Output {
         Ok(self.spool.get_or_init(|| Spool::new(file.into())).clone())
     }
 
-    /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.
-    pub fn read_journal(&self) -> Result<FoundJournal, PublishError> {
-        let Some(state) = &self.state else { return Ok(FoundJournal::Nothing) };
+    /// The journal as it is, left where it is; `None`: there is none.
+    pub fn journal(&self) -> Result<Option<Result<Journal, JournalError>>, PublishError> {
+        let Some(state) = &self.state else { return Ok(None) };
         let read = match state.read(JOURNAL, JOURNAL_LIMIT) {
-            Err(Errno::ENOENT) => return Ok(FoundJournal::Nothing),
+            Err(Errno::ENOENT) => return Ok(None),
             other => other.map_err(|errno| self.own_io("read", JOURNAL, errno))?,
         };
-        let parsed = match read {
+        Ok(Some(match read {
             Some((bytes, _)) => Journal::parse(&bytes),
             None => Err(JournalError::Malformed { line: 0, column: 0 }),
-        };
-        match parsed {
+        }))
+    }
+
+    /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.
+    pub fn read_journal(&self) -> Result<FoundJournal, PublishError> {
+        let (Some(state), Some(journal)) = (&self.state, self.journal()?) else { return Ok(FoundJournal::Nothing) };
+        match journal {
             Ok(journal) => Ok(FoundJournal::Journal(journal)),
             Err(reason) => {
                 let aside = state.remove(JOURNAL_BAD).and_then(|()| {

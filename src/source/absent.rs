@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{Role, Sources, View};
+use crate::model::journal::Generation;
 use crate::model::made_of::{MadeOf, Part, Parts};
 use crate::model::object::{Object, ObjectRef};
 
@@ -20,6 +21,15 @@ pub enum Published {
 }
 
 impl Published {
+    /// What this generation was made of; `None`: there is none.
+    #[must_use]
+    pub fn of(current: Option<&Generation>) -> Self {
+        match current {
+            None => Self::Nothing,
+            Some(current) => current.made_of.clone().map_or(Self::Unknown, Self::MadeOf),
+        }
+    }
+
     /// Whether it is known to have nothing of a source, so that its absence takes nothing away.
     pub(super) fn is_without(&self, source: &str) -> bool {
         match self {

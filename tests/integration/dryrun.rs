@@ -205,6 +205,34 @@ fn render_says_that_nothing_differs() {
     assert_eq!((ended.code, &*ended.out), (Some(0), "nothing differs from what is published (1 files)\n"));
 }
 
+/// As the sidecar does that starts again.
+#[test]
+fn render_keeps_what_is_gone() {
+    let (scene, _volume, mut flags) = scene(&[("a.conf", "1\n")]);
+    let other = Volume::new(scene.at("other"), &[("key", "hunter22\n")]);
+    flags.extend(["--watch-dir".into(), scene.text("other"), "--secret-dir".into(), "other".into()]);
+    publish(&flags);
+    fs::rename(&other.path, scene.at("away")).unwrap();
+    let before = traces(&scene.at("conf"));
+    let ended = dry("render", &flags);
+    let kept = "kept: dir/other: it is gone or empty; its last content is kept (--on-delete keep), but a new Pod will not have \
+                it: create it again\nnothing differs from what is published (2 files)\n";
+    assert_eq!((ended.code, &*ended.out), (Some(0), kept), "{}", ended.err);
+    let report = dry("render", &with(&flags, &["--format", "json"])).json();
+    assert_eq!(report["kept"][0]["source"], "dir/other");
+    assert!(!ended.err.contains("hunter") && !report.to_string().contains("hunter"));
+    assert_eq!(traces(&scene.at("conf")), before);
+    // Where templates made the files, its values are not known any more, and nothing newer is published.
+    fs::rename(scene.at("away"), &other.path).unwrap();
+    fs::write(scene.at("t.j2"), "{{ data['a.conf'] }}").unwrap();
+    flags.extend(["--template".into(), scene.text("t.j2")]);
+    publish(&flags);
+    fs::rename(&other.path, scene.at("away")).unwrap();
+    let ended = dry("render", &with(&flags, &["--once-timeout", "300ms"]));
+    assert_eq!(ended.code, Some(69), "{}", ended.out);
+    assert!(ended.err.contains("waiting for dir/other: it is gone or empty since before this start"), "{}", ended.err);
+}
+
 /// A published key makes the digests of a dry run those of the sidecar.
 #[test]
 fn render_uses_the_key_that_is_there() {

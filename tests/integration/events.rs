@@ -133,16 +133,22 @@ async fn reload_rejection_and_rollback_are_reported_on_the_pod_by_the_rule_that_
     assert_eq!(regarding.kind.as_deref(), Some("Pod"));
     assert_eq!(regarding.name.as_deref(), Some("web-0"));
     assert_eq!(event.type_.as_deref(), Some("Normal"));
+    assert!(event.note.unwrap().ends_with(" (in-effect)"));
 
+    let edit = format!("(rejected). The newest edit of configmap/{}/web is not in effect. ", place.namespace);
     place.edit(&format!("invalid {CANARY}")).await;
     let event = place.reported("ConfigRejected", "rejected at validate: ").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let note = event.note.unwrap();
+    assert!(note.contains(&edit) && note.ends_with(" Fix the ConfigMap; a newer edit is tried at once."), "{note}");
     place.edit(&format!("template {CANARY}")).await;
     place.reported("ConfigRejected", "rejected at render: template app.conf.j2 ").await;
     place.edit(&format!("refuse {CANARY}")).await;
     place.reported("ConfigRejected", "rejected at reload: ").await;
-    place.reported("ConfigRolledBack", "generation 2 is taken back: generation 1,").await;
-    place.reported("ConfigReloaded", "generation 1 is confirmed again").await;
+    let event = place.reported("ConfigRolledBack", "generation 2 is taken back: generation 1,").await;
+    assert!(event.note.unwrap().contains(&edit));
+    let event = place.reported("ConfigReloaded", "generation 1 is confirmed again").await;
+    assert!(event.note.unwrap().contains(&edit));
 
     // As kubectl describe asks for them.
     let events = Api::<CoreEvent>::namespaced(place.client.clone(), &place.namespace);
@@ -153,6 +159,43 @@ async fn reload_rejection_and_rollback_are_reported_on_the_pod_by_the_rule_that_
     assert!(!all.contains("canary"), "{all}");
     let log = sidecar.log();
     assert!(!log.contains("Events on the Pod") && !log.contains("an Event on the Pod"), "{log}");
+}
+
+#[tokio::test]
+async fn what_is_held_back_is_reported_by_its_name_alone() {
+    let server = ApiServer::shared().await;
+    let place = Place::on(&server).await;
+    let labelled = |name: &str, content: &str| -> ConfigMap {
+        let metadata = json!({"name": name, "labels": {"app": "web"}});
+        serde_json::from_value(json!({"metadata": metadata, "data": {format!("{name}.json"): content}})).unwrap()
+    };
+    for name in ["one", "two"] {
+        place.configmaps().create(&PostParams::default(), &labelled(name, "[1]")).await.unwrap();
+    }
+    let flags = ["--selector", "app=web", "--namespace", &place.namespace, "--syntax", "strict"];
+    let sidecar = place.start(&server.kubeconfig(ADMIN), &flags);
+    place.reported("ConfigReloaded", "generation 1 is published").await;
+    let bad = format!("[{CANARY}");
+    place.configmaps().replace("two", &PostParams::default(), &labelled("two", &bad)).await.unwrap();
+    let name = format!("configmap/{}/two", place.namespace);
+    let event = place.reported("ConfigHeldBack", &format!("Held back, while all else is published: {name} ")).await;
+    assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let note = event.note.unwrap();
+    let end = format!(
+        "(rejected). The newest version of {name} is not in effect. All other objects are in effect. Fix {name}; "
+    );
+    assert!(note.contains(&end), "{note}");
+    // What follows it is no second one.
+    let one = labelled("one", "[2]");
+    place.configmaps().replace("one", &PostParams::default(), &one).await.unwrap();
+    place.reported("ConfigReloaded", "generation 2 is published").await;
+    let events = place.events().await;
+    assert_eq!(
+        events.iter().filter(|event| event.reason.as_deref() == Some("ConfigHeldBack")).count(),
+        1,
+        "{events:?}"
+    );
+    assert!(!serde_json::to_string(&events).unwrap().contains("canary"), "{}", sidecar.log());
 }
 
 /// Two processes of which either could be meant. Killed when dropped.
@@ -188,6 +231,8 @@ async fn target_that_is_ambiguous_is_reported_once() {
     let sidecar = place.start(&server.kubeconfig(ADMIN), &flags);
     let event = place.reported("ReloadTargetMissing", "No process to reload: ").await;
     assert_eq!(event.type_.as_deref(), Some("Warning"));
+    let note = event.note.unwrap();
+    assert!(note.contains("(waiting). Generation 1 is published, and the main process has not taken it. "), "{note}");
     let failed = "trimtab_stage_total{stage=\"reload\",result=\"failed\"}";
     eventually("it was looked for again", || (super::support::stage::metric(&sidecar, failed)? >= 20.0).then_some(()));
     assert_eq!(place.events().await.len(), 1);

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
 use super::support::hook::{Answer, Port};
-use super::support::sidecar::eventually;
+use super::support::sidecar::{eventually, output_of};
 use super::support::stage::{Stage, metric};
 
 #[test]
@@ -43,6 +44,23 @@ fn text_logs_have_no_colours_off_a_terminal_and_no_raw_control_characters() {
     assert!(!log.contains('\u{1b}'), "{log}");
     assert!(!log.contains("INFO"), "--log-level warn: {log}");
     sidecar.kill();
+}
+
+#[test]
+fn colours_are_for_terminals_whose_user_wants_them() {
+    let stage = Stage::new("1");
+    let line = format!("{} {} --once", env!("CARGO_BIN_EXE_trimtab"), stage.flags(&[]).join(" "));
+    let on_terminal = |env: &str| {
+        let log = stage.at("script");
+        let mut command = Command::new("script");
+        command.args(["-qec", &format!("{env} {line}")]).arg(&log).env_remove("NO_COLOR").env("TERM", "xterm");
+        assert!(output_of(&mut command).status.success());
+        fs::read_to_string(log).unwrap()
+    };
+    let coloured = on_terminal("");
+    assert!(coloured.contains("\x1b[32m INFO"), "{coloured:?}");
+    let plain = on_terminal("NO_COLOR=1");
+    assert!(plain.contains(" INFO ") && !plain.contains('\x1b'), "{plain:?}");
 }
 
 /// The most memory that a sidecar took, in kB, with 3 MiB of secrets in short lines and a validator that says this.

@@ -4,6 +4,7 @@ mod support;
 
 // How it is run: flags, variables, signals, exit codes, what it answers and logs.
 mod admin; // SIGHUP, `status`, `retry`, probes, metrics, their addresses
+mod ask; // `status --wait`, `status --watch`
 mod dryrun; // `render` and `check`: what would happen, and what is wrong
 mod help; // `-h`, `--help`, `--version`, completions, man pages
 mod logs; // the form of the log, and how often what lasts is logged

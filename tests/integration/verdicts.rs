@@ -86,6 +86,11 @@ fn what_a_change_can_meet_shows_its_verdict() {
     stage.edit("bad");
     let next = "Fix the files of volume; or fix the main process, and run `trimtab retry`.";
     shows("refused, rolled back", &sidecar, "rejected", &[EDIT], next);
+    let said_once = |sidecar: &Sidecar| {
+        let log = sidecar.log();
+        assert!(!log.contains("has not taken it") && log.matches("verdict=").count() == 1, "{log}");
+    };
+    said_once(&sidecar);
 
     let mut stage = Stage::new("good 1");
     let hook = Hook::start(Some(stage.file()));
@@ -96,6 +101,7 @@ fn what_a_change_can_meet_shows_its_verdict() {
     well(&sidecar);
     stage.edit("bad");
     shows("not confirmed, rolled back", &sidecar, "rejected", &[EDIT], next);
+    said_once(&sidecar);
 }
 
 #[test]
