@@ -19,7 +19,7 @@ use crate::machine::{Event, Outcome, Step, Verdict, Write};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::{Baseline, Generation, Moment, Rejection};
 use crate::model::made_of::{Part, Parts};
-use crate::model::object::{Object, ObjectRef};
+use crate::model::object::{Marks, Object, ObjectRef};
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::os::fault::Faults;
@@ -345,19 +345,20 @@ impl Steps {
 
 /// What was published of objects that are gone, where each of their keys is a file.
 pub(crate) fn read_back(output: &Output, absent: Parts, settings: &Settings) -> ReadBack {
-    let place = |id: &ObjectRef, key: &str| settings.path.place(id, key).map(|place| place.to_string());
-    let places = absent.iter().flat_map(|(id, part)| part.keys.iter().filter_map(move |key| place(id, key)));
+    let place = |id: &ObjectRef, marks: &Marks, key: &str| Some(settings.path.place(id, Some(marks), key)?.to_string());
+    let places = absent.iter().flat_map(|(id, part)| part.keys.iter().filter_map(|key| place(id, &part.marks, key)));
     let places: BTreeSet<_> = places.collect();
     let published = output.published_among(&|path| places.contains(path), settings.max_size).unwrap_or_else(|error| {
         warn!("what was published of objects that are gone cannot be read back: {error}");
         BTreeMap::new()
     });
     let object = |(id, part): (ObjectRef, Part)| {
-        let value = |key: String| Some((published.get(&place(&id, &key)?)?.bytes.clone()?, key));
+        let marks = part.marks;
+        let value = |key: String| Some((published.get(&place(&id, &marks, &key)?)?.bytes.clone()?, key));
         let data: Option<BTreeMap<_, _>> =
             part.keys.into_iter().map(|key| value(key).map(|(bytes, key)| (key, bytes))).collect();
         let object = data.map(|data| Object::new(id.clone(), String::new(), part.created, part.secret, data));
-        (id, object.map(Arc::new))
+        (id, object.map(|object| Arc::new(object.marked(marks))))
     };
     absent.into_iter().map(object).collect()
 }

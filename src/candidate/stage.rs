@@ -170,7 +170,7 @@ pub(super) fn malformed(inputs: &Inputs) -> Result<Refused, CandidateError> {
     for object in inputs.independent() {
         for (key, bytes) in &object.data {
             // What is no path is held back for that.
-            let Some(path) = inputs.settings.path.place(&object.id, key) else { continue };
+            let Some(path) = inputs.settings.path.place(&object.id, object.marks(), key) else { continue };
             let checked =
                 syntax::check(&path, bytes).map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
             if let Err(error) = checked {

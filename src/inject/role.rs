@@ -78,7 +78,7 @@ mod tests {
 
     fn named(namespace: &str, name: &str) -> Rule {
         let scope = Scope::Named { namespace: namespace.into(), name: name.into() };
-        Rule::to_read(&Watch { source: 0, kind: Kind::ConfigMap, scope })
+        Rule::to_read(&Watch { source: 0, kind: Kind::ConfigMap, scope, marks: [].into() })
     }
 
     fn subject(namespace: Option<&str>) -> Subject {
@@ -119,7 +119,7 @@ subjects:
     #[test]
     fn rules_elsewhere_say_where_the_service_account_is() {
         let everywhere = Scope::Selected { selector: "a=b".into(), namespace: None };
-        let everywhere = Rule::to_read(&Watch { source: 0, kind: Kind::Secret, scope: everywhere });
+        let everywhere = Rule::to_read(&Watch { source: 0, kind: Kind::Secret, scope: everywhere, marks: [].into() });
         let rules = [named("shop", "web"), named("other", "web"), everywhere];
         assert!(manifest(&rules[1..2], "", &subject(None)).is_err());
         assert!(manifest(&rules[2..], "", &subject(None)).is_err());

@@ -268,6 +268,7 @@ impl Journal {
 mod tests {
     use super::*;
     use crate::model::made_of::{self, Part, Parts};
+    use crate::model::object::Marks;
     use crate::model::object::ObjectRef;
 
     fn journal() -> Journal {
@@ -298,7 +299,7 @@ mod tests {
     #[test]
     fn what_a_generation_was_made_of_round_trips_and_may_be_unknown() {
         let id: ObjectRef = "configmap/ns/web".parse().unwrap();
-        let part = Part { created: 7, secret: true, keys: vec!["a b".to_owned()] };
+        let part = Part { created: 7, secret: true, keys: vec!["a b".to_owned()], marks: Marks::new() };
         let mut journal = journal();
         let current = journal.current.as_mut().unwrap();
         current.made_of = Some(MadeOf::new([("web".to_owned(), [(id, part)].into()), ("label".to_owned(), [].into())]));
@@ -311,14 +312,20 @@ mod tests {
     #[test]
     fn largest_journal_can_be_read_again() {
         let id = |number: usize| -> ObjectRef { format!("configmap/ns/{number}").parse().unwrap() };
-        let part = || Part { created: i64::MIN, secret: false, keys: vec!["\u{1}\"\\x".repeat(9), "k".to_owned()] };
+        let marks = Marks::from([("label:\u{1}".to_owned(), "\"".repeat(9))]);
+        let part = || Part {
+            created: i64::MIN,
+            secret: false,
+            keys: vec!["\u{1}\"\\x".repeat(9), "k".to_owned()],
+            marks: marks.clone(),
+        };
         let parts = |count: usize| (0..count).map(|number| (id(number), part())).collect::<Parts>();
         let length = |made_of: MadeOf| {
             let mut journal = journal();
             journal.current.as_mut().unwrap().made_of = Some(made_of);
             journal.to_bytes().len()
         };
-        let few = MadeOf::new([("few".to_owned(), parts(2000)), ("many".to_owned(), parts(2000))]);
+        let few = MadeOf::new([("few".to_owned(), parts(1500)), ("many".to_owned(), parts(1500))]);
         assert!(!few.parts("few").is_empty() && few.parts("many").is_empty() && few.has("many"));
         let empty = length(MadeOf::default());
         assert!(length(few) - empty < made_of::LIMIT);

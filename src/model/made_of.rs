@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::object::{Object, ObjectRef};
+use crate::model::object::{Marks, Object, ObjectRef};
 use crate::model::snapshot::{HeldBack, Versions};
 
 /// The most that it adds to a journal, in bytes of text. A journal names three generations.
@@ -31,6 +31,9 @@ pub struct Part {
     /// Where each key is a file as it is: what it can be read back by. Empty where templates make the files.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<String>,
+    /// As [`Object::marks`].
+    #[serde(default, skip_serializing_if = "Marks::is_empty")]
+    pub marks: Marks,
 }
 
 impl Part {
@@ -38,7 +41,8 @@ impl Part {
     #[must_use]
     pub fn of(object: &Object, plain: bool) -> Self {
         let keys = if plain { object.data.keys().cloned().collect() } else { Vec::new() };
-        Self { created: object.created, secret: object.secret, keys }
+        let marks = object.marks().filter(|_| plain).cloned().unwrap_or_default();
+        Self { created: object.created, secret: object.secret, keys, marks }
     }
 
     /// The most that it can be long in a journal, in bytes.
@@ -46,7 +50,8 @@ impl Part {
         let of = |text: &str| {
             24 + text.bytes().map(|c| if matches!(c, 0..=31 | b'"' | b'\\') { 6 } else { 1 }).sum::<usize>()
         };
-        160 + of(&id.namespace) + of(&id.name) + self.keys.iter().map(|key| of(key)).sum::<usize>()
+        let marks: usize = self.marks.iter().map(|(name, value)| of(name) + of(value)).sum();
+        160 + of(&id.namespace) + of(&id.name) + marks + self.keys.iter().map(|key| of(key)).sum::<usize>()
     }
 }
 

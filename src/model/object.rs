@@ -94,6 +94,9 @@ impl<'de> Deserialize<'de> for ObjectRef {
     }
 }
 
+/// Values of an object's labels and annotations, each by `label:NAME` or `annotation:NAME`: those that `--path` names.
+pub type Marks = BTreeMap<String, String>;
+
 /// A `ConfigMap`, a Secret or a directory, as one read of it gave it.
 ///
 /// Keys of a `ConfigMap` or Secret are those of `data`, `binaryData` and Secret `data` (decoded); those of a
@@ -110,7 +113,9 @@ pub struct Object {
     pub secret: bool,
     /// Key to bytes.
     pub data: BTreeMap<String, Content>,
-    /// SHA-256 over who it is, whether it is secret, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
+    /// `None`: `--path` names none, or it has none of them.
+    marks: Option<Box<Marks>>,
+    /// SHA-256 over who it is, whether it is secret, its marks, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
     content: Digest,
 }
 
@@ -133,7 +138,28 @@ impl Object {
             hasher.field(key.as_bytes());
             hasher.field(value.digest().as_bytes());
         }
-        Self { content: hasher.finish(), id, resource_version, created, secret, data }
+        Self { content: hasher.finish(), id, resource_version, created, secret, data, marks: None }
+    }
+
+    /// The same with these marks.
+    #[must_use]
+    pub fn marked(self, marks: Marks) -> Self {
+        if marks.is_empty() {
+            return self;
+        }
+        let mut hasher = Hasher::plain();
+        hasher.field(self.content.as_bytes());
+        for (name, value) in &marks {
+            hasher.field(name.as_bytes());
+            hasher.field(value.as_bytes());
+        }
+        Self { content: hasher.finish(), marks: Some(Box::new(marks)), ..self }
+    }
+
+    /// What `--path` names of its labels and annotations.
+    #[must_use]
+    pub fn marks(&self) -> Option<&Marks> {
+        self.marks.as_deref()
     }
 
     /// The digest over all that a render depends on but its age. Never shown: it is unkeyed, and would let anyone test guesses.

@@ -52,6 +52,15 @@ pub enum RenderError {
         "{origin} has no namespace for the {{namespace}} of --path; leave it out, or write directories by --template"
     )]
     NoNamespace { origin: String },
+    /// `--path` has a label or an annotation without a default, and the object has none.
+    #[error(
+        "{origin} has no {what} for the {{{what}}} of --path; give it one, or --path a default: {{{what}|DEFAULT}}"
+    )]
+    NoMark {
+        origin: String,
+        /// As [`crate::model::object::Marks`] names it.
+        what: String,
+    },
     /// A file of the downward API volume is not of its form.
     #[error("--podinfo-dir, file {file}: {error}")]
     PodInfo {

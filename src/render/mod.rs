@@ -9,6 +9,7 @@ mod error;
 mod explain;
 mod filters;
 mod guard;
+mod path;
 mod plain;
 mod pod;
 mod redraw;
@@ -24,7 +25,7 @@ use bytes::Bytes;
 
 pub use self::delimiters::{Delimiters, DelimitersError};
 pub use self::error::{Place, RenderError};
-pub use self::plain::{PathPattern, PathPatternError};
+pub use self::path::{PathPattern, PathPatternError};
 pub use self::pod::{Pod, PodInfoError, parse_podinfo};
 pub use self::redraw::Drawn;
 pub use self::settings::{EnvVar, Settings};
@@ -176,7 +177,8 @@ impl Inputs {
     #[must_use]
     pub fn found(&self, published: impl Fn(&str) -> Option<Content>) -> BTreeMap<ObjectRef, Arc<Object>> {
         let places = |object: &Object| {
-            let path = |key: &String| Some((key.clone(), self.settings.path.place(&object.id, key)?.to_string()));
+            let place = |key: &str| self.settings.path.place(&object.id, object.marks(), key);
+            let path = |key: &String| Some((key.clone(), place(key)?.to_string()));
             object.data.keys().filter_map(path).collect::<Vec<_>>()
         };
         let mut claims = BTreeMap::new();
@@ -192,7 +194,8 @@ impl Inputs {
             let data: BTreeMap<_, _> = places(object).into_iter().filter_map(own).collect();
             if !data.is_empty() {
                 let Object { id, created, secret, .. } = &**object;
-                let object = Object::new(id.clone(), String::new(), *created, *secret, data);
+                let marks = object.marks().cloned().unwrap_or_default();
+                let object = Object::new(id.clone(), String::new(), *created, *secret, data).marked(marks);
                 found.insert(id.clone(), Arc::new(object));
             }
         }

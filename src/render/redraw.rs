@@ -36,12 +36,13 @@ impl Inputs {
             }
             let alike = taken.selected == before.selected
                 && (&new.id, new.created, new.secret) == (&old.id, old.created, old.secret)
+                && new.marks() == old.marks()
                 && new.data.keys().eq(old.data.keys());
             if !alike {
                 return None;
             }
             for (key, bytes) in &new.data {
-                if !tree.replace(&self.settings.path.place(&new.id, key)?, bytes.clone()) {
+                if !tree.replace(&self.settings.path.place(&new.id, new.marks(), key)?, bytes.clone()) {
                     return None;
                 }
             }

@@ -360,13 +360,53 @@ fn a_pattern_is_checked_when_it_is_read() {
         ("../{key}", "starts with '..'"),
         ("{name}//{key}", "empty"),
         ("{key}/", "empty"),
+        ("{label:}/{key}", "has {label:}; there are"),
+        ("{labels:a}/{key}", "{annotation:NAME}"),
+        ("{annotation:a b}/{key}", "{label:NAME|DEFAULT}"),
+        ("{annotation:a|..}/{key}", "starts with '..'"),
+        ("{annotation:a|/}/{key}", "absolute"),
     ] {
         let error = bad.parse::<PathPattern>().unwrap_err().to_string();
         assert!(error.contains("--path") && error.contains(words), "{bad}: {error}");
     }
-    for good in ["{key}", "{namespace}/{name}/{key}", "{kind}-{name}.d/{key}.conf", "{key}{key}"] {
+    for good in ["{key}", "{namespace}/{name}/{key}", "{kind}-{name}.d/{key}.conf", "{key}{key}", "{label:a.b/c}{key}"]
+    {
         good.parse::<PathPattern>().unwrap();
     }
+}
+
+#[test]
+fn labels_and_annotations_say_where_keys_go() {
+    let case = |pattern: &str, value: Option<&str>, origin| {
+        let marks = value.map(|value| ("annotation:folder".to_owned(), value.to_owned()));
+        let object = object(Kind::ConfigMap, "web", &[("k", b"1")]).marked(marks.into_iter().collect());
+        let case = Case::plain(pattern, vec![input(object, origin)]);
+        Case { path: case.path.clone().below("/out/conf/".as_ref()), ..case }
+    };
+    let path = |pattern: &str, value: Option<&str>| case(pattern, value, Origin::Selected).paths().join(" ");
+    let pattern = "{annotation:folder|}/{key}";
+    for (value, expected) in [
+        (None, "k"),
+        (Some(""), "k"),
+        (Some("team"), "team/k"),
+        (Some("a/b/"), "a/b/k"),
+        (Some("/out/conf"), "k"),
+        (Some("/out/conf/"), "k"),
+        (Some("/out/conf/team/"), "team/k"),
+    ] {
+        assert_eq!(path(pattern, value), expected, "{value:?}");
+    }
+    assert_eq!(path("x/{annotation:folder|}/{key}", None), "x/k");
+    assert_eq!(path("{annotation:folder|general}/{key}", None), "general/k");
+    assert_eq!(path("{namespace}{annotation:folder|}/{key}", None), "ns/k");
+    for value in ["..", "a/../b", "/", "/etc", "/out/config", "/out/conf/../x", "a//b", ".", "a\nb"] {
+        let error = case(pattern, Some(value), Origin::Named).render().unwrap_err().to_string();
+        assert!(error.contains("configmap/ns/web") && error.contains("cannot be a path"), "{value}: {error}");
+        let error = case(pattern, Some(value), Origin::Selected).render().unwrap_err().to_string();
+        assert!(error.contains("held back"), "{value}: {error}");
+    }
+    let error = case("{annotation:folder}/{key}", None, Origin::Named).render().unwrap_err().to_string();
+    assert!(error.contains("configmap/ns/web has no annotation:folder") && error.contains("|DEFAULT}"), "{error}");
 }
 
 // === Templates ===

@@ -139,7 +139,7 @@ impl Sources {
         match (&mut self.objects, old.zip(new)) {
             // It stays in its place, and so do the thousands beside it.
             (Some(objects), Some((old, new))) if old.created == new.created => {
-                if old.secret != new.secret || !old.data.keys().eq(new.data.keys()) {
+                if old.secret != new.secret || old.marks() != new.marks() || !old.data.keys().eq(new.data.keys()) {
                     self.made_of = None;
                 }
                 objects.replace(&old, new);

@@ -669,6 +669,39 @@ async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_m
 }
 
 #[tokio::test]
+async fn annotation_says_where_the_keys_of_an_object_go() {
+    let place = Place::new().await;
+    let annotated = |name: &str, folder: &str| {
+        let annotations = values(&[("folder", folder), ("long", &"x".repeat(9000))]);
+        let metadata = ObjectMeta { annotations: Some(annotations), ..labelled(name, &[]).metadata };
+        ConfigMap { metadata, ..labelled(name, &[("a.json", name)]) }
+    };
+    place.put(&annotated("one", "team")).await;
+    place.put(&annotated("out", "../..")).await;
+    place.put(&labelled("two", &[("b.json", "two")])).await;
+    let path = ["--path", "{annotation:folder|}/{key}", "--layout", "files", "--on-delete", "keep"];
+    let mut sidecar = place.start(&[&["--selector", "app=web"][..], &path].concat());
+    let status = sidecar.until_idle();
+    assert_eq!(status["heldBack"][0]["source"], format!("configmap/{}/out", place.namespace));
+    assert_eq!((place.read("team/a.json").as_deref(), place.read("b.json").as_deref()), (Some("one"), Some("two")));
+    // The annotation alone is edited.
+    let moved = place.output("team/sub").join("a.json");
+    let absolute = moved.parent().unwrap().to_str().unwrap();
+    place.put(&annotated("one", absolute)).await;
+    until_read(&place, "team/sub/a.json", "one");
+    eventually("it was moved", || place.read("team/a.json").is_none().then_some(()));
+    // What is kept of an object that is gone is found again where its annotation had put it.
+    sidecar.until_idle();
+    sidecar.kill();
+    place.delete::<ConfigMap>("one").await;
+    sidecar.start_again();
+    sidecar.until("it is kept", |status| source(status, 0).contains("/one is gone"));
+    place.put(&labelled("two", &[("b.json", "2")])).await;
+    until_read(&place, "b.json", "2");
+    assert_eq!(fs::read_to_string(moved).unwrap(), "one");
+}
+
+#[tokio::test]
 async fn selector_that_selects_nothing_is_ready_and_what_was_published_of_one_is_not_emptied() {
     let place = Place::new().await;
     let mut sidecar = place.start(&["--selector", "app=web"]);

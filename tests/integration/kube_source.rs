@@ -47,7 +47,7 @@ impl Source {
     fn limited(clients: &Clients, kind: Kind, scope: Scope, max_size: u64) -> Self {
         let (refresh, refreshed) = watch::channel(0);
         let (sender, updates) = mpsc::channel(16);
-        let watch = Watch { source: 7, kind, scope };
+        let watch = Watch { source: 7, kind, scope, marks: [].into() };
         let task = tokio::spawn(source::watch(clients.clone(), watch, max_size, None, refreshed, sender));
         Self { refresh, updates, task }
     }

@@ -13,6 +13,7 @@ mod source;
 mod validate;
 
 use std::ffi::OsString;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -96,6 +97,8 @@ impl RunArgs {
         }
         let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
         let render = output.settings(env, sources.allow_empty, sources.selector.is_some())?;
+        let marks: Arc<[String]> = render.path.marks().into();
+        parts.watches.iter_mut().for_each(|watch| watch.marks = marks.clone());
         let rollout = rollout.config(&rollout::Others {
             pod: &render.pod,
             confirms: notified,

@@ -11,7 +11,7 @@ use super::{Checked, Env, UsageError, usage};
 use crate::cli::values::{TemplateArg, mode, quantity};
 use crate::model::tree::TreePath;
 use crate::publish::{self, Layout};
-use crate::render::{DelimitersError, EnvVar, Pod, Settings};
+use crate::render::{DelimitersError, EnvVar, PathPattern, Pod, Settings};
 use crate::source::Role;
 
 /// Output.
@@ -35,6 +35,8 @@ pub struct OutputArgs {
     #[arg(long, value_name = "SIGNS")]
     pub template_delimiters: Option<String>,
     /// Without templates: the file of each key, from {namespace}, {name}, {kind} and {key} [default: {key}]
+    ///
+    /// And from labels and annotations: {label:NAME}, {annotation:NAME|DEFAULT}.
     #[arg(long, value_name = "PATTERN")]
     pub path: Option<String>,
     /// How files are published
@@ -136,7 +138,9 @@ impl OutputArgs {
             return usage("--path is for plain copies, and --template renders instead: give one of them");
         }
         let pattern = self.path.as_deref().unwrap_or("{key}");
-        let path = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+        let path: PathPattern = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+        let output = std::path::absolute(self.directory()?);
+        let path = output.map_or(path.clone(), |output| path.below(&output));
         let (suffix, signs) = (&self.template_suffix, &self.template_delimiters);
         for (flag, given) in [("--template-suffix", suffix.is_some()), ("--template-delimiters", signs.is_some())] {
             if given && !templated {

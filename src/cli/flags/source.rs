@@ -183,7 +183,7 @@ impl SourceArgs {
 
     fn named(&self, parts: &mut Parts, kind: Kind, namespace: String, name: &ObjectName) -> Checked<()> {
         let scope = Scope::Named { namespace, name: name.name.clone() };
-        let watch = Watch { source: parts.specs.len(), kind, scope };
+        let watch = Watch { source: parts.specs.len(), kind, scope, marks: [].into() };
         if parts.specs.iter().any(|spec| spec.name == watch.to_string()) {
             return usage(format!("--{watch} is given twice").replacen('/', " ", 1));
         }
@@ -211,7 +211,7 @@ impl SourceArgs {
         for namespace in namespaces {
             for kind in kinds {
                 let scope = Scope::Selected { selector: selector.to_owned(), namespace: namespace.clone() };
-                let watch = Watch { source: parts.specs.len(), kind: *kind, scope };
+                let watch = Watch { source: parts.specs.len(), kind: *kind, scope, marks: [].into() };
                 parts.specs.push(Spec {
                     name: watch.to_string(),
                     role: Role::Selected,

@@ -340,7 +340,7 @@ mod tests {
 
     fn named() -> Watch {
         let scope = Scope::Named { namespace: "web".to_owned(), name: "nginx".to_owned() };
-        Watch { source: 0, kind: Kind::ConfigMap, scope }
+        Watch { source: 0, kind: Kind::ConfigMap, scope, marks: [].into() }
     }
 
     #[test]
@@ -457,7 +457,7 @@ mod tests {
         assert!(Failure::Broken(Box::new(failure)).is_forbidden());
         assert!(!Failure::Unauthorized.is_forbidden());
         let scope = Scope::Selected { selector: "app=web".to_owned(), namespace: None };
-        let wide = Watch { source: 0, kind: Kind::Secret, scope };
+        let wide = Watch { source: 0, kind: Kind::Secret, scope, marks: [].into() };
         assert_eq!(
             Failure::Forbidden { user: None }.message(&wide, "watch"),
             "secret/*/[app=web]: forbidden (403): this user may not watch secrets. It needs a ClusterRole with the \

@@ -18,6 +18,7 @@ mod watch;
 mod wire;
 
 use std::fmt;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::Resource as _;
@@ -63,6 +64,8 @@ pub struct Watch {
     /// `ConfigMap` or `Secret`.
     pub kind: Kind,
     pub scope: Scope,
+    /// Which labels and annotations are kept of each object, as [`crate::model::object::Marks`] names them.
+    pub marks: Arc<[String]>,
 }
 
 impl fmt::Display for Watch {

@@ -6,6 +6,7 @@
 //! receives them.
 
 use std::convert::Infallible;
+use std::iter::repeat_with;
 use std::mem::{Discriminant, discriminant};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +20,9 @@ use super::client::Clients;
 use super::failure::Failure;
 use super::holdings::{Holdings, Intake, is_before};
 use super::lines::Lines;
-use super::wire::{Event, Page, PageHead, PageMeta};
+use super::wire::{self, Event, Item, Page, PageHead, PageMeta};
 use super::{Scope, Watch};
-use crate::model::object::Object;
+use crate::model::object::{Marks, Object};
 use crate::model::spool::Spool;
 use crate::source::{Seen, Update};
 
@@ -211,12 +212,14 @@ impl Task {
         };
         let mut answer = self.clients.send(self.watch.resource().list(&parameters), self.patience).await?;
         let text = answer.text(PAGE_LIMIT, self.clients.deadlines().answer).await?.ok_or(Failure::PageTooLarge)?;
-        let kind = self.watch.kind;
+        let (kind, wanted) = (self.watch.kind, self.watch.marks.clone());
         self.decode(move |spool| {
             let page: Page = serde_json::from_slice(&text).map_err(|error| Failure::json(&error))?;
+            let marks = wire::marks_of_page(&text, &wanted).map_err(|error| Failure::json(&error))?;
             drop(text);
-            let items = page.items.into_iter().flatten();
-            let objects = items.map(|item| item.into_object(kind, spool)).collect::<Result<_, _>>()?;
+            let items = page.items.into_iter().flatten().zip(marks.into_iter().chain(repeat_with(Marks::new)));
+            let object = |(item, marks): (Item, Marks)| Ok::<_, Failure>(item.into_object(kind, spool)?.marked(marks));
+            let objects = items.map(object).collect::<Result<_, _>>()?;
             Ok(Listed { objects, metadata: page.metadata })
         })
         .await
@@ -302,6 +305,7 @@ impl Task {
     async fn take(&mut self, line: Bytes) -> Result<(), Failure> {
         let kind = self.watch.kind;
         let event: Event = serde_json::from_slice(&line).map_err(|error| Failure::json(&error))?;
+        let marks = wire::marks_of_event(&line, &self.watch.marks).map_err(|error| Failure::json(&error))?;
         drop(line);
         let position = match &event {
             Event::Added(item) | Event::Modified(item) | Event::Deleted(item) | Event::Bookmark(item) => {
@@ -314,7 +318,7 @@ impl Task {
         }
         match event {
             Event::Added(item) | Event::Modified(item) => {
-                let object = self.decode(move |spool| item.into_object(kind, spool)).await?;
+                let object = self.decode(move |spool| item.into_object(kind, spool)).await?.marked(marks);
                 if self.holdings.change(&object) {
                     self.send(Seen::Changed(Arc::new(object))).await;
                 }

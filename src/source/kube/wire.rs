@@ -1,18 +1,20 @@
 //! What the API server sends, as far as Trimtab wants it: the rest (managedFields, annotations, labels) is skipped
-//! while it is parsed, and never kept. None of these types has a `Debug`, as they hold secrets.
+//! while it is parsed, and never kept. Labels and annotations that `--path` names are read from the same text once more. None of these types has a `Debug`, as they hold secrets.
 //!
 //! Shapes: <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::failure::Failure;
 use crate::model::content::Content;
-use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::object::{Kind, Marks, Object, ObjectRef};
 use crate::model::spool::Spool;
 
 /// One page of a list (`ConfigMapList`, `SecretList`).
@@ -110,6 +112,69 @@ pub(super) struct StatusCause {
     pub(super) reason: String,
 }
 
+/// Labels and annotations as they stand in the text of a page or an event.
+#[derive(Deserialize)]
+struct Marked<'a> {
+    #[serde(borrow)]
+    metadata: MarkedMeta<'a>,
+}
+
+#[derive(Deserialize)]
+struct MarkedMeta<'a> {
+    #[serde(borrow, default)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    annotations: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct MarkedPage<'a> {
+    #[serde(borrow, default)]
+    items: Option<Vec<Marked<'a>>>,
+}
+
+#[derive(Deserialize)]
+struct MarkedEvent<'a> {
+    #[serde(borrow)]
+    object: Marked<'a>,
+}
+
+/// The wanted labels and annotations of each item; nothing where none is wanted.
+pub(super) fn marks_of_page(text: &[u8], wanted: &[String]) -> Result<Vec<Marks>, serde_json::Error> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let page: MarkedPage<'_> = serde_json::from_slice(text)?;
+    page.items.iter().flatten().map(|item| item.metadata.wanted(wanted)).collect()
+}
+
+/// The wanted labels and annotations of an event's object.
+pub(super) fn marks_of_event(text: &[u8], wanted: &[String]) -> Result<Marks, serde_json::Error> {
+    if wanted.is_empty() {
+        return Ok(Marks::new());
+    }
+    // The status of an error has no object.
+    let event: Result<MarkedEvent<'_>, _> = serde_json::from_slice(text);
+    event.map_or_else(|_| Ok(Marks::new()), |event| event.object.metadata.wanted(wanted))
+}
+
+impl MarkedMeta<'_> {
+    fn wanted(&self, wanted: &[String]) -> Result<Marks, serde_json::Error> {
+        let mut marks = Marks::new();
+        for (prefix, raw) in [("label:", self.labels), ("annotation:", self.annotations)] {
+            let Some(raw) = raw.filter(|_| wanted.iter().any(|name| name.starts_with(prefix))) else { continue };
+            let all: BTreeMap<Cow<'_, str>, String> = serde_json::from_str(raw.get())?;
+            for (name, value) in all {
+                let name = format!("{prefix}{name}");
+                if wanted.contains(&name) {
+                    marks.insert(name, value);
+                }
+            }
+        }
+        Ok(marks)
+    }
+}
+
 /// The key whose value is not the base64 that the API promises.
 pub(super) struct NotBase64(pub(super) String);
 
@@ -164,6 +229,31 @@ mod tests {
         assert!(object.data["null"].is_empty());
         assert_eq!(object.data["text"].read().unwrap()[..], [0, 1]);
         assert_eq!((object.id.to_string().as_str(), object.created), ("secret/n/a", 0));
+    }
+
+    #[test]
+    fn labels_and_annotations_are_kept_where_they_are_wanted() {
+        let item = |name: &str, annotations: &str| {
+            format!(
+                r#"{{"metadata": {{"name": "{name}", "labels": {{"app": "web", "other": "x"}}, "annotations": {annotations}}}}}"#
+            )
+        };
+        let marked = item("a", r#"{"folder": "a\u0062", "last-applied": "{\"metadata\": {}}"}"#);
+        let page = format!(r#"{{"metadata": {{}}, "items": [{marked}, {}, {{"metadata": {{}}}}]}}"#, item("b", "null"));
+        let wanted = ["annotation:folder".to_owned(), "label:app".to_owned()];
+        let map = |marks: &[(&str, &str)]| {
+            marks.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Marks>()
+        };
+        let all = marks_of_page(page.as_bytes(), &wanted).unwrap();
+        assert_eq!(
+            all,
+            [map(&[("annotation:folder", "ab"), ("label:app", "web")]), map(&[("label:app", "web")]), map(&[])]
+        );
+        let event = format!(r#"{{"object": {marked}, "type": "MODIFIED"}}"#);
+        assert_eq!(marks_of_event(event.as_bytes(), &wanted).unwrap(), all[0]);
+        let error = r#"{"type": "ERROR", "object": {"kind": "Status", "metadata": {}, "code": 410}}"#;
+        assert_eq!(marks_of_event(error.as_bytes(), &wanted).unwrap(), map(&[]));
+        assert!(marks_of_page(page.as_bytes(), &[]).unwrap().is_empty());
     }
 
     #[test]
