@@ -13,7 +13,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use trimtab::model::digest::Digest;
 use trimtab::model::object::{Kind, Object, ObjectRef};
 use trimtab::model::snapshot::{Snapshot, Taken, Versions};
-use trimtab::render::{Delimiters, EnvVar, Inputs, Pod, Refused, Settings};
+use trimtab::render::{Delimiters, EnvVar, Inputs, OnCollision, Pod, Refused, Settings};
 
 /// Neither a number nor valid JSON, base64, YAML or TOML, so that each filter that reads such a text fails on it.
 const SECRET: &str = "CaNaRy: [{\"";
@@ -87,6 +87,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     };
     let settings = Settings {
         templated: true,
+        on_collision: OnCollision::Hold,
         path: "{key}".parse().unwrap(),
         suffix: None,
         delimiters: Delimiters::default(),

@@ -104,7 +104,7 @@ impl Ledger {
             return;
         }
         let published = self.published.objects.by_id();
-        for HeldBack { source, .. } in held_back {
+        for HeldBack { source, .. } in held_back.iter().filter(|held| held.key.is_none()) {
             let previous = published.get(source).map(|object| Arc::clone(object));
             self.staged.objects.replace(source.clone(), previous);
         }

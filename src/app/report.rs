@@ -212,10 +212,10 @@ impl Reporter {
         }
     }
 
-    /// Logs what `--syntax warn` found; what it found the last time is not logged again.
+    /// Logs what is odd and published all the same; what was so the last time is not logged again.
     fn warn_of(&mut self, warnings: &[String]) {
         for warning in warnings.iter().filter(|warning| !self.warned.contains(warning)) {
-            warn!(stage = Stage::Validate.as_str(), "{warning}");
+            warn!("{warning}");
         }
         self.warned = warnings.to_vec();
     }

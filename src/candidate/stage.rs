@@ -88,15 +88,19 @@ fn stage(
     let mut parsing = None;
     let mut warnings = Vec::new();
     let redrawn = drawn.filter(|_| refused.is_empty()).and_then(|drawn| order.inputs.redraw(drawn));
-    let rendered = redrawn.map_or_else(
+    let mut rendered = redrawn.map_or_else(
         || {
             let bare = order.unless.is_none_or(|published| published == nothing(&order.key));
             render(&order.inputs, order.digest, &order.published, refused, bare)
         },
         Ok,
     );
-    let whole_tree = rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty());
+    let whole_tree =
+        rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty() && rendered.overridden.is_empty());
     let drawn = whole_tree.and_then(|rendered| order.inputs.drawn(&rendered.tree));
+    if let Ok(rendered) = &mut rendered {
+        warnings.append(&mut rendered.overridden);
+    }
     let result = write(order, rendered, unless, whole, |tree| {
         let began = Instant::now();
         let checked = check(tree, syntax, &mut warnings);

@@ -218,8 +218,9 @@ impl Report {
                 push(&mut text, &format!("{}: {summary}", file.path), terminal, colours.then_some(BOLD));
             }
         }
-        for HeldBack { source, reason } in &self.held_back {
-            let line = format!("held back: {source}: {reason}; what a running sidecar last published of it stays");
+        for HeldBack { source, key, reason } in &self.held_back {
+            let stays = if key.is_none() { "; what a running sidecar last published of it stays" } else { "" };
+            let line = format!("held back: {source}: {reason}{stays}");
             push(&mut text, &line, terminal, colours.then_some(BOLD));
         }
         for Kept { source, message } in &self.kept {

@@ -93,7 +93,7 @@ impl MadeOf {
         }
         let published = published.by_id();
         for parts in Arc::make_mut(&mut self.0).values_mut() {
-            for HeldBack { source, .. } in held_back {
+            for HeldBack { source, .. } in held_back.iter().filter(|held| held.key.is_none()) {
                 if let Some(part) = parts.get_mut(source) {
                     match published.get(source) {
                         Some(previous) => *part = Part::of(previous, true),

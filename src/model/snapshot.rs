@@ -169,10 +169,13 @@ pub struct Snapshot {
     pub made_of: MadeOf,
 }
 
-/// A selected object whose present version is not published.
+/// A selected object whose present version is not published, or is without one of its keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldBack {
     pub source: ObjectRef,
+    /// The key, where it is that alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
     /// Why, and what to do. Without a byte of its values.
     pub reason: String,
 }

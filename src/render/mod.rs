@@ -28,7 +28,7 @@ pub use self::error::{Place, RenderError};
 pub use self::path::{PathPattern, PathPatternError};
 pub use self::pod::{Pod, PodInfoError, parse_podinfo};
 pub use self::redraw::Drawn;
-pub use self::settings::{EnvVar, Settings};
+pub use self::settings::{EnvVar, OnCollision, Settings};
 pub(crate) use self::yaml::without_marks;
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
@@ -49,8 +49,10 @@ pub struct Inputs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
     pub tree: Tree,
-    /// Selected objects that are not in it, or only as they were last published.
+    /// Selected objects that are not in it, or only as they were last published, or without a key.
     pub held_back: Vec<HeldBack>,
+    /// Which keys are not in it, as another object's are in their place.
+    pub overridden: Vec<String>,
 }
 
 /// Selected objects that validation refuses, and why.
@@ -131,7 +133,7 @@ impl Inputs {
             return Err(RenderError::Empty { reason: "no source has a key".into() });
         }
         let rendered = if templated {
-            Rendered { tree: templates::render(self, digest)?, held_back: Vec::new() }
+            Rendered { tree: templates::render(self, digest)?, held_back: Vec::new(), overridden: Vec::new() }
         } else {
             let rendered = plain::render(self, &BTreeMap::new(), refused)?;
             // Only then does it matter what was published, and thousands need not be looked up for nothing.

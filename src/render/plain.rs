@@ -4,54 +4,87 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::{Inputs, Refused, RenderError, Rendered, tree_path};
+use super::{Inputs, OnCollision, Refused, RenderError, Rendered, tree_path};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{HeldBack, Taken};
-use crate::model::tree::{File, Tree};
+use crate::model::tree::{CollisionError, File, Tree};
 
 /// Named objects and directories first, each of which must fit; then the selected ones, oldest first, each of which
-/// fits as a whole or is held back. `published`: what takes the place of one that is.
+/// fits or is held back: as a whole, or by a key whose place is taken. With `--on-collision last` it is the other way
+/// round, and nothing is held back for its place. `published`: what takes the place of an object that is held back.
 pub(super) fn render(
     inputs: &Inputs,
     published: &BTreeMap<&ObjectRef, &Arc<Object>>,
     refused: &Refused,
 ) -> Result<Rendered, RenderError> {
+    let last_wins = inputs.settings.on_collision == OnCollision::Last;
     let mut files = Files { inputs, tree: Tree::default(), size: 0 };
     // An object that is both named and selected is one object.
     let mut seen = BTreeSet::new();
-    let (mut selected, certain): (Vec<_>, Vec<_>) = inputs.snapshot.objects.iter().partition(|taken| taken.selected);
-    for Taken { object, .. } in certain {
-        if seen.insert(&object.id) {
-            files.add(object)?;
-        }
-    }
-    selected.sort_by_key(|taken| (taken.object.created, &taken.object.id));
-    let mut held_back = Vec::new();
-    for Taken { object, .. } in selected {
+    let (mut held_back, mut overridden) = (Vec::new(), Vec::new());
+    for Taken { object, selected } in in_order(inputs) {
         if !seen.insert(&object.id) {
             continue;
         }
-        let refused = refused.get(&object.id);
-        let error = match refused {
-            Some(_) => None,
+        let held = |key: Option<&String>, reason| HeldBack { source: object.id.clone(), key: key.cloned(), reason };
+        let error = match refused.get(&object.id).filter(|_| *selected) {
+            Some(reason) => reason.clone(),
             None => match files.add(object) {
-                Ok(()) => continue,
-                Err(error) => Some(error),
+                Ok(collisions) => {
+                    let others =
+                        if collisions.len() < object.data.len() { "; its other keys are published" } else { "" };
+                    for (key, collision) in collisions {
+                        if last_wins {
+                            overridden.push(format!("{collision}; it has what comes later (--on-collision last)"));
+                        } else if *selected {
+                            held_back.push(held(Some(key), format!("{collision}{others}")));
+                        } else {
+                            return Err(collision.into());
+                        }
+                    }
+                    continue;
+                }
+                Err(error) if *selected => error.to_string(),
+                Err(error) => return Err(error),
             },
         };
-        let mut reason = error.as_ref().map(ToString::to_string).or_else(|| refused.cloned()).unwrap_or_default();
+        let mut reason = error.clone();
         if let Some(previous) = published.get(&object.id) {
             match files.add(previous) {
-                Ok(()) => reason.push_str("; its last published version stays"),
-                Err(again) if Some(&again) == error.as_ref() => {}
+                Ok(collisions) => match &collisions[..] {
+                    [] => reason.push_str("; its last published version stays"),
+                    [(_, first), ..] => {
+                        let which = if collisions.len() < previous.data.len() { "all of " } else { "" };
+                        let _ = write!(reason, "; nor can {which}its last published version stay: {first}");
+                    }
+                },
+                Err(again) if again.to_string() == error => {}
                 Err(again) => {
                     let _ = write!(reason, "; nor can its last published version stay: {again}");
                 }
             }
         }
-        held_back.push(HeldBack { source: object.id.clone(), reason });
+        held_back.push(held(None, reason));
     }
-    Ok(Rendered { tree: files.tree, held_back })
+    Ok(Rendered { tree: files.tree, held_back, overridden })
+}
+
+/// The objects in the order in which they take their places.
+fn in_order(inputs: &Inputs) -> Vec<&Taken> {
+    let all = inputs.snapshot.objects.iter();
+    match inputs.settings.on_collision {
+        OnCollision::Hold => {
+            let (mut selected, mut named): (Vec<_>, Vec<_>) = all.partition(|taken| taken.selected);
+            selected.sort_by_key(|taken| (taken.object.created, &taken.object.id));
+            named.append(&mut selected);
+            named
+        }
+        OnCollision::Last => {
+            let mut all: Vec<_> = all.collect();
+            all.reverse();
+            all
+        }
+    }
 }
 
 struct Files<'a> {
@@ -61,8 +94,8 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    /// Adds all keys of an object, or none.
-    fn add(&mut self, object: &Object) -> Result<(), RenderError> {
+    /// Adds the keys of an object whose places are free, and returns the others; or adds none.
+    fn add<'a>(&mut self, object: &'a Object) -> Result<Vec<(&'a String, CollisionError)>, RenderError> {
         let id = &object.id;
         let settings = &self.inputs.settings;
         if id.namespace.is_empty() && settings.path.has_namespace() {
@@ -80,10 +113,16 @@ impl Files<'_> {
             if size > settings.max_size {
                 return Err(RenderError::TooLarge { origin, max_size: settings.max_size });
             }
-            files.push((path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() }));
+            files.push((key, path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() }));
         }
-        self.tree.insert_all(files)?;
-        self.size = size;
-        Ok(())
+        let mut collisions = Vec::new();
+        for (key, path, file) in files {
+            let length = file.bytes.len() as u64;
+            match self.tree.insert(path, file) {
+                Ok(()) => self.size += length,
+                Err(collision) => collisions.push((key, collision)),
+            }
+        }
+        Ok(collisions)
     }
 }

@@ -47,7 +47,11 @@ impl Inputs {
                 }
             }
         }
-        (tree.size() <= self.settings.max_size).then(|| Rendered { tree, held_back: Vec::new() })
+        (tree.size() <= self.settings.max_size).then(|| Rendered {
+            tree,
+            held_back: Vec::new(),
+            overridden: Vec::new(),
+        })
     }
 }
 

@@ -10,6 +10,7 @@ pub struct Settings {
     /// Whether there are templates; else keys are written as files.
     pub templated: bool,
     pub path: PathPattern,
+    pub on_collision: OnCollision,
     /// `--template-suffix`: of a directory, only files that end so are templates.
     pub suffix: Option<String>,
     /// `--template-delimiters`.
@@ -27,6 +28,15 @@ pub struct Settings {
     pub flags: String,
 }
 
+/// Whose a file is that keys of two objects are to become: `--on-collision`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnCollision {
+    /// The named object's, or the oldest one's; the other key is held back.
+    Hold,
+    /// That of the object which comes last in the merged view.
+    Last,
+}
+
 #[cfg(test)]
 impl Settings {
     /// Keys are written as files, each at its own name.
@@ -34,6 +44,7 @@ impl Settings {
         Self {
             templated: false,
             path: "{key}".parse().unwrap(),
+            on_collision: OnCollision::Hold,
             suffix: None,
             delimiters: Delimiters::default(),
             env: BTreeMap::new(),

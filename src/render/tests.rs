@@ -56,6 +56,7 @@ struct Case {
     suffix: Option<String>,
     delimiters: Delimiters,
     path: PathPattern,
+    on_collision: OnCollision,
     env: BTreeMap<String, EnvVar>,
     pod: Pod,
     max_size: u64,
@@ -73,6 +74,7 @@ impl Case {
             suffix: None,
             delimiters: Delimiters::default(),
             path: path.parse().unwrap(),
+            on_collision: OnCollision::Hold,
             env: BTreeMap::new(),
             pod: Pod { namespace: "ns".into(), ..Pod::default() },
             max_size: 1 << 20,
@@ -136,6 +138,7 @@ impl Case {
         let settings = Settings {
             templated: self.templates.is_some(),
             path: self.path.clone(),
+            on_collision: self.on_collision,
             suffix: self.suffix.clone(),
             delimiters: self.delimiters.clone(),
             env: self.env.clone(),
@@ -223,7 +226,7 @@ fn named_objects_on_one_path_are_both_named() {
 }
 
 #[test]
-fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
+fn of_colliding_selected_objects_the_younger_ones_key_is_held_back() {
     for reversed in [false, true] {
         let mut objects = vec![
             input(aged(Kind::ConfigMap, "old", 10, &[("x", b"old")]), Origin::Selected),
@@ -237,11 +240,34 @@ fn of_colliding_selected_objects_the_younger_is_held_back_whole() {
         let rendered = Case::plain("{key}", objects).render().unwrap();
         let files: Vec<_> =
             rendered.tree.iter().map(|(path, file)| (path.as_str(), file.bytes.read().unwrap())).collect();
-        assert_eq!(files, [("x", "old".into()), ("y", "a".into())]);
-        let held: Vec<_> = rendered.held_back.iter().map(|held| held.source.to_string()).collect();
-        assert_eq!(held, ["configmap/ns/young", "configmap/ns/same-b"]);
-        assert!(rendered.held_back[0].reason.contains("configmap/ns/old"), "{:?}", rendered.held_back);
+        assert_eq!(files, [("a", "young".into()), ("x", "old".into()), ("y", "a".into())]);
+        let held = rendered.held_back.iter().map(|held| (held.source.to_string(), held.key.clone().unwrap()));
+        let held: Vec<_> = held.collect();
+        let expected = [("configmap/ns/young", "x"), ("configmap/ns/same-b", "y")];
+        assert_eq!(held, expected.map(|(source, key)| (source.to_owned(), key.to_owned())));
+        let [first, second] = &rendered.held_back[..] else { panic!() };
+        assert!(first.reason.contains("configmap/ns/old") && first.reason.contains("other keys"), "{first:?}");
+        assert!(!second.reason.contains("other keys"), "{second:?}");
     }
+}
+
+#[test]
+fn last_of_colliding_keys_is_published_if_that_is_asked_for() {
+    let objects = vec![
+        input(aged(Kind::ConfigMap, "named", 9, &[("n", b"1"), ("d", b"1")]), Origin::Named),
+        input(aged(Kind::ConfigMap, "old", 10, &[("n", b"2"), ("x", b"2"), ("o", b"2")]), Origin::Selected),
+        input(aged(Kind::ConfigMap, "young", 20, &[("x", b"3"), ("..", b"3")]), Origin::Selected),
+        input(aged(Kind::ConfigMap, "youngest", 30, &[("x", b"4")]), Origin::Selected),
+        input(object(Kind::Dir, "etc", &[("d/e", b"5")]), Origin::Named),
+    ];
+    let rendered = Case { on_collision: OnCollision::Last, ..Case::plain("{key}", objects) }.render().unwrap();
+    let files = rendered.tree.iter().map(|(path, file)| format!("{path} {:?}", file.bytes.read().unwrap()));
+    assert_eq!(files.collect::<Vec<_>>(), [r#"d/e b"5""#, r#"n b"2""#, r#"o b"2""#, r#"x b"4""#]);
+    let [held] = &rendered.held_back[..] else { panic!("{:?}", rendered.held_back) };
+    assert_eq!((held.source.to_string().as_str(), &held.key), ("configmap/ns/young", &None));
+    let overridden = rendered.overridden.join("\n");
+    assert_eq!(rendered.overridden.len(), 3, "{overridden}");
+    assert!(overridden.contains("configmap/ns/youngest") && overridden.contains("configmap/ns/old"), "{overridden}");
 }
 
 #[test]
@@ -265,7 +291,7 @@ fn a_selected_object_yields_to_a_named_one() {
 #[test]
 fn the_last_published_version_of_a_failing_selected_object_stays() {
     let old = aged(Kind::ConfigMap, "old", 1, &[("x", b"1")]);
-    let mut young = input(aged(Kind::ConfigMap, "young", 2, &[("x", b"2")]), Origin::Selected);
+    let mut young = input(aged(Kind::ConfigMap, "young", 2, &[("../y", b"2")]), Origin::Selected);
     young.previous = Some(Arc::new(aged(Kind::ConfigMap, "young", 2, &[("y", b"2")])));
     let mut bad = input(aged(Kind::ConfigMap, "bad", 3, &[("../x", b"3")]), Origin::Selected);
     bad.previous = Some(Arc::new(aged(Kind::ConfigMap, "bad", 3, &[("y", b"3")])));

@@ -78,7 +78,8 @@ impl View {
     /// What of it is not taken in, where all else is.
     pub fn held_back(&self) -> impl Iterator<Item = HeldBack> {
         self.trouble.iter().flat_map(|trouble| {
-            let held = |source: &ObjectRef| HeldBack { source: source.clone(), reason: trouble.message.clone() };
+            let held =
+                |source: &ObjectRef| HeldBack { source: source.clone(), key: None, reason: trouble.message.clone() };
             trouble.held_back.iter().map(held)
         })
     }

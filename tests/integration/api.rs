@@ -669,6 +669,33 @@ async fn deletion_of_the_last_selected_object_empties_the_output_when_empty_is_m
 }
 
 #[tokio::test]
+async fn colliding_key_is_held_back_alone_or_the_last_one_wins() {
+    let place = Place::new().await;
+    place.put(&labelled("one", &[("a", "one")])).await;
+    // Ages have a grain of a second; of the same age, the name decides.
+    place.put(&labelled("two", &[("a", "two"), ("b", "two")])).await;
+    let sidecar = place.start(&["--selector", "app=web"]);
+    let status = sidecar.until_idle();
+    let held = &status["heldBack"][0];
+    let two = format!("configmap/{}/two", place.namespace);
+    assert_eq!((&held["source"], &held["key"]), (&json!(two), &json!("a")), "{status}");
+    assert_eq!((place.read("a").as_deref(), place.read("b").as_deref()), (Some("one"), Some("two")));
+    drop(sidecar);
+
+    let sidecar = place.start(&["--selector", "app=web", "--on-collision", "last"]);
+    until_read(&place, "a", "two");
+    let status = sidecar.until_idle();
+    assert_eq!(status["heldBack"], json!([]));
+    assert!(sidecar.log().contains("(--on-collision last)"));
+    // The other one's edit changes nothing, and is there when the last one goes.
+    place.put(&labelled("one", &[("a", "1")])).await;
+    place.put(&labelled("two", &[("a", "2"), ("b", "two")])).await;
+    until_read(&place, "a", "2");
+    place.delete::<ConfigMap>("two").await;
+    until_read(&place, "a", "1");
+}
+
+#[tokio::test]
 async fn annotation_says_where_the_keys_of_an_object_go() {
     let place = Place::new().await;
     let annotated = |name: &str, folder: &str| {

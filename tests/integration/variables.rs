@@ -244,6 +244,7 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
             ("PUBLIC_DIR", "app"),
             ("OUTPUT", &stage.text("conf")),
             ("PATH", "{kind}/{name}/{key}"),
+            ("ON_COLLISION", "last"),
             ("FILE_MODE", "0604"),
             ("LAYOUT", "files"),
             ("ON_DELETE", "apply"),

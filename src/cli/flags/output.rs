@@ -11,7 +11,7 @@ use super::{Checked, Env, UsageError, usage};
 use crate::cli::values::{TemplateArg, mode, quantity};
 use crate::model::tree::TreePath;
 use crate::publish::{self, Layout};
-use crate::render::{DelimitersError, EnvVar, PathPattern, Pod, Settings};
+use crate::render::{DelimitersError, EnvVar, OnCollision, PathPattern, Pod, Settings};
 use crate::source::Role;
 
 /// Output.
@@ -39,6 +39,9 @@ pub struct OutputArgs {
     /// And from labels and annotations: {label:NAME}, {annotation:NAME|DEFAULT}.
     #[arg(long, value_name = "PATTERN")]
     pub path: Option<String>,
+    /// Without templates: which key is published where two objects have one for the same file
+    #[arg(long, value_name = "WHICH", default_value = "hold")]
+    pub on_collision: OnCollision,
     /// How files are published
     #[arg(long, value_name = "HOW", default_value = "atomic")]
     pub layout: Layout,
@@ -63,6 +66,24 @@ pub struct OutputArgs {
     /// Key of the published digest, so that replicas agree on it [default: one made in the output directory]
     #[arg(long, value_name = "PATH")]
     pub digest_key_file: Option<PathBuf>,
+}
+
+impl ValueEnum for OnCollision {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Hold, Self::Last]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Hold => PossibleValue::new("hold").help(
+                "That of the oldest object of --selector; the other key is held back, and reported. Objects by name are \
+                 rejected",
+            ),
+            Self::Last => PossibleValue::new("last").help(
+                "That of the object which comes last in the merged view: of --selector, the youngest; it is logged",
+            ),
+        })
+    }
 }
 
 impl ValueEnum for Layout {
@@ -137,6 +158,9 @@ impl OutputArgs {
         if templated && self.path.is_some() {
             return usage("--path is for plain copies, and --template renders instead: give one of them");
         }
+        if templated && self.on_collision != OnCollision::Hold {
+            return usage("--on-collision is for plain copies, and --template renders instead: give one of them");
+        }
         let pattern = self.path.as_deref().unwrap_or("{key}");
         let path: PathPattern = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
         let output = std::path::absolute(self.directory()?);
@@ -162,10 +186,11 @@ impl OutputArgs {
             node: text("NODE_NAME"),
             ..Pod::default()
         };
-        let Self { file_mode, secret_mode, max_size, .. } = self;
+        let Self { file_mode, secret_mode, max_size, on_collision, .. } = self;
         Ok(Settings {
             templated,
             path,
+            on_collision: self.on_collision,
             suffix: suffix.clone(),
             delimiters: delimiters.unwrap_or_default(),
             env: self.variables(env)?,
@@ -173,7 +198,9 @@ impl OutputArgs {
             max_size: self.max_size,
             allow_empty,
             selects,
-            flags: format!("{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?}"),
+            flags: format!(
+                "{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?} {on_collision:?}"
+            ),
         })
     }
 

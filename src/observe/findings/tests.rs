@@ -214,7 +214,7 @@ const CASES: &[Case] = &[
     (
         |status| {
             let id = ObjectRef { kind: Kind::ConfigMap, namespace: "shop".into(), name: "extra".into() };
-            status.held_back = vec![HeldBack { source: id, reason: "a.json, line 2".to_owned() }];
+            status.held_back = vec![HeldBack { source: id, key: None, reason: "a.json, line 2".to_owned() }];
         },
         State::Rejected,
         Station::Validate,

@@ -30,6 +30,7 @@ fn hostile() -> Status {
         quarantine: Some(Quarantine { digest, stage: Stage::Render, reason: text(), at }),
         held_back: vec![HeldBack {
             source: ObjectRef { kind: Kind::Dir, namespace: "".into(), name: text().into() },
+            key: None,
             reason: text(),
         }],
         target: Some(TargetStatus {
