@@ -8,6 +8,7 @@ mod end;
 mod ledger;
 mod lines;
 mod report;
+mod rolling;
 mod rollout;
 mod start;
 mod steps;
@@ -32,7 +33,7 @@ pub use self::start::run;
 pub(crate) use self::start::{clients, given_key};
 pub(crate) use self::steps::read_back;
 use self::steps::{Answer, Done, Steps};
-use crate::machine::{Effect, Event, Leave, Machine, Memory, Milestone, Phase, Step, Timer, Verdict, Wait};
+use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, Wait};
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
 use crate::observe::admin::Ask;
@@ -41,8 +42,10 @@ use crate::os::backoff;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::Lock;
 use crate::render::{Inputs, Settings};
-use crate::rollout::{self as fleet, Why};
 use crate::source::feed::{Feed, News};
+
+/// The digest of inputs, and since when they are known.
+type Observed = (Digest, Timestamp, Instant);
 
 struct App {
     config: Config,
@@ -55,10 +58,12 @@ struct App {
     report: Reporter,
     /// With `--rollout`.
     fleet: Option<Box<Fleet>>,
+    /// The newest inputs, while what the fleet had before is published in their place.
+    aside: Option<(Inputs, Observed)>,
     /// The newest complete inputs.
     inputs: Option<Inputs>,
     /// Their digest, and since when they are known.
-    observed: Option<(Digest, Timestamp, Instant)>,
+    observed: Option<Observed>,
     /// Inputs that were rejected before this start while nothing was published: they are tried again, and what programs say
     /// of them may be too much for the memory that there is.
     said_before: Option<Digest>,
@@ -83,7 +88,7 @@ impl App {
                 return end;
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
-            let looks = self.fleet.as_ref().and_then(|fleet| fleet.wakes);
+            let looks = self.fleet.as_ref().and_then(|fleet| fleet.wakes());
             let wake = [next.map(|(_, at)| at), once_until, grace_until, gives_back, looks].into_iter().flatten().min();
             tokio::select! {
                 biased;
@@ -91,6 +96,7 @@ impl App {
                     Signalled::HangUp => {
                         info!("SIGHUP: reading everything again");
                         self.feed.refresh();
+                        self.look_again();
                         self.on(Event::Retry);
                     }
                     Signalled::Terminate if grace_until.is_some() => {
@@ -108,11 +114,7 @@ impl App {
                 },
                 Some(ask) = asked.recv() => self.asked(ask),
                 answer = self.steps.next() => self.answered(answer),
-                event = Fleet::next(&mut self.fleet) => {
-                    if let Some(fleet) = &mut self.fleet {
-                        fleet.queue.push_back(event);
-                    }
-                }
+                heard = Fleet::next(&mut self.fleet) => self.heard_of_fleet(heard),
                 news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
@@ -172,6 +174,7 @@ impl App {
                 }
                 let news = self.feed.let_go();
                 self.heard(news);
+                self.look_again();
                 self.on(Event::Retry);
                 let _ = answer.send(reply);
             }
@@ -206,6 +209,10 @@ impl App {
         if let Some(fleet) = &mut self.fleet {
             fleet.observed(&inputs, digest);
         }
+        if let Some(aside) = &mut self.aside {
+            *aside = (inputs, (digest, Timestamp::now(), Instant::now()));
+            return;
+        }
         let before = self.inputs.replace(inputs);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
             debug!(digest = digest.short(), "inputs changed");
@@ -218,71 +225,6 @@ impl App {
             self.observed = Some((digest, Timestamp::now(), Instant::now()));
             self.on(Event::Observed(digest));
             self.go_on();
-        }
-    }
-
-    /// What is no other change needs no rollout, such as the same sources with other flags.
-    fn go_on(&mut self) {
-        let Some((change, inputs)) = self.fleet.as_ref().and_then(|fleet| fleet.newest) else { return };
-        self.machine.know_change(change);
-        let published = self.machine.journal().current.as_ref();
-        if published.is_some_and(|current| current.change == Some(change) && current.digest != inputs) {
-            self.let_go(change, inputs, false);
-        }
-    }
-
-    fn let_go(&mut self, change: Digest, inputs: Digest, good: bool) {
-        let retries = self.fleet.as_ref().map_or(0, |fleet| fleet.rollout.retries());
-        self.on(Event::Go(Leave { inputs, change, retries, good }));
-    }
-
-    /// Carries out what the rollout decides of what has happened.
-    fn roll_out(&mut self) {
-        loop {
-            let Some(fleet) = &mut self.fleet else { return };
-            let effects = fleet.turn(&self.machine);
-            let idle = effects.is_empty() && fleet.queue.is_empty();
-            for effect in effects {
-                self.of_rollout(effect);
-            }
-            if idle {
-                return;
-            }
-        }
-    }
-
-    fn of_rollout(&mut self, effect: fleet::Effect) {
-        let Some(fleet) = &mut self.fleet else { return };
-        match effect {
-            fleet::Effect::Wake(at) => fleet.wake(at),
-            fleet::Effect::Read { quorum } => fleet.read(quorum),
-            fleet::Effect::Write { lease, version, reason } => fleet.write(lease, version, reason, &self.machine),
-            // Nothing is kept for new Pods yet.
-            fleet::Effect::ReadHistory => {
-                fleet.queue.push_back(fleet::Event::HistoryRead(fleet::Reply::Answered(None)));
-            }
-            fleet::Effect::WriteHistory(_) => {
-                fleet.queue.push_back(fleet::Event::HistoryWritten(fleet::Reply::Answered(())));
-            }
-            fleet::Effect::Go(change, why) => {
-                if let Some((_, inputs)) = fleet.newest.filter(|(newest, _)| *newest == change) {
-                    self.let_go(change, inputs, why == Why::Good);
-                }
-            }
-            fleet::Effect::Publish(_) => self.allow(true),
-            fleet::Effect::Drop(_) => self.allow(false),
-            fleet::Effect::Back => self.on(Event::Back),
-            fleet::Effect::StartFromHistory(_) => {}
-            fleet::Effect::Settle => self.on(Event::Remember(Memory::Settle)),
-            fleet::Effect::ForgetRejection => self.on(Event::Remember(Memory::ForgetRejection)),
-            fleet::Effect::Claimed(claimed) => self.on(Event::Remember(Memory::Claimed(claimed))),
-            fleet::Effect::RevertIsKnown => self.on(Event::Remember(Memory::RevertIsKnown)),
-        }
-    }
-
-    fn allow(&mut self, allowed: bool) {
-        if let Some(step) = self.fleet.as_mut().and_then(|fleet| fleet.asks.take()) {
-            self.on(Event::Allowed { step, allowed });
         }
     }
 
@@ -367,18 +309,6 @@ impl App {
                 Effect::Announce(milestone) => self.announce(&milestone, took),
                 Effect::Exit => self.end = Some(End::by_signal(self.config.once)),
             }
-        }
-    }
-
-    /// What is staged may be published, if the fleet still says so; what is no other change, in any case.
-    fn ask(&mut self, step: Step) {
-        let Some(fleet) = &mut self.fleet else { return };
-        fleet.asks = Some(step);
-        let newest = fleet.newest.map(|(change, _)| change);
-        let published = self.machine.journal().current.as_ref().and_then(|current| current.change);
-        match newest {
-            Some(change) if published != newest => fleet.queue.push_back(fleet::Event::Ready(change)),
-            _ => self.allow(true),
         }
     }
 

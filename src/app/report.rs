@@ -148,6 +148,7 @@ impl Reporter {
             | Event::Go(_)
             | Event::Allowed { .. }
             | Event::Back
+            | Event::NotHeld { .. }
             | Event::Remember(_)
             | Event::Retry
             | Event::Shutdown => return,

@@ -1,5 +1,8 @@
 //! The rollout's requests and moments: what its machine asks for, and what it is answered.
 
+mod history;
+mod looks;
+
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -11,18 +14,25 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+pub(super) use self::history::Kept;
+pub(super) use self::looks::Subject;
+use self::looks::{Looked, Looks};
 use crate::machine::{Machine, Phase, Step};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
 use crate::observe::status;
+use crate::reload::GateUrl;
 use crate::render::Inputs;
 use crate::rollout::{
     Effect, Event, Lease, PREFIX, ParseLeaseError, Reason, Replica, Reply, Rollout, State, Timing, Version, lease_name,
 };
-use crate::source::kube::{Clients, LeaseError};
+use crate::source::kube::{Clients, StoredError};
 
 /// Others take the holder for lost after so many seconds, as client-go's leader election writes it.
 const LEASE_SECONDS: i32 = 30;
+
+/// The longest text in an annotation for people, in bytes.
+const SAID: usize = 1024;
 
 /// How long a Lease is waited for that is given back at the end.
 const GIVE_BACK: Duration = Duration::from_secs(2);
@@ -33,18 +43,51 @@ pub struct RolloutConfig {
     /// `--rollout`.
     pub name: String,
     pub timing: Timing,
+    /// `--rollout-gate-url`.
+    pub gate: Option<GateUrl>,
+    /// `--rollout-history`.
+    pub history: bool,
+    /// The names of the sources.
+    pub sources: Vec<String>,
     /// The Pod.
     pub pod: String,
     pub namespace: String,
     pub uid: String,
 }
 
-/// What a request found.
-struct Answered {
+/// What a request found, with what is wrong, if anything.
+enum Answered {
+    Lease(Box<OfLease>),
+    HistoryRead(Reply<Option<Kept>>, Option<String>),
+    HistoryWritten(Reply<()>, Option<String>),
+    Gate(Result<(), String>),
+    Look(Looked),
+}
+
+/// What a request for the Lease found.
+struct OfLease {
     event: Event,
-    /// The Lease as it is stored.
+    /// As it is stored.
     stored: Option<KubeLease>,
     problem: Option<String>,
+}
+
+/// What the app hears of it.
+pub(super) enum Heard {
+    /// For the rollout's machine.
+    Event(Event),
+    /// This is what new Pods start from.
+    Kept(Kept),
+    /// What is published was confirmed, and has not held: why.
+    NotHeld(String),
+}
+
+/// Why the Lease is written, for people.
+struct People {
+    reason: Reason,
+    why: String,
+    /// Of a rejection.
+    stage: &'static str,
 }
 
 /// This replica's part in a rollout.
@@ -65,15 +108,27 @@ pub(super) struct Fleet {
     stored: Option<KubeLease>,
     known: Option<Replica>,
     /// A write that waits for the journal.
-    after_journal: Option<(Lease, Option<Version>, Reason)>,
-    pub(super) problem: Option<String>,
+    after_journal: Option<(Lease, Option<Version>, People)>,
+    /// Why the Lease cannot be read or written.
+    problem: Option<String>,
+    /// Why nothing is kept for new Pods, or nothing can be taken.
+    history_problem: Option<String>,
+    /// What is wrong with the fleet, though the Lease can be read.
+    warning: Option<String>,
+    /// What new Pods start from: its change and inputs.
+    pub(super) kept: Option<(Digest, Inputs)>,
+    /// The change of it that was rejected here.
+    pub(super) unfit: Option<Digest>,
+    subject: Subject,
+    looks: Looks,
     ends: Option<Instant>,
     answers: (mpsc::Sender<Answered>, mpsc::Receiver<Answered>),
     tasks: JoinSet<()>,
 }
 
 impl Fleet {
-    pub(super) fn new(config: RolloutConfig, clients: Clients, given: Option<DigestKey>, own: DigestKey) -> Self {
+    pub(super) fn new(config: RolloutConfig, clients: Clients, given: Option<DigestKey>, subject: Subject) -> Self {
+        let own = subject.key.clone();
         let seed = Digest::of(format!("{}{}", config.uid, Timestamp::now()).as_bytes());
         Self {
             rollout: Rollout::new(
@@ -92,6 +147,12 @@ impl Fleet {
             known: None,
             after_journal: None,
             problem: None,
+            history_problem: None,
+            warning: None,
+            kept: None,
+            unfit: None,
+            subject,
+            looks: Looks::default(),
             ends: None,
             answers: mpsc::channel(4),
             tasks: JoinSet::new(),
@@ -99,32 +160,88 @@ impl Fleet {
     }
 
     /// Waits for an answer. May be dropped at any time without a loss.
-    pub(super) async fn next(fleet: &mut Option<Box<Self>>) -> Event {
+    pub(super) async fn next(fleet: &mut Option<Box<Self>>) -> Option<Heard> {
         let answer = match fleet {
             Some(fleet) => fleet.answers.1.recv().await,
             None => None,
         };
         let (Some(fleet), Some(answered)) = (fleet, answer) else { return std::future::pending().await };
         while fleet.tasks.try_join_next().is_some() {}
-        let Answered { event, stored, problem } = answered;
-        if stored.is_some() || matches!(event, Event::Read(Reply::Answered(None))) {
-            fleet.stored = stored;
-        }
-        if let Some(problem) = problem.as_ref().filter(|problem| fleet.problem.as_ref() != Some(problem)) {
-            warn!(stage = "rollout", "{problem}");
-        }
-        fleet.problem = problem;
-        event
+        fleet.heard(answered)
+    }
+
+    fn heard(&mut self, answered: Answered) -> Option<Heard> {
+        let event = match answered {
+            Answered::Lease(of_lease) => {
+                let OfLease { event, stored, problem } = *of_lease;
+                if stored.is_some() || matches!(event, Event::Read(Reply::Answered(None))) {
+                    self.stored = stored;
+                    let warning = self.other_fleet();
+                    say(&mut self.warning, warning);
+                }
+                say(&mut self.problem, problem);
+                event
+            }
+            Answered::HistoryRead(reply, problem) => {
+                say(&mut self.history_problem, problem);
+                Event::HistoryRead(match reply {
+                    Reply::Answered(Some(kept)) => return Some(Heard::Kept(kept)),
+                    Reply::Answered(None) => Reply::Answered(None),
+                    Reply::Failed(after) => Reply::Failed(after),
+                    Reply::Denied => Reply::Denied,
+                    Reply::Lost(after) => Reply::Lost(after),
+                })
+            }
+            Answered::HistoryWritten(reply, problem) => {
+                say(&mut self.history_problem, problem);
+                Event::HistoryWritten(reply)
+            }
+            Answered::Gate(answer) => self.gate_answered(answer),
+            Answered::Look(looked) => return self.looked(looked),
+        };
+        Some(Heard::Event(event))
+    }
+
+    /// Whether the Lease was last written by a replica with other sources.
+    fn other_fleet(&self) -> Option<String> {
+        let metadata = &self.stored.as_ref()?.metadata;
+        let sources = metadata.annotations.as_ref()?.get(&format!("{PREFIX}sources"))?;
+        let mine = self.sources();
+        (*sources != mine).then(|| {
+            format!(
+                "Lease {}: it was last written by a replica with other sources ({}; here: {mine}): two fleets with one \
+                 --rollout NAME, or Pods of one with different sources, disturb each other, so give each its own. In an \
+                 update to other sources this passes",
+                lease_name(&self.config.name),
+                clipped(sources)
+            )
+        })
+    }
+
+    /// The sources' names, as they fit into an annotation.
+    fn sources(&self) -> String {
+        let all = self.config.sources.join(", ");
+        let short = clipped(&all);
+        if short == all { all } else { format!("{short} {}", Digest::of(all.as_bytes()).short()) }
+    }
+
+    /// When there is something to do without an answer.
+    pub(super) fn wakes(&self) -> Option<Instant> {
+        [self.wakes, self.looks_at()].into_iter().flatten().min()
     }
 
     /// The newest inputs are these.
     pub(super) fn observed(&mut self, inputs: &Inputs, digest: Digest) {
-        let (given, own) = &self.keys;
-        let change = inputs.change(given.as_ref().or(inputs.is_secret().then_some(own)));
+        let change = self.change(inputs);
         let before = self.newest.replace((change, digest));
         if before.is_none_or(|(before, _)| before != change) {
             self.queue.push_back(Event::Saw);
         }
+    }
+
+    pub(super) fn change(&self, inputs: &Inputs) -> Digest {
+        let (given, own) = &self.keys;
+        inputs.change(given.as_ref().or(inputs.is_secret().then_some(own)))
     }
 
     /// As the first machine and its journal have it.
@@ -174,7 +291,7 @@ impl Fleet {
         let (clients, answer, config) = (self.clients.clone(), self.answers.0.clone(), self.config.clone());
         self.tasks.spawn(async move {
             let name = lease_name(&config.name);
-            let (stored, reply, problem) = match clients.read_lease(&config.namespace, &name, quorum).await {
+            let (stored, reply, problem) = match clients.read_stored(&config.namespace, &name, quorum).await {
                 Ok(None) => (None, Reply::Answered(None), None),
                 Ok(Some(stored)) => match lease_of(&stored) {
                     Ok(lease) => {
@@ -183,18 +300,20 @@ impl Fleet {
                     }
                     Err(error) => {
                         let remedy = "if nobody needs what it says, delete it, and the fleet writes a new one";
-                        (Some(stored), Reply::Failed, Some(waits(&name, &format!("{error}; {remedy}"))))
+                        let reply = Reply::Failed(Duration::ZERO);
+                        (Some(stored), reply, Some(waits(&name, &format!("{error}; {remedy}"))))
                     }
                 },
-                Err(error) => (None, Reply::Failed, Some(waits(&name, &error.to_string()))),
+                Err(error) => (None, refusal(&error), Some(waits(&name, &error.to_string()))),
             };
-            let _ = answer.send(Answered { event: Event::Read(reply), stored, problem }).await;
+            let _ =
+                answer.send(Answered::Lease(Box::new(OfLease { event: Event::Read(reply), stored, problem }))).await;
         });
     }
 
     /// Writes the Lease: at once, or when the journal that announces it is written.
     pub(super) fn write(&mut self, lease: Lease, version: Option<Version>, reason: Reason, machine: &Machine) {
-        self.after_journal = Some((lease, version, reason));
+        self.after_journal = Some((lease, version, self.people(reason, machine)));
         if machine.phase() != Phase::Committing {
             self.journalled();
         }
@@ -202,34 +321,43 @@ impl Fleet {
 
     /// What waited for the journal goes on.
     pub(super) fn journalled(&mut self) {
-        let Some((lease, version, reason)) = self.after_journal.take() else { return };
+        let Some((lease, version, people)) = self.after_journal.take() else { return };
         let (clients, answer) = (self.clients.clone(), self.answers.0.clone());
         let name = lease_name(&self.config.name);
-        let object = self.object(&lease, version, reason);
-        if reason != Reason::Renew {
+        let object = self.object(&lease, version, &people);
+        if people.reason != Reason::Renew {
             let change = lease.candidate.map(|change| change.short()).unwrap_or_default();
-            info!(stage = "rollout", change, state = lease.state.as_str(), "Lease {name}: {}", reason.as_str());
+            info!(stage = "rollout", change, state = lease.state.as_str(), "Lease {name}: {}", people.why);
         }
         self.tasks.spawn(async move {
-            let written = clients.write_lease(&object).await;
+            let written = clients.write_stored(&object).await;
             let (stored, reply, problem) = match written {
                 Ok(Some(stored)) => {
                     let version = stored.metadata.resource_version.clone();
                     (Some(stored), Reply::Answered(version), None)
                 }
                 Ok(None) => (None, Reply::Answered(None), None),
-                Err(error) => {
-                    let problem = Some(waits(&name, &error.to_string()));
-                    let lost = matches!(error, LeaseError::Lost(_));
-                    (None, if lost { Reply::Lost } else { Reply::Failed }, problem)
-                }
+                Err(error) => (None, refusal(&error), Some(waits(&name, &error.to_string()))),
             };
-            let _ = answer.send(Answered { event: Event::Wrote(reply), stored, problem }).await;
+            let _ =
+                answer.send(Answered::Lease(Box::new(OfLease { event: Event::Wrote(reply), stored, problem }))).await;
         });
     }
 
+    fn people(&self, reason: Reason, machine: &Machine) -> People {
+        let rejection = machine.journal().quarantine.as_ref().map(|quarantine| &quarantine.rejection);
+        let (why, stage) = match (reason, rejection, &self.looks.objection) {
+            (Reason::Rejected, Some(rejection), _) => {
+                (format!("{} rejected it: {}", self.config.pod, rejection.reason), rejection.stage.as_str())
+            }
+            (Reason::Gate, _, Some(objection)) => (format!("{}: {objection}", reason.as_str()), ""),
+            _ => (reason.as_str().to_owned(), ""),
+        };
+        People { reason, why: clipped(&why).to_owned(), stage }
+    }
+
     /// The Lease as it goes to the API server; what others wrote there stays.
-    fn object(&self, lease: &Lease, version: Option<Version>, reason: Reason) -> KubeLease {
+    fn object(&self, lease: &Lease, version: Option<Version>, people: &People) -> KubeLease {
         let mut object = self.stored.clone().filter(|_| version.is_some()).unwrap_or_default();
         let now = MicroTime(Timestamp::now());
         let spec = object.spec.take().unwrap_or_default();
@@ -245,14 +373,16 @@ impl Fleet {
         let ObjectMeta { annotations, .. } = object.metadata;
         let mut annotations = annotations.unwrap_or_default();
         annotations.extend(lease.annotations());
-        if reason != Reason::Renew {
+        if people.reason != Reason::Renew {
             let holder = lease.holder == self.config.uid;
-            let people = [
+            let said = [
                 ("canary", if holder { self.config.pod.clone() } else { String::new() }),
-                ("reason", reason.as_str().to_owned()),
+                ("reason", people.why.clone()),
+                ("stage", people.stage.to_owned()),
                 ("since", Timestamp::now().to_string()),
+                ("sources", self.sources()),
             ];
-            annotations.extend(people.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
+            annotations.extend(said.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
         }
         object.metadata = ObjectMeta {
             name: Some(lease_name(&self.config.name)),
@@ -287,6 +417,8 @@ impl Fleet {
             leads: self.rollout.holds(&self.config.uid),
             newest: self.newest.map(|(change, _)| change),
             problem: self.problem.clone(),
+            warning: self.warning.clone(),
+            history: self.history_problem.clone(),
         }
     }
 
@@ -311,6 +443,28 @@ impl Fleet {
         };
         status::Wait { reason, next }
     }
+}
+
+/// How a request that failed is answered.
+fn refusal<T>(error: &StoredError) -> Reply<T> {
+    match error {
+        StoredError::Forbidden { .. } => Reply::Denied,
+        StoredError::Refused { after, .. } => Reply::Failed(*after),
+        StoredError::Lost { after, .. } => Reply::Lost(*after),
+    }
+}
+
+/// Keeps what is wrong, and logs it where that is news.
+fn say(known: &mut Option<String>, problem: Option<String>) {
+    if let Some(problem) = problem.as_ref().filter(|problem| known.as_ref() != Some(problem)) {
+        warn!(stage = "rollout", "{problem}");
+    }
+    *known = problem;
+}
+
+/// What fits into an annotation.
+fn clipped(text: &str) -> &str {
+    &text[..text.floor_char_boundary(SAID)]
 }
 
 fn waits(name: &str, problem: &str) -> String {

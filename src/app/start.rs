@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::ledger::Ledger;
 use super::report::Reporter;
-use super::rollout::Fleet;
+use super::rollout::{Fleet, Subject};
 use super::steps::Steps;
 use super::{App, Config, End};
 use crate::candidate::syntax::Syntax;
@@ -74,7 +74,8 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
                  the API server with --kubeconfig",
             );
             let way = way.map_err(|error| (End::Usage, error))?;
-            Some(Box::new(Fleet::new(rollout, way, given, key.clone())))
+            let (confirm, selector) = (config.confirm.clone(), config.reload.selector().cloned());
+            Some(Box::new(Fleet::new(rollout, way, given, Subject { confirm, selector, key: key.clone() })))
         }
     };
     let mut app =
@@ -238,6 +239,7 @@ impl App {
             report: Reporter::new(shared, events, journal),
             steps: Steps::new(&config, output, key, tasks),
             fleet: None,
+            aside: None,
             machine,
             timers: BTreeMap::new(),
             inputs: None,

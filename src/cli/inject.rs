@@ -254,7 +254,7 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
 
 /// What the flags themselves say.
 fn needed(args: &RunArgs) -> Needed {
-    let RunArgs { sources, output, reload, confirm, validate, .. } = args;
+    let RunArgs { sources, output, reload, confirm, rollout, validate, .. } = args;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut paths: Vec<(String, String)> = Vec::new();
     let mut add = |flag: &str, path: &Path| paths.push((flag.to_owned(), text(path)));
@@ -287,7 +287,8 @@ fn needed(args: &RunArgs) -> Needed {
         }
     }
     let urls = reload.reload_urls.iter().map(|url| ("--reload-url", url));
-    for (flag, url) in urls.chain(confirm.confirm_url.iter().map(|url| ("--confirm-url", url))) {
+    let urls = urls.chain(confirm.confirm_url.iter().map(|url| ("--confirm-url", url)));
+    for (flag, url) in urls.chain(rollout.rollout_gate_url.iter().map(|url| ("--rollout-gate-url", url))) {
         // unix:///path.sock:/uri. The socket is made by the main process: its directory is what is mounted.
         let socket = url.strip_prefix("unix://").map(|rest| rest.split(':').next().unwrap_or(rest));
         if let Some(directory) = socket.and_then(|socket| Path::new(socket).parent()) {

@@ -15,7 +15,7 @@ use super::values::duration;
 use super::{escaped, runtime};
 use crate::app::lease_of;
 use crate::rollout::{Lease, PREFIX, State, lease_name};
-use crate::source::kube::{ClientConfig, Clients, LeaseError, default_namespace};
+use crate::source::kube::{ClientConfig, Clients, StoredError, default_namespace};
 
 /// How often `--wait` looks.
 const LOOK: Duration = Duration::from_secs(2);
@@ -92,7 +92,7 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
     let lease = lease_name(&name);
     let until = Instant::now() + timeout;
     loop {
-        let found = clients.read_lease(&namespace, &lease, true).await;
+        let found = clients.read_stored::<KubeLease>(&namespace, &lease, true).await;
         let stored = found.map_err(|error| failed(&lease, &error))?;
         let Some(stored) = stored else {
             let why = format!(
@@ -129,7 +129,7 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
         annotations.insert(format!("{PREFIX}reason"), format!("a person: {}", action.as_str()));
         annotations.insert(format!("{PREFIX}since"), Timestamp::now().to_string());
         object.metadata.managed_fields = None;
-        let written = clients.write_lease(&object).await.map_err(|error| failed(&lease, &error))?;
+        let written = clients.write_stored(&object).await.map_err(|error| failed(&lease, &error))?;
         // Another wrote meanwhile: what is true now is looked at again.
         if written.is_some() {
             return Ok((Exit::Done, format!("{}: the rollout {name} is {}", action.as_str(), changed.state.as_str())));
@@ -148,8 +148,8 @@ impl Action {
     }
 }
 
-fn failed(lease: &str, error: &LeaseError) -> Failed {
-    let exit = if matches!(error, LeaseError::Forbidden { .. }) { Exit::Forbidden } else { Exit::Unavailable };
+fn failed(lease: &str, error: &StoredError) -> Failed {
+    let exit = if matches!(error, StoredError::Forbidden { .. }) { Exit::Forbidden } else { Exit::Unavailable };
     Failed(exit, format!("Lease {lease}: {error}"))
 }
 

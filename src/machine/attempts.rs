@@ -155,7 +155,8 @@ impl Machine {
     /// failed.
     fn hold(&mut self, rejection: Rejection, effects: &mut Vec<Effect>) {
         let first = !std::mem::replace(&mut self.held, true);
-        let rejected = self.have.filter(|_| first && self.journal.is_due(DebtKind::Publish));
+        // Without a debt it was confirmed, and has not held.
+        let rejected = self.have.filter(|_| first && !self.journal.is_due(DebtKind::Rollback));
         if let Some(rejected) = rejected {
             self.quarantine(rejected, rejection, effects);
         }

@@ -68,6 +68,12 @@ pub enum Event {
     Allowed { step: Step, allowed: bool },
     /// The fleet does not take what is published: back to what is known to be good.
     Back,
+    /// What is published was confirmed, and is rejected after all: it went first, and has not held.
+    NotHeld {
+        rejection: Rejection,
+        /// How often people have asked for another try.
+        retries: u64,
+    },
     /// What must be remembered of the rollout.
     Remember(Memory),
     /// Somebody asks: forget the rejection, and try at once what waits.
@@ -86,6 +92,8 @@ pub struct Leave {
     pub retries: u64,
     /// Whether the change is known to be good.
     pub good: bool,
+    /// Whether it is what new Pods start from: it is what is gone back to from the moment it is published.
+    pub base: bool,
 }
 
 /// What must be remembered of the rollout.

@@ -90,6 +90,7 @@ impl Machine {
             Event::Go(leave) => self.let_go(leave, &mut effects),
             Event::Allowed { step, allowed } => self.allowed(step, allowed, &mut effects),
             Event::Back => self.back(&mut effects),
+            Event::NotHeld { rejection, retries } => self.not_held(rejection, retries, &mut effects),
             Event::Remember(memory) => self.remember(memory, &mut effects),
             Event::Retry => self.retry(&mut effects),
             Event::Shutdown => self.shutdown(&mut effects),

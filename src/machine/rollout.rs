@@ -3,7 +3,7 @@
 use super::work::{Next, Work};
 use super::{Effect, Intake, Leave, Machine, Memory, Step};
 use crate::model::digest::Digest;
-use crate::model::journal::{Baseline, DebtKind, Fleet, Generation};
+use crate::model::journal::{Baseline, DebtKind, Fleet, Generation, Rejection};
 
 impl Machine {
     /// Whether a step is in flight: not where the main process cannot be reached, or nothing is to be done.
@@ -91,6 +91,37 @@ impl Machine {
             self.work = Work::Verifying(step, None);
             effects.push(Effect::Verify { step, generation });
         }
+    }
+
+    /// As a rejection of what the main process has just been notified of.
+    pub(super) fn not_held(&mut self, rejection: Rejection, retries: u64, effects: &mut Vec<Effect>) {
+        let idle = self.work == Work::Waiting && self.journal.debt.is_none();
+        let Some(generation) = self.way_back().filter(|_| idle && !self.stopping && !self.astray) else { return };
+        self.leave = None;
+        if let Some(fleet) = &mut self.journal.fleet {
+            fleet.retries = retries;
+        }
+        let step = self.step();
+        self.work = Work::Verifying(step, Some(rejection));
+        effects.push(Effect::Verify { step, generation });
+    }
+
+    /// What is published is this change as well, and nothing had to be written for it.
+    pub(super) fn took_over(&mut self, leave: Leave, current: &Generation) {
+        let Some(fleet) = &mut self.journal.fleet else { return };
+        fleet.reverted = leave.good.then_some(leave.change).or(fleet.reverted);
+        if leave.base {
+            fleet.base = Some(current.clone());
+        }
+    }
+
+    /// The fleet's part of the journal that announces a candidate.
+    pub(super) fn announced(&self, candidate: &Generation) -> Option<Fleet> {
+        let mut fleet = self.journal.fleet.clone()?;
+        if self.leave.is_some_and(|leave| leave.base && Some(leave.change) == candidate.change) {
+            fleet.base = Some(candidate.clone());
+        }
+        Some(fleet)
     }
 
     pub(super) fn remember(&mut self, memory: Memory, effects: &mut Vec<Effect>) {

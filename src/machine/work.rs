@@ -119,13 +119,19 @@ impl Machine {
     /// The current generation is the one that other inputs would make, too; says whether that changes the journal.
     fn take_over(&mut self, partial: bool, made_of: MadeOf) -> bool {
         let Some(current) = self.journal.current.clone() else { return false };
-        let same = Generation { partial, made_of: Some(made_of), ..current.clone() };
+        let leave = self.leave.filter(|leave| Some(leave.inputs) == self.have);
+        let change = leave.map(|leave| leave.change).or(current.change);
+        let same = Generation { partial, made_of: Some(made_of), change, ..current.clone() };
         for generation in [&mut self.journal.current, &mut self.journal.last_good].into_iter().flatten() {
             if *generation == current {
                 generation.clone_from(&same);
             }
         }
-        same != current
+        let before = self.journal.fleet.clone();
+        if let Some(leave) = leave {
+            self.took_over(leave, &same);
+        }
+        same != current || self.journal.fleet != before
     }
 
     /// Goes on after a step: newer inputs first, then the pending reload.

@@ -46,7 +46,7 @@ impl Machine {
             current: Some(candidate.clone()),
             debt,
             quarantine: None,
-            fleet: self.journal.fleet.clone(),
+            fleet: self.announced(&candidate),
             ..self.journal
         };
         let prune = prunes(&journal).then(|| Write::Prune(keep(&journal)));
@@ -124,6 +124,10 @@ impl Machine {
     fn committed(&mut self, digest: Digest, journal: Journal, at: Option<Moment>, effects: &mut Vec<Effect>) {
         self.have = Some(digest);
         self.redo = false;
+        let base = journal.fleet.as_ref().and_then(|fleet| fleet.base.clone());
+        if let Some(fleet) = self.journal.fleet.as_mut().filter(|_| base == journal.current) {
+            fleet.base = base;
+        }
         self.adopt(journal);
         self.published = at;
         self.start_afresh(effects);

@@ -85,6 +85,15 @@ impl MadeOf {
         self.0.get(source).cloned().unwrap_or_default()
     }
 
+    /// The same sources with other objects in them: of each, what it is known to have that is among these.
+    #[must_use]
+    pub fn of_others<'a>(&self, objects: impl Iterator<Item = &'a Object>, plain: bool) -> Self {
+        let parts: Parts = objects.map(|object| (object.id.clone(), Part::of(object, plain))).collect();
+        let of =
+            |known: &Parts| known.keys().filter_map(|id| Some((id.clone(), parts.get(id)?.clone()))).collect::<Parts>();
+        Self(Arc::new(self.0.iter().map(|(name, known)| (name.clone(), of(known))).collect()))
+    }
+
     /// The same where some objects were held back: they are as they were last `published`, or not there.
     #[must_use]
     pub fn without(mut self, held_back: &[HeldBack], published: &Versions) -> Self {

@@ -85,6 +85,10 @@ pub struct Rollout {
     pub newest: Option<Digest>,
     /// Why the Lease cannot be read or written.
     pub problem: Option<String>,
+    /// What is wrong with the fleet, though the Lease can be read.
+    pub warning: Option<String>,
+    /// Why nothing is kept for new Pods, or this one has nothing to start from.
+    pub history: Option<String>,
 }
 
 /// What the newest inputs wait for, though nothing is wrong.

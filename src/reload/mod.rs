@@ -3,6 +3,7 @@
 
 pub mod confirm;
 mod exec;
+mod gate_url;
 mod http;
 pub mod process;
 mod signal;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+pub use self::gate_url::GateUrl;
 use self::http::{CallFailure, Unanswered};
 use self::process::{ChildId, Clock, Selector, Signal, Target};
 use crate::model::journal::Moment;

@@ -8,6 +8,9 @@ use super::io::Effect;
 use super::lease::{Lease, Reason, State};
 use crate::model::digest::Digest;
 
+/// The gate is believed when it has not agreed so often in a row.
+const REFUSALS: u32 = 2;
+
 impl Rollout {
     fn clock(&self, turn: &Turn) -> Clock {
         let (now, me, timing) = (turn.now, &turn.me, &self.timing);
@@ -22,12 +25,13 @@ impl Rollout {
             lease.is_under_way() && lease.holder != me.uid && lost
         });
         let spreading = state == Some(State::Spreading);
+        let agreed = self.agreed || !timing.gated;
         let mine = me.newest.map_or(0.0, |newest| share(&me.uid, newest));
         Clock {
             expired,
             my_moment: spreading && since >= part(timing.spread, mine),
-            baked: state == Some(State::Baking) && since >= timing.bake,
-            spread_over: spreading && since >= timing.end_of_spread(),
+            baked: state == Some(State::Baking) && since >= timing.bake && agreed,
+            spread_over: spreading && since >= timing.end_of_spread() && agreed,
             no_verdict: now.saturating_sub(self.claimed_at) >= 3 * timing.confirm,
             history: self.history,
         }
@@ -45,7 +49,7 @@ impl Rollout {
         }
         let clock = self.clock(turn);
         let mut action = decide(&turn.me, self.lease.as_ref(), clock);
-        if self.gate_closed
+        if self.refusals >= REFUSALS
             && self.holds(&turn.me.uid)
             && let Some((lease, candidate)) = self.lease.as_ref().and_then(|lease| Some((lease, lease.candidate?)))
         {
@@ -108,6 +112,10 @@ impl Rollout {
             Action::Write(lease, reason) => self.write(turn, lease, reason),
             // My sources first.
             Action::WriteHistory(_) if turn.me.newest.is_none() => self.wake(turn, AGAIN.1),
+            Action::WriteHistory(_) if turn.now < self.history_not_before => {
+                let wait = self.history_not_before.saturating_sub(turn.now);
+                self.wake(turn, wait);
+            }
             Action::WriteHistory(change) => {
                 self.asked = Some(Asked::WriteHistory);
                 turn.effects.push(Effect::WriteHistory(change));

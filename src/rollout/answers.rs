@@ -1,5 +1,8 @@
 //! What became of a request, its lost answer included.
 
+use std::time::Duration;
+
+use super::decide::Replica;
 use super::driver::{AGAIN, Asked, HOLD_OFF, Rollout, SOON, Turn};
 use super::io::{Effect, Found, Reply, Version};
 use super::lease::{Lease, Reason, State};
@@ -16,19 +19,25 @@ impl Rollout {
 
     pub(super) fn read_ended(&mut self, turn: &mut Turn, asked: &Asked, reply: Reply<Option<(Version, Lease)>>) {
         let Asked::Read { quorum, sent } = *asked else { return };
-        let Reply::Answered(found) = reply else {
-            // I was blind: the holder's time starts anew.
-            self.same_since = turn.now;
-            self.try_again(turn);
-            return;
+        let found = match reply {
+            Reply::Answered(found) => found,
+            failed => {
+                self.try_again(turn, &failed);
+                return;
+            }
         };
+        // I was blind until now: the holder's time starts anew.
+        let was_blind = std::mem::take(&mut self.failures) > 0;
         self.must_read = false;
         self.saw(turn, found, quorum);
+        if was_blind {
+            self.same_since = turn.now;
+        }
         (self.quorum, self.read_at) = (quorum, Some(sent));
         let me = &turn.me;
         if self.ending {
             self.give_back(turn);
-        } else if me.base.is_none() && !me.confirmed && self.lease.is_some() && self.history.is_none() {
+        } else if self.wants_history(me, turn.now) {
             self.asked = Some(Asked::ReadHistory);
             turn.effects.push(Effect::ReadHistory);
         } else {
@@ -36,11 +45,28 @@ impl Rollout {
         }
     }
 
+    /// Whether what new Pods start from may help: it has nothing that was good, and its newest is not known to be.
+    fn wants_history(&self, me: &Replica, now: Duration) -> bool {
+        let may_use = me.base.is_none() && !me.confirmed && self.lease.is_some();
+        let needs = me.newest.is_none_or(|newest| !self.knows_good(newest));
+        may_use && needs && self.history.is_none() && now >= self.history_not_before
+    }
+
     pub(super) fn history_read(&mut self, turn: &mut Turn, reply: &Reply<Option<Found>>) {
-        let Reply::Answered(found) = reply else {
-            self.try_again(turn);
-            return;
+        let found = match reply {
+            Reply::Answered(found) => found,
+            Reply::Denied => {
+                // Nobody knows for how long: it goes on as where there is none.
+                self.history_failed(turn, reply);
+                self.act(turn);
+                return;
+            }
+            Reply::Failed(_) | Reply::Lost(_) => {
+                self.try_again(turn, reply);
+                return;
+            }
         };
+        self.history_failures = 0;
         let usable = |found: &Found| {
             let stopped = self.lease.as_ref().is_some_and(|lease| lease.stopped.contains(&found.mine));
             found.is_ours && self.knows_good(found.change) && !stopped
@@ -54,16 +80,24 @@ impl Rollout {
         let version = match reply {
             Reply::Answered(Some(version)) => version,
             Reply::Answered(None) => {
+                self.failures = 0;
                 self.must_read |= self.ending;
                 self.read(turn, true);
                 return;
             }
-            Reply::Failed | Reply::Lost => {
-                self.must_read = true;
+            Reply::Failed(least) | Reply::Lost(least) if least.is_zero() && self.failures == 0 => {
+                // Whether it was done is seen at once.
+                (self.must_read, self.failures) = (true, 1);
                 self.wake(turn, 6 * SOON);
                 return;
             }
+            failed => {
+                self.must_read = true;
+                self.try_again(turn, &failed);
+                return;
+            }
         };
+        self.failures = 0;
         let mine = lease.holder == turn.me.uid;
         self.saw(turn, Some((version, lease)), true);
         (self.quorum, self.read_at) = (true, Some(sent));
@@ -71,7 +105,7 @@ impl Rollout {
             (self.renewed_at, self.leads) = (Some(sent), true);
             if matches!(reason, Reason::Claim | Reason::Replaced) {
                 self.claimed_at = turn.now;
-                self.gate_closed = false;
+                self.refusals = 0;
             }
         }
         match reason {
@@ -104,7 +138,7 @@ impl Rollout {
         self.last_look = now;
         let state = lease.as_ref().map(|lease| (lease.candidate, lease.state));
         if state != self.state {
-            (self.state, self.state_since) = (state, now);
+            (self.state, self.state_since, self.agreed) = (state, now, false);
         }
         (self.version, self.lease) = (version, lease);
         if self.holds(&turn.me.uid) {

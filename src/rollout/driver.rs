@@ -24,6 +24,8 @@ pub(super) const SLOW: (Duration, Duration) = (Duration::from_secs(15), Duration
 pub(super) const HOLD_OFF: Duration = Duration::from_mins(2);
 /// After a request that failed.
 pub(super) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+/// No server is left alone for longer, whatever it asks for.
+pub(super) const LONGEST: Duration = Duration::from_mins(1);
 /// After what happened here.
 pub(super) const SOON: Duration = Duration::from_millis(50);
 
@@ -71,7 +73,16 @@ pub struct Rollout {
     pub(super) patience: Duration,
     /// This change is ready, and waits for leave to be published.
     pub(super) ready: Option<Digest>,
-    pub(super) gate_closed: bool,
+    /// How often in a row the gate did not agree.
+    pub(super) refusals: u32,
+    /// Whether the gate has agreed since the state is what it is.
+    pub(super) agreed: bool,
+    /// Requests that failed in a row, and before when none is sent.
+    pub(super) failures: u32,
+    pub(super) not_before: Duration,
+    /// The same of the history.
+    pub(super) history_failures: u32,
+    pub(super) history_not_before: Duration,
     pub(super) ending: bool,
 }
 
@@ -108,7 +119,12 @@ impl Rollout {
             history: None,
             patience: SLOW.0 / 2,
             ready: None,
-            gate_closed: false,
+            refusals: 0,
+            agreed: false,
+            failures: 0,
+            not_before: Duration::ZERO,
+            history_failures: 0,
+            history_not_before: Duration::ZERO,
             ending: false,
         }
     }
@@ -146,9 +162,19 @@ impl Rollout {
                 }
                 self.wake(turn_ref, SOON);
             }
-            Event::GateClosed => {
-                self.gate_closed = true;
+            Event::Gate(agrees) => {
+                self.agreed |= agrees;
+                self.refusals = if agrees { 0 } else { self.refusals.saturating_add(1) };
                 self.wake(turn_ref, SOON);
+            }
+            Event::HistoryRejected => {
+                self.history = None;
+                self.history_not_before = now + SLOW.1;
+                self.wake(turn_ref, SOON);
+            }
+            Event::Refresh => {
+                (self.not_before, self.history_not_before) = (now, now);
+                self.step(turn_ref);
             }
             Event::Ending => {
                 self.ending = true;
@@ -166,10 +192,11 @@ impl Rollout {
             Event::HistoryWritten(reply) => {
                 self.answered(turn_ref, |rollout, turn, _| match reply {
                     Reply::Answered(()) => {
+                        rollout.history_failures = 0;
                         turn.set_claimed(false);
                         rollout.act(turn);
                     }
-                    Reply::Failed | Reply::Lost => rollout.wake(turn, 2 * SECOND),
+                    failed => rollout.history_failed(turn, &failed),
                 });
             }
         }
@@ -207,6 +234,12 @@ impl Rollout {
         self.lease.as_ref().is_some_and(|lease| lease.is_under_way() && lease.holder == uid)
     }
 
+    /// Whether this replica leads, and knows it from its own write.
+    #[must_use]
+    pub fn leads(&self, uid: &str) -> bool {
+        self.leads && self.holds(uid)
+    }
+
     /// Whether a request is in flight.
     #[must_use]
     pub fn is_asking(&self) -> bool {
@@ -225,9 +258,33 @@ impl Rollout {
         self.quorum && self.read_at.is_some_and(|at| now.saturating_sub(at) <= FRESH)
     }
 
-    /// After a request that failed. Not ever later: who holds the Lease must renew it in time.
-    pub(super) fn try_again(&mut self, turn: &mut Turn) {
-        let wait = self.dice.between(AGAIN.0, AGAIN.1);
+    /// After a request that failed: ever later, but a poll at most, and who holds the Lease must renew it in time. What
+    /// only a person changes is asked for as rarely as in quarantine.
+    pub(super) fn try_again<T>(&mut self, turn: &mut Turn, failed: &Reply<T>) {
+        let doubled = 1 << self.failures.min(6);
+        self.failures = self.failures.saturating_add(1);
+        let wait = match *failed {
+            Reply::Denied => self.dice.about((SLOW.0 * doubled).min(SLOW.1)),
+            Reply::Failed(least) | Reply::Lost(least) => {
+                let (most, longest) =
+                    if self.leads { (AGAIN.1, RENEW) } else { (self.timing.poll().max(AGAIN.1), LONGEST) };
+                let wait = (self.dice.between(AGAIN.0, AGAIN.1) * doubled).min(most);
+                wait.max(least.min(longest))
+            }
+            Reply::Answered(_) => Duration::ZERO,
+        };
+        self.not_before = turn.now + wait;
+        self.wake(turn, wait);
+    }
+
+    /// After a request for the history that failed. Nobody waits for it but who has nothing to start from.
+    pub(super) fn history_failed<T>(&mut self, turn: &mut Turn, failed: &Reply<T>) {
+        let first = if matches!(failed, Reply::Denied) { SLOW.0 } else { 2 * SECOND };
+        let wait = (first * (1 << self.history_failures.min(8))).min(SLOW.1);
+        self.history_failures = self.history_failures.saturating_add(1);
+        let least = if let Reply::Failed(least) | Reply::Lost(least) = failed { (*least).min(LONGEST) } else { first };
+        let wait = self.dice.about(wait).max(least);
+        self.history_not_before = turn.now + wait;
         self.wake(turn, wait);
     }
 
@@ -276,12 +333,28 @@ impl Rollout {
         }
     }
 
+    /// Whether requests wait, as earlier ones failed. Not at the end: then there is no later.
+    fn holds_back(&mut self, turn: &mut Turn) -> bool {
+        let wait = self.not_before.saturating_sub(turn.now);
+        if wait.is_zero() || self.ending {
+            return false;
+        }
+        self.wake(turn, wait);
+        true
+    }
+
     pub(super) fn read(&mut self, turn: &mut Turn, quorum: bool) {
+        if self.holds_back(turn) {
+            return;
+        }
         self.asked = Some(Asked::Read { quorum, sent: turn.now });
         turn.effects.push(Effect::Read { quorum });
     }
 
     pub(super) fn write(&mut self, turn: &mut Turn, lease: Lease, reason: Reason) {
+        if self.holds_back(turn) {
+            return;
+        }
         // Before the request: its answer can be lost.
         if lease.holder == turn.me.uid {
             turn.set_claimed(true);

@@ -15,6 +15,8 @@ pub struct Timing {
     pub spread: Duration,
     /// `--confirm-timeout`.
     pub confirm: Duration,
+    /// Whether there is a `--rollout-gate-url`.
+    pub gated: bool,
 }
 
 impl Timing {
@@ -37,10 +39,12 @@ pub type Version = String;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply<T> {
     Answered(T),
-    /// It was refused, or nobody was reached: nothing was written.
-    Failed,
-    /// No answer came. What was asked for may have been done.
-    Lost,
+    /// Nobody was reached, or not now: nothing was written. The server asks to be left alone for so long.
+    Failed(Duration),
+    /// It was refused until a person changes something: nothing was written.
+    Denied,
+    /// No answer came. What was asked for may have been done. The server asks to be left alone for so long.
+    Lost(Duration),
 }
 
 /// What the history holds.
@@ -75,8 +79,12 @@ pub enum Event {
     Ready(Digest),
     /// There is a verdict for what is published, or the main process cannot be reached.
     Verdict,
-    /// `--rollout-gate-url` does not agree.
-    GateClosed,
+    /// What the history renders to was rejected here.
+    HistoryRejected,
+    /// Whether `--rollout-gate-url` agrees.
+    Gate(bool),
+    /// Somebody asks to look now, whatever was waited for.
+    Refresh,
     /// The replica ends.
     Ending,
 }

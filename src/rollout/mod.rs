@@ -11,6 +11,7 @@ mod answers;
 mod decide;
 mod dice;
 mod driver;
+pub mod history;
 mod io;
 mod lease;
 

@@ -1,6 +1,7 @@
 //! One replica first, at a real API server: each sidecar a process with a main process of its own.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -14,7 +15,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer};
-use super::support::hook::Hook;
+use super::support::hook::{Answer, Hook};
 use super::support::sidecar::Sidecar;
 
 /// Long enough for a claim, a bake, a spread and its end, with polls of 5 s, on a busy machine.
@@ -39,6 +40,10 @@ impl Member {
 }
 
 struct Fleet {
+    /// Flags of all that start from now on.
+    more: Vec<String>,
+    source: &'static str,
+    bake: &'static str,
     client: Client,
     namespace: String,
     dir: TempDir,
@@ -52,7 +57,8 @@ impl Fleet {
         let object = json!({"metadata": {"name": "web"}, "data": {"app.conf": "good 1"}});
         let object: ConfigMap = serde_json::from_value(object).unwrap();
         Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &object).await.unwrap();
-        let mut fleet = Self { client, namespace, dir, members: Vec::new() };
+        let mut fleet =
+            Self { more: Vec::new(), source: "web", bake: "1s", client, namespace, dir, members: Vec::new() };
         for i in 0..count {
             fleet.add(server, user, i);
         }
@@ -67,7 +73,7 @@ impl Fleet {
             let refused = call.saw.as_ref().is_some_and(|saw| saw.starts_with("bad"));
             (if refused { 500 } else { 200 }, String::new())
         });
-        let (source, kubeconfig) = (format!("{}/web", self.namespace), server.kubeconfig(user));
+        let (source, kubeconfig) = (format!("{}/{}", self.namespace, self.source), server.kubeconfig(user));
         let (name, uid) = (format!("web-{i}"), format!("0000-{i}"));
         let env = [("POD_NAME", &*name), ("POD_NAMESPACE", &*self.namespace), ("POD_UID", &*uid)];
         let url = hook.url();
@@ -89,11 +95,12 @@ impl Fleet {
             "--rollout",
             "web",
             "--rollout-bake",
-            "1s",
+            self.bake,
             "--rollout-spread",
             "2s",
         ];
         let log = self.dir.path().join(format!("log-{i}"));
+        let flags = flags.into_iter().map(str::to_owned).chain(self.more.clone());
         let sidecar = Sidecar::start_with(&log, &env, flags);
         self.members.push(Member { sidecar, hook, file });
     }
@@ -102,10 +109,31 @@ impl Fleet {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
+    fn maps(&self) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Until the history is of what the Lease calls done.
+    async fn until_kept(&self) -> ConfigMap {
+        self.until("the history is of it", async |fleet| {
+            let kept = fleet.maps().get_opt("trimtab-web").await.unwrap();
+            let annotations = kept.and_then(|kept| kept.metadata.annotations).unwrap_or_default();
+            annotations.get("trimtab.dev/change") == Some(&fleet.state().await.1)
+        })
+        .await;
+        self.maps().get("trimtab-web").await.unwrap()
+    }
+
+    /// A bad edit, until it is stopped and taken back everywhere.
+    async fn stop_by(&self, content: &str, good: &str) {
+        self.edit(content).await;
+        self.until("stopped", async |fleet| fleet.state().await.0 == "stopped").await;
+        self.until("it is back", async |fleet| fleet.all_have(good)).await;
+    }
+
     async fn edit(&self, content: &str) {
         let patch = json!({"data": {"app.conf": content}});
-        let objects: Api<ConfigMap> = Api::namespaced(self.client.clone(), &self.namespace);
-        objects.patch("web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+        self.maps().patch("web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
     async fn lease(&self) -> Option<Lease> {
@@ -263,4 +291,185 @@ async fn where_the_lease_is_forbidden_nobody_goes_and_the_rule_is_said() {
     let problem = status["rollout"]["problem"].as_str().unwrap();
     assert!(problem.contains("(403)") && problem.contains("no replica goes"), "{problem}");
     assert_eq!(status["verdict"]["state"], Value::from("waiting"), "{status}");
+}
+
+#[tokio::test]
+async fn a_replica_that_starts_while_a_change_is_stopped_starts_from_the_history() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 2).await;
+    fleet.until_done("the first one", "").await;
+    let (_, first) = fleet.state().await;
+    fleet.edit("good 2").await;
+    fleet.until_done("the second one", &first).await;
+    let kept = fleet.until_kept().await;
+    let owner = &kept.metadata.owner_references.unwrap()[0];
+    assert_eq!((&*owner.kind, &*owner.name), ("Lease", "trimtab-web"));
+    fleet.stop_by("bad 3", "good 2").await;
+
+    fleet.add(&server, ADMIN, 2);
+    fleet.until("the new one starts from the history", async |fleet| fleet.members[2].published() == "good 2").await;
+    fleet.members[2].sidecar.until("it waits for people, and is settled on that", |status| {
+        status["verdict"].to_string().contains("trimtab rollout retry web") && status["phase"] != "reloading"
+    });
+    assert!(fleet.members[2].took("good 2"), "its main process was notified of it");
+    assert_eq!(fleet.took("bad 3"), 1, "the new one did not take it");
+
+    // Nor after a restart of its container.
+    fleet.members[2].sidecar.kill();
+    fleet.members[2].sidecar.start_again();
+    fleet.members[2].sidecar.until("it has read its sources", |status| status["verdict"]["state"] == "waiting");
+    assert_eq!((&*fleet.members[2].published(), fleet.took("bad 3")), ("good 2", 1));
+
+    // It takes part in what follows.
+    let (_, stopped) = fleet.state().await;
+    fleet.edit("good 4").await;
+    fleet.until_done("the good one", &stopped).await;
+    fleet.until("all have it", async |fleet| fleet.all_have("good 4")).await;
+}
+
+#[tokio::test]
+async fn a_history_that_was_changed_or_is_somebody_elses_is_refused_and_not_overwritten() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 1).await;
+    fleet.until_done("the first one", "").await;
+    fleet.until_kept().await;
+    let (_, first) = fleet.state().await;
+    fleet.stop_by("bad 2", "good 1").await;
+
+    let kept = fleet.maps().get("trimtab-web").await.unwrap().data.unwrap();
+    let hostile = kept["objects.json"].replace("good 1", "evil 1");
+    assert!(hostile.contains("evil 1"));
+    let patch = json!({"data": {"objects.json": hostile}});
+    fleet.maps().patch("trimtab-web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    fleet.add(&server, ADMIN, 1);
+    let new = &fleet.members[1];
+    let says = |status: &Value, what: &str| status["rollout"]["history"].to_string().contains(what);
+    new.sidecar.until("it says that it was changed", |status| says(status, "it was changed since it was written"));
+    assert_eq!((new.published(), new.took("evil 1")), (String::new(), false));
+
+    // Somebody else's: neither is it read nor overwritten.
+    let patch = json!({"metadata": {"annotations": {"trimtab.dev/change": null}}, "data": {"objects.json": "mine"}});
+    fleet.maps().patch("trimtab-web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    fleet.edit("good 3").await;
+    fleet.until_done("the good one", &first).await;
+    fleet.until("all have it", async |fleet| fleet.all_have("good 3")).await;
+    let holder = fleet.holder().await.unwrap();
+    let writer = &fleet.members[holder];
+    writer.sidecar.until("it says whose it is", |status| says(status, "this program did not write it"));
+    assert_eq!(fleet.maps().get("trimtab-web").await.unwrap().data.unwrap()["objects.json"], "mine");
+}
+
+/// Lets the user read `web`, and these as well.
+async fn grant(fleet: &Fleet, more: &[Value]) {
+    let metadata = json!({"name": "member", "namespace": fleet.namespace});
+    let reads = json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]});
+    let leases =
+        json!({"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]});
+    let rules: Vec<_> = [reads, leases].iter().chain(more).cloned().collect();
+    let role: Role = serde_json::from_value(json!({"metadata": metadata, "rules": rules})).unwrap();
+    let binding: RoleBinding = serde_json::from_value(json!({
+        "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "member"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": APP}],
+    }))
+    .unwrap();
+    let api: Api<Role> = Api::namespaced(fleet.client.clone(), &fleet.namespace);
+    api.patch("member", &PatchParams::apply("test"), &Patch::Apply(&role)).await.unwrap();
+    let api: Api<RoleBinding> = Api::namespaced(fleet.client.clone(), &fleet.namespace);
+    api.patch("member", &PatchParams::apply("test"), &Patch::Apply(&binding)).await.unwrap();
+}
+
+#[tokio::test]
+async fn without_the_permission_nothing_is_kept_and_the_rule_is_said_and_the_rollout_goes_on() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, APP, 0).await;
+    grant(&fleet, &[]).await;
+    fleet.add(&server, APP, 0);
+    fleet.until_done("the first one", "").await;
+    let says = |status: &Value, what: &str| status["rollout"]["history"].to_string().contains(what);
+    let status = fleet.members[0].sidecar.until("it has the rule", |status| says(status, "configmaps"));
+    let problem = status["rollout"]["history"].as_str().unwrap();
+    assert!(problem.contains("(403)") && problem.contains("resourceNames: [\"trimtab-web\"]"), "{problem}");
+    let (_, first) = fleet.state().await;
+    fleet.edit("good 2").await;
+    fleet.until_done("the rollout goes on", &first).await;
+
+    // Granted, and asked to look again: it is kept.
+    let keep = json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create", "get", "update"]});
+    grant(&fleet, &[keep]).await;
+    fleet
+        .until("it is kept once somebody asks", async |fleet| {
+            fleet.members[0].sidecar.signal(Signal::SIGHUP);
+            fleet.maps().get_opt("trimtab-web").await.unwrap().is_some()
+        })
+        .await;
+    fleet.members[0].sidecar.until("nothing is wrong any more", |status| status["rollout"]["history"].is_null());
+}
+
+#[tokio::test]
+async fn a_closed_gate_stops_a_change_and_an_open_one_lets_it_go() {
+    let server = ApiServer::shared().await;
+    let gate = Hook::start(None);
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    fleet.more = vec!["--rollout-gate-url".to_owned(), gate.url(), "--rollout-history".to_owned(), "no".to_owned()];
+    for i in 0..2 {
+        fleet.add(&server, ADMIN, i);
+    }
+    fleet.until_done("the first one", "").await;
+    let (_, first) = fleet.state().await;
+    fleet.until("all started", async |fleet| fleet.all_have("good 1")).await;
+    fleet.edit("good 2").await;
+    fleet.until_done("an open gate", &first).await;
+    fleet.until("all have it", async |fleet| fleet.all_have("good 2")).await;
+    assert!(!gate.calls().is_empty());
+
+    gate.answer(Answer::Code(503));
+    fleet.stop_by("good 3", "good 2").await;
+    assert!(fleet.took("good 3") <= 1, "the others did not follow");
+    let reason = fleet.lease().await.unwrap().metadata.annotations.unwrap()["trimtab.dev/reason"].clone();
+    assert!(reason.contains("--rollout-gate-url") && reason.contains("503"), "{reason}");
+    assert!(fleet.maps().get_opt("trimtab-web").await.unwrap().is_none(), "--rollout-history no");
+}
+
+#[tokio::test]
+async fn what_confirms_and_does_not_hold_is_stopped() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    fleet.bake = "3s";
+    // A main process that answers as its configuration says, and fails a while after it took a bad one.
+    let file = fleet.dir.path().join("conf-0/app.conf");
+    let asked = AtomicUsize::new(0);
+    let main = Hook::responding(Some(file), move |call| {
+        let flaky = call.saw.as_ref().is_some_and(|saw| saw.starts_with("flaky"));
+        let fails = flaky && asked.fetch_add(1, Ordering::Relaxed) > 0;
+        (if fails { 500 } else { 200 }, String::new())
+    });
+    fleet.more = vec!["--confirm-url".to_owned(), main.url()];
+    fleet.add(&server, ADMIN, 0);
+    fleet.until_done("the first one", "").await;
+    fleet.stop_by("flaky 2", "good 1").await;
+    let annotations = fleet.lease().await.unwrap().metadata.annotations.unwrap();
+    let reason = &annotations["trimtab.dev/reason"];
+    assert!(reason.contains("did not hold for --rollout-bake") && reason.contains("500"), "{reason}");
+    assert_eq!(annotations["trimtab.dev/stage"], "confirm");
+    fleet.members[0].sidecar.until("it is rejected", |status| status["verdict"]["state"] == "rejected");
+}
+
+#[tokio::test]
+async fn two_fleets_with_one_name_are_found() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 1).await;
+    fleet.until_done("the first one", "").await;
+    fleet.until_kept().await;
+    let other = json!({"metadata": {"name": "other"}, "data": {"app.conf": "good o"}});
+    let other: ConfigMap = serde_json::from_value(other).unwrap();
+    fleet.maps().create(&PostParams::default(), &other).await.unwrap();
+    fleet.source = "other";
+    fleet.add(&server, ADMIN, 1);
+    fleet.members[1].sidecar.until("it says that there are two", |status| {
+        let warning = status["rollout"]["warning"].to_string();
+        warning.contains("two fleets with one --rollout NAME")
+            && warning.contains("/web;")
+            && warning.contains("/other")
+    });
 }

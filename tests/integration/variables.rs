@@ -126,6 +126,13 @@ fn by_variables_rollout(variables: &mut Variables) {
     assert!(code == Some(64) && said.contains("--rollout and --once contradict each other"), "{said}");
     let (code, said) = variables.run(&[("WATCH_DIR", &*volume), ("OUTPUT", &*output), ("ROLLOUT_BAKE", "1s")]);
     assert!(code == Some(64) && said.contains("--rollout-bake goes with --rollout"), "{said}");
+    for (variable, flag, value) in [
+        ("ROLLOUT_GATE_URL", "--rollout-gate-url", "http://127.0.0.1:1/"),
+        ("ROLLOUT_HISTORY", "--rollout-history", "no"),
+    ] {
+        let (code, said) = variables.run(&[("WATCH_DIR", &*volume), ("OUTPUT", &*output), (variable, value)]);
+        assert!(code == Some(64) && said.contains(&format!("{flag} goes with --rollout")), "{said}");
+    }
 }
 
 fn by_variables_files_templates_and_http(variables: &mut Variables) {

@@ -378,7 +378,7 @@ impl Sim {
 
     fn timing(&self) -> Timing {
         let seconds = Duration::from_secs_f64;
-        Timing { bake: seconds(self.bake), spread: seconds(self.spread), confirm: seconds(CONFIRM) }
+        Timing { bake: seconds(self.bake), spread: seconds(self.spread), confirm: seconds(CONFIRM), gated: false }
     }
 
     fn new_pod(&mut self, fleet: usize) -> usize {
@@ -624,12 +624,12 @@ impl Sim {
         self.push(t + there, move |sim| {
             let t = sim.t;
             if sim.server.down_until > t || sim.pods[i].cut > t {
-                sim.at(i, t + 1.0, epoch, move |sim| sim.on(i, event(Reply::Failed)));
+                sim.at(i, t + 1.0, epoch, move |sim| sim.on(i, event(Reply::Failed(Duration::ZERO))));
             } else if lost {
                 if applied {
                     work(sim);
                 }
-                sim.at(i, t + 4.0, epoch, move |sim| sim.on(i, event(Reply::Lost)));
+                sim.at(i, t + 4.0, epoch, move |sim| sim.on(i, event(Reply::Lost(Duration::ZERO))));
             } else {
                 let value = work(sim);
                 sim.at(i, t + back, epoch, move |sim| sim.on(i, event(Reply::Answered(value))));

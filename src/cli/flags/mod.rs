@@ -101,6 +101,8 @@ impl RunArgs {
         parts.watches.iter_mut().for_each(|watch| watch.marks = marks.clone());
         let rollout = rollout.config(&rollout::Others {
             pod: &render.pod,
+            specs: &parts.specs,
+            reload,
             confirms: notified,
             confirm_timeout: confirm.confirm_timeout,
             once: once.is_some(),

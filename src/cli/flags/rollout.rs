@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{Checked, check_goes_with, usage};
+use super::reload::ReloadArgs;
+use super::{Checked, UsageError, check_goes_with, usage};
 use crate::app;
 use crate::cli::values::duration;
+use crate::reload::GateUrl;
 use crate::render::Pod;
 use crate::rollout::Timing;
+use crate::source::{Role, Spec};
 
 /// One replica first.
 #[derive(Debug, Args)]
@@ -26,12 +29,33 @@ pub struct RolloutArgs {
     /// The others follow, each at its moment of this (default: 5m)
     #[arg(long, value_name = "D", value_parser = duration)]
     pub rollout_spread: Option<Duration>,
+    /// The first replica asks this URL while a rollout is under way; an answer outside 2xx, or none, twice in a row stops it
+    ///
+    /// http, https, or unix:/path.sock:/uri. Its server is checked as that of --confirm-url, by the --reload-… TLS flags.
+    #[arg(long, value_name = "URL")]
+    pub rollout_gate_url: Option<String>,
+    /// Keep the sources as they were when a rollout ended, for Pods that start while a newer change is stopped (default: yes)
+    ///
+    /// In a ConfigMap trimtab-NAME; what is secret of them in a Secret of that name.
+    #[arg(long, value_name = "yes|no")]
+    pub rollout_history: Option<Answer>,
+}
+
+/// `--rollout-history`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Answer {
+    /// Keep them
+    Yes,
+    /// Do not
+    No,
 }
 
 /// What of the other tables a rollout depends on.
 #[expect(clippy::struct_excessive_bools, reason = "each is of another table")]
 pub(super) struct Others<'a> {
     pub pod: &'a Pod,
+    pub specs: &'a [Spec],
+    pub reload: &'a ReloadArgs,
     /// Whether something confirms.
     pub confirms: bool,
     pub confirm_timeout: Duration,
@@ -45,7 +69,9 @@ pub(super) struct Others<'a> {
 impl RolloutArgs {
     pub(super) fn config(&self, others: &Others<'_>) -> Checked<Option<app::RolloutConfig>> {
         let given = [("--rollout-bake", self.rollout_bake), ("--rollout-spread", self.rollout_spread)];
-        let given = given.map(|(flag, value)| (flag, value.is_some()));
+        let mut given: Vec<_> = given.into_iter().map(|(flag, value)| (flag, value.is_some())).collect();
+        given.push(("--rollout-gate-url", self.rollout_gate_url.is_some()));
+        given.push(("--rollout-history", self.rollout_history.is_some()));
         check_goes_with("--rollout", self.rollout.is_some(), &given)?;
         let Some(name) = &self.rollout else { return Ok(None) };
         let plain = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-';
@@ -86,8 +112,18 @@ impl RolloutArgs {
             bake: self.rollout_bake.unwrap_or(Duration::from_mins(1)),
             spread: self.rollout_spread.unwrap_or(Duration::from_mins(5)),
             confirm: others.confirm_timeout,
+            gated: self.rollout_gate_url.is_some(),
         };
+        // It is not quoted: it may hold what is secret.
+        let gate = self.rollout_gate_url.as_deref().map(|url| {
+            let endpoint = url.parse().map_err(|error| UsageError(format!("--rollout-gate-url: {error}")))?;
+            Ok(GateUrl { endpoint, http: others.reload.trust()? })
+        });
+        let gate = gate.transpose()?;
+        let history = self.rollout_history != Some(Answer::No);
+        let sources = others.specs.iter().filter(|spec| matches!(spec.role, Role::Named | Role::Selected));
+        let sources = sources.map(|spec| spec.name.clone()).collect();
         let (pod, namespace, uid) = (pod.clone(), namespace.clone(), uid.clone());
-        Ok(Some(app::RolloutConfig { name: name.clone(), timing, pod, namespace, uid }))
+        Ok(Some(app::RolloutConfig { name: name.clone(), timing, pod, namespace, uid, gate, history, sources }))
     }
 }

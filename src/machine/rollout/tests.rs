@@ -87,7 +87,7 @@ impl World {
     }
 
     fn leave(&mut self, n: u8) {
-        let leave = Leave { inputs: digest(n), change: digest(100 + n), retries: 3, good: false };
+        let leave = Leave { inputs: digest(n), change: digest(100 + n), retries: 3, good: false, base: false };
         self.on(Event::Go(leave));
     }
 
@@ -163,7 +163,7 @@ fn a_rejection_leads_to_the_base_and_is_remembered_in_the_journal_of_the_way_bac
     world.goes(2);
     world.reloaded(Verdict::Took);
     world.goes(3);
-    let rejection = crate::model::journal::Rejection {
+    let rejection = Rejection {
         stage: crate::model::stage::Stage::Reload,
         reason: "no".to_owned(),
         at: jiff::Timestamp::UNIX_EPOCH,

@@ -20,8 +20,8 @@ use regex_lite::Regex;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-pub use self::probe::baseline;
 use self::probe::{Prober, Reply};
+pub use self::probe::{baseline, objection};
 use self::subject::{Role, Subject};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Baseline;

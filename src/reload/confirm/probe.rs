@@ -31,6 +31,14 @@ pub async fn baseline(config: &Config, key: &DigestKey) -> Option<Baseline> {
     Some(Baseline { reachable: reply.accepted, captured: reply.captured })
 }
 
+/// What is not as expected of `--confirm-url` now, beside `--confirm-changed`: that was answered once and for all.
+pub async fn objection(config: &Config, generation: Digest, key: &DigestKey) -> Option<String> {
+    let probe = config.url.as_ref()?;
+    let matches = probe.matches.as_ref().map(|pattern| pattern.of(generation));
+    let expectation = Arc::new(Expectation { matches, changed: None, key: key.clone() });
+    ask(Arc::new(probe.clone()), expectation, ASK.min(config.timeout)).await.problem
+}
+
 /// What answers are looked at for.
 struct Expectation {
     matches: Option<Result<Regex, regex_lite::Error>>,

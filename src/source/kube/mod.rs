@@ -9,11 +9,11 @@ mod config;
 mod connect;
 mod failure;
 mod holdings;
-mod lease;
 mod lines;
 mod plugin;
 mod presence;
 mod rbac;
+mod stored;
 mod watch;
 mod wire;
 
@@ -27,9 +27,9 @@ use kube::api::{ListParams, WatchParams};
 pub use self::client::Clients;
 pub use self::config::{ClientConfig, Deadlines, InCluster, KubeError, Proxies, default_namespace};
 pub use self::failure::CreateError;
-pub use self::lease::LeaseError;
 pub use self::presence::missing;
 pub use self::rbac::{Access, Rule, access};
+pub use self::stored::{Stored, StoredError};
 pub use self::watch::watch;
 use crate::model::object::Kind;
 

@@ -69,6 +69,14 @@ impl Rule {
         Self { group: "coordination.k8s.io", resource: "leases", name: None, verbs, namespace }
     }
 
+    /// To keep what new Pods of a fleet start from, in an object of this name. A name cannot restrict `create`.
+    #[must_use]
+    pub fn to_keep(kind: Kind, namespace: &str, name: &str, verb: &str) -> Self {
+        let (name, verbs): (_, &'static [&'static str]) =
+            if verb == "create" { (None, &["create"]) } else { (Some(name.to_owned()), &["get", "update"]) };
+        Self { group: "", resource: resource(kind), name, verbs, namespace: Some(namespace.to_owned()) }
+    }
+
     /// `Role` or `ClusterRole`, whose name with `Binding` is what binds it.
     #[must_use]
     pub fn role(&self) -> &'static str {
