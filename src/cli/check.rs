@@ -1,5 +1,5 @@
 //! `trimtab check`: what would not work here with these flags, and how to fix it. It changes nothing and notifies
-//! nobody: no signal is sent and no request but access reviews.
+//! nobody: no signal is sent, and no request that the sidecar does not make while it only looks.
 
 use std::fmt;
 use std::fmt::Write as _;
@@ -7,24 +7,30 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::errno::Errno;
 use serde::Serialize;
 use tracing::error;
 
-use super::{escaped, prepare};
+use super::{escaped, prepare, render};
 use crate::app::{self, Config};
 use crate::cli::exit::Exit;
 use crate::cli::{DryRunArgs, Format};
+use crate::net::endpoint::Endpoint;
 use crate::net::request;
 use crate::publish::{Output, PublishError};
 use crate::reload::Driver;
+use crate::reload::confirm;
 use crate::reload::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
 use crate::source::files::{self, Frozen};
 use crate::source::kube::{self, Access};
 use crate::source::{Seen, Update};
 use crate::source::{Sources, View};
+
+/// How long sources are waited for that are there and may be read.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How much a finding weighs; the exit code follows the heaviest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -70,6 +76,9 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     let config = Arc::new(config);
     let mut findings = runtime.block_on(of_api(&config));
     findings.extend(of_files(&config));
+    if findings.is_empty() {
+        findings.extend(runtime.block_on(of_content(&config)));
+    }
     findings.extend(of_output(&config));
     findings.extend(runtime.block_on(of_urls(&config)));
     findings.extend(runtime.block_on(of_target(&config)));
@@ -219,6 +228,27 @@ fn of_mount(view: &View, frozen: Frozen) -> Finding {
     Finding::new(Severity::Problem, &view.spec.name, format!("{} {message}", point.display()), remedy)
 }
 
+/// What the sources hold, rendered and parsed as the sidecar does.
+async fn of_content(config: &Config) -> Vec<Finding> {
+    let place = "what would be published";
+    match render::rehearse(config, LOOK).await {
+        Ok(rehearsed) => {
+            let remedy = "fix it; --syntax strict would reject it";
+            rehearsed.warnings.iter().map(|warning| Finding::new(Severity::Advice, place, warning, remedy)).collect()
+        }
+        // The output is looked at by itself.
+        Err((Exit::CannotWrite, _)) => Vec::new(),
+        Err((Exit::Rejected, error)) => {
+            let remedy = "fix what it names: a template, a key or a value; `trimtab render` shows what comes of it";
+            vec![Finding::new(Severity::Problem, place, error, remedy)]
+        }
+        Err((exit, error)) => {
+            let severity = if exit == Exit::Forbidden { Severity::Permission } else { Severity::Problem };
+            vec![Finding::new(severity, place, error, "until then nothing is published")]
+        }
+    }
+}
+
 // --- output ----------------------------------------------------------------------------------------------------------
 
 fn of_output(config: &Config) -> Vec<Finding> {
@@ -277,16 +307,22 @@ async fn of_urls(config: &Config) -> Vec<Finding> {
     if let Driver::Http { endpoints, http, .. } = &config.reload.driver {
         urls.extend(endpoints.iter().map(|endpoint| ("--reload-url", endpoint, http)));
     }
-    urls.extend(config.confirm.url.iter().map(|probe| ("--confirm-url", &probe.endpoint, &probe.http)));
     let mut findings = Vec::new();
+    let mut find = |flag: &str, endpoint: &Endpoint, message: &str| {
+        let message = message.strip_prefix(&format!("{endpoint}: ")).unwrap_or(message);
+        let remedy = "the main process must listen there; containers of one Pod reach one another at 127.0.0.1, \
+                      or by a unix socket on a volume that both mount";
+        findings.push(Finding::new(Severity::Problem, format!("{flag} {endpoint}"), message, remedy));
+    };
     for (flag, endpoint, http) in urls {
         if let Err(error) = request::reach(endpoint, http, config.reload.timeout).await {
-            let message = error.to_string();
-            let message = message.strip_prefix(&format!("{endpoint}: ")).unwrap_or(&message);
-            let remedy = "the main process must listen there; containers of one Pod reach one another at 127.0.0.1, \
-                          or by a unix socket on a volume that both mount";
-            findings.push(Finding::new(Severity::Problem, format!("{flag} {endpoint}"), message, remedy));
+            find(flag, endpoint, &error.to_string());
         }
+    }
+    if let Some(probe) = &config.confirm.url
+        && let Some(problem) = confirm::problem(&config.confirm, probe).await
+    {
+        find("--confirm-url", &probe.endpoint, &problem);
     }
     findings
 }

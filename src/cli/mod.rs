@@ -9,6 +9,7 @@ mod given;
 mod help;
 mod inject;
 pub mod log;
+mod own;
 mod personas;
 mod render;
 mod rollout;
@@ -27,6 +28,7 @@ use self::exit::Exit;
 use self::file::FileArgs;
 use self::flags::RunArgs;
 use self::help::CompletionsArgs;
+use self::own::Own;
 use self::values::{Listen, duration};
 use crate::app::Config;
 use crate::source::kube;
@@ -162,12 +164,13 @@ pub fn command() -> clap::Command {
 /// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
 /// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let words = personas::translated(std::env::args_os().collect())?;
+    let mut words = personas::translated(std::env::args_os().collect())?;
     let mut command = command();
     // It would be the help's look alone that changed, were it a value.
     if words.iter().any(|word| word == "-h") {
         command = help::on_one_screen(command);
     }
+    let mut own = Own::Given;
     let mut parsed = command.clone().try_get_matches_from(&words);
     if parsed.as_ref().err().is_none_or(clap::Error::use_stderr) {
         let environment: Vec<_> = std::env::vars_os().collect();
@@ -176,6 +179,12 @@ pub fn parse() -> Result<Cli, ExitCode> {
         let unknown = variables::unknown(&command, environment);
         if !unknown.is_empty() {
             return Err(refuse(&unknown.join("\n")));
+        }
+        own = own::flags(&command, &words);
+        if let Own::Found { flags, note } = &mut own {
+            eprintln!("trimtab: {}", escaped(note, '\0'));
+            words.append(flags);
+            parsed = command.clone().try_get_matches_from(&words);
         }
         if let Some(path) = file::named(&command, &words) {
             let entries = file::read(&path).map_err(|message| refuse(&message))?;
@@ -191,6 +200,9 @@ pub fn parse() -> Result<Cli, ExitCode> {
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
         // Nothing can be done about a closed standard output.
         let _ = error.format(&mut command).print();
+        if let Own::None(why) = own {
+            eprintln!("\ntrimtab: {why}");
+        }
         exit.into()
     })
 }

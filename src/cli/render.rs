@@ -50,7 +50,8 @@ pub(super) fn render(mut args: DryRunArgs) -> ExitCode {
         Ok(prepared) => prepared,
         Err(code) => return code,
     };
-    let result = runtime.block_on(report(config));
+    let limit = config.once.unwrap_or_default();
+    let result = runtime.block_on(report(&config, limit));
     // A read that hangs on a dead disk must not hold up the end.
     runtime.shutdown_background();
     let written = result.and_then(|report| {
@@ -73,17 +74,35 @@ fn start_up(error: anyhow::Error) -> Failure {
     (Exit::StartUp, error)
 }
 
-async fn report(config: Config) -> Result<Report, Failure> {
+async fn report(config: &Config, limit: Duration) -> Result<Report, Failure> {
+    let Rehearsed { rendered, warnings, published, kept } = rehearse(config, limit).await?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    Report::new(&rendered, &published, kept).map_err(|error| start_up(error.into()))
+}
+
+/// What the sidecar would write, and what is there.
+pub(super) struct Rehearsed {
+    rendered: Rendered,
+    /// What `--syntax warn` found.
+    pub warnings: Vec<String>,
+    published: BTreeMap<String, PublishedFile>,
+    kept: Vec<Kept>,
+}
+
+/// Reads and renders as the sidecar does. `limit`: how long sources are waited for.
+pub(super) async fn rehearse(config: &Config, limit: Duration) -> Result<Rehearsed, Failure> {
     let cannot_write = |error: anyhow::Error| (Exit::CannotWrite, error);
     let rejected = |reason: String| (Exit::Rejected, anyhow!("rejected: {reason}"));
     let output = Output::inspect(&config.output).map_err(|error| cannot_write(error.into()))?.map(|(output, _)| output);
-    let given = app::given_key(&config).map_err(start_up)?;
+    let given = app::given_key(config).map_err(start_up)?;
     let existing = || output.as_ref().and_then(Output::existing_digest_key);
     let key = match given.or_else(existing) {
         Some(key) => key,
         None => throwaway_key().map_err(start_up)?,
     };
-    let (snapshot, kept) = read(&config, output.as_ref()).await?;
+    let (snapshot, kept) = read(config, output.as_ref(), limit).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
     let published = match &output {
         Some(output) => output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?,
@@ -94,15 +113,12 @@ async fn report(config: Config) -> Result<Report, Failure> {
     let rehearsed =
         candidate::rehearse(&inputs, inputs.digest(&key), &found, published.is_empty(), config.validate.syntax);
     let (rendered, warnings) = rehearsed.map_err(|problem| rejected(problem.reason))?;
-    for warning in warnings {
-        warn!("{warning}");
-    }
     if let Some(output) = &output {
         output
             .has_room_for(&rendered.tree)
             .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
     }
-    Report::new(&rendered, &published, kept).map_err(|error| start_up(error.into()))
+    Ok(Rehearsed { rendered, warnings, published, kept })
 }
 
 /// For what is only compared with itself.
@@ -112,9 +128,9 @@ fn throwaway_key() -> anyhow::Result<DigestKey> {
     Ok(DigestKey::new(bytes))
 }
 
-/// Reads all sources once, and waits for those that are missing as long as `--once` does. What is gone and was published
+/// Reads all sources once, and waits for those that are missing. What is gone and was published
 /// is kept, as the sidecar keeps it.
-async fn read(config: &Config, output: Option<&Output>) -> Result<(Snapshot, Vec<Kept>), Failure> {
+async fn read(config: &Config, output: Option<&Output>, limit: Duration) -> Result<(Snapshot, Vec<Kept>), Failure> {
     // One that cannot be believed is set aside by the sidecar, which then knows no more.
     let journal = output.map(Output::journal).transpose().map_err(|error| (Exit::CannotWrite, error.into()))?;
     let current = journal.flatten().and_then(Result::ok).and_then(|journal| journal.current);
@@ -124,7 +140,7 @@ async fn read(config: &Config, output: Option<&Output>) -> Result<(Snapshot, Vec
     let mut tasks = JoinSet::new();
     let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, None);
     let mut feed = feed.on_top_of(Published::of(current.as_ref()), plain);
-    let until = Instant::now() + config.once.unwrap_or_default();
+    let until = Instant::now() + limit;
     loop {
         if let Some(snapshot) = feed.changed() {
             let kept = feed.views().iter().filter(|view| view.is_kept());

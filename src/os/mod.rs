@@ -1,6 +1,7 @@
 //! Small system tools that belong to no one room.
 
 pub mod backoff;
+pub mod beside;
 pub mod exec;
 pub mod fault;
 pub mod file;

@@ -41,6 +41,8 @@ fn check_in_a_healthy_pod_advises_on_the_unconfirmed_signal_alone() {
     space.create(&pod("web", &flags));
     let web = space.pod("web").until_ready();
     let findings = check(&web, &[&flags[..], &["--output=/shared/conf"]].concat());
+    // It takes the sidecar's own, where none are given.
+    assert_eq!(check(&web, &[]), findings);
     assert_eq!(findings.len(), 1, "{findings:#?}");
     assert_eq!(findings[0]["severity"], "advice");
     assert!(remedy(&findings[0]).contains("--confirm-url"), "{findings:#?}");

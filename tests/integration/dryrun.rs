@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY as NOBODY_AT_THE_API, kubeconfig};
 use super::support::child::pid_of;
-use super::support::hook::Hook;
+use super::support::hook::{Answer, Hook};
 use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
 
@@ -909,4 +909,86 @@ fn check_reports_a_directory_that_is_missing_or_forbidden() {
     let ended = check_as(NOBODY, &flags, &[]);
     assert_eq!(ended.code, Some(77), "{}", ended.out);
     says(&only(&ended), "permission", "dir/closed", &["cannot read"], &["fsGroup"]);
+}
+
+#[test]
+fn check_reports_a_template_that_reads_what_nobody_has() {
+    let (scene, _volume, flags) = scene(&[("a.conf", "1")]);
+    fs::write(scene.at("t.j2"), "{{ data.greting }}").unwrap();
+    let ended = check(&flags, &["--template", &scene.text("t.j2")]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.out, ended.err);
+    let message = ["template t.j2 (dir/t.j2), line 1: ", "data.greting", "there is no key \"greting\""];
+    says(&only(&ended), "problem", "what would be published", &message, &["trimtab render"]);
+    fs::write(scene.at("t.j2"), "{{ data['a.conf'] }}").unwrap();
+    assert_eq!(check(&flags, &["--template", &scene.text("t.j2")]).json(), json!({"findings": []}));
+    // What the sidecar would only warn of is advice.
+    fs::write(scene.at("t.json.j2"), "[1").unwrap();
+    let ended = check(&flags, &["--template", &scene.text("t.json.j2")]);
+    assert_eq!(ended.code, Some(0), "{}", ended.out);
+    says(&ended.json()["findings"][0], "advice", "what would be published", &["t.json, line 1"], &["--syntax strict"]);
+}
+
+#[test]
+fn check_reports_a_confirm_url_that_does_not_answer() {
+    let (_scene, _volume, flags) = scene(&[("a", "1")]);
+    let (reload, hook) = (Hook::start(None), Hook::start(None));
+    let (reload, url) = (reload.url(), hook.url());
+    let confirm = ["--reload-url", &reload, "--confirm-url", &url, "--confirm-timeout", "300ms"];
+    let place = format!("--confirm-url {url}");
+    let finds = |answer, more: &[&str], message: &[&str]| {
+        hook.answer(answer);
+        let ended = check(&flags, &[&confirm, more].concat());
+        assert_eq!(ended.code, Some(1), "{}", ended.out);
+        says(&only(&ended), "problem", &place, message, &["must listen there"]);
+    };
+    finds(Answer::Hang, &[], &["300ms"]);
+    finds(Answer::Code(404), &[], &["answered 404, which --confirm-status does not accept"]);
+    finds(
+        Answer::Code(200),
+        &["--confirm-changed", "generation (\\d+)"],
+        &["nothing in its body", "--confirm-changed"],
+    );
+    hook.answer(Answer::Code(200));
+    assert_eq!(check(&flags, &confirm).json(), json!({"findings": []}));
+}
+
+/// As `kubectl exec` starts it: in the mount namespace of a sidecar, and without its arguments.
+#[test]
+fn check_and_render_take_the_flags_of_the_sidecar_in_their_container() {
+    needs_root("have a mount namespace of its own");
+    let hook = Hook::start(None);
+    let (scene, _volume, flags) = scene(&[("a.conf", "1\n")]);
+    let url = format!("{}?token=hunter22", hook.url());
+    let args = with(&flags, &["--reload-url", &url, "--reload-header", "X-Token: hunter22", "--syntax=off"]);
+    let sidecar = Sidecar::start_by(&["unshare", "--mount"], &scene.at("log"), &args);
+    sidecar.until_idle();
+    let pid = sidecar.pid().to_string();
+    let inside = |args: &[&str]| {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &pid, "--mount", env!("CARGO_BIN_EXE_trimtab")]);
+        Ended::of(output_of(command.args(args)))
+    };
+    let note = format!("trimtab: with the flags of the running sidecar (pid {pid}): ");
+    let ended = inside(&["check"]);
+    assert_eq!((ended.code, &*ended.out), (Some(0), "no problems found\n"), "{}", ended.err);
+    let shown = ["--watch-dir", "--output", "--reload-url", "--reload-header", "--syntax off"];
+    assert!(ended.err.starts_with(&note) && shown.iter().all(|flag| ended.err.contains(flag)), "{}", ended.err);
+    assert!(!ended.err.contains("hunter22"));
+    // One's own win, and the others stay.
+    let nobody = "http://127.0.0.1:1/";
+    let ended = inside(&["check", "--reload-url", nobody, "--format", "json"]);
+    says(&only(&ended), "problem", &format!("--reload-url {nobody}"), &["no connection"], &[]);
+    let ended = inside(&["render"]);
+    assert_eq!(ended.out, "nothing differs from what is published (1 files)\n", "{}", ended.err);
+    // What is read and written is one's own, or the sidecar's.
+    let (other, output) = (scene.text("volume"), scene.text("other"));
+    let ended = inside(&["render", "--watch-dir", &other, "--output", &output]);
+    assert!(ended.out.contains("+++ b/a.conf") && !ended.err.contains("running sidecar"), "{}{}", ended.out, ended.err);
+    // Another sidecar of this container: neither is meant more than the other.
+    let second = ["nsenter", "--target", &pid, "--mount"];
+    let second = Sidecar::start_by(&second, &scene.at("second"), ["--watch-dir", &other, "--output", &output]);
+    second.until_idle();
+    let ended = inside(&["check"]);
+    assert_eq!(ended.code, Some(64), "{}", ended.out);
+    assert!(ended.err.contains("--output") && ended.err.contains("two sidecars run here (pid "), "{}", ended.err);
 }

@@ -79,7 +79,7 @@ impl Flags {
     }
 }
 
-fn joined(flag: &str, value: Option<&OsStr>) -> OsString {
+pub(super) fn joined(flag: &str, value: Option<&OsStr>) -> OsString {
     let mut word = OsString::from(flag);
     if let Some(value) = value {
         word.push("=");

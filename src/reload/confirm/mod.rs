@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use self::probe::{Prober, Reply};
-pub use self::probe::{baseline, objection};
+pub use self::probe::{baseline, objection, problem};
 use self::subject::{Role, Subject};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Baseline;

@@ -39,6 +39,18 @@ pub async fn objection(config: &Config, generation: Digest, key: &DigestKey) -> 
     ask(Arc::new(probe.clone()), expectation, ASK.min(config.timeout)).await.problem
 }
 
+/// What is wrong with how `--confirm-url` answers now, of what holds whichever generation runs.
+pub async fn problem(config: &Config, probe: &Probe) -> Option<String> {
+    // Captures are compared with nothing.
+    let key = DigestKey::new([0; 32]);
+    let expectation = Arc::new(Expectation { matches: None, changed: probe.changed.clone(), key });
+    let reply = ask(Arc::new(probe.clone()), expectation, ASK.min(config.timeout)).await;
+    let captures = probe.changed.is_none() || reply.captured.is_some();
+    reply
+        .problem
+        .or_else(|| (!captures).then(|| format!("{}: nothing in its body matches --confirm-changed", probe.endpoint)))
+}
+
 /// What answers are looked at for.
 struct Expectation {
     matches: Option<Result<Regex, regex_lite::Error>>,
