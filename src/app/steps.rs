@@ -77,7 +77,7 @@ pub(super) struct Rendered {
     pub(super) validating: Option<Duration>,
     /// Where it ended, if nothing can be published.
     pub(super) failed_at: Option<Stage>,
-    /// What `--syntax warn` found, and what another object's key took the place of.
+    /// What `--syntax warn` found, and what a render found odd.
     pub(super) warnings: Vec<String>,
     pub(super) held_back: Vec<HeldBack>,
     /// What programs said of the objects that they refused.

@@ -77,7 +77,7 @@ pub struct Made {
     pub rendering: Duration,
     /// Parsing and programs, in all; `None` where it came to neither.
     pub validating: Option<Duration>,
-    /// What `--syntax warn` found, and what another object's key took the place of.
+    /// What `--syntax warn` found, and what a render found odd.
     pub warnings: Vec<String>,
     /// What programs said of the objects that they refused.
     pub said: Vec<(ObjectRef, Said)>,
@@ -170,7 +170,7 @@ pub fn rehearse(
 ) -> Result<(Rendered, Vec<String>), CandidateError> {
     let refused = if syntax == Syntax::Strict { malformed(inputs)? } else { Refused::new() };
     let mut rendered = render(inputs, digest, published, &refused, bare)?;
-    let mut warnings = std::mem::take(&mut rendered.overridden);
+    let mut warnings = std::mem::take(&mut rendered.warnings);
     check(&rendered.tree, syntax, &mut warnings)?;
     Ok((rendered, warnings))
 }

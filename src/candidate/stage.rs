@@ -96,10 +96,10 @@ fn stage(
         Ok,
     );
     let whole_tree =
-        rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty() && rendered.overridden.is_empty());
+        rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty() && rendered.warnings.is_empty());
     let drawn = whole_tree.and_then(|rendered| order.inputs.drawn(&rendered.tree));
     if let Ok(rendered) = &mut rendered {
-        warnings.append(&mut rendered.overridden);
+        warnings.append(&mut rendered.warnings);
     }
     let result = write(order, rendered, unless, whole, |tree| {
         let began = Instant::now();

@@ -305,7 +305,7 @@ fn of_publish_error(place: &str, error: &PublishError) -> Finding {
 async fn of_urls(config: &Config) -> Vec<Finding> {
     let mut urls = Vec::new();
     if let Driver::Http { endpoints, http, .. } = &config.reload.driver {
-        urls.extend(endpoints.iter().map(|endpoint| ("--reload-url", endpoint, http)));
+        urls.extend(endpoints.iter().map(|endpoint| ("--reload-url", endpoint, &**http)));
     }
     let mut findings = Vec::new();
     let mut find = |flag: &str, endpoint: &Endpoint, message: &str| {

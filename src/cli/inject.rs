@@ -261,6 +261,9 @@ fn needed(args: &RunArgs) -> Needed {
     for template in &output.templates {
         add("--template", &template.source);
     }
+    for file in &output.envsubst {
+        add("--envsubst", &file.source);
+    }
     for dir in &sources.watch_dirs {
         add("--watch-dir", &dir.path);
     }
@@ -278,8 +281,14 @@ fn needed(args: &RunArgs) -> Needed {
             add(flag, path);
         }
     }
-    if let Some(path) = reload.reload_body.as_deref().and_then(|body| body.strip_prefix('@')) {
-        add("--reload-body", Path::new(path));
+    for (flag, value) in [
+        ("--reload-body", &reload.reload_body),
+        ("--reload-user", &reload.reload_user),
+        ("--reload-password", &reload.reload_password),
+    ] {
+        if let Some(path) = value.as_deref().and_then(|value| value.strip_prefix('@')) {
+            add(flag, Path::new(path));
+        }
     }
     for header in &reload.reload_headers {
         if let Some(path) = header.split_once(':').and_then(|(_, value)| value.trim_start().strip_prefix('@')) {
@@ -305,11 +314,13 @@ fn needed(args: &RunArgs) -> Needed {
         || !output.secret_envs.is_empty()
         || !sources.secret_dirs.is_empty()
         || matches!(sources.resource, Some(super::flags::Resource::Secret | super::flags::Resource::Both));
+    // One with a value of its own is in the flags.
+    let named = output.envs.iter().filter(|name| !name.contains('='));
     Needed {
         output: output.output.as_deref().map(text).unwrap_or_default(),
         paths,
         podinfo: output.podinfo_dir.as_deref().map(text),
-        variables: output.envs.iter().chain(&output.secret_envs).cloned().collect(),
+        variables: named.chain(&output.secret_envs).cloned().collect(),
         target: targets.iter().find(|(_, given)| *given).map(|(flag, _)| *flag),
         secrets: secret_source && output.secret_mode & 0o004 == 0,
         program: if reload.reload_exec.is_some() {

@@ -77,7 +77,7 @@ pub enum Command {
     ///
     /// What it rejected, or waits to retry.
     Retry(AdminArgs),
-    /// Say how far a change is in a fleet with --rollout, or promote, stop or retry it
+    /// Say how far a change is in a fleet, or promote, stop or retry it
     Rollout(rollout::RolloutCommand),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),

@@ -163,6 +163,8 @@ pub struct Snapshot {
     pub objects: Objects,
     /// Files and directories of templates, each with its DEST.
     pub templates: Vec<(Arc<Object>, Option<String>)>,
+    /// The same of `--envsubst`.
+    pub envsubst: Vec<(Arc<Object>, Option<String>)>,
     /// The downward API volume.
     pub podinfo: Option<Arc<Object>>,
     /// Which sources have content, and which objects outlive their deletion.

@@ -72,6 +72,23 @@ impl LiteralOrFile {
         }
     }
 
+    fn path(&self) -> &Path {
+        match self {
+            Self::Literal(_) => Path::new(""),
+            Self::File(path) => path,
+        }
+    }
+
+    /// One line; the line ends at a file's end are not part of it.
+    fn line(&self, flag: &'static str) -> Result<Bytes, FileError> {
+        let bytes = self.read(flag, CREDENTIAL)?;
+        let line = bytes.slice_ref(bytes.trim_ascii_end());
+        if line.iter().any(u8::is_ascii_control) {
+            return Err(FileError::new(flag, self.path(), "it is more than one line"));
+        }
+        Ok(line)
+    }
+
     /// `--reload-body`.
     pub(super) fn body(&self) -> Result<Bytes, FileError> {
         self.read("--reload-body", BODY)
@@ -152,6 +169,18 @@ pub(super) fn basic(path: &Path) -> Result<(HeaderValue, Vec<Bytes>), FileError>
     let value = format!("Basic {}", STANDARD.encode(&pair));
     let password = pair.slice(colon + 1..);
     Ok((sensitive(flag, path, value.as_bytes())?, vec![pair, password]))
+}
+
+/// `Authorization` of `--reload-user` and `--reload-password`; and what of it is secret.
+pub(super) fn user(user: &LiteralOrFile, password: &LiteralOrFile) -> Result<(HeaderValue, Vec<Bytes>), FileError> {
+    let (user_flag, password_flag) = ("--reload-user", "--reload-password");
+    let (name, secret) = (user.line(user_flag)?, password.line(password_flag)?);
+    if name.contains(&b':') {
+        return Err(FileError::new(user_flag, user.path(), "it holds a colon, which no user's name can have here"));
+    }
+    let value = format!("Basic {}", STANDARD.encode([&name[..], b":", &secret[..]].concat()));
+    let encoded = Bytes::copy_from_slice(value.trim_start_matches("Basic ").as_bytes());
+    Ok((sensitive(password_flag, password.path(), value.as_bytes())?, vec![encoded, secret]))
 }
 
 /// `Authorization` of `--reload-token-file`; and what of it is secret.

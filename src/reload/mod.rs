@@ -36,10 +36,12 @@ pub enum Driver {
         signal: Signal,
         selector: Selector,
     },
-    /// A request to each endpoint, in this order; the next one only when the one before took it.
+    /// A request to each endpoint, in this order, after the program if there is one; the next one only when the one before
+    /// took it.
     Http {
+        program: Option<Command>,
         endpoints: Vec<Endpoint>,
-        http: HttpConfig,
+        http: Box<HttpConfig>,
         accept: StatusCodes,
     },
     /// A program in the sidecar's own image.
@@ -50,7 +52,7 @@ impl Driver {
     /// Whether an attempt may be given up half way. A program may not: it could leave its work half done.
     #[must_use]
     pub fn can_be_abandoned(&self) -> bool {
-        !matches!(self, Self::Exec(_))
+        !matches!(self, Self::Exec(_) | Self::Http { program: Some(_), .. })
     }
 }
 
@@ -61,7 +63,10 @@ impl Driver {
         match self {
             Self::None => "nobody".to_owned(),
             Self::Signal { signal, selector } => format!("{signal} to {selector}"),
-            Self::Http { endpoints, .. } => endpoints.iter().map(Endpoint::to_string).collect::<Vec<_>>().join(", "),
+            Self::Http { program, endpoints, .. } => {
+                let program = program.iter().map(|_| "a program".to_owned());
+                program.chain(endpoints.iter().map(Endpoint::to_string)).collect::<Vec<_>>().join(", ")
+            }
             Self::Exec(_) => "a program".to_owned(),
         }
     }
@@ -73,8 +78,10 @@ impl fmt::Display for Driver {
         match self {
             Self::None => f.write_str("publish only"),
             Self::Signal { signal, .. } => write!(f, "{signal} was sent"),
-            Self::Http { endpoints, .. } => {
-                write!(f, "{} {} called", self.target(), if endpoints.len() == 1 { "was" } else { "were" })
+            Self::Http { program, endpoints, .. } => {
+                let ran = if program.is_some() { "the program ran, and " } else { "" };
+                let names: Vec<_> = endpoints.iter().map(Endpoint::to_string).collect();
+                write!(f, "{ran}{} {} called", names.join(", "), if endpoints.len() == 1 { "was" } else { "were" })
             }
             Self::Exec(_) => f.write_str("the program ran"),
         }
@@ -224,7 +231,7 @@ impl Before {
 #[derive(Debug)]
 pub struct Reloader {
     config: Config,
-    /// The generation last tried and not yet taken by all endpoints, and how many of them took it.
+    /// The generation last tried and not yet taken by all, and how many took it: the program, then the endpoints.
     progress: (u64, usize),
     target: Option<TargetStatus>,
     before: Option<Before>,
@@ -282,7 +289,7 @@ impl Reloader {
             Ok(()) => return Ok(self.notified()),
             Err(failure) => failure,
         };
-        // Or one of several endpoints took it.
+        // Or the program or one of several endpoints took it.
         let reached = matches!(failure, NotTaken::Unreachable { delivered: true, .. }) || self.progress.1 > 0;
         if let Some(before) = &mut self.before {
             before.delivered |= reached;
@@ -312,11 +319,16 @@ impl Reloader {
                 self.before = before;
                 result
             }
-            Driver::Http { endpoints, http: request, accept } => {
+            Driver::Http { program, endpoints, http: request, accept } => {
                 if self.progress.0 != generation {
                     self.progress = (generation, 0);
                 }
-                while let Some(endpoint) = endpoints.get(self.progress.1) {
+                if let Some(program) = program.as_ref().filter(|_| self.progress.1 == 0) {
+                    exec::execute(program, *timeout).await?;
+                    self.progress.1 = 1;
+                }
+                let programs = usize::from(program.is_some());
+                while let Some(endpoint) = endpoints.get(self.progress.1 - programs) {
                     let answer = http::call(endpoint, request, accept, *timeout).await;
                     let died = self.unanswered.after(generation, &answer, *presumed_dead_after);
                     if let Err(CallFailure { why, .. }) = answer {

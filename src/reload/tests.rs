@@ -100,8 +100,9 @@ fn by_program(command: &str) -> Reloader {
 
 fn by_http(endpoints: &[&str]) -> Reloader {
     reloader(Driver::Http {
+        program: None,
         endpoints: endpoints.iter().map(|endpoint| endpoint.parse().unwrap()).collect(),
-        http: HttpConfig { method: Method::POST, ..HttpConfig::default() },
+        http: Box::new(HttpConfig { method: Method::POST, ..HttpConfig::default() }),
         accept: "2xx".parse().unwrap(),
     })
 }

@@ -143,5 +143,6 @@ fn pod_value(pod: &Pod) -> Value {
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name, text.filter(|text| !text.is_empty())?)));
     let maps = [("labels", &pod.labels), ("annotations", &pod.annotations)];
     let texts = texts.map(|(name, text)| (name, Value::from(text.as_str())));
-    Value::from_pairs(texts.chain(maps.map(|(name, map)| (name, Value::from(map.clone())))))
+    let ordinal = pod.ordinal().map(|ordinal| ("ordinal", Value::from(ordinal)));
+    Value::from_pairs(texts.chain(ordinal).chain(maps.map(|(name, map)| (name, Value::from(map.clone())))))
 }

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::gzip::GzipError;
 use super::pod::PodInfoError;
 use crate::model::spool::SpoolError;
 use crate::model::tree::{CollisionError, TreePathError};
@@ -76,6 +77,9 @@ pub enum RenderError {
         /// The template, and the line of the first wrong byte.
         place: Box<Place>,
     },
+    /// A file begins as a gzip file does, and is none or is too large.
+    #[error("{origin} begins as a gzip file does, and {problem}")]
+    Gzip { origin: String, problem: String },
     /// Two templates have one name, so that `include` could mean either.
     #[error("two templates are called {name}: in {first} and in {second}; rename one")]
     SameName { name: String, first: String, second: String },
@@ -89,6 +93,14 @@ impl RenderError {
     #[must_use]
     pub fn is_rejection(&self) -> bool {
         !matches!(self, Self::Spool(_))
+    }
+
+    pub(super) fn gzip(origin: String, error: GzipError, max_size: u64) -> Self {
+        let problem = match error {
+            GzipError::Malformed => "cannot be unpacked: it is damaged or cut off".to_owned(),
+            GzipError::TooLarge => format!("unpacks to more than --max-size ({max_size} bytes)"),
+        };
+        Self::Gzip { origin, problem }
     }
 
     /// The same without any piece of a template or of what went into it, for readers that may not see these.

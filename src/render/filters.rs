@@ -4,20 +4,19 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::Read as _;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::engine::{DecodePaddingMode, general_purpose::STANDARD};
 use bytes::Bytes;
-use flate2::read::MultiGzDecoder;
 use minijinja::value::{Kwargs, Value};
 use minijinja::{Environment, Error, ErrorKind, State};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::explain::fault;
+use super::gzip::{self, GzipError};
 use super::values::{Binary, Notes, text_or_binary};
 use super::yaml::{self, NotYaml};
 
@@ -91,13 +90,12 @@ fn decoded(text: &str) -> Option<Bytes> {
 /// What a gzip file holds, of one member or many: no more than all files together may be. Gives text, or a binary value.
 fn gunzip(state: &State<'_, '_>, value: &Value, max_size: u64, notes: &Arc<Notes>) -> Result<Value, Error> {
     let packed = bytes("gunzip", state, value)?;
-    let mut unpacked = Vec::new();
-    MultiGzDecoder::new(packed).take(max_size.saturating_add(1)).read_to_end(&mut unpacked).map_err(|_| {
-        fault("gunzip: the value is not gzip data, or is cut off; b64decode it first, if it is base64", None)
+    let unpacked = gzip::unpack(packed, max_size).map_err(|error| match error {
+        GzipError::Malformed => {
+            fault("gunzip: the value is not gzip data, or is cut off; b64decode it first, if it is base64", None)
+        }
+        GzipError::TooLarge => fault(format!("gunzip: it unpacks to more than --max-size ({max_size} bytes)"), None),
     })?;
-    if unpacked.len() as u64 > max_size {
-        return Err(fault(format!("gunzip: it unpacks to more than --max-size ({max_size} bytes)"), None));
-    }
     state.consume_fuel(unpacked.len() as u64 / 64)?;
     Ok(text_or_binary(Bytes::from(unpacked), notes))
 }

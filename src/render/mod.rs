@@ -5,10 +5,12 @@
 
 mod delimiters;
 mod engine;
+mod envsubst;
 mod error;
 mod explain;
 mod filters;
 mod guard;
+mod gzip;
 mod path;
 mod plain;
 mod pod;
@@ -51,8 +53,8 @@ pub struct Rendered {
     pub tree: Tree,
     /// Selected objects that are not in it, or only as they were last published, or without a key.
     pub held_back: Vec<HeldBack>,
-    /// Which keys are not in it, as another object's are in their place.
-    pub overridden: Vec<String>,
+    /// What is odd, and is published all the same: keys in whose place another object's are, variables without a value.
+    pub warnings: Vec<String>,
 }
 
 /// Selected objects that validation refuses, and why.
@@ -77,6 +79,7 @@ impl Inputs {
             hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
         }
         hasher.field(&self.snapshot.templates.len().to_be_bytes());
+        self.add_envsubst(&mut hasher);
         if let Some(podinfo) = &self.snapshot.podinfo {
             hasher.field(podinfo.content().as_bytes());
         }
@@ -106,14 +109,28 @@ impl Inputs {
             hasher.field(template.content().as_bytes());
             hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
         }
+        self.add_envsubst(&mut hasher);
         hasher.finish()
+    }
+
+    fn add_envsubst(&self, hasher: &mut Hasher) {
+        for (file, dest) in &self.snapshot.envsubst {
+            hasher.field(b"envsubst");
+            hasher.field(file.content().as_bytes());
+            hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
+        }
+    }
+
+    /// Files of templates and of `--envsubst`.
+    fn templates(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.snapshot.templates.iter().chain(&self.snapshot.envsubst).map(|(template, _)| template)
     }
 
     /// Whether a plain digest would let anyone test guesses of a secret.
     #[must_use]
     pub fn is_secret(&self) -> bool {
         self.snapshot.objects.groups().any(|group| group.secret)
-            || self.snapshot.templates.iter().any(|(template, _)| template.secret)
+            || self.templates().any(|template| template.secret)
             || self.settings.env.values().any(|variable| variable.secret)
     }
 
@@ -129,11 +146,15 @@ impl Inputs {
     ) -> Result<Rendered, RenderError> {
         let Settings { templated, allow_empty, selects, .. } = *self.settings;
         let may_be_empty = allow_empty || (bare && selects && !templated);
-        if !may_be_empty && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty()) {
+        // A file of --envsubst needs no source.
+        if !may_be_empty
+            && self.snapshot.envsubst.is_empty()
+            && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty())
+        {
             return Err(RenderError::Empty { reason: "no source has a key".into() });
         }
         let rendered = if templated {
-            Rendered { tree: templates::render(self, digest)?, held_back: Vec::new(), overridden: Vec::new() }
+            templates::render(self, digest)?
         } else {
             let rendered = plain::render(self, &BTreeMap::new(), refused)?;
             // Only then does it matter what was published, and thousands need not be looked up for nothing.
@@ -207,7 +228,7 @@ impl Inputs {
     /// Every secret value, to be masked in others' output.
     pub fn secrets(&self) -> impl Iterator<Item = Content> {
         let objects = self.snapshot.objects.secret().map(|taken| &taken.object);
-        let templates = self.snapshot.templates.iter().map(|(template, _)| template).filter(|template| template.secret);
+        let templates = self.templates().filter(|template| template.secret);
         let values = objects.chain(templates).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
         values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))

@@ -21,7 +21,7 @@ pub(super) fn render(
     let mut files = Files { inputs, tree: Tree::default(), size: 0 };
     // An object that is both named and selected is one object.
     let mut seen = BTreeSet::new();
-    let (mut held_back, mut overridden) = (Vec::new(), Vec::new());
+    let (mut held_back, mut warnings) = (Vec::new(), Vec::new());
     for Taken { object, selected } in in_order(inputs) {
         if !seen.insert(&object.id) {
             continue;
@@ -35,7 +35,7 @@ pub(super) fn render(
                         if collisions.len() < object.data.len() { "; its other keys are published" } else { "" };
                     for (key, collision) in collisions {
                         if last_wins {
-                            overridden.push(format!("{collision}; it has what comes later (--on-collision last)"));
+                            warnings.push(format!("{collision}; it has what comes later (--on-collision last)"));
                         } else if *selected {
                             held_back.push(held(Some(key), format!("{collision}{others}")));
                         } else {
@@ -52,11 +52,10 @@ pub(super) fn render(
         if let Some(previous) = published.get(&object.id) {
             match files.add(previous) {
                 Ok(collisions) => match &collisions[..] {
-                    [] => reason.push_str("; its last published version stays"),
-                    [(_, first), ..] => {
-                        let which = if collisions.len() < previous.data.len() { "all of " } else { "" };
-                        let _ = write!(reason, "; nor can {which}its last published version stay: {first}");
+                    [(_, first), ..] if collisions.len() == previous.data.len() => {
+                        let _ = write!(reason, "; nor can its last published version stay: {first}");
                     }
+                    _ => reason.push_str("; its last published version stays"),
                 },
                 Err(again) if again.to_string() == error => {}
                 Err(again) => {
@@ -66,7 +65,7 @@ pub(super) fn render(
         }
         held_back.push(held(None, reason));
     }
-    Ok(Rendered { tree: files.tree, held_back, overridden })
+    Ok(Rendered { tree: files.tree, held_back, warnings })
 }
 
 /// The objects in the order in which they take their places.

@@ -21,6 +21,15 @@ pub struct Pod {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl Pod {
+    /// The number at the end of its name, as a `StatefulSet` gives one to each Pod.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u32> {
+        let (_, number) = self.name.rsplit_once('-')?;
+        number.parse().ok().filter(|_| number.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+}
+
 /// A downward API file is not lines of `key="value"`. Fatal for this read; the file is read again when it changes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line} is not KEY=\"VALUE\", as the downward API writes labels and annotations")]

@@ -47,11 +47,7 @@ impl Inputs {
                 }
             }
         }
-        (tree.size() <= self.settings.max_size).then(|| Rendered {
-            tree,
-            held_back: Vec::new(),
-            overridden: Vec::new(),
-        })
+        (tree.size() <= self.settings.max_size).then(|| Rendered { tree, held_back: Vec::new(), warnings: Vec::new() })
     }
 }
 

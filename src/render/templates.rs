@@ -8,9 +8,10 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 
+use super::envsubst::Substituted;
 use super::explain::failure;
 use super::values::Notes;
-use super::{Inputs, Place, RenderError, engine, guard, tree_path};
+use super::{Inputs, Place, RenderError, Rendered, engine, envsubst, guard, gzip, tree_path};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
 use crate::model::object::Object;
@@ -126,10 +127,15 @@ fn template(
     Ok(Template { name: key.to_owned(), from, dest, bytes: bytes.read()?, secret: source.secret })
 }
 
-/// Renders each template that has a destination, beside what is copied.
-pub(super) fn render(inputs: &Inputs, digest: Digest) -> Result<Tree, RenderError> {
-    let Given { templates, copies } = Given::of(inputs)?;
+/// Renders each template that has a destination, beside what is copied and the files of `--envsubst`.
+pub(super) fn render(inputs: &Inputs, digest: Digest) -> Result<Rendered, RenderError> {
+    let Given { mut templates, mut copies } = Given::of(inputs)?;
     let settings = &inputs.settings;
+    for template in &mut templates {
+        template.open(settings.max_size)?;
+    }
+    let Substituted { files, warnings } = envsubst::render(inputs)?;
+    copies.extend(files);
     let notes = Arc::new(Notes::default());
     let sources = sources(&templates, inputs)?;
     let env = engine::environment(inputs, &sources, digest, &notes)?;
@@ -163,12 +169,22 @@ pub(super) fn render(inputs: &Inputs, digest: Digest) -> Result<Tree, RenderErro
             File { bytes: Bytes::from(out.bytes).into(), secret: notes.secret(), origin: origin.into() },
         )?;
     }
-    Ok(tree)
+    Ok(Rendered { tree, held_back: Vec::new(), warnings })
 }
 
 impl Template {
     pub(super) fn place(&self, line: Option<usize>) -> Place {
         Place { template: self.name.clone(), source: self.from.clone(), included: None, line }
+    }
+
+    /// Unpacks it, if it is packed.
+    fn open(&mut self, max_size: u64) -> Result<(), RenderError> {
+        let opened = gzip::opened(&self.bytes, max_size)
+            .map_err(|error| RenderError::gzip(format!("template {} ({})", self.name, self.from), error, max_size))?;
+        if let Cow::Owned(unpacked) = opened {
+            self.bytes = unpacked.into();
+        }
+        Ok(())
     }
 
     fn text(&self) -> Result<&str, RenderError> {

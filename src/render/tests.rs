@@ -57,6 +57,7 @@ struct Case {
     delimiters: Delimiters,
     path: PathPattern,
     on_collision: OnCollision,
+    envsubst: Vec<(Arc<Object>, Option<String>)>,
     env: BTreeMap<String, EnvVar>,
     pod: Pod,
     max_size: u64,
@@ -75,6 +76,7 @@ impl Case {
             delimiters: Delimiters::default(),
             path: path.parse().unwrap(),
             on_collision: OnCollision::Hold,
+            envsubst: Vec::new(),
             env: BTreeMap::new(),
             pod: Pod { namespace: "ns".into(), ..Pod::default() },
             max_size: 1 << 20,
@@ -133,10 +135,11 @@ impl Case {
         let snapshot = Snapshot {
             objects: self.objects.iter().map(taken).collect(),
             templates: sources.collect(),
+            envsubst: self.envsubst.clone(),
             ..Snapshot::default()
         };
         let settings = Settings {
-            templated: self.templates.is_some(),
+            templated: self.templates.is_some() || !self.envsubst.is_empty(),
             path: self.path.clone(),
             on_collision: self.on_collision,
             suffix: self.suffix.clone(),
@@ -265,8 +268,8 @@ fn last_of_colliding_keys_is_published_if_that_is_asked_for() {
     assert_eq!(files.collect::<Vec<_>>(), [r#"d/e b"5""#, r#"n b"2""#, r#"o b"2""#, r#"x b"4""#]);
     let [held] = &rendered.held_back[..] else { panic!("{:?}", rendered.held_back) };
     assert_eq!((held.source.to_string().as_str(), &held.key), ("configmap/ns/young", &None));
-    let overridden = rendered.overridden.join("\n");
-    assert_eq!(rendered.overridden.len(), 3, "{overridden}");
+    let overridden = rendered.warnings.join("\n");
+    assert_eq!(rendered.warnings.len(), 3, "{overridden}");
     assert!(overridden.contains("configmap/ns/youngest") && overridden.contains("configmap/ns/old"), "{overridden}");
 }
 
@@ -880,6 +883,63 @@ fn filters_report_where_their_input_is_wrong() {
         let text = refusal(template);
         assert!(text.contains(words), "{template}: {text}");
     }
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn variables_are_filled_into_files_and_what_is_not_set_stays() {
+    let file = |bytes: &[u8]| Arc::new(object(Kind::Dir, "app.yml", &[("app.yml", bytes)]));
+    let case = |bytes: &[u8]| Case {
+        envsubst: vec![(file(bytes), Some("conf/x".to_owned()))],
+        env: Case::templates(&[]).env,
+        ..Case::plain("{key}", vec![])
+    };
+    let filled = |text: &[u8]| {
+        let rendered = case(text).render().unwrap();
+        let file = rendered.tree.get("conf/x").unwrap().clone();
+        (file.bytes.read().unwrap().to_vec(), file.secret, rendered.warnings)
+    };
+    let text = b"$(OPEN) $OPEN ${OPEN} $1 $$(OPEN) $(OPEN $() $(a b) $($(OPEN)) \xff $(NONE) $(NONE) $(OPEN)";
+    let (bytes, secret, warnings) = filled(text);
+    assert_eq!(
+        bytes.escape_ascii().to_string(),
+        "o $OPEN ${OPEN} $1 $o $(OPEN $() $(a b) $(o) \\xff $(NONE) $(NONE) o"
+    );
+    assert!(!secret && warnings.len() == 1 && warnings[0].contains("$(NONE)"), "{warnings:?}");
+    // A value is not looked at again.
+    let (bytes, secret, warnings) = filled(b"$(TOKEN)");
+    assert_eq!((&bytes[..], secret, warnings.len()), (CANARY.as_bytes(), true, 0));
+    assert_eq!(filled(&gzipped(b"packed $(OPEN)")).0, b"packed o");
+    let broken = case(&gzipped(b"packed")[..9]).render().unwrap_err().to_string();
+    assert!(broken.contains("app.yml") && broken.contains("cut off"), "{broken}");
+    let large = Case { max_size: 99, ..case(&gzipped(&[b'x'; 100])) }.render().unwrap_err().to_string();
+    assert!(large.contains("--max-size"), "{large}");
+    assert!(matches!(case(b" \n").render().unwrap_err(), RenderError::EmptyFile { .. }));
+    // Beside templates, one of which is packed.
+    let packed = TemplateFile { source: gzipped(b"{{ 1 + 1 }}").into(), ..template("tpl", "t.j2", "") };
+    let both = Case { templates: Some(vec![packed]), ..case(b"$(OPEN)") };
+    assert_eq!(both.paths(), ["conf/x", "t"]);
+    assert_eq!(both.render().unwrap().tree.get("t").unwrap().bytes.read().unwrap(), "2");
+    let digest = |case: &Case| case.inputs().digest(&DigestKey::new([1; 32]));
+    assert_ne!(digest(&case(b"1")), digest(&case(b"2")));
+    assert_ne!(case(b"1").inputs().change(None), case(b"2").inputs().change(None));
+}
+
+#[test]
+fn pod_has_the_number_of_its_stateful_set() {
+    for (name, ordinal) in
+        [("web-0", Some(0)), ("web-a-12", Some(12)), ("web", None), ("web-x1", None), ("web-+1", None)]
+    {
+        assert_eq!(Pod { name: name.into(), ..Pod::default() }.ordinal(), ordinal, "{name}");
+    }
+    let mut case = Case::templates(&[("t", "{{ pod.ordinal + 1 }}")]);
+    case.pod.name = "web-2".into();
+    assert_eq!(case.render().unwrap().tree.get("t").unwrap().bytes.read().unwrap(), "3");
 }
 
 #[test]

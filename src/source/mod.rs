@@ -67,6 +67,11 @@ pub enum Role {
         /// DEST of `--template SRC:DEST`.
         dest: Option<String>,
     },
+    /// A file or directory in which variables are filled in, to DEST.
+    Envsubst {
+        /// DEST of `--envsubst SRC:DEST`.
+        dest: Option<String>,
+    },
     /// The downward API volume.
     PodInfo,
 }
@@ -181,6 +186,9 @@ impl Sources {
                 Role::Template { dest } => {
                     snapshot.templates.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
                 }
+                Role::Envsubst { dest } => {
+                    snapshot.envsubst.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
+                }
                 Role::PodInfo => snapshot.podinfo = view.objects.values().next().cloned(),
             }
         }
@@ -225,7 +233,7 @@ impl Sources {
                     let taken = |(_, object): (i64, &Arc<Object>)| Taken { object: object.clone(), selected: true };
                     objects.extend(selected.into_iter().map(taken));
                 }
-                Role::Selected | Role::Template { .. } | Role::PodInfo => {}
+                Role::Selected | Role::Template { .. } | Role::Envsubst { .. } | Role::PodInfo => {}
             }
         }
         objects.into_iter().collect()

@@ -795,7 +795,16 @@ async fn of_two_selected_objects_on_one_path_the_younger_ones_key_is_held_back_u
     let place = Place::new();
     let kubeconfig = server.kubeconfig(ADMIN);
     let kubeconfig = kubeconfig.to_str().unwrap();
-    let sidecar = place.sidecar(&["--selector", "app=x", "--namespace", &namespace, "--kubeconfig", kubeconfig]);
+    let sidecar = place.sidecar(&[
+        "--selector",
+        "app=x",
+        "--namespace",
+        &namespace,
+        "--kubeconfig",
+        kubeconfig,
+        "--syntax",
+        "strict",
+    ]);
     let status = sidecar.until_idle();
     let younger = format!("configmap/{namespace}/aa-younger");
     assert_eq!(status["heldBack"][0]["source"], json!(younger));

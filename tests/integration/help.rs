@@ -79,7 +79,7 @@ fn completions_complete() {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    assert_eq!(complete("trimtab --reload-u"), "--reload-url\n");
+    assert_eq!(complete("trimtab --reload-ur"), "--reload-url\n");
     assert_eq!(complete("trimtab ren"), "render\n");
     assert_eq!(complete("trimtab check --layout ''"), "atomic files\n");
 }

@@ -765,6 +765,47 @@ fn program_is_run_for_each_generation_and_its_output_is_masked_when_it_refuses()
 }
 
 #[test]
+fn program_runs_before_the_url_is_called_and_only_what_failed_is_tried_again() {
+    let mut stage = Stage::new("1");
+    let (noted, fail) = (stage.text("noted"), stage.text("fail"));
+    let hook = Hook::start(Some(stage.file()));
+    let script = stage.write("reload.sh", format!("cat {} >> {noted}; [ ! -e {fail} ]", stage.text("conf/app.conf")));
+    let user = stage.write("user", "admin\n");
+    let (user, command) = (format!("@{user}"), format!("sh {script}"));
+    let sidecar = stage.start_by(
+        &["env", "PASSWORD=c4n4ry:1"],
+        &[
+            &["--reload-exec", &command, "--reload-url", &hook.url(), "--retry-max", "250ms"][..],
+            &["--reload-user", &user, "--reload-password", "$PASSWORD"],
+        ]
+        .concat(),
+    );
+    sidecar.until_idle();
+    assert_eq!(fs::read_to_string(&noted).unwrap(), "1");
+    assert!(has(&calls(&hook, 1)[0], "authorization", "Basic YWRtaW46YzRuNHJ5OjE="), "{:?}", hook.calls());
+    // The URL fails: it is called again, and the program is not run again.
+    hook.answer(Answer::Code(503));
+    stage.edit("2");
+    calls(&hook, 3);
+    hook.answer(Answer::Code(200));
+    assert_eq!(sidecar.until_idle()["confirmed"]["sequence"], 2);
+    assert_eq!(fs::read_to_string(&noted).unwrap(), "12");
+    // The program fails: the URL is not called.
+    let called = hook.calls().len();
+    stage.write("fail", "");
+    stage.edit("3");
+    let status = sidecar.until("it is reported", |status| problem(status, "reload").contains("sh exited with code 1"));
+    assert_eq!(hook.calls().len(), called);
+    fs::remove_file(&fail).unwrap();
+    sidecar.until("it is taken", |status| status["confirmed"]["sequence"] == 3);
+    assert_eq!((hook.calls().len(), hook.last_saw().as_deref()), (called + 1, Some("3")));
+    let encoded = "YWRtaW46YzRuNHJ5OjE=";
+    for text in [sidecar.log(), status.to_string()] {
+        assert!(!text.contains("c4n4ry") && !text.contains(encoded), "a credential in {text}");
+    }
+}
+
+#[test]
 fn program_that_hangs_is_killed_with_what_it_started() {
     let mut stage = Stage::new("1");
     let marker = format!("7771{}", std::process::id());

@@ -92,7 +92,17 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
     (FILES, &["--validate-timeout", "0"], &["--validate-timeout"]),
     // Reload.
     (URL, &["--signal", "HUP", "--process", "x"], &["--signal", "--reload-url"]),
-    (URL, &["--reload-exec", "x"], &["--reload-url", "--reload-exec"]),
+    (URL, &["--reload-user", "c4n4ry", "--reload-password", "$HOME"], &["--reload-user", "@FILE or $NAME"]),
+    (URL, &["--reload-user", "$HOME"], &["--reload-user needs --reload-password"]),
+    (URL, &["--reload-user", "@/u", "--reload-password", "$NOT_SET_ANYWHERE"], &["--reload-password", "not set"]),
+    (
+        URL,
+        &["--reload-user", "@/u", "--reload-password", "@/p", "--reload-auth-file", "/a"],
+        &["--reload-auth-file", "Authorization"],
+    ),
+    (FILES, &["--envsubst", "/x:../y"], &["--envsubst /x:../y"]),
+    (FILES, &["--envsubst", "/x", "--path", "{key}"], &["--path", "--envsubst"]),
+    (FILES, &["--envsubst", "/x", "--env", "A={pod.ordinal}"], &["--env A", "POD_NAME"]),
     (FILES, &["--signal", "HUP", "--process", "x", "--reload-exec", "x"], &["--signal", "--reload-exec"]),
     (FILES, &["--signal", "HUP"], &["--signal", "--process", "--process-args", "--pid-file"]),
     (FILES, &["--signal", "HUPP", "--process", "x"], &["--signal HUPP", "SIGHUP"]),

@@ -116,6 +116,29 @@ fn works(variables: &mut Variables) {
     by_variables_objects(variables);
     by_variables_servers_and_logs(variables);
     by_variables_rollout(variables);
+    by_variables_two_files_and_a_program(variables);
+}
+
+fn by_variables_two_files_and_a_program(variables: &mut Variables) {
+    let stage = Stage::new("x");
+    let hook = Hook::start(None);
+    let sidecar = variables.start(
+        &stage,
+        "log",
+        &[
+            ("ENVSUBST", &format!("{}:filled", stage.write("app.yml", "$(A) $(B)"))),
+            ("ENV", "A=one"),
+            ("OUTPUT", &stage.text("conf")),
+            ("RELOAD_URL", &hook.url()),
+            ("RELOAD_USER", &format!("@{}", stage.write("user", "a"))),
+            ("RELOAD_PASSWORD", "$SECRET"),
+            ("RELOAD_EXEC", "true"),
+        ],
+        &["SECRET=b"],
+    );
+    sidecar.until_idle();
+    assert_eq!(fs::read_to_string(stage.at("conf/filled")).unwrap(), "one $(B)");
+    assert!(hook.calls()[0].head.iter().any(|head| head.eq_ignore_ascii_case("authorization: Basic YTpi")));
 }
 
 fn by_variables_rollout(variables: &mut Variables) {

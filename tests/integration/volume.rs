@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use super::support::hook::Hook;
 use super::support::mounts::Mounted;
 use super::support::scene::{Layout, Scene, names};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, trimtab};
+use super::support::stage::Stage;
 
 /// The keys of the volumes that are swapped many times.
 const KEYS: [&str; 8] = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"];
@@ -719,4 +720,28 @@ fn file_that_is_written_slowly_in_place_comes_out_whole() {
     delivered("third part\nfourth part\n");
     sidecar.until_idle();
     assert_eq!(scene.published("key").as_deref(), Some("third part\nfourth part\n"));
+}
+
+#[test]
+fn variables_are_filled_into_a_packed_file_and_what_is_not_set_is_logged_once() {
+    let stage = Stage::new("x");
+    let packed = |text: &str| {
+        stage.write("prometheus.yml", text);
+        let packed = Command::new("gzip").args(["-c", &stage.text("prometheus.yml")]).output().unwrap();
+        // As the kubelet does: no reader sees half of it.
+        stage.write("new", packed.stdout);
+        fs::rename(stage.at("new"), stage.at("prometheus.yml.gz")).unwrap();
+    };
+    packed("replica: $(POD_NAME) $(ORDINAL) $(NONE)\n");
+    let (source, output) = (format!("{}:prometheus.yml", stage.text("prometheus.yml.gz")), stage.text("conf"));
+    let flags = ["--envsubst", &source, "--output", &output, "--debounce", "20ms", "--syntax", "strict"];
+    let env = ["--env", "POD_NAME", "--env", "ORDINAL={pod.ordinal}", "--env", "NONE"];
+    let sidecar = Sidecar::start_by(&["env", "POD_NAME=prom-2"], &stage.at("log"), [&flags[..], &env].concat());
+    sidecar.until_idle();
+    let published = || fs::read_to_string(stage.at("conf/prometheus.yml")).unwrap();
+    assert_eq!(published(), "replica: prom-2 2 $(NONE)\n");
+    packed("replica: $(POD_NAME) $(NONE)\n");
+    eventually("it is published", || (published() == "replica: prom-2 $(NONE)\n").then_some(()));
+    sidecar.until_idle();
+    assert_eq!(sidecar.log().matches("$(NONE) stays as it is").count(), 1, "{}", sidecar.log());
 }

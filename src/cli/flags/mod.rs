@@ -81,13 +81,13 @@ impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
         let Self { sources, output, validate, reload, confirm, rollout, life, file: _ } = &self;
-        let mut parts = sources.parts(own_namespace)?;
+        let mut parts = sources.parts(own_namespace, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
         life.check()?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;
         }
-        let mut reload_config = reload.config(confirm)?;
+        let mut reload_config = reload.config(confirm, env)?;
         let mut confirm_config = confirm.config(reload, reload_config.selector().is_some())?;
         reload_config.ready.clone_from(&confirm_config.url);
         let once = life.once.then_some(life.once_timeout);

@@ -14,6 +14,9 @@ use crate::publish::{self, Layout};
 use crate::render::{DelimitersError, EnvVar, OnCollision, PathPattern, Pod, Settings};
 use crate::source::Role;
 
+/// In a value of `--env`.
+const ORDINAL: &str = "{pod.ordinal}";
+
 /// Output.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
@@ -28,6 +31,11 @@ pub struct OutputArgs {
     /// DEST is its place [default: its name without .j2]. May be repeated. Without it, each key is written as a file.
     #[arg(long = "template", value_name = "SRC[:DEST]")]
     pub templates: Vec<TemplateArg>,
+    /// Publish this file, or each of a directory, with the values of variables in the place of $(NAME)
+    ///
+    /// Of those that --env and --secret-env name; another $(NAME) stays as it is, and is logged. DEST as of --template. May be repeated.
+    #[arg(long = "envsubst", value_name = "SRC[:DEST]")]
+    pub envsubst: Vec<TemplateArg>,
     /// Of a --template directory, render only files whose names end with this, and copy the others [default: render all]
     #[arg(long, value_name = "SUFFIX")]
     pub template_suffix: Option<String>,
@@ -55,7 +63,9 @@ pub struct OutputArgs {
     #[arg(long, value_name = "SIZE", default_value = "64Mi", value_parser = quantity)]
     pub max_size: u64,
     /// Let templates read this environment variable. May be repeated
-    #[arg(long = "env", value_name = "NAME")]
+    ///
+    /// Or one with this VALUE, in which {pod.ordinal} is the number at the end of POD_NAME.
+    #[arg(long = "env", value_name = "NAME[=VALUE]")]
     pub envs: Vec<String>,
     /// Let templates read this environment variable, whose value is secret. May be repeated
     #[arg(long = "secret-env", value_name = "NAME")]
@@ -108,16 +118,18 @@ impl OutputArgs {
     pub(super) fn add_sources(&self, parts: &mut Parts) -> Checked<()> {
         // A template in a watched directory is as secret as that.
         let declared: Vec<_> = parts.roots.iter().map(|root| (real(&root.path), root.secret)).collect();
-        for TemplateArg { source, dest } in &self.templates {
+        let templates = self.templates.iter().map(|arg| ("template", arg));
+        for (kind, TemplateArg { source, dest }) in templates.chain(self.envsubst.iter().map(|arg| ("envsubst", arg))) {
             if let Some(dest) = dest {
                 // With a slash at its end it is a directory.
                 TreePath::parse(dest.strip_suffix('/').unwrap_or(dest))
-                    .map_err(|error| UsageError(format!("--template {}:{dest}: {error}", source.display())))?;
+                    .map_err(|error| UsageError(format!("--{kind} {}:{dest}: {error}", source.display())))?;
             }
             let path = real(source);
             let secret = declared.iter().find(|(dir, _)| path.starts_with(dir)).and_then(|(_, secret)| *secret);
-            let role = Role::Template { dest: dest.clone() };
-            parts.file(format!("template/{}", source.display()), role, source, secret);
+            let dest = dest.clone();
+            let role = if kind == "template" { Role::Template { dest } } else { Role::Envsubst { dest } };
+            parts.file(format!("{kind}/{}", source.display()), role, source, secret);
         }
         if let Some(podinfo) = &self.podinfo_dir {
             // Labels and annotations are no secrets, though the kubelet's downward API volumes are on tmpfs.
@@ -154,12 +166,12 @@ impl OutputArgs {
     }
 
     pub(super) fn settings(&self, env: Env<'_>, allow_empty: bool, selects: bool) -> Checked<Settings> {
-        let templated = !self.templates.is_empty();
-        if templated && self.path.is_some() {
-            return usage("--path is for plain copies, and --template renders instead: give one of them");
-        }
-        if templated && self.on_collision != OnCollision::Hold {
-            return usage("--on-collision is for plain copies, and --template renders instead: give one of them");
+        let rendered = !self.templates.is_empty();
+        let templated = rendered || !self.envsubst.is_empty();
+        let renders = if rendered { "--template" } else { "--envsubst" };
+        let plain = [("--path", self.path.is_some()), ("--on-collision", self.on_collision != OnCollision::Hold)];
+        if let Some((flag, _)) = plain.iter().find(|(_, given)| templated && *given) {
+            return usage(format!("{flag} is for plain copies, and {renders} renders instead: give one of them"));
         }
         let pattern = self.path.as_deref().unwrap_or("{key}");
         let path: PathPattern = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
@@ -167,7 +179,7 @@ impl OutputArgs {
         let path = output.map_or(path.clone(), |output| path.below(&output));
         let (suffix, signs) = (&self.template_suffix, &self.template_delimiters);
         for (flag, given) in [("--template-suffix", suffix.is_some()), ("--template-delimiters", signs.is_some())] {
-            if given && !templated {
+            if given && !rendered {
                 return usage(format!("{flag} goes with --template, and there is no --template"));
             }
         }
@@ -193,7 +205,7 @@ impl OutputArgs {
             on_collision: self.on_collision,
             suffix: suffix.clone(),
             delimiters: delimiters.unwrap_or_default(),
-            env: self.variables(env)?,
+            env: self.variables(env, &pod)?,
             pod,
             max_size: self.max_size,
             allow_empty,
@@ -205,15 +217,31 @@ impl OutputArgs {
     }
 
     /// Those of `--env` and `--secret-env` that are set.
-    fn variables(&self, env: Env<'_>) -> Checked<BTreeMap<String, EnvVar>> {
-        if self.templates.is_empty() && !(self.envs.is_empty() && self.secret_envs.is_empty()) {
-            return usage("--env and --secret-env are for templates, and there is no --template");
+    fn variables(&self, env: Env<'_>, pod: &Pod) -> Checked<BTreeMap<String, EnvVar>> {
+        let plain = self.templates.is_empty() && self.envsubst.is_empty();
+        if plain && !(self.envs.is_empty() && self.secret_envs.is_empty()) {
+            return usage("--env and --secret-env are for templates, and there is no --template and no --envsubst");
         }
         let mut variables = BTreeMap::new();
         for (flag, names, secret) in [("--env", &self.envs, false), ("--secret-env", &self.secret_envs, true)] {
             for name in names {
-                if secret && self.envs.contains(name) {
+                if secret && self.envs.iter().any(|other| other.split('=').next() == Some(name)) {
                     return usage(format!("--env {name} and --secret-env {name} contradict each other"));
+                }
+                if let Some((name, value)) = name.split_once('=').filter(|_| !secret) {
+                    let ordinal = pod.ordinal().map(|ordinal| ordinal.to_string());
+                    let value = match ordinal {
+                        _ if !value.contains(ORDINAL) => value.to_owned(),
+                        Some(ordinal) => value.replace(ORDINAL, &ordinal),
+                        None => {
+                            return usage(format!(
+                                "--env {name} has {ORDINAL}, and the variable POD_NAME does not end with one, as in web-0: set \
+                                 it by the downward API, in a Pod of a StatefulSet"
+                            ));
+                        }
+                    };
+                    variables.insert(name.to_owned(), EnvVar { value, secret });
+                    continue;
                 }
                 match env(name).map(std::ffi::OsString::into_string) {
                     Some(Ok(value)) => {

@@ -1,14 +1,15 @@
 //! How the main process is notified.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 
 use super::confirm::ConfirmArgs;
-use super::{Checked, Gate, UsageError, check_goes_with, usage};
+use super::{Checked, Env, Gate, UsageError, check_goes_with, usage};
 use crate::cli::values::duration;
-use crate::net::credentials::Header;
+use crate::net::credentials::{Header, LiteralOrFile};
 use crate::net::endpoint::{Endpoint, StatusCodes};
 use crate::net::request::HttpConfig;
 use crate::os::exec::Command;
@@ -58,6 +59,12 @@ pub struct ReloadArgs {
     /// Authenticate with user:password from this file, read at each call
     #[arg(long, value_name = "PATH")]
     pub reload_auth_file: Option<PathBuf>,
+    /// Authenticate as this user, with --reload-password; @FILE is read at each call, $NAME is a variable
+    #[arg(long, value_name = "@FILE|$NAME")]
+    pub reload_user: Option<String>,
+    /// Password of --reload-user; @FILE is read at each call, $NAME is a variable
+    #[arg(long, value_name = "@FILE|$NAME")]
+    pub reload_password: Option<String>,
     /// Authenticate with the bearer token in this file, read at each call
     #[arg(long, value_name = "PATH")]
     pub reload_token_file: Option<PathBuf>,
@@ -75,7 +82,7 @@ pub struct ReloadArgs {
     pub reload_insecure: bool,
     /// Run this program of the sidecar's own image
     ///
-    /// Words are split as in a shell, but no shell runs.
+    /// Before --reload-url, if that is given too. Words are split as in a shell, but no shell runs.
     #[arg(long, value_name = "CMD")]
     pub reload_exec: Option<String>,
     /// How long one attempt may take, from connect to the last byte
@@ -99,7 +106,7 @@ pub struct ReloadArgs {
 }
 
 impl ReloadArgs {
-    pub(super) fn config(&self, confirm: &ConfirmArgs) -> Checked<reload::Config> {
+    pub(super) fn config(&self, confirm: &ConfirmArgs, env: Env<'_>) -> Checked<reload::Config> {
         self.check_times()?;
         self.check_ways(confirm)?;
         let trust = self.trust()?;
@@ -110,14 +117,15 @@ impl ReloadArgs {
                 return usage(format!("--signal needs a target: give {TARGET}"));
             };
             Driver::Signal { signal, selector }
-        } else if let Some(command) = &self.reload_exec {
-            // The text is not quoted: a command line may hold a credential.
-            let command: Command = command.parse().map_err(|error| UsageError(format!("--reload-exec: {error}")))?;
-            Driver::Exec(command)
-        } else if self.reload_urls.is_empty() {
-            Driver::None
         } else {
-            self.http(trust)?
+            // The text is not quoted: a command line may hold a credential.
+            let program = self.reload_exec.as_deref().map(str::parse).transpose();
+            let program: Option<Command> = program.map_err(|error| UsageError(format!("--reload-exec: {error}")))?;
+            match program {
+                program if !self.reload_urls.is_empty() => self.http(program, trust, env)?,
+                Some(program) => Driver::Exec(program),
+                None => Driver::None,
+            }
         };
         let target = if matches!(driver, Driver::Signal { .. }) { None } else { selector };
         let replaced = matches!(&driver, Driver::Signal { signal, .. } if signal.ends());
@@ -146,7 +154,7 @@ impl ReloadArgs {
             ("--reload-exec", self.reload_exec.is_some()),
         ];
         let given: Vec<_> = ways.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
-        if let [first, second, ..] = given[..] {
+        if let [first @ "--signal", second, ..] = given[..] {
             return usage(format!("{first} and {second} both reload the main process: give one of them"));
         }
         check_goes_with(
@@ -158,6 +166,8 @@ impl ReloadArgs {
                 ("--reload-status", self.reload_status.is_some()),
                 ("--reload-header", !self.reload_headers.is_empty()),
                 ("--reload-auth-file", self.reload_auth_file.is_some()),
+                ("--reload-user", self.reload_user.is_some()),
+                ("--reload-password", self.reload_password.is_some()),
                 ("--reload-token-file", self.reload_token_file.is_some()),
             ],
         )?;
@@ -202,7 +212,7 @@ impl ReloadArgs {
         })
     }
 
-    fn http(&self, trust: HttpConfig) -> Checked<Driver> {
+    fn http(&self, program: Option<Command>, trust: HttpConfig, env: Env<'_>) -> Checked<Driver> {
         // Neither a URL nor a header is quoted: each may hold a credential. Its number says which is meant.
         let mut endpoints = Vec::new();
         for (index, url) in self.reload_urls.iter().enumerate() {
@@ -222,10 +232,35 @@ impl ReloadArgs {
             body: self.reload_body.clone().unwrap_or_default().into(),
             headers,
             auth_file: self.reload_auth_file.clone(),
+            user: self.user(env)?,
             token_file: self.reload_token_file.clone(),
             ..trust
         };
-        Ok(Driver::Http { endpoints, http, accept })
+        Ok(Driver::Http { program, endpoints, http: Box::new(http), accept })
+    }
+
+    /// `--reload-user` and `--reload-password`.
+    fn user(&self, env: Env<'_>) -> Checked<Option<(LiteralOrFile, LiteralOrFile)>> {
+        let read = |flag: &str, value: &str| match (value.strip_prefix('@'), value.strip_prefix('$')) {
+            (Some(path), _) if !path.is_empty() => Ok(LiteralOrFile::File(path.into())),
+            (_, Some(name)) if !name.is_empty() => match env(name).map(OsString::into_string) {
+                Some(Ok(value)) => Ok(LiteralOrFile::Literal(value.into())),
+                Some(Err(_)) => usage(format!("{flag} ${name}: its value is not UTF-8")),
+                None => usage(format!("{flag} ${name}: this variable is not set")),
+            },
+            // Not quoted: it may be the credential.
+            _ => usage(format!(
+                "{flag} is @FILE or $NAME, a variable: command lines are readable in a shared process namespace"
+            )),
+        };
+        match (self.reload_user.as_deref(), self.reload_password.as_deref()) {
+            (Some(user), Some(password)) => {
+                Ok(Some((read("--reload-user", user)?, read("--reload-password", password)?)))
+            }
+            (Some(_), None) => usage("--reload-user needs --reload-password"),
+            (None, Some(_)) => usage("--reload-password needs --reload-user"),
+            (None, None) => Ok(None),
+        }
     }
 
     fn headers(&self) -> Checked<Vec<Header>> {
@@ -236,14 +271,15 @@ impl ReloadArgs {
                 .map_err(|error| UsageError(format!("--reload-header (number {}): {error}", index + 1)))?;
             headers.push(header);
         }
-        if self.reload_auth_file.is_some() && self.reload_token_file.is_some() {
-            return usage("--reload-auth-file and --reload-token-file both set Authorization: give one of them");
-        }
-        let authorized = self.reload_auth_file.is_some() || self.reload_token_file.is_some();
-        if authorized && headers.iter().any(|header| header.name() == "authorization") {
-            return usage(
-                "--reload-header Authorization contradicts --reload-auth-file and --reload-token-file: give one of them",
-            );
+        let authorizing = [
+            ("--reload-auth-file", self.reload_auth_file.is_some()),
+            ("--reload-user", self.reload_user.is_some()),
+            ("--reload-token-file", self.reload_token_file.is_some()),
+            ("--reload-header Authorization", headers.iter().any(|header| header.name() == "authorization")),
+        ];
+        let given: Vec<_> = authorizing.iter().filter(|(_, given)| *given).map(|(flag, _)| *flag).collect();
+        if let [first, second, ..] = given[..] {
+            return usage(format!("{first} and {second} both set Authorization: give one of them"));
         }
         Ok(headers)
     }
@@ -260,6 +296,8 @@ impl ReloadArgs {
             reload_status,
             reload_headers,
             reload_auth_file,
+            reload_user,
+            reload_password,
             reload_token_file,
             reload_ca_file,
             reload_cert_file,
@@ -283,6 +321,8 @@ impl ReloadArgs {
         gate.texts("--reload-status", reload_status);
         gate.texts("--reload-header", reload_headers);
         gate.texts("--reload-auth-file", reload_auth_file);
+        gate.texts("--reload-user", reload_user);
+        gate.texts("--reload-password", reload_password);
         gate.texts("--reload-token-file", reload_token_file);
         gate.texts("--reload-ca-file", reload_ca_file);
         gate.texts("--reload-cert-file", reload_cert_file);

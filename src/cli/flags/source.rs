@@ -103,10 +103,13 @@ pub(super) struct Parts {
 }
 
 impl SourceArgs {
-    pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>) -> Checked<Parts> {
+    /// `others`: whether something else is read that is published.
+    pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>, others: bool) -> Checked<Parts> {
         let from_api = !self.configmaps.is_empty() || !self.secrets.is_empty() || self.selector.is_some();
-        if !from_api && self.watch_dirs.is_empty() {
-            return usage("no source: give at least one of --configmap, --secret, --selector and --watch-dir");
+        if !from_api && self.watch_dirs.is_empty() && !others {
+            return usage(
+                "no source: give at least one of --configmap, --secret, --selector, --watch-dir and --envsubst",
+            );
         }
         self.check_api(from_api)?;
         self.check_dirs()?;

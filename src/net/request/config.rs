@@ -27,6 +27,8 @@ pub struct HttpConfig {
     pub headers: Vec<Header>,
     /// `--reload-auth-file`: `user:password`.
     pub auth_file: Option<PathBuf>,
+    /// `--reload-user` and `--reload-password`.
+    pub user: Option<(LiteralOrFile, LiteralOrFile)>,
     /// `--reload-token-file`.
     pub token_file: Option<PathBuf>,
     /// `--reload-ca-file`: PEM. Without it, the system's bundle (`SSL_CERT_FILE`, `/etc/ssl/certs`, …).
@@ -67,8 +69,9 @@ pub(super) fn prepare(
         headers.append(name, value);
     }
     let basic = config.auth_file.as_deref().map(credentials::basic).transpose()?;
+    let user = config.user.as_ref().map(|(user, password)| credentials::user(user, password)).transpose()?;
     let bearer = config.token_file.as_deref().map(credentials::bearer).transpose()?;
-    for (value, secrets) in [basic, bearer].into_iter().flatten() {
+    for (value, secrets) in [basic, user, bearer].into_iter().flatten() {
         credentials.extend(secrets);
         headers.insert(header::AUTHORIZATION, value);
     }

@@ -520,7 +520,12 @@ async fn old_children_after(name: &str, first: Option<u16>) -> usize {
         Server::start(move |count| if count == 0 { Some((first?, String::new())) } else { Some((200, String::new())) });
     let main = Main::on_hup(name, &format!("( {IDLE} ) &"));
     let http = HttpConfig::default();
-    let driver = Driver::Http { endpoints: vec![server.url.parse().unwrap()], http, accept: "2xx".parse().unwrap() };
+    let driver = Driver::Http {
+        program: None,
+        endpoints: vec![server.url.parse().unwrap()],
+        http: Box::new(http),
+        accept: "2xx".parse().unwrap(),
+    };
     let target = Some(main.selector());
     let mut reloader = Reloader::new(reload::Config {
         driver,
