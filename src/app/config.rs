@@ -23,8 +23,8 @@ pub struct Config {
     pub watches: Vec<Watch>,
     /// What is watched in the file system.
     pub files: files::Config,
-    /// Where generations go.
-    pub output: publish::Config,
+    /// Where generations go. `None` where there is nothing to write: what is to be remembered is in memory then.
+    pub output: Option<publish::Config>,
     pub digest_key_file: Option<PathBuf>,
     /// What rendering depends on beside the sources.
     pub render: Settings,
@@ -52,6 +52,7 @@ impl Config {
     /// is, and of many that do only those that change are written.
     #[must_use]
     pub fn keeps_on_disk(&self) -> bool {
-        self.output.layout == publish::Layout::Files && !self.render.templated
+        let layout = self.output.as_ref().map(|output| output.layout);
+        layout == Some(publish::Layout::Files) && !self.render.templated
     }
 }

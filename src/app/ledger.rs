@@ -7,8 +7,7 @@ use crate::model::content::Content;
 use crate::model::digest::Digest;
 use crate::model::journal::Journal;
 use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::HeldBack;
-use crate::model::snapshot::Versions;
+use crate::model::snapshot::{HeldBack, Observed, Versions};
 use crate::os::mask::Said;
 use crate::render::{Drawn, Inputs};
 
@@ -20,11 +19,14 @@ struct Ingredients {
     /// The secrets that the main process may print while it has the generation. `None`: not known, as it was found at
     /// start and its inputs are gone.
     secrets: Option<Vec<Content>>,
+    /// What the main process reads by itself, as it was then. `None`: as with `secrets`.
+    observed: Option<Vec<Observed>>,
 }
 
 impl Ingredients {
     fn found(exists: bool) -> Arc<Self> {
-        Arc::new(Self { objects: Versions::default(), secrets: (!exists).then(Vec::new) })
+        let observed = (!exists).then(Vec::new);
+        Arc::new(Self { objects: Versions::default(), secrets: (!exists).then(Vec::new), observed })
     }
 }
 
@@ -60,7 +62,11 @@ impl Ledger {
         let generations = [(&journal.current, &mut self.published), (&journal.last_good, &mut self.good)];
         for (generation, made_of) in generations {
             if made_of.secrets.is_none() && generation.as_ref().is_some_and(|found| found.digest == digest) {
-                Arc::make_mut(made_of).secrets = Some(inputs.secrets().collect());
+                let made_of = Arc::make_mut(made_of);
+                made_of.secrets = Some(inputs.secrets().collect());
+                if generation.as_ref().is_some_and(|found| found.inputs() == digest) {
+                    made_of.observed = Some(inputs.snapshot.observed.clone());
+                }
             }
         }
     }
@@ -68,6 +74,7 @@ impl Ledger {
     /// A candidate is made of these inputs.
     pub(super) fn begun(&mut self, inputs: &Inputs) {
         self.staged.objects = Versions::of(&inputs.snapshot);
+        self.staged.observed = Some(inputs.snapshot.observed.clone());
         // An object that is held back stays as it was last published.
         let earlier = self.published.objects.secret().flat_map(|object| object.data.values());
         self.staged.secrets = Some(inputs.secrets().chain(earlier.cloned()).collect());
@@ -118,12 +125,29 @@ impl Ledger {
     /// The last good generation is current again.
     pub(super) fn rolled_back(&mut self) {
         self.before = std::mem::replace(&mut self.published, self.good.clone());
+        // It is not taken back.
+        if self.published.observed.as_ref().is_none_or(|observed| !observed.is_empty()) {
+            Arc::make_mut(&mut self.published).observed.clone_from(&self.before.observed);
+        }
         self.unknown = self.good.objects.is_empty();
     }
 
     /// The current generation is the last good one.
     pub(super) fn confirmed(&mut self) {
         self.good = self.published.clone();
+    }
+
+    /// What of the newest inputs the main process reads by itself and is not as it was last confirmed: a place each.
+    pub(super) fn edited_in_place(&self, newest: &Inputs) -> Vec<String> {
+        let mut places = Vec::new();
+        for observed in &newest.snapshot.observed {
+            let same = |known: &&Observed| known.object.id == observed.object.id;
+            match self.good.observed.iter().flatten().find(same) {
+                Some(known) => places.extend(observed.edited(known).map(|key| observed.place(key))),
+                None => places.push(observed.path.display().to_string()),
+            }
+        }
+        places
     }
 
     /// The secrets that others may have said: those of the newest inputs, and of the generations that the main process may

@@ -30,12 +30,13 @@ use self::rollout::Fleet;
 pub use self::rollout::RolloutConfig;
 pub(crate) use self::rollout::lease_of;
 pub use self::start::run;
-pub(crate) use self::start::{clients, given_key};
+pub(crate) use self::start::{clients, given_key, own_key};
 pub(crate) use self::steps::read_back;
 use self::steps::{Answer, Done, Steps};
 use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, Wait};
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;
+use crate::model::tree::Tree;
 use crate::observe::admin::Ask;
 use crate::observe::history;
 use crate::os::backoff;
@@ -68,7 +69,8 @@ struct App {
     /// of them may be too much for the memory that there is.
     said_before: Option<Digest>,
     end: Option<End>,
-    _lock: Lock,
+    /// `None` where there is nothing to lock.
+    _lock: Option<Lock>,
 }
 
 impl App {
@@ -77,7 +79,7 @@ impl App {
         let mut grace_until: Option<Instant> = None;
         loop {
             // Also when nothing is to be written: a liveness probe is a turn of this loop.
-            if let Err(error) = self.steps.output.still_there() {
+            if let Some(Err(error)) = self.steps.output.as_ref().map(|output| output.still_there()) {
                 error!("ending: {error}");
                 return End::CannotWrite;
             }
@@ -298,7 +300,10 @@ impl App {
                 Effect::Render { step, sequence, unless } => {
                     let (Some(inputs), Some((digest, ..))) = (self.inputs.clone(), self.observed) else { continue };
                     self.report.began(digest);
-                    self.steps.render(step, sequence, unless, inputs, digest, &mut self.ledger);
+                    let current = self.machine.journal().current.as_ref();
+                    let nothing = Tree::default().content(&self.steps.key);
+                    let bare = current.is_none_or(|current| current.content == nothing);
+                    self.steps.render(step, sequence, unless, bare, (inputs, digest), &mut self.ledger);
                 }
                 Effect::Ask(step) => self.ask(step),
                 Effect::Write { step, writes } => self.steps.write(step, writes),
@@ -329,6 +334,9 @@ impl App {
             self.say();
         }
         let fleet = self.fleet.as_ref().map(|fleet| (fleet.status(), fleet.wait()));
+        let rejected = self.machine.is_held() || self.machine.is_rejected();
+        let newest = self.inputs.as_ref().filter(|_| rejected);
+        self.report.edited_in_place(newest.map(|newest| self.ledger.edited_in_place(newest)).unwrap_or_default());
         self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)), fleet);
         // An init container's life is over before anyone asks.
         if self.config.once.is_none()

@@ -44,9 +44,12 @@ struct Unmasked {
     secrets: Option<Vec<Content>>,
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 pub(super) struct Reporter {
     pub(super) shared: Shared,
     events: PodEvents,
+    /// Whether there is anything to write.
+    writes: bool,
     /// What waits for the verdict, to be reported with it.
     milestones: Vec<Milestone>,
     lines: Lines,
@@ -69,7 +72,7 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// For the generations that a journal names, which an earlier life has reported.
-    pub(super) fn new(shared: Shared, events: PodEvents, journal: &Journal) -> Self {
+    pub(super) fn new(shared: Shared, events: PodEvents, journal: &Journal, writes: bool) -> Self {
         let found = |generation: &Option<Generation>| {
             generation.as_ref().map(|generation| status::Published::new(generation, None))
         };
@@ -101,6 +104,7 @@ impl Reporter {
         Self {
             shared,
             events,
+            writes,
             lines,
             milestones: Vec::new(),
             warned: Vec::new(),
@@ -389,6 +393,11 @@ impl Reporter {
         self.shared.update(|status| status.errors.remove(stage));
     }
 
+    /// What was rejected and cannot be taken back.
+    pub(super) fn edited_in_place(&mut self, places: Vec<String>) {
+        self.shared.update(|status| status.edited_in_place = places);
+    }
+
     /// Brings `/status` and the metrics up to date with the machine and the sources, and writes the log.
     pub(super) fn state(
         &mut self,
@@ -408,6 +417,8 @@ impl Reporter {
         self.events.held_back(&known, &held_back);
         self.shared.update(|status| {
             status.phase = machine.phase().as_str();
+            // Where nothing is written, there is nothing to wait for.
+            status.ready |= !self.writes && observed.is_some();
             status.observed = observed.map(|(digest, at)| status::Observed { digest, at });
             status.last_good = journal.last_good.as_ref().map(|generation| status::Published::new(generation, None));
             status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());

@@ -29,7 +29,7 @@ use crate::observe::status;
 use crate::observe::way::Stations;
 use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
-use crate::publish::{FoundJournal, Lock, Output};
+use crate::publish::{self, FoundJournal, Lock, Output};
 use crate::reload::Driver;
 use crate::render::Pod;
 use crate::source::Published;
@@ -53,18 +53,17 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
             tasks.spawn(async move { match serving.await {} });
         }
     }
-    let (output, warnings) =
-        Output::open(&config.output).map_err(|error| (End::CannotWrite, anyhow::Error::from(error)))?;
-    for warning in warnings {
-        warn!("{warning}");
-    }
-    let output = Arc::new(output);
-    let Some(lock) = lock(&output, &shared, &mut asked, &mut signals, config.once).await? else {
-        return Ok(End::by_signal(config.once));
+    let output = config.output.as_ref().map(open).transpose().map_err(|error| (End::CannotWrite, error))?;
+    let lock = match &output {
+        None => None,
+        Some(output) => match lock(output, &shared, &mut asked, &mut signals, config.once).await? {
+            Some(lock) => Some(lock),
+            None => return Ok(End::by_signal(config.once)),
+        },
     };
     let given = given_key(&config).map_err(|error| (End::StartUp, error))?;
     let key =
-        given.clone().map_or_else(|| output.digest_key(), Ok).map_err(|error| (End::CannotWrite, error.into()))?;
+        given.clone().map_or_else(|| own_key(output.as_deref()), Ok).map_err(|error| (End::CannotWrite, error))?;
     let fleet = match config.rollout.clone() {
         None => None,
         Some(rollout) => {
@@ -104,6 +103,24 @@ pub(crate) fn given_key(config: &Config) -> anyhow::Result<Option<DigestKey>> {
     let (bytes, _) = read.with_context(|| format!("--digest-key-file {}", path.display()))?;
     anyhow::ensure!(!bytes.is_empty(), "--digest-key-file {}: it is empty", path.display());
     Ok(Some(DigestKey::derive(&bytes)))
+}
+
+fn open(config: &publish::Config) -> anyhow::Result<Arc<Output>> {
+    let (output, warnings) = Output::open(config)?;
+    for warning in warnings {
+        warn!("{warning}");
+    }
+    Ok(Arc::new(output))
+}
+
+/// The output's digest key; without an output, one for this run.
+pub(crate) fn own_key(output: Option<&Output>) -> anyhow::Result<DigestKey> {
+    if let Some(output) = output {
+        return Ok(output.digest_key()?);
+    }
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random bytes for a digest")?;
+    Ok(DigestKey::new(bytes))
 }
 
 fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
@@ -173,7 +190,11 @@ struct Recovered {
     said_before: Option<Digest>,
 }
 
-fn recover(config: &Config, output: &Output) -> anyhow::Result<Recovered> {
+fn recover(config: &Config, output: Option<&Output>) -> anyhow::Result<Recovered> {
+    let Some(output) = output else {
+        let (machine, effects) = machine::recover(config.machine.clone(), None, &machine::Disk::default());
+        return Ok(Recovered { machine, effects, said_before: None });
+    };
     for warning in output.finish()? {
         warn!("{warning}");
     }
@@ -203,13 +224,13 @@ impl App {
     fn start(
         config: Config,
         clients: Option<kube::Clients>,
-        output: Arc<Output>,
+        output: Option<Arc<Output>>,
         key: DigestKey,
-        lock: Lock,
+        lock: Option<Lock>,
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let Recovered { machine, effects, said_before } = recover(&config, &output)?;
+        let Recovered { machine, effects, said_before } = recover(&config, output.as_deref())?;
         for spec in &config.specs {
             shared.metrics.source_added(&spec.name);
         }
@@ -224,10 +245,12 @@ impl App {
             let Pod { name, namespace, node, .. } = &config.render.pod;
             status.pod = status::Pod { name: name.clone(), namespace: namespace.clone(), node: node.clone() };
             status.version = env!("CARGO_PKG_VERSION");
-            status.history = History::restored(&output.read_history());
+            status.history =
+                output.as_ref().map(|output| History::restored(&output.read_history())).unwrap_or_default();
         });
         let api = clients.map(|clients| (clients, &config.watches[..]));
-        let spool = config.keeps_on_disk().then(|| output.spool()).transpose()?;
+        let keeps_on_disk = output.as_ref().filter(|_| config.keeps_on_disk());
+        let spool = keeps_on_disk.map(|output| output.spool()).transpose()?;
         let journal = machine.journal();
         let published = Published::of(journal.current.as_ref());
         let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, spool.as_ref())
@@ -236,7 +259,7 @@ impl App {
             settings: Arc::new(config.render.clone()),
             feed,
             ledger: Ledger::found(journal),
-            report: Reporter::new(shared, events, journal),
+            report: Reporter::new(shared, events, journal, config.validate.candidates),
             steps: Steps::new(&config, output, key, tasks),
             fleet: None,
             aside: None,

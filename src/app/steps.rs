@@ -91,13 +91,14 @@ pub(super) struct Rendered {
 
 /// Starts the steps, and hears of their ends.
 pub(super) struct Steps {
-    pub(super) output: Arc<Output>,
+    /// `None` where there is nothing to write and nothing is remembered.
+    pub(super) output: Option<Arc<Output>>,
     pub(super) key: DigestKey,
     pub(super) faults: Faults,
     validate: Arc<candidate::Config>,
     confirm: confirm::Config,
-    /// `--output`.
-    directory: PathBuf,
+    /// `--output`, if there is one.
+    directory: Option<PathBuf>,
     reload: reload::Config,
     reloader: Arc<Mutex<Reloader>>,
     lookout: Arc<std::sync::Mutex<process::Lookout>>,
@@ -114,7 +115,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(config: &Config, output: Arc<Output>, key: DigestKey, tasks: JoinSet<()>) -> Self {
+    pub(super) fn new(config: &Config, output: Option<Arc<Output>>, key: DigestKey, tasks: JoinSet<()>) -> Self {
         Self {
             output,
             key,
@@ -123,7 +124,7 @@ impl Steps {
             reloader: Arc::new(Mutex::new(Reloader::new(config.reload.clone()))),
             lookout: Arc::default(),
             confirm: config.confirm.clone(),
-            directory: config.output.output.clone(),
+            directory: config.output.as_ref().map(|output| output.output.clone()),
             reload: config.reload.clone(),
             clock: Clock::new().ok(),
             notified: None,
@@ -155,7 +156,7 @@ impl Steps {
 
     /// Writes the history. Nobody waits for it, and nothing depends on it.
     pub(super) fn store(&mut self, history: Vec<u8>) {
-        let output = self.output.clone();
+        let Some(output) = self.output.clone() else { return };
         self.storing = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = output.write_history(&history) {
                 debug!("the last changes will not be known after a restart: {error}");
@@ -168,8 +169,8 @@ impl Steps {
         step: Step,
         sequence: u64,
         unless: Option<Digest>,
-        inputs: Inputs,
-        digest: Digest,
+        bare: bool,
+        (inputs, digest): (Inputs, Digest),
         ledger: &mut Ledger,
     ) {
         self.faults.point("render");
@@ -182,6 +183,7 @@ impl Steps {
             unknown: ledger.is_unknown(),
             sequence,
             unless,
+            bare,
             output: self.output.clone(),
             key: self.key.clone(),
             validate: self.validate.clone(),
@@ -200,7 +202,7 @@ impl Steps {
 
     /// Reads back what was published of objects that are gone.
     pub(super) fn read_back(&mut self, absent: Parts, settings: Arc<Settings>) {
-        let (output, answer) = (self.output.clone(), self.answers.0.clone());
+        let (Some(output), answer) = (self.output.clone(), self.answers.0.clone()) else { return };
         self.tasks.spawn_blocking(move || {
             let read_back = read_back(&output, absent, &settings);
             // The app may have ended meanwhile.
@@ -217,7 +219,7 @@ impl Steps {
             let mut trouble = None;
             for write in writes {
                 faults.point(write.kind().as_str());
-                match output.apply(&write) {
+                match output.as_ref().map_or(Ok(()), |output| output.apply(&write)) {
                     Ok(()) => done += 1,
                     Err(failed) => {
                         trouble = Some(Trouble { message: failed.to_string(), said: Said::default() });
@@ -268,6 +270,7 @@ impl Steps {
             let _ = answer.send(Answer::Done(Box::new(done))).await;
             if let Some(process) = process {
                 let check = move || {
+                    let (output, directory) = (output?, directory?);
                     if let Some((name, pid)) = process {
                         return unreadable(&output, &generation, &name, pid).or_else(|| frozen(&directory, &name, pid));
                     }
@@ -322,7 +325,9 @@ impl Steps {
             let began = Instant::now();
             let baseline = confirm::baseline(&config, &key).await;
             let content = generation.content;
-            let read = tokio::task::spawn_blocking(move || output.content(&generation, &key)).await;
+            // With nothing written, there is nothing to go back to.
+            let read = move || output.map_or(Ok(content), |output| output.content(&generation, &key));
+            let read = tokio::task::spawn_blocking(read).await;
             let wrong = match read {
                 Ok(Ok(found)) if found == content || content == Digest::UNKNOWN => None,
                 Ok(Ok(_)) => Some("the last good generation was changed since it was published".to_owned()),

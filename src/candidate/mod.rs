@@ -32,13 +32,21 @@ use crate::os::mask::Said;
 use crate::publish::{Output, PublishError};
 use crate::render::{Drawn, Inputs, Refused, Rendered};
 
-/// `{dir}` in a program's arguments: the candidate's directory.
+/// `{dir}` in a program's arguments: the candidate's directory, or the only one that the main process reads by itself.
 pub const PLACEHOLDER: &str = "{dir}";
+
+/// `{dir:NAME}` there: the directory of `--observe-dir` with this name.
+#[must_use]
+pub fn placeholder_of(name: &str) -> String {
+    format!("{{dir:{name}}}")
+}
 
 /// What a candidate must pass.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub syntax: Syntax,
+    /// Whether there is anything to write.
+    pub candidates: bool,
     /// `--validate`, in the order given.
     pub commands: Vec<Command>,
     /// `--validate-timeout`: the most that one program may take.
@@ -60,8 +68,10 @@ pub struct Order {
     pub sequence: u64,
     /// The digest of the tree that is published: it needs no candidate.
     pub unless: Option<Digest>,
-    /// Where it goes.
-    pub output: Arc<Output>,
+    /// Whether no file is published.
+    pub bare: bool,
+    /// Where it goes; `None` where there is nothing to write.
+    pub output: Option<Arc<Output>>,
     /// The key of the tree's digests.
     pub key: DigestKey,
     /// What it must pass.
@@ -89,6 +99,7 @@ pub struct Made {
 
 /// What may be published.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub enum Candidate {
     /// A generation in its directory.
     Staged {
@@ -176,7 +187,7 @@ pub fn rehearse(
 }
 
 async fn read_back(order: &Order) -> Result<BTreeMap<ObjectRef, Arc<Object>>, CandidateError> {
-    let (inputs, output) = (order.inputs.clone(), order.output.clone());
+    let (inputs, Some(output)) = (order.inputs.clone(), order.output.clone()) else { return Ok(BTreeMap::new()) };
     let read = in_pool(Stage::Render, move || {
         let published = output.published(inputs.settings.max_size)?;
         Ok(inputs.found(|path| published.get(path)?.bytes.clone()))
@@ -227,14 +238,26 @@ impl Maker {
         if validate.commands.is_empty() {
             return Ok(());
         }
-        let directory: PathBuf = self.order.output.candidate(generation);
+        // With nothing to write, `--output` may be where Trimtab keeps its journal.
+        let writes = self.order.validate.candidates;
+        let output = self.order.output.as_ref().filter(|_| writes);
+        let places = self.places(output.map(|output| output.candidate(generation)));
         let began = Instant::now();
-        let passed = programs::run(&validate, &directory).await;
+        let passed = programs::run(&validate, &places).await;
         *self.made.validating.get_or_insert_default() += began.elapsed();
         if passed.is_err() {
             self.discard(candidate).await;
         }
         passed.map_err(CandidateError::from)
+    }
+
+    /// What stands for the placeholders in programs' arguments.
+    fn places(&self, candidate: Option<PathBuf>) -> Vec<(String, PathBuf)> {
+        let observed = &self.order.inputs.snapshot.observed;
+        let only = || if let [only] = &observed[..] { Some(only.path.to_path_buf()) } else { None };
+        let dir = candidate.or_else(only).map(|path| (PLACEHOLDER.to_owned(), path));
+        let named = observed.iter().map(|it| (placeholder_of(&it.object.id.name), it.path.to_path_buf()));
+        named.chain(dir).collect()
     }
 
     /// Whether programs look at candidates.

@@ -2,11 +2,11 @@
 //!
 //! What a program says comes back as [`Said`], for the log.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 
-use super::{Config, PLACEHOLDER};
+use super::Config;
 use crate::os::exec::{self, Command};
 use crate::os::mask::Said;
 
@@ -19,12 +19,16 @@ pub(super) enum ProgramError {
     NotRun { message: String, output: Said },
 }
 
-/// Runs each program on the candidate in `dir`, in order; the first that does not exit with 0 ends it.
-pub(super) async fn run(config: &Config, dir: &Path) -> Result<(), ProgramError> {
-    // Checked when the flags were: see `crate::cli::flags`.
-    let dir = dir.to_string_lossy();
+/// Runs each program on what `places` has for the placeholders in its arguments, in order; the first that does not exit
+/// with 0 ends it.
+pub(super) async fn run(config: &Config, places: &[(String, PathBuf)]) -> Result<(), ProgramError> {
     for command in &config.commands {
-        let ran = exec::run(&command.replace(PLACEHOLDER, &dir), config.timeout).await;
+        // That each path is UTF-8 was checked when the flags were: see `crate::cli::flags`.
+        let said = |command: Command, (placeholder, path): &(String, PathBuf)| {
+            command.replace(placeholder, &path.to_string_lossy())
+        };
+        let full = places.iter().fold(command.clone(), said);
+        let ran = exec::run(&full, config.timeout).await;
         let outcome = ran.map_err(|error| ProgramError::NotRun {
             message: format!("--validate {error}"),
             output: Said::default(),
@@ -79,16 +83,17 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::candidate::PLACEHOLDER;
     use crate::candidate::syntax::Syntax;
     use crate::os::mask::Mask;
 
     fn config(commands: &[&str]) -> Config {
         let commands = commands.iter().map(|command| command.parse().unwrap()).collect();
-        Config { syntax: Syntax::Warn, commands, timeout: Duration::from_secs(20) }
+        Config { syntax: Syntax::Warn, candidates: true, commands, timeout: Duration::from_secs(20) }
     }
 
     async fn verdict(command: &str) -> String {
-        match run(&config(&[command]), Path::new("/")).await {
+        match run(&config(&[command]), &[]).await {
             Ok(()) => "passed".into(),
             Err(ProgramError::Refused { message, .. }) => format!("rejected: {message}"),
             Err(ProgramError::NotRun { message, .. }) => format!("failed: {message}"),
@@ -113,7 +118,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = "sh -c 'echo 1 >$0/log' {dir}";
         let second = "sh -c 'echo 2 >>$0/log; echo why; exit 1' {dir}";
-        let failure = run(&config(&[first, second, "touch {dir}/third"]), dir.path()).await.unwrap_err();
+        let places = [(PLACEHOLDER.to_owned(), dir.path().to_owned())];
+        let failure = run(&config(&[first, second, "touch {dir}/third"]), &places).await.unwrap_err();
         assert_eq!(std::fs::read_to_string(dir.path().join("log")).unwrap(), "1\n2\n");
         assert!(!dir.path().join("third").exists());
         let ProgramError::Refused { output, .. } = failure else { panic!("{failure:?}") };

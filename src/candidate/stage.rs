@@ -6,8 +6,9 @@ use tokio::time::Instant;
 
 use super::syntax::{self, Syntax};
 use super::{Candidate, CandidateError, Maker, Order, in_pool, render};
-use crate::model::digest::{Digest, DigestKey};
+use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Generation;
+use crate::model::snapshot::Observed;
 use crate::model::stage::Stage;
 use crate::model::tree::Tree;
 use crate::publish::PublishError;
@@ -40,7 +41,7 @@ impl Maker {
         if self.order.validate.commands.is_empty() {
             return Ok(());
         }
-        let (output, generation) = (self.order.output.clone(), generation.clone());
+        let (Some(output), generation) = (self.order.output.clone(), generation.clone()) else { return Ok(()) };
         let put_right = in_pool(Stage::Validate, move || {
             if output.is_intact(&generation, &tree)? { Ok(()) } else { output.stage(&generation, &tree) }
         });
@@ -49,7 +50,7 @@ impl Maker {
 
     pub(super) async fn discard(&self, candidate: &Candidate) {
         if let Candidate::Staged { generation, .. } = candidate {
-            let (output, generation) = (self.order.output.clone(), generation.clone());
+            let (Some(output), generation) = (self.order.output.clone(), generation.clone()) else { return };
             // What cannot be removed now goes with the next stage or prune.
             let _ = tokio::task::spawn_blocking(move || output.discard(&generation)).await;
         }
@@ -88,13 +89,8 @@ fn stage(
     let mut parsing = None;
     let mut warnings = Vec::new();
     let redrawn = drawn.filter(|_| refused.is_empty()).and_then(|drawn| order.inputs.redraw(drawn));
-    let mut rendered = redrawn.map_or_else(
-        || {
-            let bare = order.unless.is_none_or(|published| published == nothing(&order.key));
-            render(&order.inputs, order.digest, &order.published, refused, bare)
-        },
-        Ok,
-    );
+    let mut rendered =
+        redrawn.map_or_else(|| render(&order.inputs, order.digest, &order.published, refused, order.bare), Ok);
     let whole_tree =
         rendered.as_ref().ok().filter(|rendered| rendered.held_back.is_empty() && rendered.warnings.is_empty());
     let drawn = whole_tree.and_then(|rendered| order.inputs.drawn(&rendered.tree));
@@ -103,17 +99,12 @@ fn stage(
     }
     let result = write(order, rendered, unless, whole, |tree| {
         let began = Instant::now();
-        let checked = check(tree, syntax, &mut warnings);
+        let observed = &order.inputs.snapshot.observed;
+        let checked = check(tree, syntax, &mut warnings).and_then(|()| check_observed(observed, syntax, &mut warnings));
         parsing = (syntax != Syntax::Off).then(|| began.elapsed());
         checked
     });
     Staged { result, rendering: began.elapsed().saturating_sub(parsing.unwrap_or_default()), parsing, warnings, drawn }
-}
-
-/// The digest of a tree without a file.
-fn nothing(key: &DigestKey) -> Digest {
-    let tree = Tree::default();
-    tree.digest(tree.content(key), key)
 }
 
 fn write(
@@ -126,21 +117,33 @@ fn write(
     let rendered = rendered?;
     check(&rendered.tree)?;
     let content = rendered.tree.content(&order.key);
-    let tree = rendered.tree.digest(content, &order.key);
+    let observed = order.inputs.observed(&order.key);
+    let tree = beside(rendered.tree.digest(content, &order.key), observed, &order.key);
     let held_back = rendered.held_back;
     let made_of = order.inputs.snapshot.made_of.clone().without(&held_back, &order.published);
     if unless == Some(tree) {
         return Ok((Candidate::Same { held_back, made_of }, rendered.tree));
     }
     let generation = Generation::new(order.sequence, order.digest, tree, content);
-    let generation = Generation { partial: !held_back.is_empty(), made_of: Some(made_of), ..generation };
-    let output = &order.output;
-    let staged =
-        if whole { output.stage_whole(&generation, &rendered.tree) } else { output.stage(&generation, &rendered.tree) };
+    let generation = Generation { partial: !held_back.is_empty(), made_of: Some(made_of), observed, ..generation };
+    let staged = match &order.output {
+        None => Ok(()),
+        Some(output) if whole => output.stage_whole(&generation, &rendered.tree),
+        Some(output) => output.stage(&generation, &rendered.tree),
+    };
     // A tree that has no place is the inputs' fault; what cannot be written is the volume's.
     let stage = |error: &PublishError| if error.rejected() { Stage::Render } else { Stage::Publish };
     staged.map_err(|error| CandidateError::new(stage(&error), error.rejected(), &error))?;
     Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))
+}
+
+/// The identity of a tree beside what the main process reads by itself: an edit of that alone is a new generation.
+fn beside(tree: Digest, observed: Option<Digest>, key: &DigestKey) -> Digest {
+    let Some(observed) = observed else { return tree };
+    let mut hasher = Hasher::keyed(key);
+    hasher.field(tree.as_bytes());
+    hasher.field(observed.as_bytes());
+    hasher.finish()
 }
 
 /// Parses all files: the first that is malformed is a problem, or each is a warning.
@@ -151,7 +154,7 @@ pub(super) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> 
     for chunk in tree.chunks().iter().filter(|chunk| !chunk.is_well_formed()) {
         let mut well_formed = true;
         for (path, file) in chunk.iter() {
-            let checked = syntax::check(path, &file.bytes)
+            let checked = syntax::check(path.as_str(), &file.bytes)
                 .map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
             let Err(error) = checked else { continue };
             let message = format!("{error} (from {})", file.origin);
@@ -168,6 +171,27 @@ pub(super) fn check(tree: &Tree, syntax: Syntax, warnings: &mut Vec<String>) -> 
     Ok(())
 }
 
+/// The same of files that the main process reads by itself.
+fn check_observed(observed: &[Observed], syntax: Syntax, warnings: &mut Vec<String>) -> Result<(), CandidateError> {
+    if syntax == Syntax::Off {
+        return Ok(());
+    }
+    for observed in observed {
+        for (key, bytes) in &observed.object.data {
+            let checked = syntax::check(&observed.place(key), bytes)
+                .map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
+            match checked {
+                Err(error) if syntax == Syntax::Strict => {
+                    return Err(CandidateError::new(Stage::Validate, true, &error));
+                }
+                Err(error) => warnings.push(error.to_string()),
+                Ok(()) => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The independent objects with a malformed key, and where.
 pub(super) fn malformed(inputs: &Inputs) -> Result<Refused, CandidateError> {
     let mut found = Refused::new();
@@ -175,8 +199,8 @@ pub(super) fn malformed(inputs: &Inputs) -> Result<Refused, CandidateError> {
         for (key, bytes) in &object.data {
             // What is no path is held back for that.
             let Some(path) = inputs.settings.path.place(&object.id, object.marks(), key) else { continue };
-            let checked =
-                syntax::check(&path, bytes).map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
+            let checked = syntax::check(path.as_str(), bytes)
+                .map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
             if let Err(error) = checked {
                 found.insert(object.id.clone(), format!("key {key:?}: {error}"));
                 break;

@@ -33,7 +33,8 @@ impl Case {
     /// Selected objects, a key of its own each.
     fn selected(values: impl IntoIterator<Item = (String, String)>) -> Self {
         let objects = values.into_iter().map(|(name, value)| (object(&name, &format!("{name}.json"), &value), true));
-        let validate = Config { syntax: Syntax::Off, commands: Vec::new(), timeout: Duration::from_secs(20) };
+        let validate =
+            Config { syntax: Syntax::Off, candidates: true, commands: Vec::new(), timeout: Duration::from_secs(20) };
         Self { dir: tempfile::tempdir().unwrap(), objects: objects.collect(), published: BTreeMap::new(), validate }
     }
 
@@ -80,7 +81,8 @@ impl Case {
             unknown: false,
             sequence: 1,
             unless: None,
-            output: output.clone(),
+            bare: true,
+            output: Some(output.clone()),
             key: DigestKey::new([1; 32]),
             validate: Arc::new(self.validate.clone()),
         };

@@ -253,8 +253,9 @@ async fn of_content(config: &Config) -> Vec<Finding> {
 
 fn of_output(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let place = format!("--output {}", config.output.output.display());
-    let result = match Output::inspect(&config.output) {
+    let Some(config) = &config.output else { return findings };
+    let place = format!("--output {}", config.output.display());
+    let result = match Output::inspect(config) {
         Ok(Some((output, warnings))) => {
             let remedy = "a directory of its own below the volume, and securityContext.fsGroup of the Pod";
             findings.extend(warnings.iter().map(|warning| Finding::new(Severity::Advice, &place, warning, remedy)));
@@ -269,7 +270,7 @@ fn of_output(config: &Config) -> Vec<Finding> {
             }));
             output.writable()
         }
-        Ok(None) => Output::creatable(&config.output).map(drop),
+        Ok(None) => Output::creatable(config).map(drop),
         Err(error) => Err(error),
     };
     if let Err(error) = result {
@@ -370,7 +371,8 @@ async fn of_found_target(config: &Config, signal: Signal, selector: &Selector, t
         let remedy = "another --signal, or --reload-url or --reload-exec";
         findings.push(Finding::new(Severity::Problem, selector, error, remedy));
     }
-    findings.extend(process::frozen_mount(target.pid, &config.output.output).map(|point| {
+    let frozen = config.output.as_ref().and_then(|output| process::frozen_mount(target.pid, &output.output));
+    findings.extend(frozen.map(|point| {
         let message = format!(
             "{} (pid {}) has mounted {} by subPath, which stays what it was when its container started",
             target.name,
@@ -387,7 +389,8 @@ async fn of_found_target(config: &Config, signal: Signal, selector: &Selector, t
 /// Whether the main process can read the output: what is there, or what would, as modes and owners are.
 fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Finding> {
     // What is wrong with the output itself is reported already.
-    let output = Output::inspect(&config.output).ok()?.map(|(output, _)| output);
+    let config = config.output.as_ref()?;
+    let output = Output::inspect(config).ok()?.map(|(output, _)| output);
     let found = match &output {
         Some(output) => output.unreadable(&|bit, user, group, mode| reader.may(bit, user, group, mode)).ok()?,
         None => None,
@@ -396,9 +399,9 @@ fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Findin
     let would = || {
         let (user, group) = match &output {
             Some(output) => output.owners(),
-            None => Output::creatable(&config.output).ok()?,
+            None => Output::creatable(config).ok()?,
         };
-        let mode = config.output.file_mode;
+        let mode = config.file_mode;
         let what = format!("files of --file-mode {mode:04o}, which will belong to user {user} and group {group}");
         (!published && !reader.may(4, user, group, mode)).then_some(what)
     };
@@ -406,7 +409,7 @@ fn of_reader(config: &Config, target: &Target, reader: &Reader) -> Option<Findin
     let message = format!("{} (pid {}, user {}) cannot read {what}", target.name, target.pid, target.uid);
     let remedy = "the Pod's spec, so that both containers have one group:\nsecurityContext: {fsGroup: GROUP}\nor one \
                   runAsUser for both, or a wider --file-mode or --secret-mode";
-    let place = format!("--output {}", config.output.output.display());
+    let place = format!("--output {}", config.output.display());
     Some(Finding::new(Severity::Permission, place, message, remedy))
 }
 

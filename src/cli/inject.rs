@@ -267,7 +267,11 @@ fn needed(args: &RunArgs) -> Needed {
     for dir in &sources.watch_dirs {
         add("--watch-dir", &dir.path);
     }
+    for dir in &sources.observe_dirs {
+        add("--observe-dir", &dir.path);
+    }
     for (flag, path) in [
+        ("--state-dir", &output.state_dir),
         ("--kubeconfig", &sources.kubeconfig),
         ("--digest-key-file", &output.digest_key_file),
         ("--pid-file", &reload.pid_file),

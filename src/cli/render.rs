@@ -27,7 +27,6 @@ use crate::candidate;
 use crate::cli::exit::Exit;
 use crate::cli::{DryRunArgs, Format};
 use crate::model::content::Content;
-use crate::model::digest::DigestKey;
 use crate::model::snapshot::{HeldBack, Snapshot};
 use crate::model::spool::SpoolError;
 use crate::model::tree::File;
@@ -95,12 +94,14 @@ pub(super) struct Rehearsed {
 pub(super) async fn rehearse(config: &Config, limit: Duration) -> Result<Rehearsed, Failure> {
     let cannot_write = |error: anyhow::Error| (Exit::CannotWrite, error);
     let rejected = |reason: String| (Exit::Rejected, anyhow!("rejected: {reason}"));
-    let output = Output::inspect(&config.output).map_err(|error| cannot_write(error.into()))?.map(|(output, _)| output);
+    let inspected = config.output.as_ref().map(Output::inspect).transpose();
+    let output = inspected.map_err(|error| cannot_write(error.into()))?.flatten().map(|(output, _)| output);
     let given = app::given_key(config).map_err(start_up)?;
     let existing = || output.as_ref().and_then(Output::existing_digest_key);
     let key = match given.or_else(existing) {
         Some(key) => key,
-        None => throwaway_key().map_err(start_up)?,
+        // For what is only compared with itself.
+        None => app::own_key(None).map_err(start_up)?,
     };
     let (snapshot, kept) = read(config, output.as_ref(), limit).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
@@ -119,13 +120,6 @@ pub(super) async fn rehearse(config: &Config, limit: Duration) -> Result<Rehears
             .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
     }
     Ok(Rehearsed { rendered, warnings, published, kept })
-}
-
-/// For what is only compared with itself.
-fn throwaway_key() -> anyhow::Result<DigestKey> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).context("random bytes for a digest")?;
-    Ok(DigestKey::new(bytes))
 }
 
 /// Reads all sources once, and waits for those that are missing. What is gone and was published

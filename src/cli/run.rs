@@ -19,7 +19,7 @@ pub(super) fn run(args: RunArgs, given: &[String]) -> ExitCode {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         sources = sources.join(", "),
-        output = config.output.output.display().to_string(),
+        output = config.output.as_ref().map(|output| output.output.display().to_string()),
         target = config.reload.driver.target(),
         flags = given.join(" "),
         "starting"

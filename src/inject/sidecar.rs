@@ -11,7 +11,7 @@ use crate::inject::document::Node;
 #[derive(Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent answers, none of which is a state")]
 pub struct Needed {
-    /// `--output`.
+    /// `--output`; empty where there is none.
     pub output: String,
     /// Other paths that must be in a volume, with their flags.
     pub paths: Vec<(String, String)>,
@@ -137,7 +137,9 @@ impl Settings {
             main_mounts: Vec::new(),
             advice: Vec::new(),
         };
-        draft.share_output(&self.needed.output, &self.volume)?;
+        if !self.needed.output.is_empty() {
+            draft.share_output(&self.needed.output, &self.volume)?;
+        }
         for mount in &self.mounts {
             draft.mount(mount)?;
         }

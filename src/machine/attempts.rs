@@ -136,11 +136,11 @@ impl Machine {
         if let (Some(rejected), Some(rejection)) = (self.have, rejection) {
             self.quarantine(rejected, rejection, effects);
         }
-        if by_fleet && self.want != Some(good.digest) && self.intake == Intake::Calm {
+        if by_fleet && self.want != Some(good.inputs()) && self.intake == Intake::Calm {
             // They wait until the fleet lets them go.
             self.intake = Intake::Ready;
         }
-        self.have = Some(good.digest);
+        self.have = Some(good.inputs());
         self.redo = good.partial;
         self.journal.from = self.journal.current.replace(good);
         self.journal.debt = Some(Debt { kind: DebtKind::Rollback, published: None, baseline });

@@ -20,6 +20,8 @@ mod work;
 mod writes;
 
 #[cfg(test)]
+mod observed;
+#[cfg(test)]
 mod tests;
 
 use self::intake::Intake;

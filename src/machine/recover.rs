@@ -48,7 +48,7 @@ pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Mach
     }
 
     let mut machine = Machine {
-        have: journal.current.as_ref().map(|current| current.digest),
+        have: journal.current.as_ref().map(Generation::inputs),
         published: journal.debt.as_ref().and_then(|debt| debt.published.clone()),
         held: journal.is_due(DebtKind::Publish)
             && journal.quarantine.as_ref().map(|quarantine| quarantine.digest)

@@ -24,12 +24,16 @@ impl Machine {
         self.journal.debt.is_some() && !self.held
     }
 
-    /// The generation that a rejection leads back to.
+    /// The generation that a rejection leads back to, with what the main process reads by itself as that is now: that is
+    /// not taken back, and where nothing else has changed there is no way back.
     #[must_use]
     pub fn way_back(&self) -> Option<Generation> {
         let base = self.journal.fleet.as_ref().and_then(|fleet| fleet.base.as_ref());
-        let good = base.or(self.journal.last_good.as_ref());
-        good.filter(|good| Some(*good) != self.journal.current.as_ref()).cloned()
+        let good = base.or(self.journal.last_good.as_ref())?;
+        let Some(current) = &self.journal.current else { return Some(good.clone()) };
+        let same_files = good.content == current.content && good.content != Digest::UNKNOWN;
+        let leads_back = good.directory != current.directory && (good.observed == current.observed || !same_files);
+        leads_back.then(|| good.clone().beside(current.observed))
     }
 
     pub(super) fn may_go(&self) -> bool {

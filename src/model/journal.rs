@@ -40,6 +40,9 @@ pub struct Generation {
     /// The digest of what people edit, where a rollout asks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub change: Option<Digest>,
+    /// The keyed digest of what the main process read by itself with this generation, if it does. `tree` covers it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed: Option<Digest>,
 }
 
 impl Generation {
@@ -56,7 +59,20 @@ impl Generation {
             partial: false,
             made_of: Some(MadeOf::default()),
             change: None,
+            observed: None,
         }
+    }
+
+    /// The same files, beside what the main process reads by itself now: no inputs have led to both.
+    #[must_use]
+    pub fn beside(self, observed: Option<Digest>) -> Self {
+        if self.observed == observed { self } else { Self { tree: Digest::UNKNOWN, observed, ..self } }
+    }
+
+    /// The inputs that led to all of it; unknown where none are known to.
+    #[must_use]
+    pub fn inputs(&self) -> Digest {
+        if self.tree == Digest::UNKNOWN { Digest::UNKNOWN } else { self.digest }
     }
 
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
@@ -65,7 +81,17 @@ impl Generation {
         let sequence = sequence_of(directory)?;
         let (digest, tree, content) = (Digest::UNKNOWN, Digest::UNKNOWN, Digest::UNKNOWN);
         let directory = directory.to_owned();
-        Some(Self { sequence, digest, tree, content, directory, partial: false, made_of: None, change: None })
+        Some(Self {
+            sequence,
+            digest,
+            tree,
+            content,
+            directory,
+            partial: false,
+            made_of: None,
+            change: None,
+            observed: None,
+        })
     }
 }
 

@@ -1,10 +1,12 @@
 //! Everything that the sources hold at one moment. Bytes are shared, never copied: a snapshot is cheap to take and to keep.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::content::Content;
 use crate::model::digest::{Digest, Hasher};
 use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
@@ -156,11 +158,40 @@ impl From<BTreeMap<ObjectRef, Arc<Object>>> for Versions {
     }
 }
 
+/// A directory or file that the main process reads by itself. Nothing of it is written, and nothing can be taken back.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub object: Arc<Object>,
+    /// Where it is.
+    pub path: Arc<Path>,
+}
+
+impl Observed {
+    /// Where the value of a key is.
+    #[must_use]
+    pub fn place(&self, key: &str) -> String {
+        // A single file was read as one key of its own name.
+        let is_file = self.object.data.len() == 1 && self.path.file_name().is_some_and(|name| name == key);
+        let path = if is_file { self.path.to_path_buf() } else { self.path.join(key) };
+        path.display().to_string()
+    }
+
+    /// The keys that are not as they were.
+    pub fn edited<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = &'a String> {
+        let digest = |object: &Object, key: &str| object.data.get(key).map(Content::digest);
+        let keys =
+            self.object.data.keys().chain(before.object.data.keys().filter(|key| !self.object.data.contains_key(*key)));
+        keys.filter(move |key| digest(&self.object, key) != digest(&before.object, key))
+    }
+}
+
 /// Everything that the sources hold at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// ConfigMaps, Secrets and directories; of two values for a key in the merged view, the later one wins.
     pub objects: Objects,
+    /// What the main process reads by itself; after the objects in the merged view.
+    pub observed: Vec<Observed>,
     /// Files and directories of templates, each with its DEST.
     pub templates: Vec<(Arc<Object>, Option<String>)>,
     /// The same of `--envsubst`.

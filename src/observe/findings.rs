@@ -66,10 +66,18 @@ fn held(status: &Status) -> Option<Finding> {
     }
     let (at, cause) = refusal(status).unwrap_or((Station::Reload, None));
     let sequence = published(status);
+    let edited = edited_in_place(status);
     let (what, next) = if status.debt == Some(DebtKind::Rollback.as_str()) {
         (
             format!("{sequence}, the last good one, is current again, and the main process does not take it either"),
             format!("Look at the main container, whose log says why; {RETRY}."),
+        )
+    } else if let Some(edited) = &edited {
+        (
+            format!(
+                "What {edited} holds now was rejected and cannot be taken back, as the main process reads it by itself"
+            ),
+            format!("Fix {edited}: it is tried again as soon as it changes; {RETRY}."),
         )
     } else {
         (
@@ -85,10 +93,29 @@ fn held(status: &Status) -> Option<Finding> {
         what,
         link: ":",
         cause,
-        meanwhile: meanwhile.unwrap_or_default(),
+        meanwhile: match edited.filter(|_| status.debt == Some(DebtKind::Rollback.as_str())) {
+            Some(edited) => stays(&edited),
+            None => meanwhile.unwrap_or_default(),
+        },
         next: Some(next),
         calm: false,
     })
+}
+
+/// What was rejected and cannot be taken back, if there is such.
+fn edited_in_place(status: &Status) -> Option<String> {
+    match &status.edited_in_place[..] {
+        [] => None,
+        [first] => Some(first.clone()),
+        [first, second] => Some(format!("{first} and {second}")),
+        [first, second, more @ ..] => Some(format!("{first}, {second} and {} more", more.len())),
+    }
+}
+
+fn stays(edited: &str) -> String {
+    format!(
+        "{edited}, which the main process reads by itself, stays as it was edited: a restart of it would take that."
+    )
 }
 
 /// Where the main process does not take what is published, and what is known of it.
@@ -124,6 +151,10 @@ fn rejected(status: &Status) -> Option<Finding> {
         format!("{} is current again, and the main process has not taken it yet{why}.", published(status))
     } else {
         running(status)
+    };
+    let meanwhile = match edited_in_place(status) {
+        Some(edited) => format!("{meanwhile} {}", stays(&edited)),
+        None => meanwhile,
     };
     Some(Finding {
         state: State::Rejected,

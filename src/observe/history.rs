@@ -347,8 +347,9 @@ pub fn edits(before: Option<&Snapshot>, now: &Snapshot) -> Vec<Edit> {
     for (snapshot, is_new) in [(before, false), (now, true)] {
         let templates = snapshot.templates.iter().map(|(object, _)| (format!("template/{}", object.id.name), object));
         let filled = snapshot.envsubst.iter().map(|(object, _)| (format!("envsubst/{}", object.id.name), object));
-        let others =
-            templates.chain(filled).chain(snapshot.podinfo.iter().map(|object| ("podinfo".to_owned(), object)));
+        let observed = snapshot.observed.iter().map(|observed| (observed.object.id.to_string(), &observed.object));
+        let podinfo = snapshot.podinfo.iter().map(|object| ("podinfo".to_owned(), object));
+        let others = templates.chain(filled).chain(observed).chain(podinfo);
         for (name, object) in others {
             let entry = found.entry(name).or_default();
             *(if is_new { &mut entry.1 } else { &mut entry.0 }) = Some(object.as_ref());

@@ -58,6 +58,9 @@ pub struct Status {
     /// Whether the published generation was rejected, and there is no way back: also while it is tried once more.
     #[serde(skip)]
     pub held: bool,
+    /// What was rejected and cannot be taken back, as the main process reads it by itself: files, or whole directories.
+    #[serde(skip)]
+    pub edited_in_place: Vec<String>,
     /// Which stations the flags ask for.
     #[serde(skip)]
     pub stations: Stations,

@@ -13,7 +13,6 @@ use super::values::{Keys, Notes, entries};
 use super::{EnvVar, Inputs, Pod, RenderError, filters, guard};
 use crate::model::digest::Digest;
 use crate::model::object::{Kind, ObjectRef};
-use crate::model::snapshot::Taken;
 
 /// Steps a template may take beside those for its output. The engine counts one for an instruction or 64 bytes moved.
 /// Fewer under the fuzzer, which needs many short runs.
@@ -82,7 +81,8 @@ fn add_names(
     let pod = inputs.pod()?;
     let mut merged = BTreeMap::new();
     let mut objects = BTreeMap::new();
-    for Taken { object, .. } in inputs.snapshot.objects.iter() {
+    let taken = inputs.snapshot.objects.iter().map(|taken| &taken.object);
+    for object in taken.chain(inputs.snapshot.observed.iter().map(|observed| &observed.object)) {
         let keys = entries(object)?;
         merged.extend(keys.iter().map(|(key, entry)| (key.clone(), Arc::clone(entry))));
         objects.insert(object.id.clone(), Keys::value(keys, notes));

@@ -98,7 +98,9 @@ fn hint_for(tag: &str, cause: &Error, notes: &Notes, inputs: &Inputs) -> Option<
 /// before the dot.
 fn odd_key<'a>(tag: &'a str, inputs: &'a Inputs) -> Option<(&'a str, &'a str)> {
     let is_odd = |key: &&str| !key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-    let keys = || inputs.snapshot.objects.iter().flat_map(|taken| taken.object.data.keys()).map(String::as_str);
+    let observed = || inputs.snapshot.observed.iter().map(|observed| &observed.object);
+    let objects = || inputs.snapshot.objects.iter().map(|taken| &taken.object).chain(observed());
+    let keys = || objects().flat_map(|object| object.data.keys()).map(String::as_str);
     tag.match_indices('.').find_map(|(dot, _)| {
         let (base, rest) = (&tag[..dot], &tag[dot + 1..]);
         let key = keys().filter(is_odd).filter(|key| rest.starts_with(key)).max_by_key(|key| key.len())?;

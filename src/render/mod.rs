@@ -92,7 +92,26 @@ impl Inputs {
             hasher.field(variable.value.as_bytes());
             hasher.field(&[u8::from(variable.secret)]);
         }
+        self.add_observed(&mut hasher);
         hasher.finish()
+    }
+
+    /// The keyed digest of what the main process reads by itself, if it does.
+    #[must_use]
+    pub fn observed(&self, key: &DigestKey) -> Option<Digest> {
+        let mut hasher = Hasher::keyed(key);
+        self.add_observed(&mut hasher);
+        (!self.snapshot.observed.is_empty()).then(|| hasher.finish())
+    }
+
+    fn add_observed(&self, hasher: &mut Hasher) {
+        if self.snapshot.observed.is_empty() {
+            return;
+        }
+        hasher.field(b"observed");
+        for observed in &self.snapshot.observed {
+            hasher.field(observed.object.content().as_bytes());
+        }
     }
 
     /// The digest of what people edit: the same in all replicas that see the same objects and have the same templates.
@@ -110,6 +129,7 @@ impl Inputs {
             hasher.field(dest.as_deref().unwrap_or_default().as_bytes());
         }
         self.add_envsubst(&mut hasher);
+        self.add_observed(&mut hasher);
         hasher.finish()
     }
 
@@ -131,6 +151,7 @@ impl Inputs {
     pub fn is_secret(&self) -> bool {
         self.snapshot.objects.groups().any(|group| group.secret)
             || self.templates().any(|template| template.secret)
+            || self.snapshot.observed.iter().any(|observed| observed.object.secret)
             || self.settings.env.values().any(|variable| variable.secret)
     }
 
@@ -146,11 +167,11 @@ impl Inputs {
     ) -> Result<Rendered, RenderError> {
         let Settings { templated, allow_empty, selects, .. } = *self.settings;
         let may_be_empty = allow_empty || (bare && selects && !templated);
+        let observed = self.snapshot.observed.iter().map(|observed| &observed.object);
+        let mut objects = self.snapshot.objects.iter().map(|taken| &taken.object).chain(observed);
         // A file of --envsubst needs no source.
-        if !may_be_empty
-            && self.snapshot.envsubst.is_empty()
-            && self.snapshot.objects.iter().all(|taken| taken.object.data.is_empty())
-        {
+        let fills = !self.snapshot.envsubst.is_empty();
+        if !may_be_empty && !fills && objects.all(|object| object.data.is_empty()) {
             return Err(RenderError::Empty { reason: "no source has a key".into() });
         }
         let rendered = if templated {
@@ -229,7 +250,8 @@ impl Inputs {
     pub fn secrets(&self) -> impl Iterator<Item = Content> {
         let objects = self.snapshot.objects.secret().map(|taken| &taken.object);
         let templates = self.templates().filter(|template| template.secret);
-        let values = objects.chain(templates).flat_map(|object| object.data.values());
+        let observed = self.snapshot.observed.iter().map(|observed| &observed.object).filter(|object| object.secret);
+        let values = objects.chain(templates).chain(observed).flat_map(|object| object.data.values());
         let variables = self.settings.env.values().filter(|variable| variable.secret);
         values.cloned().chain(variables.map(|variable| Bytes::copy_from_slice(variable.value.as_bytes()).into()))
     }

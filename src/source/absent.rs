@@ -124,9 +124,11 @@ impl Sources {
 
     /// What the snapshot is made of.
     pub(super) fn made_of(&self) -> MadeOf {
-        let part = |object: &Object| (object.id.clone(), Part::of(object, self.plain));
         MadeOf::new(self.views.iter().filter_map(|view| {
-            let is_source = matches!(view.spec.role, Role::Named | Role::Selected);
+            // What is not copied cannot be read back.
+            let plain = self.plain && !matches!(view.spec.role, Role::Observed { .. });
+            let part = |object: &Object| (object.id.clone(), Part::of(object, plain));
+            let is_source = matches!(view.spec.role, Role::Named | Role::Selected | Role::Observed { .. });
             let mut full = view.objects.values().filter(|object| is_source && !object.data.is_empty()).peekable();
             full.peek()?;
             let parts = if view.spec.apply_deletes { Parts::new() } else { full.map(|object| part(object)).collect() };

@@ -12,13 +12,14 @@ mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use self::absent::{Published, ReadBack};
 pub use self::view::View;
 use crate::model::made_of::MadeOf;
 use crate::model::object::{Object, ObjectRef};
-use crate::model::snapshot::{Objects, Snapshot, Taken};
+use crate::model::snapshot::{Objects, Observed, Snapshot, Taken};
 
 /// What a source reports. Each message is about the source as a whole, so that the last one alone describes it.
 #[derive(Clone, Debug)]
@@ -62,6 +63,8 @@ pub enum Role {
     Named,
     /// Whatever a selector selects.
     Selected,
+    /// A directory or file that the main process reads by itself.
+    Observed { path: Arc<Path> },
     /// A file or directory of templates, rendered to DEST.
     Template {
         /// DEST of `--template SRC:DEST`.
@@ -183,6 +186,10 @@ impl Sources {
         for view in &self.views {
             match &view.spec.role {
                 Role::Named | Role::Selected => {}
+                Role::Observed { path } => {
+                    let observed = |object: &Arc<Object>| Observed { object: object.clone(), path: path.clone() };
+                    snapshot.observed.extend(view.objects.values().map(observed));
+                }
                 Role::Template { dest } => {
                     snapshot.templates.extend(view.objects.values().map(|object| (object.clone(), dest.clone())));
                 }
@@ -233,7 +240,11 @@ impl Sources {
                     let taken = |(_, object): (i64, &Arc<Object>)| Taken { object: object.clone(), selected: true };
                     objects.extend(selected.into_iter().map(taken));
                 }
-                Role::Selected | Role::Template { .. } | Role::Envsubst { .. } | Role::PodInfo => {}
+                Role::Selected
+                | Role::Observed { .. }
+                | Role::Template { .. }
+                | Role::Envsubst { .. }
+                | Role::PodInfo => {}
             }
         }
         objects.into_iter().collect()

@@ -96,7 +96,7 @@ impl View {
             Some(format!("{name}: it has not been read yet"))
         } else if let Some(gone) = self.what_is_gone() {
             Some(format!("{name}: {gone}"))
-        } else if self.spec.required && !self.had_content && self.spec.role != Role::Selected && self.lacks_content() {
+        } else if self.spec.required && !self.had_content && self.is_missing() {
             let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
             Some(format!("{name}: it {why}; create it, or start without it by --optional"))
         } else {
@@ -145,7 +145,23 @@ impl View {
         self.heard && !self.absent.parts.is_empty()
     }
 
+    /// Whether it is to be waited for. A directory that the main process reads may begin empty.
+    fn is_missing(&self) -> bool {
+        match self.spec.role {
+            Role::Selected => false,
+            Role::Observed { .. } => self.objects.is_empty(),
+            Role::Named | Role::Template { .. } | Role::Envsubst { .. } | Role::PodInfo => self.lacks_content(),
+        }
+    }
+
     fn what_is_kept(&self) -> String {
+        if let Role::Observed { path } = &self.spec.role {
+            return format!(
+                "{} is gone or empty, which is taken for no change: the main process is not notified (--on-delete keep); \
+                 create it again, or give --on-delete apply if that is meant",
+                path.display()
+            );
+        }
         let remedy = "its last content is kept (--on-delete keep), but a new Pod will not have it: create it again";
         format!("{} gone or empty; {remedy}", self.which(self.kept.first(), self.kept.len()))
     }

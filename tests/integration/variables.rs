@@ -116,6 +116,7 @@ fn works(variables: &mut Variables) {
     by_variables_objects(variables);
     by_variables_servers_and_logs(variables);
     by_variables_rollout(variables);
+    by_variables_what_is_observed(variables);
     by_variables_two_files_and_a_program(variables);
 }
 
@@ -139,6 +140,23 @@ fn by_variables_two_files_and_a_program(variables: &mut Variables) {
     sidecar.until_idle();
     assert_eq!(fs::read_to_string(stage.at("conf/filled")).unwrap(), "one $(B)");
     assert!(hook.calls()[0].head.iter().any(|head| head.eq_ignore_ascii_case("authorization: Basic YTpi")));
+}
+
+fn by_variables_what_is_observed(variables: &mut Variables) {
+    let mut stage = Stage::new("1");
+    let hook = Hook::start(Some(stage.at("volume/app.conf")));
+    let (volume, kept) = (stage.text("volume"), stage.text("state"));
+    let sidecar = variables.start(
+        &stage,
+        "log",
+        &[("OBSERVE_DIR", &format!("app={volume}")), ("STATE_DIR", &kept), ("RELOAD_URL", &hook.url())],
+        &[],
+    );
+    let status = sidecar.until_idle();
+    assert_eq!(status["sources"][0]["name"], "dir/app");
+    stage.edit("2");
+    eventually("the edit is reloaded", || (hook.last_saw()? == "2").then_some(()));
+    assert!(stage.at("state/..trimtab/journal.json").exists());
 }
 
 fn by_variables_rollout(variables: &mut Variables) {

@@ -33,7 +33,7 @@ pub enum SyntaxError {
     /// It does not parse.
     #[error("{path}, line {line}, column {column}: not {format}; fix it, or let it pass with --syntax warn")]
     Malformed {
-        path: TreePath,
+        path: String,
         format: &'static str,
         /// From 1.
         line: usize,
@@ -45,7 +45,7 @@ pub enum SyntaxError {
         "{path}, line {line}, column {column}: not UTF-8, and so not {format}; fix it, or let it pass with --syntax warn"
     )]
     NotUtf8 {
-        path: TreePath,
+        path: String,
         format: &'static str,
         /// From 1.
         line: usize,
@@ -56,13 +56,13 @@ pub enum SyntaxError {
         "{path} begins with a byte order mark (U+FEFF), which {format} does not allow: save it as UTF-8 without one, or let \
          it pass with --syntax warn"
     )]
-    ByteOrderMark { path: TreePath, format: &'static str },
+    ByteOrderMark { path: String, format: &'static str },
     /// It is nested too deeply.
     #[error("{path}: nested more than {limit} deep; flatten it, or let it pass with --syntax warn")]
-    TooDeep { path: TreePath, limit: usize },
+    TooDeep { path: String, limit: usize },
     /// It is too large for the memory of a sidecar.
     #[error("{path}: larger than {limit} bytes, which is too much to parse; let it pass with --syntax warn")]
-    TooLarge { path: TreePath, limit: usize },
+    TooLarge { path: String, limit: usize },
 }
 
 /// Parses a file by the ending of its name: `.json`, `.yaml`, `.yml` (any number of documents, any tag), `.toml`.
@@ -71,14 +71,14 @@ pub enum SyntaxError {
 /// YAML and JSON are read as a stream, so that neither nesting nor aliases cost memory: an alias is looked up, and
 /// never expanded.
 pub fn syntax(path: &TreePath, bytes: &[u8]) -> Result<(), SyntaxError> {
-    match Format::of(path) {
-        Some(format) => well_formed(path, format, bytes),
+    match Format::of(path.as_str()) {
+        Some(format) => well_formed(path.as_str(), format, bytes),
         None => Ok(()),
     }
 }
 
 /// The same, for bytes that are read only if they are to be parsed, and were not found well-formed before.
-pub fn check(path: &TreePath, content: &Content) -> Result<Result<(), SyntaxError>, SpoolError> {
+pub fn check(path: &str, content: &Content) -> Result<Result<(), SyntaxError>, SpoolError> {
     let Some(format) = Format::of(path).filter(|format| !content.is_noted(format.note)) else { return Ok(Ok(())) };
     let checked = well_formed(path, format, &content.read()?);
     if checked.is_ok() {
@@ -97,8 +97,8 @@ struct Format {
 }
 
 impl Format {
-    fn of(path: &TreePath) -> Option<Self> {
-        let (_, ending) = path.as_str().rsplit_once('.')?;
+    fn of(path: &str) -> Option<Self> {
+        let (_, ending) = path.rsplit_once('.')?;
         let is = |one: &str| ending.eq_ignore_ascii_case(one);
         if is("json") {
             Some(Self { name: "JSON", parse: json, note: 1 })
@@ -112,9 +112,9 @@ impl Format {
     }
 }
 
-fn well_formed(path: &TreePath, format: Format, bytes: &[u8]) -> Result<(), SyntaxError> {
+fn well_formed(path: &str, format: Format, bytes: &[u8]) -> Result<(), SyntaxError> {
     let Format { name: format, parse, .. } = format;
-    let path = || path.clone();
+    let path = || path.to_owned();
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
         let (line, column) = end_of(before);

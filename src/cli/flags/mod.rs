@@ -83,6 +83,7 @@ impl RunArgs {
         let Self { sources, output, validate, reload, confirm, rollout, life, file: _ } = &self;
         let mut parts = sources.parts(own_namespace, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
+        let directory = output.directory(sources.is_copied())?;
         life.check()?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;
@@ -96,7 +97,7 @@ impl RunArgs {
                 crate::reload::confirm::Config { alive: None, workers: false, url: None, ..confirm_config };
         }
         let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
-        let render = output.settings(env, sources.allow_empty, sources.selector.is_some())?;
+        let render = output.settings(env, sources.allow_empty || directory.is_none(), sources.selector.is_some())?;
         let marks: Arc<[String]> = render.path.marks().into();
         parts.watches.iter_mut().for_each(|watch| watch.marks = marks.clone());
         let rollout = rollout.config(&rollout::Others {
@@ -120,10 +121,10 @@ impl RunArgs {
                 max_size: output.max_size,
                 debounce: life.debounce,
             },
-            output: output.config()?,
+            output: output.config(),
             digest_key_file: output.digest_key_file.clone(),
             render,
-            validate: validate.config(output.directory()?)?,
+            validate: validate.config(directory, &sources.observe_dirs)?,
             machine: machine::Options {
                 confirm: confirm_config.is_needed(),
                 rollback: confirm.on_reject == OnReject::Rollback,

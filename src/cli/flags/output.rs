@@ -24,8 +24,13 @@ pub struct OutputArgs {
     /// Publish into this directory
     ///
     /// Trimtab creates and owns it; its parent is the shared volume.
-    #[arg(long, value_name = "DIR", required = true)]
+    #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// With --observe-dir and without --output, remember in this directory what the main process has [default: in memory]
+    ///
+    /// Without it, a restart means one reload too many.
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Render this file, or each of a directory
     ///
     /// DEST is its place [default: its name without .j2]. May be repeated. Without it, each key is written as a file.
@@ -138,17 +143,29 @@ impl OutputArgs {
         Ok(())
     }
 
-    pub(super) fn directory(&self) -> Checked<&Path> {
-        self.output.as_deref().map_or_else(|| usage("--output is required"), Ok)
+    /// Where to write: `None`, if there is nothing to write. `copied`: whether some source is.
+    pub(super) fn directory(&self, copied: bool) -> Checked<Option<&Path>> {
+        let written = copied || !self.templates.is_empty() || !self.envsubst.is_empty();
+        match (&self.output, &self.state_dir) {
+            (Some(_), Some(_)) => usage(
+                "--state-dir is for --observe-dir without --output: what is to be remembered of an --output is in it",
+            ),
+            (Some(_), None) if !written => usage(
+                "nothing would be written into --output: what --observe-dir names is not copied; leave --output away, \
+                 or give something to write, as --template",
+            ),
+            (None, _) if written => usage("--output is required: only what --observe-dir names is not written"),
+            (output, _) => Ok(output.as_deref()),
+        }
     }
 
     /// A watched directory in the output, or the output in a watched one, would make each publish a change.
     pub(super) fn check_apart(&self, watched: &Path) -> Checked<()> {
-        let output = self.directory()?;
+        let Some((flag, output)) = self.home() else { return Ok(()) };
         let (output_real, watched_real) = (real(output), real(watched));
         if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
             return usage(format!(
-                "--output {} and the watched {} are in one another: each publish would be a change; keep them apart",
+                "{flag} {} and the watched {} are in one another: each publish would be a change; keep them apart",
                 output.display(),
                 watched.display()
             ));
@@ -156,10 +173,18 @@ impl OutputArgs {
         Ok(())
     }
 
-    pub(super) fn config(&self) -> Checked<publish::Config> {
-        Ok(publish::Config {
-            output: self.directory()?.to_owned(),
-            layout: self.layout,
+    /// The directory that Trimtab works in, and its flag.
+    fn home(&self) -> Option<(&'static str, &Path)> {
+        let output = self.output.as_deref().map(|output| ("--output", output));
+        output.or_else(|| Some(("--state-dir", self.state_dir.as_deref()?)))
+    }
+
+    pub(super) fn config(&self) -> Option<publish::Config> {
+        let (_, home) = self.home()?;
+        Some(publish::Config {
+            output: home.to_owned(),
+            // With nothing in it, this layout leaves nothing at the top but Trimtab's own directory.
+            layout: if self.output.is_some() { self.layout } else { Layout::Files },
             file_mode: self.file_mode,
             secret_mode: self.secret_mode,
         })
@@ -175,7 +200,7 @@ impl OutputArgs {
         }
         let pattern = self.path.as_deref().unwrap_or("{key}");
         let path: PathPattern = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
-        let output = std::path::absolute(self.directory()?);
+        let output = self.output.as_ref().and_then(|output| std::path::absolute(output).ok());
         let path = output.map_or(path.clone(), |output| path.below(&output));
         let (suffix, signs) = (&self.template_suffix, &self.template_delimiters);
         for (flag, given) in [("--template-suffix", suffix.is_some()), ("--template-delimiters", signs.is_some())] {

@@ -1,6 +1,7 @@
 //! Where the configuration comes from.
 
 use std::cell::OnceCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,12 @@ pub struct SourceArgs {
     /// is secret.
     #[arg(long = "watch-dir", value_name = "[NAME=]PATH")]
     pub watch_dirs: Vec<NamedPath>,
+    /// Watch what the main process reads by itself: a directory, or a file
+    ///
+    /// Nothing of it is copied. Its changes are validated, make a reload and are confirmed; templates may read it. May be repeated. NAME as
+    /// with --watch-dir. Beside nothing else, --output is not needed.
+    #[arg(long = "observe-dir", value_name = "[NAME=]PATH")]
+    pub observe_dirs: Vec<NamedPath>,
     /// The --watch-dir of this name is not secret, although it is on tmpfs. May be repeated
     #[arg(long = "public-dir", value_name = "NAME")]
     pub public_dirs: Vec<String>,
@@ -106,9 +113,10 @@ impl SourceArgs {
     /// `others`: whether something else is read that is published.
     pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>, others: bool) -> Checked<Parts> {
         let from_api = !self.configmaps.is_empty() || !self.secrets.is_empty() || self.selector.is_some();
-        if !from_api && self.watch_dirs.is_empty() && !others {
+        if !from_api && self.watch_dirs.is_empty() && self.observe_dirs.is_empty() && !others {
             return usage(
-                "no source: give at least one of --configmap, --secret, --selector, --watch-dir and --envsubst",
+                "no source: give at least one of --configmap, --secret, --selector, --watch-dir and --envsubst, and \
+                 --output; or --observe-dir alone",
             );
         }
         self.check_api(from_api)?;
@@ -128,12 +136,23 @@ impl SourceArgs {
             self.selected(&mut parts, selector, &namespaces.selected()?);
         }
         for dir in &self.watch_dirs {
-            self.dir(&mut parts, dir);
+            self.dir(&mut parts, dir, Role::Named);
         }
         for name in &self.secrets {
             self.named(&mut parts, Kind::Secret, namespaces.of("--secret", name)?, name)?;
         }
+        for dir in &self.observe_dirs {
+            self.dir(&mut parts, dir, Role::Observed { path: dir.path.as_path().into() });
+        }
         Ok(Parts { client, ..parts })
+    }
+
+    /// Whether there is something to write.
+    pub(super) fn is_copied(&self) -> bool {
+        !self.configmaps.is_empty()
+            || !self.secrets.is_empty()
+            || self.selector.is_some()
+            || !self.watch_dirs.is_empty()
     }
 
     fn check_api(&self, from_api: bool) -> Checked<()> {
@@ -165,17 +184,17 @@ impl SourceArgs {
     }
 
     fn check_dirs(&self) -> Checked<()> {
-        for (index, dir) in self.watch_dirs.iter().enumerate() {
-            if self.watch_dirs[..index].iter().any(|other| other.name == dir.name) {
-                return usage(format!(
-                    "two --watch-dir have the name {:?}: give one another name, as --watch-dir NAME=PATH",
-                    dir.name
-                ));
-            }
+        let mut names = BTreeSet::new();
+        if let Some(dir) = self.watch_dirs.iter().chain(&self.observe_dirs).find(|dir| !names.insert(&dir.name)) {
+            return usage(format!(
+                "two --watch-dir or --observe-dir have the name {:?}: give one another name, as --watch-dir NAME=PATH",
+                dir.name
+            ));
         }
         for (flag, names) in [("--public-dir", &self.public_dirs), ("--secret-dir", &self.secret_dirs)] {
-            if let Some(name) = names.iter().find(|name| !self.watch_dirs.iter().any(|dir| dir.name == **name)) {
-                return usage(format!("{flag} {name}: no --watch-dir has this name"));
+            let has = |name: &str| self.watch_dirs.iter().chain(&self.observe_dirs).any(|dir| dir.name == name);
+            if let Some(name) = names.iter().find(|name| !has(name)) {
+                return usage(format!("{flag} {name}: no --watch-dir or --observe-dir has this name"));
             }
         }
         if let Some(name) = self.public_dirs.iter().find(|name| self.secret_dirs.contains(name)) {
@@ -227,7 +246,7 @@ impl SourceArgs {
         }
     }
 
-    fn dir(&self, parts: &mut Parts, dir: &NamedPath) {
+    fn dir(&self, parts: &mut Parts, dir: &NamedPath, role: Role) {
         let secret = if self.public_dirs.contains(&dir.name) {
             Some(false)
         } else if self.secret_dirs.contains(&dir.name) {
@@ -237,7 +256,7 @@ impl SourceArgs {
         };
         let source = parts.specs.len();
         parts.roots.push(files::Root { source, name: dir.name.clone(), path: dir.path.clone(), secret });
-        parts.specs.push(self.named_spec(format!("dir/{}", dir.name)));
+        parts.specs.push(Spec { role, ..self.named_spec(format!("dir/{}", dir.name)) });
     }
 }
 

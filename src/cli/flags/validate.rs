@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 
 use super::{Checked, Gate, UsageError, usage};
 use crate::candidate::{self, syntax::Syntax};
-use crate::cli::values::duration;
+use crate::cli::values::{NamedPath, duration};
 use crate::os::exec::Command;
 
 /// Validate.
@@ -20,7 +20,8 @@ pub struct ValidateArgs {
     pub syntax: Syntax,
     /// Run this program before anything is visible
     ///
-    /// On the candidate, in the directory {dir}; any exit code but 0 rejects it. May be repeated. Words are split as in a shell, but no shell runs. Programs run in the order given.
+    /// On the candidate, in the directory {dir}; any exit code but 0 rejects it. {dir:NAME} is that of --observe-dir as it is now; {dir}
+    /// too, without --output. May be repeated. Words are split as in a shell, but no shell runs. Programs run in the order given.
     #[arg(long = "validate", value_name = "CMD")]
     pub validate: Vec<String>,
     /// Kill a --validate program that takes longer than this, and reject the candidate
@@ -43,7 +44,8 @@ impl ValueEnum for Syntax {
 }
 
 impl ValidateArgs {
-    pub(super) fn config(&self, output: &Path) -> Checked<candidate::Config> {
+    /// `output`: where candidates are, if anything is written; `observed`: what the main process reads by itself.
+    pub(super) fn config(&self, output: Option<&Path>, observed: &[NamedPath]) -> Checked<candidate::Config> {
         if self.validate_timeout.is_zero() {
             return usage("--validate-timeout must not be 0");
         }
@@ -53,7 +55,14 @@ impl ValidateArgs {
             let number = index + 1;
             let command: Command =
                 text.parse().map_err(|error| UsageError(format!("--validate (number {number}): {error}")))?;
-            if command.replace(candidate::PLACEHOLDER, "") == command {
+            let has = |placeholder: &str| command.replace(placeholder, "") != command;
+            if has(candidate::PLACEHOLDER) && output.is_none() && observed.len() > 1 {
+                return usage(format!(
+                    "--validate {command} (number {number}): with several --observe-dir and no --output it is not clear \
+                     which {{dir}} is: write {{dir:NAME}}"
+                ));
+            }
+            if !has(candidate::PLACEHOLDER) && !observed.iter().any(|dir| has(&candidate::placeholder_of(&dir.name))) {
                 return usage(format!(
                     "--validate {command} (number {number}) has no {{dir}}, and would not look at the candidate: give \
                      it the path there, as in --validate 'nginx -t -p {{dir}} -c {{dir}}/nginx.conf'"
@@ -61,10 +70,18 @@ impl ValidateArgs {
             }
             commands.push(command);
         }
-        if !commands.is_empty() && output.to_str().is_none() {
-            return usage("--validate gives programs the path of --output, which is not UTF-8: choose another");
+        let mut paths = observed.iter().map(|dir| dir.path.as_path()).chain(output);
+        if !commands.is_empty() && paths.any(|path| path.to_str().is_none()) {
+            return usage(
+                "--validate gives programs the path of --output or --observe-dir, which is not UTF-8: choose another",
+            );
         }
-        Ok(candidate::Config { syntax: self.syntax, commands, timeout: self.validate_timeout })
+        Ok(candidate::Config {
+            syntax: self.syntax,
+            candidates: output.is_some(),
+            commands,
+            timeout: self.validate_timeout,
+        })
     }
 
     pub(super) fn add_to(&self, gate: &mut Gate) {

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use super::{Connection, Failure, Fault, Ground, Program, Refusal, binary, marker, play, strings};
+use super::{
+    Connection, Failure, Fault, Ground, Main, Program, Refusal, binary, borrow, marker, play, serves, strings,
+};
+use crate::support::sidecar::{Sidecar, Volume, eventually};
 
 /// What Prometheus 2.42 does with a bad configuration on `POST /-/reload`: what does not parse (an unknown field, a job
 /// named twice) is answered by 500, and it stays with what it has. But applying is no transaction:
@@ -135,4 +138,59 @@ fn prometheus_runs_good_configurations_alone() {
 #[test]
 fn prometheus_runs_good_configurations_alone_when_they_are_validated() {
     play(Prometheus { ground: Ground::new() }, true);
+}
+
+/// No template and no output: Prometheus reads the ConfigMap's volume by itself, as in most charts.
+#[test]
+fn prometheus_reads_a_volume_by_itself_and_each_edit_of_it_is_validated_reloaded_and_confirmed() {
+    let program = Prometheus { ground: Ground::new() };
+    let edit = |edit: usize, fault| program.keys(edit, fault);
+    let mut volume = Volume::new(program.ground.at("conf"), &borrow(&edit(0, None)));
+    let mut main = Main::start(&program);
+    serves(&program, 0);
+    let base = format!("http://127.0.0.1:{}", program.ground.port);
+    let mut flags =
+        strings(["--observe-dir", &program.ground.text("conf"), "--state-dir", &program.ground.text("state")]);
+    flags.extend(strings(["--debounce", "20ms", "--retry-min", "50ms", "--retry-max", "500ms"]));
+    flags.extend(strings(["--reload-url", &format!("{base}/-/reload"), "--confirm-url", &format!("{base}/metrics")]));
+    let changed = r"(?m)^prometheus_config_last_reload_success_timestamp_seconds (\S+)";
+    flags.extend(strings(["--confirm-changed", changed, "--reload-attempts", "1"]));
+    let mut sidecar = Sidecar::start(&program.ground.at("log"), &flags);
+    sidecar.until_idle();
+    volume.swap(&borrow(&edit(1, None)));
+    serves(&program, 1);
+    let status = sidecar.until_idle();
+    assert_eq!(status["confirmed"]["sequence"], 2, "{status}");
+
+    // Prometheus refuses it, and goes on with what it has. There is no way back, and nobody pretends that there is.
+    volume.swap(&borrow(&edit(2, Some(Fault::Unknown))));
+    let status = sidecar.until("it is held", |status| status["phase"] == "held");
+    let summary = status["verdict"]["summary"].as_str().unwrap();
+    assert!(summary.contains("conf/prometheus.yml") && summary.contains("cannot be taken back"), "{summary}");
+    serves(&program, 1);
+    volume.swap(&borrow(&edit(1, None)));
+    let status = sidecar.until_idle();
+    assert!(status["quarantine"].is_null() && status["confirmed"]["sequence"] == 4, "{status}");
+
+    // Killed, it misses no edit.
+    sidecar.kill();
+    volume.swap(&borrow(&edit(3, None)));
+    sidecar.start_again();
+    serves(&program, 3);
+    sidecar.until_idle();
+    sidecar.kill();
+
+    // With promtool at the gate, Prometheus hears nothing of it.
+    flags.extend(strings(["--validate", &program.validator()]));
+    let sidecar = Sidecar::start(&program.ground.at("log"), &flags);
+    let before = sidecar.until_idle()["confirmed"]["sequence"].clone();
+    volume.swap(&borrow(&edit(4, Some(Fault::Part))));
+    let status = sidecar.until("promtool refuses it", |status| status["quarantine"]["stage"] == "validate");
+    assert_eq!(status["confirmed"]["sequence"], before);
+    serves(&program, 3);
+    volume.swap(&borrow(&edit(3, None)));
+    let status = sidecar.until("it is undone", |status| status["quarantine"].is_null() && status["phase"] == "idle");
+    assert_eq!(status["confirmed"]["sequence"], before, "without a reload: {status}");
+    assert!(!main.has_ended());
+    assert_eq!(eventually("its state", || std::fs::read_dir(program.ground.at("state")).ok()).count(), 1);
 }
