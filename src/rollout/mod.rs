@@ -15,6 +15,9 @@ pub mod history;
 mod io;
 mod lease;
 
+#[cfg(test)]
+mod tests;
+
 pub use self::decide::{Action, Clock, Replica, Why, decide};
 pub use self::dice::Dice;
 pub use self::driver::Rollout;

@@ -10,6 +10,14 @@ fn digest(n: u8) -> Digest {
     Digest::from_bytes([n; 32])
 }
 
+fn leave(n: u8) -> Leave {
+    Leave { inputs: digest(n), change: digest(100 + n), retries: 3, good: false, base: false }
+}
+
+fn rejection() -> Rejection {
+    Rejection { stage: crate::model::stage::Stage::Confirm, reason: "no".to_owned(), at: jiff::Timestamp::UNIX_EPOCH }
+}
+
 /// A machine, and what it asked for that is not done yet.
 struct World {
     machine: Machine,
@@ -87,8 +95,7 @@ impl World {
     }
 
     fn leave(&mut self, n: u8) {
-        let leave = Leave { inputs: digest(n), change: digest(100 + n), retries: 3, good: false, base: false };
-        self.on(Event::Go(leave));
+        self.on(Event::Go(leave(n)));
     }
 
     fn goes(&mut self, n: u8) {
@@ -177,4 +184,63 @@ fn a_rejection_leads_to_the_base_and_is_remembered_in_the_journal_of_the_way_bac
     assert!(world.machine.is_rejected() && world.render().is_none());
     world.on(Event::Remember(Memory::ForgetRejection));
     assert!(world.machine.waits_for_fleet(), "it may be tried again, once the fleet says so");
+}
+
+#[test]
+fn what_confirmed_and_did_not_hold_is_rejected_as_if_it_never_had() {
+    let mut world = World::new();
+    world.settles(1);
+    world.goes(2);
+    world.on(Event::NotHeld { rejection: rejection(), retries: 7 });
+    assert_eq!(world.current(), Some(digest(2)), "a verdict of its own is on its way");
+    world.reloaded(Verdict::Took);
+    world.on(Event::NotHeld { rejection: rejection(), retries: 7 });
+    assert_eq!(world.current(), Some(digest(1)));
+    let fleet = world.journal.fleet.clone().unwrap();
+    assert_eq!((fleet.rejected, fleet.retries), (Some(digest(102)), 7));
+    assert_eq!(world.journal.quarantine.as_ref().unwrap().rejection, rejection());
+    world.reloaded(Verdict::Took);
+    assert!(world.machine.is_rejected() && world.render().is_none());
+}
+
+#[test]
+fn what_the_fleet_had_is_the_base_from_its_publish_on() {
+    let mut world = World::new();
+    world.on(Event::Observed(digest(2)));
+    assert_eq!(world.render(), None);
+    world.on(Event::Observed(digest(1)));
+    world.on(Event::Go(Leave { base: true, ..leave(1) }));
+    let step = world.staged(1);
+    world.on(Event::Allowed { step, allowed: true });
+    let base = world.journal.fleet.clone().unwrap().base.expect("the journal that announces it names the base");
+    assert_eq!((base.digest, base.change), (digest(1), Some(digest(101))));
+    // The newest inputs are back, and wait.
+    world.on(Event::Observed(digest(2)));
+    world.reloaded(Verdict::Took);
+    assert!(world.machine.waits_for_fleet() && world.render().is_none());
+    assert_eq!(world.journal.fleet.clone().unwrap().base, Some(base));
+    // What goes next and is rejected leads there.
+    world.leave(2);
+    let step = world.staged(2);
+    world.on(Event::Allowed { step, allowed: true });
+    assert_eq!(world.current(), Some(digest(2)));
+    world.reloaded(Verdict::Refused(rejection()));
+    assert_eq!(world.current(), Some(digest(1)));
+}
+
+#[test]
+fn a_change_that_renders_to_what_is_published_is_published() {
+    let mut world = World::new();
+    world.settles(1);
+    world.on(Event::Observed(digest(2)));
+    world.leave(2);
+    let (step, _) = world.render().unwrap();
+    let made_of = crate::model::made_of::MadeOf::default();
+    world.on(Event::Rendered { step, outcome: Outcome::Same { partial: false, made_of } });
+    let current = world.journal.current.clone().unwrap();
+    assert_eq!((current.digest, current.change), (digest(1), Some(digest(102))));
+    assert!(world.machine.is_settled());
+    assert_eq!(world.journal.last_good, world.journal.current, "it is confirmed, as what is published is");
+    let base = world.journal.fleet.as_ref().unwrap().base.as_ref().unwrap().change;
+    assert_eq!(base, Some(digest(101)), "until the fleet knows it to be good");
 }
