@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use base64::Engine as _;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
@@ -472,4 +473,40 @@ async fn two_fleets_with_one_name_are_found() {
             && warning.contains("/web;")
             && warning.contains("/other")
     });
+}
+
+#[tokio::test]
+async fn what_is_secret_is_kept_in_a_secret_alone() {
+    const PASSWORD: &str = "hunter2-of-the-fleet";
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    let secret = json!({"metadata": {"name": "login"}, "stringData": {"password": PASSWORD}});
+    let secret: Secret = serde_json::from_value(secret).unwrap();
+    let secrets: Api<Secret> = Api::namespaced(fleet.client.clone(), &fleet.namespace);
+    secrets.create(&PostParams::default(), &secret).await.unwrap();
+    let key = fleet.dir.path().join("key");
+    std::fs::write(&key, "the same in all replicas").unwrap();
+    let login = format!("{}/login", fleet.namespace);
+    fleet.more = ["--secret", &login, "--digest-key-file", key.to_str().unwrap()].map(str::to_owned).into();
+    fleet.add(&server, ADMIN, 0);
+    fleet.until_done("the first one", "").await;
+    let kept = fleet.until_kept().await;
+    let beside = secrets.get("trimtab-web").await.unwrap().data.unwrap();
+    let text = String::from_utf8(beside["objects.json"].0.clone()).unwrap();
+    assert!(text.contains(PASSWORD) && !text.contains("good 1"), "what is secret, and that alone");
+
+    fleet.stop_by("bad 2", "good 1").await;
+    fleet.add(&server, ADMIN, 1);
+    fleet.until("the new one starts from both", async |fleet| fleet.members[1].published() == "good 1").await;
+    let password = std::fs::read_to_string(fleet.dir.path().join("conf-1/password")).unwrap();
+    assert_eq!(password, PASSWORD);
+
+    let mut shown = serde_json::to_string(&kept).unwrap() + &serde_json::to_string(&fleet.lease().await).unwrap();
+    for member in &fleet.members {
+        shown += &member.sidecar.log();
+        shown += &member.sidecar.until("it answers", |_| true).to_string();
+    }
+    for form in [PASSWORD.to_owned(), base64::engine::general_purpose::STANDARD.encode(PASSWORD)] {
+        assert!(!shown.contains(&form), "nowhere else");
+    }
 }
