@@ -28,7 +28,7 @@ pub struct FileArgs {
 /// What a file says of one flag.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    key: String,
+    pub key: String,
     line: usize,
     values: Vec<String>,
     is_list: bool,

@@ -5,19 +5,25 @@ use std::ffi::OsStr;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use super::file::Entry;
+
 /// The names of values that are no texts of the user's own.
 const PLAIN: [&str; 12] =
     ["ADDR", "CODES", "D", "FORMAT", "HOW", "LEVEL", "METHOD", "MODE", "N", "SIG", "SIZE", "WHAT"];
 
-/// Each flag that was given on the command line or by its variable, and is not as it is by default.
-pub(super) fn given(command: &Command, matches: &ArgMatches) -> Vec<String> {
-    command.get_arguments().filter_map(|arg| shown(arg, matches)).collect()
+/// Each flag that was given on the command line, by its variable or in the file, and is not as it is by default. `command`:
+/// without the file's values.
+pub(super) fn given(command: &Command, matches: &ArgMatches, file: &[Entry]) -> Vec<String> {
+    command.get_arguments().filter_map(|arg| shown(arg, matches, file)).collect()
 }
 
-fn shown(arg: &Arg, matches: &ArgMatches) -> Option<String> {
+fn shown(arg: &Arg, matches: &ArgMatches, file: &[Entry]) -> Option<String> {
     let (long, id) = (arg.get_long()?, arg.get_id().as_str());
-    if !matches!(matches.value_source(id)?, ValueSource::CommandLine | ValueSource::EnvVariable) {
-        return None;
+    match matches.value_source(id)? {
+        ValueSource::CommandLine | ValueSource::EnvVariable => {}
+        // A file's values take the place of defaults.
+        _ if file.iter().any(|entry| entry.key == long) => {}
+        _ => return None,
     }
     if matches!(arg.get_action(), ArgAction::SetTrue) {
         return matches.get_flag(id).then(|| format!("--{long}"));
@@ -50,7 +56,7 @@ mod tests {
         ];
         let command = command();
         let matches = command.clone().try_get_matches_from(line).unwrap();
-        let mut given = given(&command, &matches);
+        let mut given = given(&command, &matches, &[]);
         given.sort_unstable();
         let expected = ["--allow-empty", "--debounce 1s", "--output", "--reload-header", "--reload-url", "--watch-dir"];
         assert_eq!(given, expected);

@@ -170,7 +170,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
     if words.iter().any(|word| word == "-h") {
         command = help::on_one_screen(command);
     }
-    let mut own = Own::Given;
+    let (mut own, mut entries) = (Own::Given, Vec::new());
     let mut parsed = command.clone().try_get_matches_from(&words);
     if parsed.as_ref().err().is_none_or(clap::Error::use_stderr) {
         let environment: Vec<_> = std::env::vars_os().collect();
@@ -187,13 +187,13 @@ pub fn parse() -> Result<Cli, ExitCode> {
             parsed = command.clone().try_get_matches_from(&words);
         }
         if let Some(path) = file::named(&command, &words) {
-            let entries = file::read(&path).map_err(|message| refuse(&message))?;
+            entries = file::read(&path).map_err(|message| refuse(&message))?;
             command = file::apply(command, &entries);
             parsed = command.clone().try_get_matches_from(&words);
         }
     }
     let parsed = parsed.and_then(|matches| {
-        let given = given::given(&command, &matches);
+        let given = given::given(&self::command(), &matches, &entries);
         Cli::from_arg_matches(&matches).map(|cli| Cli { given, ..cli })
     });
     parsed.map_err(|error| {

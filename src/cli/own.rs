@@ -57,7 +57,7 @@ pub(super) fn flags(command: &Command, words: &[OsString]) -> Own {
             "two sidecars run here (pid {one} and pid {other}), so none of their flags are taken: give --output and the sources"
         )),
         (Some((pid, theirs)), None) => {
-            let shown = given(command, &theirs).join(" ");
+            let shown = given(command, &theirs, &[]).join(" ");
             let note = format!("with the flags of the running sidecar (pid {pid}): {shown}");
             Own::Found { flags: missing(command, &theirs, matches), note }
         }

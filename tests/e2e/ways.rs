@@ -35,6 +35,33 @@ fn native_sidecar_holds_the_main_container_back_until_its_configuration_is_there
 }
 
 #[test]
+fn flags_of_a_file_are_a_pods_and_those_of_a_command_in_it() {
+    let space = Space::new("file");
+    prepare(&space, "one");
+    let file =
+        "output: /shared/conf\nconfigmap: [web]\nsignal: HUP\nprocess-args: /program/app.py\nconfirm-alive: 1s\n";
+    space.create(&configmap("flags", "trimtab.yaml", file));
+    let mut object = pod("web", &[]);
+    let sidecar = &mut object["spec"]["initContainers"][0];
+    sidecar["args"] = json!(["--config=/flags/trimtab.yaml"]);
+    sidecar["volumeMounts"].as_array_mut().unwrap().push(json!({"name": "flags", "mountPath": "/flags"}));
+    let volume = json!({"name": "flags", "configMap": {"name": "flags"}});
+    object["spec"]["volumes"].as_array_mut().unwrap().push(volume);
+    space.create(&object);
+    let pod = space.pod("web").until_ready();
+    pod.until_serves(PORT, "/", "one");
+    space.edit("web", "app.txt", "two");
+    pod.until_serves(PORT, "/", "two");
+    assert!(pod.log("trimtab").contains("--signal HUP --confirm-alive 1s"), "{}", pod.log("trimtab"));
+    let check = pod.output("trimtab", &["/trimtab", "check"]);
+    let said = String::from_utf8_lossy(&check.stderr);
+    assert!(
+        check.status.success() && said.contains("flags of the running sidecar") && said.contains("--config"),
+        "{said}"
+    );
+}
+
+#[test]
 fn ordinary_sidecar_brings_up_a_main_container_that_came_first() {
     let space = Space::new("ordinary");
     prepare(&space, "one");

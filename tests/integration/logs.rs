@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::support::hook::{Answer, Port};
-use super::support::sidecar::{eventually, output_of};
+use super::support::sidecar::{Sidecar, eventually, output_of};
 use super::support::stage::{Stage, metric};
 
 #[test]
@@ -61,6 +61,34 @@ fn colours_are_for_terminals_whose_user_wants_them() {
     assert!(coloured.contains("\x1b[32m INFO"), "{coloured:?}");
     let plain = on_terminal("NO_COLOR=1");
     assert!(plain.contains(" INFO ") && !plain.contains('\x1b'), "{plain:?}");
+}
+
+#[test]
+fn the_first_line_has_the_flags_of_the_file_too() {
+    let stage = Stage::new("1");
+    let (volume, output) = (stage.text("volume"), stage.text("conf"));
+    let text = "debounce: 20ms\nlog-level: info\nsyntax: strict\nreload-header: \"X-Token: hunter22\"\n\
+                reload-url: http://127.0.0.1:1/?hunter22\nretry-max: 7s\n";
+    let file = stage.write("flags.yaml", format!("watch-dir: {volume}\noutput: {output}\n{text}"));
+    let sidecar = Sidecar::start(&stage.at("log"), ["--config", &file, "--retry-max", "9s"]);
+    let log = eventually("it begins", || Some(sidecar.log()).filter(|log| log.contains(" starting ")));
+    let (_, flags) = log.split_once(" flags=\"").unwrap();
+    let mut flags: Vec<_> = flags.split_once('"').unwrap().0.split(" --").collect();
+    flags.sort_unstable();
+    let expected = [
+        "--watch-dir",
+        "admin 127.0.0.1:0",
+        "config",
+        "debounce 20ms",
+        "listen 127.0.0.1:0",
+        "output",
+        "reload-header",
+        "reload-url",
+        "retry-max 9s",
+        "syntax strict",
+    ];
+    assert_eq!(flags, expected, "{log}");
+    assert!(!log.contains("hunter22"));
 }
 
 /// The most memory that a sidecar took, in kB, with 3 MiB of secrets in short lines and a validator that says this.
