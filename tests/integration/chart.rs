@@ -226,7 +226,9 @@ spec:
         "args": FLAGS, "mountPath": "/shared", "configMaps": ["web"], "secrets": ["tls"],
         "mounts": [{"name": "trimtab-templates", "mountPath": "/templates", "configMap": "web-templates"}],
     }});
-    let objects = yaml(template(chart, &values.to_string(), &[]));
+    let text = said(template(chart, &values.to_string(), &[]));
+    is_as_it_was("library.yaml", &text);
+    let objects = objects(&text);
     let (pod, wanted) = (&of(&objects, "Pod", "own")["spec"], injected());
     assert_eq!(pod["initContainers"], wanted["initContainers"]);
     assert_eq!(pod["volumes"], wanted["volumes"]);
@@ -258,7 +260,9 @@ fn kustomize_component_fills_in_the_container() {
     };
     let all = [workload("Deployment", "true"), workload("StatefulSet", "true"), workload("DaemonSet", "false")];
     fs::write(dir.path().join("all.yaml"), all.join("\n---\n")).unwrap();
-    let made = yaml(output_of(Command::new(kubectl()).arg("kustomize").arg(dir.path())));
+    let made = said(output_of(Command::new(kubectl()).arg("kustomize").arg(dir.path())));
+    is_as_it_was("component.yaml", &made);
+    let made = objects(&made);
     // Lists that Kustomize merges by name have another order.
     let sorted = |list: &Value, key: &str| -> BTreeMap<String, Value> {
         list.as_array().unwrap().iter().map(|item| (item[key].as_str().unwrap().to_owned(), item.clone())).collect()
@@ -306,4 +310,26 @@ fn kustomize_runs_inject_as_a_function() {
     assert!(!refused.status.success());
     let text = String::from_utf8(refused.stderr).unwrap();
     assert!(text.contains("--container takes one of nginx"), "{text}");
+}
+
+/// What is rendered is what is stored there, to be read in a review. The version may change without that.
+#[track_caller]
+fn is_as_it_was(name: &str, rendered: &str) {
+    let path = root("tests/integration/golden").join(name);
+    let rendered = rendered.replace(IMAGE, "trimtab:VERSION");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &rendered).unwrap();
+    }
+    let golden = fs::read_to_string(&path).unwrap_or_default();
+    let hint = "look at the difference (git diff) after UPDATE_DOCS=1 cargo test --test integration -- chart::";
+    assert!(golden == rendered, "{} differs from what is rendered now: {hint}\n{rendered}", path.display());
+}
+
+#[test]
+fn chart_renders_what_it_rendered() {
+    // The alerts and the dashboard are compared with those of deploy/.
+    let values = VALUES.replace("alerts: {enabled: true}", "").replace("dashboard: {enabled: true}", "");
+    is_as_it_was("chart.yaml", &said(template(&root("deploy/helm/trimtab"), &values, &[])));
+    is_as_it_was("chart-by-default.yaml", &said(template(&root("deploy/helm/trimtab"), "{}", &[])));
 }
