@@ -46,5 +46,5 @@ mod examples; // examples/ on an API server that enforces the restricted standar
 mod inject; // `inject`, `uninject`, `rbac`: manifests, on an API server
 mod policy; // `policy`, `profile`: the sidecar by an annotation
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
-mod recipes; // the same for Apache, php-fpm, unbound, BIND: a good and a bad edit
+mod recipes; // the same for Apache, php-fpm, unbound, BIND, CoreDNS, gunicorn, Redis, PgBouncer, node: a good and a bad edit
 mod words; // plain words in pages, help, messages and comments

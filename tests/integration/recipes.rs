@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -15,13 +15,22 @@ use super::support::sidecar::{eventually, needs_root};
 use super::support::stage::Stage;
 
 /// What a reload and its confirmation may take here.
-const QUICK: [&str; 6] = ["--retry-max", "500ms", "--confirm-alive", "300ms", "--confirm-timeout", "3s"];
+const QUICK: [&str; 6] = ["--confirm-alive", "300ms", "--confirm-timeout", "3s", "--retry-max", "500ms"];
 
 /// A program of one of Debian's packages.
 fn debian(package: &str, program: &str) -> PathBuf {
     let tool = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/tools/debian");
-    let output = Command::new(tool).args([package, program]).output().expect("tests/tools/debian");
-    assert!(output.status.success(), "no {program}: {}", String::from_utf8_lossy(&output.stderr));
+    path_of(Command::new(tool).args([package, program]))
+}
+
+/// What one of `tests/tools` prints.
+fn tool(name: &str, args: &[&str]) -> PathBuf {
+    path_of(Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tools").join(name)).args(args))
+}
+
+fn path_of(command: &mut Command) -> PathBuf {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
@@ -44,6 +53,8 @@ impl Drop for Main {
 enum Bad {
     /// The validator rejects it: it was never visible.
     Rejected,
+    /// The program of `--reload-exec` refuses it: it is rolled back.
+    Refused,
     /// The main process does not take it: it is rolled back.
     RolledBack,
 }
@@ -65,7 +76,9 @@ impl Recipe<'_> {
     /// Good, bad, good: what is good runs in one and the same process.
     fn passes(mut self) {
         self.stage.edit(&(self.config)(1));
-        let flags: Vec<_> = QUICK.into_iter().chain(self.flags.iter().map(String::as_str)).collect();
+        // A program has nobody to watch.
+        let quick = if self.ends == Bad::Refused { &QUICK[4..] } else { &QUICK };
+        let flags: Vec<_> = quick.iter().copied().chain(self.flags.iter().map(String::as_str)).collect();
         let sidecar = self.stage.start(&flags);
         eventually("the first configuration is published", || self.stage.published());
         let mut command = Command::new(&self.command[0]);
@@ -82,7 +95,11 @@ impl Recipe<'_> {
             now["phase"] == "idle" && now["confirmed"]["sequence"] == 2 && now["published"]["sequence"] == 2
         });
         self.stage.edit(&self.bad);
-        let stage = if self.ends == Bad::Rejected { "validate" } else { "confirm" };
+        let stage = match self.ends {
+            Bad::Rejected => "validate",
+            Bad::Refused => "reload",
+            Bad::RolledBack => "confirm",
+        };
         let status = sidecar.until("the bad edit is rejected", |now| {
             let of_stage = now["quarantine"]["stage"] == stage || now["errors"][stage].is_object();
             now["phase"] == "idle" && now["debt"].is_null() && of_stage
@@ -252,6 +269,197 @@ fn bind_takes_good_edits_and_bad_ones_are_rolled_back() {
         config: &config,
         ends: Bad::RolledBack,
         runs: &|_| edit_in(&get(statistics, "/json/v1/zones")?),
+        stage,
+    }
+    .passes();
+}
+
+/// A query for a TXT record of `trimtab`, as base64 in a URL (RFC 8484).
+const DIGEST_BY_HTTP: &str = "dns-query?dns=AAABAAABAAAAAAAAB3RyaW10YWIAABAAAQ";
+
+/// Its metrics do not change at a signal: a server of its own answers the digest, by DNS over HTTP.
+#[test]
+fn coredns_takes_good_edits_and_bad_ones_are_rolled_back() {
+    let (stage, port, http) = (Stage::new(""), free_port(), free_port());
+    let coredns = tool("build", &["coredns"]).join("coredns").to_str().unwrap().to_owned();
+    let answer = |text: &str| format!("answer \"{{{{ .Name }}}} 0 IN TXT {text}\"");
+    let config = |edit| {
+        format!(
+            ".:{port} {{\n  bind 127.0.0.1\n  template IN TXT example {{\n    {}\n  }}\n}}\n\
+             https://trimtab:{http} {{\n  bind 127.0.0.1\n  template IN TXT trimtab {{\n    {}\n  }}\n}}\n",
+            answer(&format!("edit-{edit}")),
+            answer("DIGEST"),
+        )
+    };
+    let template = stage.write("app.conf.j2", r#"{{ data["app.conf"] | replace("DIGEST", generation.digest) }}"#);
+    let url = format!("http://127.0.0.1:{http}/{DIGEST_BY_HTTP}");
+    let file = stage.text("conf/app.conf");
+    let mut flags = strings(["--template", &template, "--signal", "USR1", "--process-args", &file]);
+    flags.extend(strings(["--confirm-url", &url, "--confirm-match", "{digest}"]));
+    Recipe {
+        command: strings([&coredns, "-conf", &file]),
+        flags,
+        bad: config(9).replace("bind", "frobnicate"),
+        config: &config,
+        ends: Bad::RolledBack,
+        runs: &|_| edit_in(&txt(port)?),
+        stage,
+    }
+    .passes();
+}
+
+#[test]
+fn gunicorn_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
+    let (stage, port) = (Stage::new(""), free_port());
+    let own = stage.text("");
+    stage.write(
+        "web.py",
+        "import os\ndef app(environ, start):\n    start('200 OK', [])\n    return [os.environ['EDIT'].encode()]\n",
+    );
+    let config = |edit| {
+        format!(
+            "bind = '127.0.0.1:{port}'\npidfile = '{own}/pid'\nwsgi_app = 'web:app'\n\
+             graceful_timeout = 1\nraw_env = ['EDIT=edit-{edit}']\n"
+        )
+    };
+    let folder = format!("PYTHONPATH={}:{own}", tool("gunicorn", &[]).display());
+    let gunicorn = ["env", &folder, "PYTHONDONTWRITEBYTECODE=1", "python3", "-m", "gunicorn"];
+    let validate = format!("{} --check-config -c {{dir}}/app.conf", gunicorn.join(" "));
+    let mut flags = strings(["--signal", "HUP", "--pid-file", &stage.text("pid"), "--confirm-workers"]);
+    flags.extend(strings(["--validate", &validate, "--validate-timeout", "1m"]));
+    let mut command = gunicorn.map(str::to_owned).to_vec();
+    command.extend(strings(["-c", &stage.text("conf/app.conf")]));
+    Recipe {
+        command,
+        flags,
+        bad: config(9) + "workers = 'frobnicate'\n",
+        config: &config,
+        ends: Bad::Rejected,
+        runs: &|_| edit_in(&get(port, "/")?),
+        stage,
+    }
+    .passes();
+}
+
+/// `redis.conf` is read once; a file of ACLs is loaded as a whole, or not at all.
+#[test]
+fn redis_loads_good_acls_and_bad_ones_are_rolled_back() {
+    let (stage, port) = (Stage::new(""), free_port());
+    let beside = debian("redis-tools", "redis-check-rdb");
+    let unpacked = beside.with_file_name("root/usr");
+    let (bin, libraries) = if unpacked.exists() {
+        let arch = format!("lib/{}-linux-gnu", std::env::consts::ARCH);
+        (unpacked.join("bin/redis-check-rdb"), unpacked.join(arch).display().to_string())
+    } else {
+        (beside.clone(), String::new())
+    };
+    // By this name it is the server; Debian has the link in another package.
+    std::os::unix::fs::symlink(bin, stage.at("redis-server")).unwrap();
+    let config = |edit| format!("user default on nopass ~* &* +@all\nuser edit-{edit} on nopass ~* +get\n");
+    let number = port.to_string();
+    let client = beside.with_file_name("redis-cli");
+    let load = format!("{} -e -p {number} ACL LOAD", client.display());
+    let mut command = strings(["env", &format!("LD_LIBRARY_PATH={libraries}"), &stage.text("redis-server")]);
+    command.extend(strings(["--port", &number, "--bind", "127.0.0.1", "--save", "", "--dir", &stage.text("")]));
+    command.extend(strings(["--aclfile", &stage.text("conf/app.conf")]));
+    let acls = |_| {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(b"ACL LIST\r\nQUIT\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        edit_in(&answer)
+    };
+    Recipe {
+        command,
+        flags: strings(["--reload-exec", &load, "--reload-attempts", "1"]),
+        bad: config(9) + "user frobnicate ?\n",
+        config: &config,
+        ends: Bad::Refused,
+        runs: &acls,
+        stage,
+    }
+    .passes();
+}
+
+/// A RELOAD is answered before it is known what comes of it, and takes what stands before a mistake. Its last setting says
+/// whether it came so far.
+#[test]
+fn pgbouncer_takes_good_edits_and_bad_ones_are_rolled_back() {
+    let (stage, port) = (Stage::new(""), free_port());
+    let pgbouncer = debian("pgbouncer", "pgbouncer").to_str().unwrap().to_owned();
+    let psql = debian("postgresql-client-15", "psql");
+    let own = stage.text("");
+    // It does not run as root, and reads what is published.
+    nix::unistd::chown(&stage.at(""), Some(65534.into()), None).unwrap();
+    let config = |edit: usize| {
+        format!(
+            "[databases]\nshop = host=127.0.0.1\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+             unix_socket_dir =\nauth_type = any\nadmin_users = admin\npidfile = {own}/pid\nuser = nobody\n\
+             max_client_conn = {}\nserver_check_query = select 1 /* DIGEST */\n",
+            100 + edit
+        )
+    };
+    let template = stage.write("app.conf.j2", r#"{{ data["app.conf"] | replace("DIGEST", generation.digest) }}"#);
+    let ask = format!("{} -h 127.0.0.1 -p {port} -U admin -d pgbouncer -XAt", psql.display());
+    let file = stage.text("conf/app.conf");
+    let script = stage.write(
+        "reload.sh",
+        format!(
+            "{ask} -c RELOAD && {ask} -c 'SHOW CONFIG' |\n    \
+             grep -qF \"$(sed -n 's/^server_check_query = //p' {file})\"\n"
+        ),
+    );
+    let show = |_| {
+        let words: Vec<_> = ask.split(' ').collect();
+        let output = Command::new(words[0]).args(&words[1..]).args(["-c", "SHOW CONFIG"]).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let (_, after) = text.split_once("max_client_conn|")?;
+        Some(after.split('|').next()?.parse::<usize>().ok()? - 100)
+    };
+    let mut flags = strings(["--template", &template, "--reload-exec", &format!("sh {script}")]);
+    flags.extend(strings(["--reload-attempts", "1", "--reload-timeout", "1m"]));
+    Recipe {
+        command: strings([&pgbouncer, &file]),
+        flags,
+        bad: config(9).replace("server_check", "frobnicate = on\nserver_check"),
+        config: &config,
+        ends: Bad::Refused,
+        runs: &show,
+        stage,
+    }
+    .passes();
+}
+
+/// As a program of one's own can be: it reads its file at a signal, goes on with the old one if it cannot, and answers
+/// which one it runs.
+#[test]
+fn node_program_takes_good_edits_and_bad_ones_are_rolled_back() {
+    let (stage, port) = (Stage::new(""), free_port());
+    let node = debian("nodejs", "node").to_str().unwrap().to_owned();
+    let file = stage.text("conf/app.conf");
+    let program = stage.write(
+        "app.js",
+        format!(
+            "const fs = require('fs'), http = require('http');\n\
+             const read = () => JSON.parse(fs.readFileSync('{file}'));\n\
+             let config = read();\n\
+             process.on('SIGUSR2', () => {{ try {{ config = read(); }} catch (error) {{ console.error(error.message); }} }});\n\
+             http.createServer((_, answer) => answer.end(config.digest + ' ' + config.text)).listen({port}, '127.0.0.1');\n"
+        ),
+    );
+    let template =
+        stage.write("app.conf.j2", r#"{"digest": "{{ generation.digest }}", "text": {{ data["app.conf"] }}}"#);
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut flags = strings(["--template", &template, "--signal", "USR2", "--process-args", &program]);
+    flags.extend(strings(["--confirm-url", &url, "--confirm-match", "^{digest} "]));
+    Recipe {
+        command: strings([&node, &program]),
+        flags,
+        bad: "edit-9".to_owned(),
+        config: &|edit| format!("\"edit-{edit}\""),
+        ends: Bad::RolledBack,
+        runs: &|_| edit_in(&get(port, "/")?),
         stage,
     }
     .passes();
