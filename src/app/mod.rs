@@ -333,7 +333,11 @@ impl App {
         if self.machine.phase() != Phase::Committing {
             self.say();
         }
-        let fleet = self.fleet.as_ref().map(|fleet| (fleet.status(), fleet.wait()));
+        let fleet = self.fleet.as_ref().map(|fleet| {
+            let rollout = fleet.status();
+            let wait = fleet.wait(&rollout);
+            (rollout, wait)
+        });
         let rejected = self.machine.is_held() || self.machine.is_rejected();
         let newest = self.inputs.as_ref().filter(|_| rejected);
         self.report.edited_in_place(newest.map(|newest| self.ledger.edited_in_place(newest)).unwrap_or_default());

@@ -19,6 +19,7 @@ use crate::observe::admin::Shared;
 use crate::observe::history::{Change, Edit};
 use crate::observe::metrics::Ending;
 use crate::observe::pod_events::PodEvents;
+use crate::observe::rollout::Rollout;
 use crate::observe::status::{self, Lack, Wait};
 use crate::observe::when;
 use crate::os::mask::Said;
@@ -398,13 +399,28 @@ impl Reporter {
         self.shared.update(|status| status.edited_in_place = places);
     }
 
+    /// Reports what has changed of the rollout.
+    fn rollout(&mut self, now: &Rollout) {
+        let (before, pod) = self.shared.update(|status| {
+            let same = status.rollout.as_ref() == Some(now);
+            let before = if same { None } else { status.rollout.replace(now.clone()) };
+            ((!same).then_some(before), status.pod.name.clone())
+        });
+        let Some(before) = before else { return };
+        let ended = now.ended(before.as_ref(), &pod);
+        self.shared.metrics.rollout(now, ended);
+        if let Some(news) = now.news(before.as_ref()) {
+            self.events.rollout(now, news, &pod, ended.is_some());
+        }
+    }
+
     /// Brings `/status` and the metrics up to date with the machine and the sources, and writes the log.
     pub(super) fn state(
         &mut self,
         machine: &Machine,
         views: &[View],
         observed: Option<(Digest, Timestamp)>,
-        fleet: Option<(status::Rollout, Wait)>,
+        fleet: Option<(Rollout, Wait)>,
     ) {
         let journal = machine.journal();
         self.shared.metrics.debt(journal.debt.is_some());
@@ -415,6 +431,9 @@ impl Reporter {
         self.shared.metrics.held_back(held_back.len());
         let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.clone()));
         self.events.held_back(&known, &held_back);
+        if let Some((rollout, _)) = &fleet {
+            self.rollout(rollout);
+        }
         self.shared.update(|status| {
             status.phase = machine.phase().as_str();
             // Where nothing is written, there is nothing to wait for.
@@ -426,11 +445,8 @@ impl Reporter {
             status.sources = views.iter().map(source).collect();
             status.held = machine.is_held();
             status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
-            if let Some((rollout, wait)) = fleet {
-                if machine.waits_for_fleet() {
-                    status.waits_for = Some(wait);
-                }
-                status.rollout = Some(rollout);
+            if let Some((_, wait)) = fleet.filter(|_| machine.waits_for_fleet()) {
+                status.waits_for = Some(wait);
             }
         });
         // What the main process refused is reported with what follows from it.

@@ -20,6 +20,8 @@ use self::looks::{Looked, Looks};
 use crate::machine::{Machine, Phase, Step};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
+use crate::model::stage::Stage;
+use crate::observe::rollout::{self as seen, Seen};
 use crate::observe::status;
 use crate::reload::GateUrl;
 use crate::render::Inputs;
@@ -347,8 +349,12 @@ impl Fleet {
     fn people(&self, reason: Reason, machine: &Machine) -> People {
         let rejection = machine.journal().quarantine.as_ref().map(|quarantine| &quarantine.rejection);
         let (why, stage) = match (reason, rejection, &self.looks.objection) {
-            (Reason::Rejected, Some(rejection), _) => {
-                (format!("{} rejected it: {}", self.config.pod, rejection.reason), rejection.stage.as_str())
+            // What rendering says may quote content.
+            (Reason::Rejected, Some(found), _) if found.stage == Stage::Render => {
+                (reason.as_str().to_owned(), found.stage.as_str())
+            }
+            (Reason::Rejected, Some(found), _) => {
+                (format!("{}: {}", reason.as_str(), found.reason), found.stage.as_str())
             }
             (Reason::Gate, _, Some(objection)) => (format!("{}: {objection}", reason.as_str()), ""),
             _ => (reason.as_str().to_owned(), ""),
@@ -374,15 +380,16 @@ impl Fleet {
         let mut annotations = annotations.unwrap_or_default();
         annotations.extend(lease.annotations());
         if people.reason != Reason::Renew {
-            let holder = lease.holder == self.config.uid;
             let said = [
-                ("canary", if holder { self.config.pod.clone() } else { String::new() }),
-                ("reason", people.why.clone()),
-                ("stage", people.stage.to_owned()),
-                ("since", Timestamp::now().to_string()),
-                ("sources", self.sources()),
+                ("canary", (lease.holder == self.config.uid).then(|| self.config.pod.clone())),
+                ("by", Some(self.config.pod.clone())),
+                ("reason", Some(people.why.clone())),
+                ("stage", Some(people.stage.to_owned())),
+                ("since", Some(Timestamp::now().to_string())),
+                ("sources", Some(self.sources())),
             ];
-            annotations.extend(said.into_iter().map(|(name, value)| (format!("{PREFIX}{name}"), value)));
+            let said = said.into_iter().filter_map(|(name, value)| Some((format!("{PREFIX}{name}"), value?)));
+            annotations.extend(said);
         }
         object.metadata = ObjectMeta {
             name: Some(lease_name(&self.config.name)),
@@ -408,14 +415,24 @@ impl Fleet {
     }
 
     /// What people are shown.
-    pub(super) fn status(&self) -> status::Rollout {
+    pub(super) fn status(&self) -> seen::Rollout {
         let lease = self.rollout.lease();
-        status::Rollout {
+        let known = |change: fn(&Replica) -> Option<Digest>| {
+            self.known.as_ref().and_then(change).filter(|change| *change != Digest::UNKNOWN)
+        };
+        let (published, base) = (known(|me| me.published), known(|me| me.base));
+        let newest = self.newest.map(|(change, _)| change);
+        let stored = self.stored.as_ref().map(|stored| &stored.metadata);
+        let value = |name: &str| stored?.annotations.as_ref()?.get(&format!("{PREFIX}{name}")).cloned();
+        let uid = stored.and_then(|stored| stored.uid.clone()).unwrap_or_default();
+        seen::Rollout {
             name: self.config.name.clone(),
-            state: lease.map(|lease| lease.state.as_str()),
-            candidate: lease.and_then(|lease| lease.candidate),
+            state: seen::state(newest, published, base, lease, self.problem.is_some()),
             leads: self.rollout.holds(&self.config.uid),
-            newest: self.newest.map(|(change, _)| change),
+            newest,
+            published,
+            base,
+            lease: lease.map(|lease| Seen::new(lease, uid, value)),
             problem: self.problem.clone(),
             warning: self.warning.clone(),
             history: self.history_problem.clone(),
@@ -423,17 +440,15 @@ impl Fleet {
     }
 
     /// What the newest inputs wait for.
-    pub(super) fn wait(&self) -> status::Wait {
-        let (name, newest) = (&self.config.name, self.newest.map(|(change, _)| change));
-        let lease = self.rollout.lease();
-        let stopped = lease.is_some_and(|lease| newest.is_some_and(|newest| lease.stopped.contains(&newest)));
+    pub(super) fn wait(&self, rollout: &seen::Rollout) -> status::Wait {
+        let name = &self.config.name;
         let (reason, next) = if let Some(problem) = &self.problem {
             (format!("the rollout {name} ({problem})"), None)
-        } else if stopped {
+        } else if rollout.state == State::Stopped {
             let next = format!("Publish another change, or let it be tried again: `trimtab rollout retry {name}`.");
-            (format!("people: the rollout {name} was stopped, as a replica rejected this change"), Some(next))
+            (format!("people: the rollout {name} was stopped{}", rollout.cause()), Some(next))
         } else {
-            let state = lease.map_or("not known yet", |lease| match lease.state {
+            let state = self.rollout.lease().map_or("not known yet", |lease| match lease.state {
                 State::Claimed => "one replica goes first",
                 State::Baking => "the first replica must hold it",
                 State::Spreading => "its moment in the spread comes",

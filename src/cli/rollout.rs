@@ -126,8 +126,14 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
         spec.holder_identity = Some(changed.holder.clone());
         let annotations = object.metadata.annotations.get_or_insert_default();
         annotations.extend(changed.annotations());
-        annotations.insert(format!("{PREFIX}reason"), format!("a person: {}", action.as_str()));
-        annotations.insert(format!("{PREFIX}since"), Timestamp::now().to_string());
+        let by = clients.who().await.unwrap_or_else(|| "a person".to_owned());
+        let people = [
+            ("by", by),
+            ("stage", String::new()),
+            ("reason", format!("trimtab rollout {}", action.as_str())),
+            ("since", Timestamp::now().to_string()),
+        ];
+        annotations.extend(people.map(|(name, value)| (format!("{PREFIX}{name}"), value)));
         object.metadata.managed_fields = None;
         let written = clients.write_stored(&object).await.map_err(|error| failed(&lease, &error))?;
         // Another wrote meanwhile: what is true now is looked at again.
@@ -169,7 +175,9 @@ fn describe(name: &str, lease: &Lease, stored: &KubeLease) -> (Exit, String) {
         State::None => (Exit::Unavailable, "none: no change is under way"),
     };
     let mut said = format!("rollout {name}: {change} is {state}");
-    for (label, name) in [("first replica", "canary"), ("why", "reason"), ("since", "since")] {
+    let people =
+        [("first replica", "canary"), ("by", "by"), ("rejected at", "stage"), ("why", "reason"), ("since", "since")];
+    for (label, name) in people {
         if let Some(value) = value(name) {
             // Writing to a String does not fail.
             let _ = write!(said, "\n  {label}: {value}");

@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicU64;
 
 use crate::model::stage::Stage;
+use crate::observe::rollout::Rollout;
 use crate::observe::verdict::State;
+use crate::rollout;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -61,6 +63,38 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutLabel {
+    rollout: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutState {
+    rollout: String,
+    state: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutChange {
+    rollout: String,
+    change: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RolloutResult {
+    rollout: String,
+    result: &'static str,
+}
+
+/// Those of a rollout, which have samples only with `--rollout`.
+#[derive(Debug, Default)]
+struct OfRollout {
+    state: Family<RolloutState, Gauge>,
+    info: Family<RolloutChange, Gauge>,
+    leads: Family<RolloutLabel, Gauge>,
+    changes: Family<RolloutResult, Counter>,
+}
+
 /// All metrics, and their registry.
 #[derive(Debug)]
 pub struct Metrics {
@@ -78,6 +112,7 @@ pub struct Metrics {
     quarantined: Gauge,
     held_back: Gauge,
     rollbacks: Counter,
+    rollout: OfRollout,
     successful: Gauge,
     success_timestamp: FloatGauge,
     reloads: Counter,
@@ -115,6 +150,7 @@ impl Metrics {
             quarantined: Gauge::default(),
             held_back: Gauge::default(),
             rollbacks: Counter::default(),
+            rollout: OfRollout::default(),
             successful: Gauge::default(),
             success_timestamp: FloatGauge::default(),
             reloads: Counter::default(),
@@ -155,6 +191,15 @@ impl Metrics {
         own.register("quarantined", "Whether the newest inputs were rejected", self.quarantined.clone());
         own.register("held_back", "Objects whose newest version is not published", self.held_back.clone());
         own.register("rollbacks", "How often the last good generation was made current again", self.rollbacks.clone());
+        let OfRollout { state, info, leads, changes } = &self.rollout;
+        own.register(
+            "rollout_state",
+            "Where the newest change stands in the fleet: 1 for the present state",
+            state.clone(),
+        );
+        own.register("rollout_info", "The change that is published here", info.clone());
+        own.register("rollout_leads", "Whether this replica goes first with a change", leads.clone());
+        own.register("rollout_changes", "Changes whose rollout this replica has ended, and how", changes.clone());
         own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
 
         let known = self.registry.sub_registry_with_prefix("reloader");
@@ -263,6 +308,25 @@ impl Metrics {
     /// The last good generation is current again.
     pub fn rolled_back(&self) {
         self.rollbacks.inc();
+    }
+
+    /// How far the newest change is in the fleet, and how a rollout has ended that this replica counts.
+    pub fn rollout(&self, now: &Rollout, ended: Option<rollout::State>) {
+        let OfRollout { state, info, leads, changes } = &self.rollout;
+        let rollout = || now.name.clone();
+        for each in rollout::State::ALL {
+            let label = RolloutState { rollout: rollout(), state: each.as_str() };
+            state.get_or_create(&label).set(i64::from(each == now.state));
+        }
+        info.clear();
+        if let Some(change) = now.published {
+            info.get_or_create(&RolloutChange { rollout: rollout(), change: change.short() }).set(1);
+        }
+        leads.get_or_create(&RolloutLabel { rollout: rollout() }).set(i64::from(now.leads));
+        for each in [rollout::State::Done, rollout::State::Stopped] {
+            let label = RolloutResult { rollout: rollout(), result: each.as_str() };
+            changes.get_or_create(&label).inc_by(u64::from(ended == Some(each)));
+        }
     }
 
     /// A source is watched, and cannot be read yet.

@@ -6,6 +6,7 @@ pub mod history;
 pub mod metrics;
 pub mod page;
 pub mod pod_events;
+pub mod rollout;
 pub mod status;
 pub mod text;
 pub mod verdict;

@@ -69,6 +69,12 @@ impl Page {
              </section>"
         )?;
         self.way(status)?;
+        if let Some(rollout) = &status.rollout {
+            let rows = rollout.rows(&status.pod.name);
+            self.table("Rollout", rows.into_iter(), |_, (name, value, bad)| {
+                (name.to_owned(), Escaped(&value).to_string(), bad)
+            })?;
+        }
         self.sources(status)?;
         self.history(status)?;
         self.details(status)?;

@@ -24,9 +24,11 @@ use crate::machine::Milestone;
 use crate::model::journal::Rejection;
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
+use crate::observe::rollout::{News, Rollout};
 use crate::observe::verdict::{State, Verdict};
 use crate::reload::{TargetState, TargetStatus};
 use crate::render::Pod;
+use crate::rollout::lease_name;
 use crate::source::kube::{Clients, CreateError, Rule};
 
 /// For each reason, no more than this many are sent in [`WINDOW`].
@@ -79,6 +81,13 @@ pub enum PodEvent {
         /// What is wrong, and the remedy.
         message: String,
     },
+    /// How far a change is in the fleet.
+    Rollout {
+        news: News,
+        note: String,
+        /// Name and UID of the Lease, if it is to be found there: else on the Pod.
+        lease: Option<(String, String)>,
+    },
 }
 
 impl PodEvent {
@@ -89,6 +98,9 @@ impl PodEvent {
             Self::RolledBack { .. } => "ConfigRolledBack",
             Self::HeldBack { .. } => "ConfigHeldBack",
             Self::TargetMissing { .. } => "ReloadTargetMissing",
+            Self::Rollout { news: News::Started, .. } => "RolloutStarted",
+            Self::Rollout { news: News::Stopped, .. } => "RolloutStopped",
+            Self::Rollout { news: News::Done, .. } => "RolloutDone",
         }
     }
 
@@ -99,17 +111,28 @@ impl PodEvent {
             Self::Rejected { .. } | Self::HeldBack { .. } => "Check",
             Self::RolledBack { .. } => "RollBack",
             Self::TargetMissing { .. } => "FindTarget",
+            Self::Rollout { .. } => "RollOut",
         }
     }
 
     fn kind(&self) -> &'static str {
-        if matches!(self, Self::Reloaded { .. }) { "Normal" } else { "Warning" }
+        match self {
+            Self::Reloaded { .. } | Self::Rollout { news: News::Started | News::Done, .. } => "Normal",
+            _ => "Warning",
+        }
+    }
+
+    /// Those of one key are counted together, and the newest of them replaces the others.
+    fn key(&self) -> (&'static str, bool) {
+        (self.reason(), matches!(self, Self::Rollout { lease: Some(_), .. }))
     }
 
     /// `verdict`: as it is when this is reported.
     fn note(&self, verdict: &Verdict) -> String {
         let (word, advice) = (verdict.state.as_str(), verdict.advice());
         let end = match verdict.state {
+            // It is the fleet's, and says itself what to do.
+            _ if matches!(self, Self::Rollout { .. }) => String::new(),
             State::InEffect | State::Working => format!(" ({word})"),
             State::Rejected | State::Held | State::Waiting | State::Stale => format!(" ({word}). {advice}"),
         };
@@ -140,6 +163,7 @@ impl PodEvent {
                 format!("Held back, while all else is published: {names} (trimtab status says why)")
             }
             Self::TargetMissing { message } => format!("No process to reload: {message}"),
+            Self::Rollout { note, .. } => note.clone(),
         }
     }
 }
@@ -237,6 +261,17 @@ impl PodEvents {
         due.then(|| PodEvent::TargetMissing { message: target.message.clone().unwrap_or_default() })
     }
 
+    /// Reports how far a change is in the fleet: on this Pod, and by the replica that has to say it for all on the Lease.
+    pub fn rollout(&mut self, rollout: &Rollout, news: News, pod: &str, for_all: bool) {
+        let note = rollout.note(news, pod);
+        let lease = rollout.lease.as_ref().filter(|_| for_all || news == News::Started);
+        if let Some(lease) = lease {
+            let lease = Some((lease_name(&rollout.name), lease.uid.clone()));
+            self.put(PodEvent::Rollout { news, note: note.clone(), lease });
+        }
+        self.put(PodEvent::Rollout { news, note, lease: None });
+    }
+
     /// Reports this as soon as the verdict on it is known.
     pub fn put(&mut self, event: PodEvent) {
         if self.queue.is_some() {
@@ -261,9 +296,9 @@ impl PodEvents {
 #[derive(Debug, Default)]
 struct Outbox {
     /// The newest of each reason.
-    waiting: BTreeMap<&'static str, Queued>,
+    waiting: BTreeMap<(&'static str, bool), Queued>,
     /// When those of each reason were sent.
-    sent: BTreeMap<&'static str, VecDeque<Instant>>,
+    sent: BTreeMap<(&'static str, bool), VecDeque<Instant>>,
     paused_until: Option<Instant>,
 }
 
@@ -277,12 +312,12 @@ enum Next {
 
 impl Outbox {
     fn put(&mut self, queued: Queued) {
-        self.waiting.insert(queued.event.reason(), queued);
+        self.waiting.insert(queued.event.key(), queued);
     }
 
     /// Puts one back that could not be sent, unless a newer one has taken its place.
     fn put_back(&mut self, queued: Queued) {
-        self.waiting.entry(queued.event.reason()).or_insert(queued);
+        self.waiting.entry(queued.event.key()).or_insert(queued);
     }
 
     fn pause(&mut self, until: Instant) {
@@ -292,9 +327,9 @@ impl Outbox {
     fn next(&mut self, now: Instant) -> Next {
         self.waiting.retain(|_, queued| now.saturating_duration_since(queued.since) < STALE);
         let pause = self.paused_until.filter(|until| *until > now);
-        let mut earliest: Option<(Instant, Instant, &'static str)> = None;
+        let mut earliest: Option<(Instant, Instant, (&'static str, bool))> = None;
         for (reason, queued) in &self.waiting {
-            let sent = self.sent.entry(reason).or_default();
+            let sent = self.sent.entry(*reason).or_default();
             while sent.front().is_some_and(|at| now.saturating_duration_since(*at) >= WINDOW) {
                 sent.pop_front();
             }
@@ -308,7 +343,7 @@ impl Outbox {
             Some((due, ..)) if due > now => Next::Wait(due),
             Some((.., reason)) => {
                 self.sent.entry(reason).or_default().push_back(now);
-                self.waiting.remove(reason).map_or(Next::Nothing, Next::Send)
+                self.waiting.remove(&reason).map_or(Next::Nothing, Next::Send)
             }
         }
     }
@@ -396,9 +431,13 @@ fn permission(user: Option<&str>, namespace: &str) -> String {
 fn event(pod: &Pod, queued: &Queued) -> Event {
     let Queued { event, note, at, .. } = queued;
     let text = |text: &str| Some(text.to_owned());
+    let (api_version, kind, name, uid) = match event {
+        PodEvent::Rollout { lease: Some((name, uid)), .. } => ("coordination.k8s.io/v1", "Lease", name, uid),
+        _ => ("v1", "Pod", &pod.name, &pod.uid),
+    };
     Event {
         metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", pod.name)),
+            generate_name: Some(format!("{name}-")),
             namespace: text(&pod.namespace),
             ..ObjectMeta::default()
         },
@@ -408,11 +447,11 @@ fn event(pod: &Pod, queued: &Queued) -> Event {
         action: text(event.action()),
         note: Some(note.clone()),
         regarding: Some(ObjectReference {
-            api_version: text("v1"),
-            kind: text("Pod"),
+            api_version: text(api_version),
+            kind: text(kind),
             namespace: text(&pod.namespace),
-            name: text(&pod.name),
-            uid: text(&pod.uid),
+            name: text(name),
+            uid: text(uid),
             ..ObjectReference::default()
         }),
         reporting_controller: text("trimtab"),

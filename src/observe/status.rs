@@ -10,6 +10,7 @@ use crate::model::journal::{self, Generation};
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::observe::history::History;
+use crate::observe::rollout::Rollout;
 use crate::observe::verdict::Verdict;
 use crate::observe::way::Stations;
 use crate::reload::TargetStatus;
@@ -72,26 +73,6 @@ pub struct Pod {
     pub name: String,
     pub namespace: String,
     pub node: Option<String>,
-}
-
-/// How far a change is in the fleet, as far as this replica has looked: it does not while there is nothing to wait for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Rollout {
-    pub name: String,
-    /// See [`crate::rollout::State`].
-    pub state: Option<&'static str>,
-    /// The change that the Lease speaks of.
-    pub candidate: Option<Digest>,
-    /// Whether this replica goes first.
-    pub leads: bool,
-    /// The change of the newest sources.
-    pub newest: Option<Digest>,
-    /// Why the Lease cannot be read or written.
-    pub problem: Option<String>,
-    /// What is wrong with the fleet, though the Lease can be read.
-    pub warning: Option<String>,
-    /// Why nothing is kept for new Pods, or this one has nothing to start from.
-    pub history: Option<String>,
 }
 
 /// What the newest inputs wait for, though nothing is wrong.

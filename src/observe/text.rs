@@ -37,6 +37,11 @@ fn lines(status: &Status, now: Timestamp) -> Vec<String> {
         let pid = target.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
         lines.push(format!("main process: {name}{pid}, {}", target.state.as_str()));
     }
+    if let Some(rollout) = &status.rollout {
+        let rows = rollout.rows(&status.pod.name);
+        lines.push(String::new());
+        lines.extend(rows.into_iter().map(|(name, value, _)| format!("{}: {value}", name.to_lowercase())));
+    }
     lines.extend([String::new(), "Sources".to_owned()]);
     for source in &status.sources {
         let sign = if source.lack.is_some() { '!' } else { '✓' };

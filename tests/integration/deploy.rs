@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 use kube::api::{Api, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::hook::Hook;
-use super::support::sidecar::output_of;
+use super::support::sidecar::{Sidecar, output_of};
 use super::support::stage::Stage;
 
 /// What Prometheus adds to each sample of a Pod's, and what a histogram's buckets have.
@@ -85,7 +86,7 @@ fn each_alert_is_tested_both_ways_and_says_what_to_do() {
         .collect();
     let runbook = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.md")).unwrap();
     let alerts = alerts();
-    assert_eq!(alerts.len(), 6);
+    assert_eq!(alerts.len(), 8);
     for alert in &alerts {
         let name = text(&alert["alert"]);
         assert!(moments.contains(&(name, false)), "alerts_test.yaml has no moment at which {name} fires");
@@ -97,7 +98,8 @@ fn each_alert_is_tested_both_ways_and_says_what_to_do() {
         let end = format!("| {wait} | {} |", text(&alert["labels"]["severity"]));
         assert!(row.ends_with(&end), "{row} says otherwise than {end}");
         for part in ["summary", "description"] {
-            assert!(text(&alert["annotations"][part]).contains("$labels.pod"), "{name}: which Pod?");
+            let of = if name.starts_with("TrimtabRollout") { "$labels.rollout" } else { "$labels.pod" };
+            assert!(text(&alert["annotations"][part]).contains(of), "{name}: which Pod, or which fleet?");
         }
     }
 }
@@ -187,8 +189,27 @@ fn plain(expression: &str) -> String {
     plain
 }
 
-#[test]
-fn rules_and_dashboard_ask_only_for_what_the_sidecar_has() {
+/// The metrics of a sidecar that takes part in a rollout, and is a fleet of one.
+async fn of_a_rollout() -> String {
+    let server = ApiServer::shared().await;
+    let (client, namespace) = (server.client(ADMIN).await, server.namespace().await);
+    let object = serde_json::json!({"metadata": {"name": "web"}, "data": {"a": "1"}});
+    let objects: Api<ConfigMap> = Api::namespaced(client, &namespace);
+    objects.create(&PostParams::default(), &serde_json::from_value(object).unwrap()).await.unwrap();
+    let (dir, hook) = (tempfile::tempdir().unwrap(), Hook::start(None));
+    let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (source, output, config) = (format!("{namespace}/web"), text("conf"), server.kubeconfig(ADMIN));
+    let env = [("POD_NAME", "web-0"), ("POD_NAMESPACE", &*namespace), ("POD_UID", "0000")];
+    let flags = ["--configmap", &source, "--kubeconfig", config.to_str().unwrap(), "--output", &output];
+    let url = hook.url();
+    let rollout = ["--rollout", "web", "--reload-url", &url];
+    let sidecar = Sidecar::start_with(&dir.path().join("log"), &env, flags.iter().chain(&rollout));
+    sidecar.until("the first change is the fleet's", |status| status["rollout"]["state"] == "done");
+    sidecar.request("--listen", "GET", "/metrics").unwrap().1
+}
+
+#[tokio::test]
+async fn rules_and_dashboard_ask_only_for_what_the_sidecar_has() {
     let mut stage = Stage::new("1");
     let hook = Hook::start(None);
     let sidecar = stage.start(&["--reload-url", &hook.url()]);
@@ -197,7 +218,7 @@ fn rules_and_dashboard_ask_only_for_what_the_sidecar_has() {
     sidecar.until("the second generation", |status| status["confirmed"]["sequence"] == 2);
     let (code, served) = sidecar.request("--listen", "GET", "/metrics").unwrap();
     assert_eq!(code, 200);
-    let metrics = metrics(&served);
+    let metrics = metrics(&(served + &of_a_rollout().await));
 
     let alerts = alerts();
     let dashboard = dashboard();

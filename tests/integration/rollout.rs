@@ -7,9 +7,10 @@ use std::time::Duration;
 use base64::Engine as _;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Client;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -176,6 +177,51 @@ impl Fleet {
         .await;
     }
 
+    /// Each Pod's Event names the one that rejected it, at which stage and why; so do the Lease's and `/status`, and one
+    /// replica counts it.
+    async fn everybody_knows_who_stopped_it(&self, content: &str) {
+        let first = self.members.iter().position(|member| member.took(content)).unwrap();
+        let cause = format!("was stopped by web-{first} at reload: a replica rejected it: ");
+        let events: Api<Event> = Api::namespaced(self.client.clone(), &self.namespace);
+        let stopped = async |kind: &str, name: &str| {
+            let events = events.list(&ListParams::default()).await.unwrap().items;
+            events.into_iter().any(|event| {
+                let about = event.regarding.unwrap_or_default();
+                (about.kind.as_deref(), about.name.as_deref()) == (Some(kind), Some(name))
+                    && event.reason.as_deref() == Some("RolloutStopped")
+                    && event
+                        .note
+                        .is_some_and(|note| note.contains(&cause) && note.contains("trimtab rollout retry web"))
+            })
+        };
+        for (i, member) in self.members.iter().enumerate() {
+            let name = format!("web-{i}");
+            self.until(&format!("an Event on {name}"), async |_| stopped("Pod", &name).await).await;
+            let status = member.sidecar.status();
+            let rollout = &status["rollout"];
+            assert_eq!(
+                (&rollout["state"], &rollout["lease"]["by"]),
+                (&"stopped".into(), &format!("web-{first}").into())
+            );
+            assert_eq!(rollout["base"], rollout["published"], "{rollout}");
+            let text = member.sidecar.request("--admin", "GET", "/status?format=text").unwrap().1;
+            assert!(text.contains(&format!("rollout: web: stopped by web-{first} at reload: ")), "{text}");
+            let page = member.sidecar.request("--admin", "GET", "/").unwrap().1;
+            assert!(
+                page.contains(&format!("<th>Rollout</th><td class=\"bad\">web: stopped by web-{first} at ")),
+                "{page}"
+            );
+            let metrics = member.sidecar.request("--listen", "GET", "/metrics").unwrap().1;
+            let count = format!(
+                "trimtab_rollout_changes_total{{rollout=\"web\",result=\"stopped\"}} {}\n",
+                u8::from(i == first)
+            );
+            assert!(metrics.contains(&count), "{metrics}");
+            assert!(metrics.contains("trimtab_rollout_state{rollout=\"web\",state=\"stopped\"} 1\n"), "{metrics}");
+        }
+        self.until("an Event on the Lease", async |_| stopped("Lease", "trimtab-web").await).await;
+    }
+
     fn took(&self, content: &str) -> usize {
         self.members.iter().filter(|member| member.took(content)).count()
     }
@@ -200,6 +246,7 @@ async fn a_bad_edit_reaches_one_replica_and_a_good_one_all() {
         });
     }
     assert_eq!(fleet.took("bad 2"), 1, "one replica took it");
+    fleet.everybody_knows_who_stopped_it("bad 2").await;
 
     // A good one reaches all, one of them before the others.
     fleet.edit("good 3").await;

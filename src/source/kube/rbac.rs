@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use k8s_openapi::api::authentication::v1::SelfSubjectReview;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 
 use super::Watch;
@@ -119,6 +120,13 @@ pub(super) fn resource(kind: Kind) -> &'static str {
     match kind {
         Kind::Secret => "secrets",
         Kind::ConfigMap | Kind::Dir => "configmaps",
+    }
+}
+
+impl Clients {
+    /// Who we are to the API server, if it says so.
+    pub async fn who(&self) -> Option<String> {
+        self.ask(&SelfSubjectReview::default()).await.ok()?.status?.user_info?.username
     }
 }
 
