@@ -88,6 +88,7 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let settings = Settings {
         templated: true,
         on_collision: OnCollision::Hold,
+        refuse_keys: None,
         path: "{key}".parse().unwrap(),
         suffix: None,
         delimiters: Delimiters::default(),

@@ -42,6 +42,8 @@ pub struct Config {
     pub once: Option<Duration>,
     pub listen: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
+    /// Whether a server that cannot be bound is the end.
+    pub needs_servers: bool,
     pub shutdown_grace: Duration,
     /// `--rollout`.
     pub rollout: Option<super::RolloutConfig>,

@@ -129,7 +129,14 @@ fn bind(config: &Config) -> anyhow::Result<Vec<(Server, TcpListener)>> {
         [(Server::Listen, "--listen", config.listen), (Server::Admin, "--admin", config.admin)]
     {
         if let Some(address) = address {
-            let listener = admin::bind(flag, address)?;
+            let listener = match admin::bind(flag, address) {
+                Ok(listener) => listener,
+                Err(error) if !config.needs_servers => {
+                    warn!("{error}; going on without it (--on-bind-error warn)");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             info!("{flag} serves on {}", listener.local_addr()?);
             servers.push((server, listener));
         }

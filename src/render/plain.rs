@@ -30,16 +30,15 @@ pub(super) fn render(
         let error = match refused.get(&object.id).filter(|_| *selected) {
             Some(reason) => reason.clone(),
             None => match files.add(object) {
-                Ok(collisions) => {
-                    let others =
-                        if collisions.len() < object.data.len() { "; its other keys are published" } else { "" };
-                    for (key, collision) in collisions {
-                        if last_wins {
-                            warnings.push(format!("{collision}; it has what comes later (--on-collision last)"));
-                        } else if *selected {
-                            held_back.push(held(Some(key), format!("{collision}{others}")));
-                        } else {
-                            return Err(collision.into());
+                Ok(left_out) => {
+                    let others = if left_out.len() < object.data.len() { "; its other keys are published" } else { "" };
+                    for (key, why) in left_out {
+                        match why {
+                            LeftOut::Collision(collision) if last_wins => {
+                                warnings.push(format!("{collision}; it has what comes later (--on-collision last)"));
+                            }
+                            LeftOut::Collision(collision) if !selected => return Err(collision.into()),
+                            why => held_back.push(held(Some(key), format!("{why}{others}"))),
                         }
                     }
                     continue;
@@ -51,8 +50,8 @@ pub(super) fn render(
         let mut reason = error.clone();
         if let Some(previous) = published.get(&object.id) {
             match files.add(previous) {
-                Ok(collisions) => match &collisions[..] {
-                    [(_, first), ..] if collisions.len() == previous.data.len() => {
+                Ok(left_out) => match &left_out[..] {
+                    [(_, first), ..] if left_out.len() == previous.data.len() => {
                         let _ = write!(reason, "; nor can its last published version stay: {first}");
                     }
                     _ => reason.push_str("; its last published version stays"),
@@ -86,6 +85,17 @@ fn in_order(inputs: &Inputs) -> Vec<&Taken> {
     }
 }
 
+/// Why a key is not in the tree, where its object is.
+#[derive(Debug, thiserror::Error)]
+enum LeftOut {
+    #[error(transparent)]
+    Collision(CollisionError),
+    #[error(
+        "key {key:?} ends with {suffix:?}, and such keys are not published (--refuse-keys); put the content itself into the object"
+    )]
+    Refused { key: String, suffix: String },
+}
+
 struct Files<'a> {
     inputs: &'a Inputs,
     tree: Tree,
@@ -94,15 +104,20 @@ struct Files<'a> {
 
 impl Files<'_> {
     /// Adds the keys of an object whose places are free, and returns the others; or adds none.
-    fn add<'a>(&mut self, object: &'a Object) -> Result<Vec<(&'a String, CollisionError)>, RenderError> {
+    fn add<'a>(&mut self, object: &'a Object) -> Result<Vec<(&'a String, LeftOut)>, RenderError> {
         let id = &object.id;
         let settings = &self.inputs.settings;
         if id.namespace.is_empty() && settings.path.has_namespace() {
             return Err(RenderError::NoNamespace { origin: id.to_string() });
         }
         let mut files = Vec::with_capacity(object.data.len());
+        let mut left_out = Vec::new();
         let mut size = self.size;
         for (key, bytes) in &object.data {
+            if let Some(suffix) = settings.refuse_keys.as_ref().filter(|suffix| key.ends_with(suffix.as_str())) {
+                left_out.push((key, LeftOut::Refused { key: key.clone(), suffix: suffix.clone() }));
+                continue;
+            }
             let origin = format!("key {key:?} of {id}");
             let expanded = settings.path.expand(id, object.marks(), key);
             let expanded =
@@ -114,14 +129,13 @@ impl Files<'_> {
             }
             files.push((key, path, File { bytes: bytes.clone(), secret: object.secret, origin: origin.into() }));
         }
-        let mut collisions = Vec::new();
         for (key, path, file) in files {
             let length = file.bytes.len() as u64;
             match self.tree.insert(path, file) {
                 Ok(()) => self.size += length,
-                Err(collision) => collisions.push((key, collision)),
+                Err(collision) => left_out.push((key, LeftOut::Collision(collision))),
             }
         }
-        Ok(collisions)
+        Ok(left_out)
     }
 }

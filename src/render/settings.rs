@@ -11,6 +11,8 @@ pub struct Settings {
     pub templated: bool,
     pub path: PathPattern,
     pub on_collision: OnCollision,
+    /// `--refuse-keys`: a key that ends so is held back.
+    pub refuse_keys: Option<String>,
     /// `--template-suffix`: of a directory, only files that end so are templates.
     pub suffix: Option<String>,
     /// `--template-delimiters`.
@@ -45,6 +47,7 @@ impl Settings {
             templated: false,
             path: "{key}".parse().unwrap(),
             on_collision: OnCollision::Hold,
+            refuse_keys: None,
             suffix: None,
             delimiters: Delimiters::default(),
             env: BTreeMap::new(),

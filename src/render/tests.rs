@@ -57,6 +57,7 @@ struct Case {
     delimiters: Delimiters,
     path: PathPattern,
     on_collision: OnCollision,
+    refuse_keys: Option<String>,
     envsubst: Vec<(Arc<Object>, Option<String>)>,
     env: BTreeMap<String, EnvVar>,
     pod: Pod,
@@ -76,6 +77,7 @@ impl Case {
             delimiters: Delimiters::default(),
             path: path.parse().unwrap(),
             on_collision: OnCollision::Hold,
+            refuse_keys: None,
             envsubst: Vec::new(),
             env: BTreeMap::new(),
             pod: Pod { namespace: "ns".into(), ..Pod::default() },
@@ -142,6 +144,7 @@ impl Case {
             templated: self.templates.is_some() || !self.envsubst.is_empty(),
             path: self.path.clone(),
             on_collision: self.on_collision,
+            refuse_keys: self.refuse_keys.clone(),
             suffix: self.suffix.clone(),
             delimiters: self.delimiters.clone(),
             env: self.env.clone(),
@@ -251,6 +254,19 @@ fn of_colliding_selected_objects_the_younger_ones_key_is_held_back() {
         let [first, second] = &rendered.held_back[..] else { panic!() };
         assert!(first.reason.contains("configmap/ns/old") && first.reason.contains("other keys"), "{first:?}");
         assert!(!second.reason.contains("other keys"), "{second:?}");
+    }
+}
+
+#[test]
+fn keys_that_are_refused_are_held_back_alone() {
+    for origin in [Origin::Named, Origin::Selected] {
+        let web = object(Kind::ConfigMap, "web", &[("a", b"1"), ("b.url", b"http://x/"), (".url", b"x")]);
+        let case = Case { refuse_keys: Some(".url".into()), ..Case::plain("{key}", vec![input(web, origin)]) };
+        assert_eq!(case.paths(), ["a"]);
+        let held = case.render().unwrap().held_back;
+        let keys: Vec<_> = held.iter().map(|held| held.key.as_deref().unwrap()).collect();
+        assert_eq!(keys, [".url", "b.url"]);
+        assert!(held[1].reason.contains("--refuse-keys") && held[1].reason.contains("other keys"), "{held:?}");
     }
 }
 

@@ -31,7 +31,7 @@ use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token
 use super::support::hook::Hook;
 use super::support::mounts::Mounted;
 use super::support::random::Random;
-use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root};
+use super::support::sidecar::{Sidecar, Volume, eventually, in_container, needs_root, output_of};
 
 /// A namespace of its own, and a folder for a sidecar's files.
 struct Place {
@@ -1112,4 +1112,166 @@ async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_co
     });
     assert_eq!(place.read("theirs").as_deref(), Some("1"));
     assert_eq!(sequence(&sidecar), before + 1, "something was published without it");
+}
+
+/// The files as Grafana's provisioning finds them: each `.json`, in real folders whose names begin with no dot.
+fn dashboards(folder: &Path) -> BTreeMap<String, String> {
+    fn walk(folder: &Path, top: &Path, found: &mut BTreeMap<String, String>) {
+        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
+            if entry.file_type().unwrap().is_dir() {
+                if !name.starts_with('.') {
+                    walk(&path, top, found);
+                }
+            } else if path.extension().is_some_and(|extension| extension == "json") {
+                let relative = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
+                found.insert(relative, fs::read_to_string(path).unwrap());
+            }
+        }
+    }
+    let mut found = BTreeMap::new();
+    walk(folder, folder, &mut found);
+    found
+}
+
+/// The sidecar of Grafana's chart, with the variables that the chart sets.
+struct OfGrafana {
+    place: Place,
+    label: String,
+    variables: Vec<String>,
+}
+
+impl OfGrafana {
+    async fn new(url: &str) -> Self {
+        let place = Place::new().await;
+        let label = format!("grafana_dashboard_{}", place.namespace.replace('-', "_"));
+        let (folder, kubeconfig) = (place.at("dashboards"), place.at(ADMIN));
+        // The volume is mounted at FOLDER itself.
+        fs::create_dir(&folder).unwrap();
+        let variables = [
+            ("METHOD", "WATCH"),
+            ("LABEL", label.as_str()),
+            ("LABEL_VALUE", "1"),
+            ("LOG_LEVEL", "INFO"),
+            ("FOLDER", folder.to_str().unwrap()),
+            ("RESOURCE", "both"),
+            ("NAMESPACE", "ALL"),
+            ("REQ_USERNAME", "admin"),
+            ("REQ_PASSWORD", "c4n4ry"),
+            ("REQ_URL", url),
+            ("REQ_METHOD", "POST"),
+            ("WATCH_SERVER_TIMEOUT", "3600"),
+            ("KUBECONFIG", kubeconfig.to_str().unwrap()),
+            ("HEALTH_PORT", "0"),
+            ("TRIMTAB_ADMIN", "127.0.0.1:0"),
+        ];
+        let variables = variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        Self { place, label, variables }
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.place.at("dashboards")
+    }
+
+    /// Whether Grafana finds these.
+    fn finds(&self, dashboards_there: &[(&str, &str)]) -> Option<()> {
+        (dashboards(&self.folder()) == values(dashboards_there)).then_some(())
+    }
+
+    fn start(&self, log: &str, more: &[String]) -> Sidecar {
+        let variables = self.variables.iter().chain(more).map(String::as_str);
+        // What the test adds to a command line is no setting of the peer's.
+        let program = ["env"].into_iter().chain(variables).chain(["sh", "-c", "exec \"$0\" as k8s-sidecar"]);
+        Sidecar::start_by(&program.collect::<Vec<_>>(), &self.place.at(log), Vec::<String>::new())
+    }
+
+    /// Runs it to its end; what it printed.
+    fn run(&self, more: &[&str], arguments: &[&str]) -> String {
+        let own = [env!("CARGO_BIN_EXE_trimtab"), "as", "k8s-sidecar"];
+        let mut command = Command::new("env");
+        command.args(&self.variables).args(more).args(own).args(arguments);
+        let output = output_of(&mut command);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn labelled(&self, name: &str, folder: Option<&str>) -> ObjectMeta {
+        let annotations = folder.map(|folder| values(&[("k8s-sidecar-target-directory", folder)]));
+        ObjectMeta { annotations, ..meta(name, &[(&self.label, "1")]) }
+    }
+
+    async fn put(&self, name: &str, folder: Option<&str>, data: &[(&str, &str)]) {
+        self.place.put(&ConfigMap { metadata: self.labelled(name, folder), ..configmap(name, data) }).await;
+    }
+}
+
+#[tokio::test]
+async fn grafanas_sidecar_runs_with_its_own_variables() {
+    let hook = Hook::start(None);
+    let grafana = OfGrafana::new(&hook.url()).await;
+    let mut sidecar = grafana.start("log", &[]);
+    sidecar.until_idle();
+    assert_eq!(sidecar.request("--listen", "GET", "/healthz").unwrap().0, 200, "nothing has the label yet");
+    grafana.finds(&[]).unwrap();
+
+    let absolute = grafana.folder().join("team/sub");
+    grafana.put("a", Some("team"), &[("a.json", "1")]).await;
+    grafana.put("b", absolute.to_str(), &[("b.json", "2"), ("c.json", "3")]).await;
+    grafana.put("out", Some("../../etc"), &[("x.json", "x")]).await;
+    grafana.put("url", None, &[("y.json.url", "http://localhost/"), ("z.json", "4")]).await;
+    let string_data = Some(values(&[("s.json", "5")]));
+    grafana.place.put(&Secret { metadata: grafana.labelled("s", None), string_data, ..Secret::default() }).await;
+    let sub = [("team/sub/b.json", "2"), ("team/sub/c.json", "3")];
+    let all = [&[("s.json", "5"), ("team/a.json", "1")], &sub[..], &[("z.json", "4")]].concat();
+    eventually("all are there", || grafana.finds(&all));
+    let two = |status: &Value| status["heldBack"].as_array().is_some_and(|held| held.len() == 2);
+    let held = sidecar.until("two are held back", two)["heldBack"].to_string();
+    assert!(held.contains("/out\"") && held.contains("y.json.url") && held.contains("--refuse-keys"), "{held}");
+    sidecar.until_idle();
+    let calls = hook.calls();
+    let call = calls.last().unwrap();
+    assert_eq!((call.head[0].starts_with("POST "), call.body.as_str()), (true, ""));
+    let header = "authorization: Basic YWRtaW46YzRuNHJ5";
+    assert!(call.head.iter().any(|head| head.eq_ignore_ascii_case(header)), "{call:?}");
+    for name in ["s.json", "team/a.json"] {
+        assert_eq!(fs::metadata(grafana.folder().join(name)).unwrap().permissions().mode() & 0o777, 0o644);
+    }
+
+    // Whatever happens while it is away is made up for.
+    sidecar.kill();
+    grafana.place.delete::<ConfigMap>("a").await;
+    grafana.place.delete::<Secret>("s").await;
+    grafana.put("b", Some("other"), &[("b.json", "6")]).await;
+    sidecar.start_again();
+    eventually("what is gone is removed", || grafana.finds(&[("other/b.json", "6"), ("z.json", "4")]));
+    for name in ["b", "url"] {
+        grafana.place.delete::<ConfigMap>(name).await;
+    }
+    eventually("the last one, too", || grafana.finds(&[]));
+    sidecar.until_idle();
+    assert!(!sidecar.log().contains("c4n4ry"));
+}
+
+#[tokio::test]
+async fn grafanas_other_sidecars_share_the_pod_and_its_init_containers_end() {
+    let hook = Hook::start(None);
+    let grafana = OfGrafana::new(&hook.url()).await;
+    let sidecar = grafana.start("log", &[]);
+    sidecar.until_idle();
+    // A second one of the Pod has the same port by default, and goes on without.
+    let port = sidecar.address("--listen").port();
+    let second = grafana.place.at("datasources");
+    let other = grafana.start("log2", &[format!("FOLDER={}", second.display()), format!("HEALTH_PORT={port}")]);
+    grafana.put("a", None, &[("a.json", "1")]).await;
+    eventually("both have it", || grafana.finds(&[("a.json", "1")]).filter(|()| second.join("a.json").exists()));
+    assert!(other.log().contains("(--on-bind-error warn)"), "{}", other.log());
+
+    let init = grafana.place.at("init");
+    grafana.run(&["METHOD=LIST", &format!("FOLDER={}", init.display())], &[]);
+    assert_eq!(dashboards(&init), values(&[("a.json", "1")]));
+    let printed = grafana.run(&[], &["--print-flags"]);
+    assert!(printed.contains("--resource=both") && printed.contains("--all-namespaces\n"), "{printed}");
+    let mut refused = Command::new("env");
+    refused.args(&grafana.variables).args(["LOG_CONFIG=/x", env!("CARGO_BIN_EXE_trimtab"), "as", "k8s-sidecar"]);
+    assert_eq!(output_of(&mut refused).status.code(), Some(1));
 }

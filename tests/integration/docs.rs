@@ -266,6 +266,8 @@ fn flags_in_pages_exist() {
         "--icf",
         "--no-caps",
         "--reject-unknown-dynamic-fields",
+        "--req-password-file",
+        "--req-username-file",
         "--servers-file",
         "--version",
     ];

@@ -100,6 +100,7 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
         &["--reload-user", "@/u", "--reload-password", "@/p", "--reload-auth-file", "/a"],
         &["--reload-auth-file", "Authorization"],
     ),
+    (FILES, &["--refuse-keys", ""], &["--refuse-keys", "every key"]),
     (FILES, &["--envsubst", "/x:../y"], &["--envsubst /x:../y"]),
     (FILES, &["--envsubst", "/x", "--path", "{key}"], &["--path", "--envsubst"]),
     (FILES, &["--envsubst", "/x", "--env", "A={pod.ordinal}"], &["--env A", "POD_NAME"]),

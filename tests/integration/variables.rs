@@ -127,6 +127,7 @@ fn by_variables_two_files_and_a_program(variables: &mut Variables) {
         &stage,
         "log",
         &[
+            ("ON_BIND_ERROR", "warn"),
             ("ENVSUBST", &format!("{}:filled", stage.write("app.yml", "$(A) $(B)"))),
             ("ENV", "A=one"),
             ("OUTPUT", &stage.text("conf")),
@@ -293,6 +294,7 @@ fn by_variables_copies_programs_and_pace(variables: &mut Variables) {
             ("OUTPUT", &stage.text("conf")),
             ("PATH", "{kind}/{name}/{key}"),
             ("ON_COLLISION", "last"),
+            ("REFUSE_KEYS", ".url"),
             ("FILE_MODE", "0604"),
             ("LAYOUT", "files"),
             ("ON_DELETE", "apply"),

@@ -31,6 +31,9 @@ pub struct LifeArgs {
     /// Serve /status, POST /retry and a page for people at this address; off: do not serve them
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9534")]
     pub admin: Listen,
+    /// What happens if --listen or --admin cannot be served, as another program has the port
+    #[arg(long, value_name = "WHAT", default_value = "end")]
+    pub on_bind_error: OnBindError,
     /// Format of the log
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -40,6 +43,15 @@ pub struct LifeArgs {
     /// At SIGTERM, wait this long for the step in flight
     #[arg(long, value_name = "D", default_value = "5s", value_parser = duration)]
     pub shutdown_grace: Duration,
+}
+
+/// `--on-bind-error`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnBindError {
+    /// Trimtab ends
+    End,
+    /// It is logged, and Trimtab works without
+    Warn,
 }
 
 /// `--log-format`.

@@ -19,6 +19,7 @@ use clap::Args;
 
 use self::confirm::{ConfirmArgs, OnReject};
 use self::gate::Gate;
+use self::life::OnBindError;
 pub use self::life::{LifeArgs, LogFormat, LogLevel};
 use self::output::OutputArgs;
 use self::reload::ReloadArgs;
@@ -143,6 +144,7 @@ impl RunArgs {
             once,
             listen: life.listen.0,
             admin: life.admin.0,
+            needs_servers: life.on_bind_error == OnBindError::End,
             shutdown_grace: life.shutdown_grace,
             rollout,
         })

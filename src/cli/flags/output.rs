@@ -55,6 +55,9 @@ pub struct OutputArgs {
     /// Without templates: which key is published where two objects have one for the same file
     #[arg(long, value_name = "WHICH", default_value = "hold")]
     pub on_collision: OnCollision,
+    /// Without templates: hold back keys that end with this
+    #[arg(long, value_name = "SUFFIX")]
+    pub refuse_keys: Option<String>,
     /// How files are published
     #[arg(long, value_name = "HOW", default_value = "atomic")]
     pub layout: Layout,
@@ -194,7 +197,14 @@ impl OutputArgs {
         let rendered = !self.templates.is_empty();
         let templated = rendered || !self.envsubst.is_empty();
         let renders = if rendered { "--template" } else { "--envsubst" };
-        let plain = [("--path", self.path.is_some()), ("--on-collision", self.on_collision != OnCollision::Hold)];
+        let plain = [
+            ("--path", self.path.is_some()),
+            ("--on-collision", self.on_collision != OnCollision::Hold),
+            ("--refuse-keys", self.refuse_keys.is_some()),
+        ];
+        if self.refuse_keys.as_deref() == Some("") {
+            return usage("--refuse-keys is empty, and would hold back every key");
+        }
         if let Some((flag, _)) = plain.iter().find(|(_, given)| templated && *given) {
             return usage(format!("{flag} is for plain copies, and {renders} renders instead: give one of them"));
         }
@@ -223,11 +233,12 @@ impl OutputArgs {
             node: text("NODE_NAME"),
             ..Pod::default()
         };
-        let Self { file_mode, secret_mode, max_size, on_collision, .. } = self;
+        let Self { file_mode, secret_mode, max_size, on_collision, refuse_keys, .. } = self;
         Ok(Settings {
             templated,
             path,
             on_collision: self.on_collision,
+            refuse_keys: self.refuse_keys.clone(),
             suffix: suffix.clone(),
             delimiters: delimiters.unwrap_or_default(),
             env: self.variables(env, &pod)?,
@@ -236,7 +247,7 @@ impl OutputArgs {
             allow_empty,
             selects,
             flags: format!(
-                "{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?} {on_collision:?}"
+                "{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?} {on_collision:?} {refuse_keys:?}"
             ),
         })
     }

@@ -58,6 +58,11 @@ impl Flags {
         self.given.push((flag, Some(value.into()), false));
     }
 
+    /// Its value may hold a credential: it is not printed.
+    pub fn add_secret(&mut self, flag: &'static str, value: impl Into<OsString>) {
+        self.given.push((flag, Some(value.into()), true));
+    }
+
     pub fn warn(&mut self, message: impl Into<String>) {
         self.warnings.push(message.into());
     }
@@ -145,7 +150,7 @@ mod tests {
         let mut flags = Flags::default();
         flags.add("--output", "/a b");
         flags.switch("--optional");
-        flags.given.push(("--reload-header", Some("Authorization: Basic c4n4ry".into()), true));
+        flags.add_secret("--reload-header", "Authorization: Basic c4n4ry");
         let words: Vec<_> = flags.words().collect();
         assert_eq!(words, ["--output=/a b", "--optional", "--reload-header=Authorization: Basic c4n4ry"]);
         assert_eq!(flags.printed(), "'--output=/a b'\n--optional\n'--reload-header=…'\n");
