@@ -100,7 +100,7 @@ fn disk(u: &mut Bytes<'_>, journal: Option<&Journal>) -> Result<Disk> {
     directories.sort();
     directories.dedup();
     let link = if directories.is_empty() || u.ratio(1, 4)? { None } else { Some(u.choose(&directories)?.clone()) };
-    Ok(Disk { link, directories })
+    Ok(Disk { link, directories, torn: None })
 }
 
 fn verdict(u: &mut Bytes<'_>) -> Result<Verdict> {

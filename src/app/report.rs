@@ -11,7 +11,7 @@ use super::steps::{Done, Rendered, Trouble};
 use crate::machine::{Event, Machine, Milestone, Outcome, Verdict};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
-use crate::model::journal::{Generation, Journal};
+use crate::model::journal::Generation;
 use crate::model::object::ObjectRef;
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
@@ -72,13 +72,14 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    /// For the generations that a journal names, which an earlier life has reported.
-    pub(super) fn new(shared: Shared, events: PodEvents, journal: &Journal, writes: bool) -> Self {
+    /// For the generations that the journal names, which an earlier life has reported.
+    pub(super) fn new(shared: Shared, events: PodEvents, machine: &Machine, writes: bool) -> Self {
+        let journal = machine.journal();
         let found = |generation: &Option<Generation>| {
             generation.as_ref().map(|generation| status::Published::new(generation, None))
         };
         shared.update(|status| {
-            status.ready |= journal.current.is_some();
+            status.ready |= journal.current.is_some() && !machine.is_astray();
             status.published = found(&journal.current);
             status.confirmed = found(&journal.current).filter(|_| journal.debt.is_none());
         });

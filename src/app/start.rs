@@ -31,6 +31,7 @@ use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
 use crate::publish::{self, FoundJournal, Lock, Output};
 use crate::reload::Driver;
+use crate::reload::process::Clock;
 use crate::render::Pod;
 use crate::source::Published;
 use crate::source::feed::Feed;
@@ -197,7 +198,7 @@ struct Recovered {
     said_before: Option<Digest>,
 }
 
-fn recover(config: &Config, output: Option<&Output>) -> anyhow::Result<Recovered> {
+fn recover(config: &Config, output: Option<&Output>, key: &DigestKey) -> anyhow::Result<Recovered> {
     let Some(output) = output else {
         let (machine, effects) = machine::recover(config.machine.clone(), None, &machine::Disk::default());
         return Ok(Recovered { machine, effects, said_before: None });
@@ -205,7 +206,9 @@ fn recover(config: &Config, output: Option<&Output>) -> anyhow::Result<Recovered
     for warning in output.finish()? {
         warn!("{warning}");
     }
-    let journal = match output.read_journal()? {
+    let boot = Clock::new().ok().map(|clock| clock.now().boot_id);
+    let (journal, disk) = output.find(boot.as_deref(), key)?;
+    let journal = match journal {
         FoundJournal::Nothing => None,
         FoundJournal::Journal(journal) => Some(journal),
         FoundJournal::SetAside { reason, name } => {
@@ -223,7 +226,14 @@ fn recover(config: &Config, output: Option<&Output>) -> anyhow::Result<Recovered
     let rejected = journal.as_ref().filter(|journal| journal.current.is_none());
     let rejected = rejected.and_then(|journal| journal.quarantine.as_ref());
     let said_before = rejected.filter(|rejected| rejected.gate == config.machine.gate).map(|rejected| rejected.digest);
-    let (machine, effects) = machine::recover(config.machine.clone(), journal, &output.disk()?);
+    let (machine, effects) = machine::recover(config.machine.clone(), journal, &disk);
+    if let Some(link) = disk.link.filter(|link| disk.torn.is_some_and(|torn| torn.contains(link))) {
+        let instead = match &machine.journal().current {
+            Some(whole) => format!("generation {}, which is whole, is made current again", whole.directory),
+            None => "nothing else is whole, and Trimtab is not ready before the newest inputs are published".to_owned(),
+        };
+        warn!("the disk may have lost writes when the node went down, and generation {link} is not whole: {instead}");
+    }
     Ok(Recovered { machine, effects, said_before })
 }
 
@@ -237,7 +247,7 @@ impl App {
         shared: Shared,
         mut tasks: JoinSet<()>,
     ) -> anyhow::Result<Self> {
-        let Recovered { machine, effects, said_before } = recover(&config, output.as_deref())?;
+        let Recovered { machine, effects, said_before } = recover(&config, output.as_deref(), &key)?;
         for spec in &config.specs {
             shared.metrics.source_added(&spec.name);
         }
@@ -266,7 +276,7 @@ impl App {
             settings: Arc::new(config.render.clone()),
             feed,
             ledger: Ledger::found(journal),
-            report: Reporter::new(shared, events, journal, config.validate.candidates),
+            report: Reporter::new(shared, events, &machine, config.validate.candidates),
             steps: Steps::new(&config, output, key, tasks),
             fleet: None,
             aside: None,

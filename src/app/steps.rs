@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use super::Config;
 use super::ledger::Ledger;
 use crate::candidate::{self, Candidate, CandidateError, Made, Order};
-use crate::machine::{Event, Outcome, Step, Verdict, Write};
+use crate::machine::{Event, Outcome, Step, Verdict, Write, WriteKind};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::{Baseline, Generation, Moment, Rejection};
 use crate::model::made_of::{Part, Parts};
@@ -213,6 +213,8 @@ impl Steps {
     pub(super) fn write(&mut self, step: Step, writes: Vec<Write>) {
         let (output, faults, clock) = (self.output.clone(), self.faults.clone(), self.clock.clone());
         let answer = self.answers.0.clone();
+        // Whatever was put in order is to last.
+        let lasts = writes.iter().any(|write| write.kind() == WriteKind::Unlink);
         self.tasks.spawn_blocking(move || {
             let began = Instant::now();
             let mut done = 0;
@@ -232,7 +234,13 @@ impl Steps {
             let at = clock.as_ref().map(Clock::now);
             let event = Event::Written { step, done, at };
             // The app may have ended meanwhile, and then nobody waits for the answer.
+            let lasts = lasts && trouble.is_none();
             let _ = answer.blocking_send(Answer::Done(Box::new(Done { trouble, ..Done::new(event, began.elapsed()) })));
+            // Beside the reload and its confirmation. Before anything is called good it is done again, and reported.
+            let output = output.filter(|_| lasts);
+            if let Some(Err(error)) = output.map(|output| output.sync()) {
+                debug!("a power loss may take what was published: {error}");
+            }
         });
     }
 

@@ -1,5 +1,6 @@
 //! The machine's vocabulary: what happens to it and what it asks for.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::model::digest::Digest;
@@ -112,7 +113,7 @@ pub enum Memory {
 /// What came of a render.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The candidate is complete, synced and validated in its directory, which nothing names yet.
+    /// The candidate is complete and validated in its directory, which nothing names yet.
     Staged {
         candidate: Generation,
         /// What `--confirm-url` says now.
@@ -260,6 +261,8 @@ pub enum Write {
     Swap(Generation),
     /// Remove the top-level links that this generation has no name for.
     Unlink(Generation),
+    /// Wait until the current generation is on the disk, and the journal that names it.
+    Sync,
     /// Remove all generation directories but these, and what a crash left.
     Prune(Vec<String>),
 }
@@ -271,6 +274,7 @@ pub enum WriteKind {
     Link,
     Swap,
     Unlink,
+    Sync,
     Prune,
 }
 
@@ -282,6 +286,7 @@ impl Write {
             Self::Link(_) => WriteKind::Link,
             Self::Swap(_) => WriteKind::Swap,
             Self::Unlink(_) => WriteKind::Unlink,
+            Self::Sync => WriteKind::Sync,
             Self::Prune(_) => WriteKind::Prune,
         }
     }
@@ -295,6 +300,7 @@ impl WriteKind {
             Self::Link => "link",
             Self::Swap => "swap",
             Self::Unlink => "unlink",
+            Self::Sync => "sync",
             Self::Prune => "prune",
         }
     }
@@ -307,6 +313,9 @@ pub struct Disk {
     pub link: Option<String>,
     /// All directories of our pattern.
     pub directories: Vec<String>,
+    /// Those of them that are not as the journal has them; `None` where nothing can have been lost: nothing but a power
+    /// loss loses what was written.
+    pub torn: Option<BTreeSet<String>>,
 }
 
 /// What `/status` calls a phase.

@@ -162,6 +162,12 @@ impl Machine {
         self.held
     }
 
+    /// Whether the output may name another generation than the current one.
+    #[must_use]
+    pub fn is_astray(&self) -> bool {
+        self.astray
+    }
+
     /// The flag whose pace the newest inputs wait for, if they do.
     #[must_use]
     pub fn paced_by(&self) -> Option<&'static str> {

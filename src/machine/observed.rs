@@ -58,7 +58,7 @@ impl Play {
 
     fn start_again(&mut self) {
         let journal = Some(self.machine.journal().clone()).filter(|_| self.link.is_some());
-        let disk = Disk { link: self.link.clone(), directories: self.directories.clone() };
+        let disk = Disk { link: self.link.clone(), directories: self.directories.clone(), torn: None };
         let (machine, effects) = recover(options(), journal, &disk);
         self.machine = machine;
         self.carry_out(effects);

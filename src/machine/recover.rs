@@ -11,26 +11,41 @@ use crate::model::journal::{Debt, DebtKind, Generation, Journal, sequence_of};
 #[must_use]
 pub fn recover(options: Options, journal: Option<Journal>, disk: &Disk) -> (Machine, Vec<Effect>) {
     let mut journal = journal.unwrap_or_default();
+    let is_torn = |name: &String| disk.torn.as_ref().is_some_and(|torn| torn.contains(name));
+    let link = disk.link.as_ref().filter(|link| !is_torn(link));
     let is_linked = |generation: &Option<Generation>| {
-        disk.link.is_some() && generation.as_ref().map(|g| &g.directory) == disk.link.as_ref()
+        link.is_some() && generation.as_ref().map(|generation| &generation.directory) == link
     };
-    let is_there = |generation: &Generation| disk.directories.contains(&generation.directory);
-    let mut astray = false;
+    let is_there =
+        |generation: &Generation| disk.directories.contains(&generation.directory) && !is_torn(&generation.directory);
+    let (mut astray, mut announced) = (false, None);
     if !is_linked(&journal.current) {
         let rolled_back = journal.is_due(DebtKind::Rollback);
         if rolled_back && journal.current.as_ref().is_some_and(is_there) {
             astray = true;
         } else {
-            let announced = journal.current.take();
+            announced = journal.current.take();
             let from = if is_linked(&journal.from) { journal.from.take() } else { None };
             journal.debt = match &from {
                 Some(_) if !rolled_back => journal.prev_debt.take(),
-                _ => disk.link.as_ref().map(|_| Debt::default()),
+                _ => link.map(|_| Debt::default()),
             };
-            journal.current = from.or_else(|| disk.link.as_deref().and_then(Generation::found));
+            journal.current = from.or_else(|| link.and_then(|link| Generation::found(link)));
             if announced.is_some() && journal.last_good == announced && !rolled_back {
                 journal.last_good.clone_from(&journal.current);
             }
+        }
+    }
+    if disk.torn.is_some() && journal.current.is_none() {
+        // What was current is torn. The newest that is whole takes its place, and the main process is notified of it.
+        let whole = [&announced, &journal.last_good, &journal.from].into_iter().flatten().find(|it| is_there(it));
+        if let Some(whole) = whole.cloned() {
+            let good = journal.last_good.as_ref() == Some(&whole);
+            let kind = if good { DebtKind::Rollback } else { DebtKind::Publish };
+            journal.debt = Some(Debt { kind, ..Debt::default() });
+            journal.current = Some(whole);
+            journal.from = None;
+            astray = true;
         }
     }
     journal.prev_debt = None;

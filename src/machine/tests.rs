@@ -238,7 +238,7 @@ impl World {
     }
 
     fn disk(&self) -> Disk {
-        Disk { link: self.link.clone(), directories: self.directories.keys().cloned().collect() }
+        Disk { link: self.link.clone(), directories: self.directories.keys().cloned().collect(), torn: None }
     }
 
     fn now(&mut self) -> Moment {
@@ -390,6 +390,7 @@ impl World {
             Write::Prune(keep) => {
                 self.directories.retain(|name, _| keep.contains(name) || Some(name) == self.link.as_ref());
             }
+            Write::Sync => {}
             Write::Link(generation) | Write::Unlink(generation) => {
                 assert!(self.directories.contains_key(&generation.directory), "linked to nothing");
             }
@@ -1375,7 +1376,8 @@ fn debt_of_the_older_generation_is_due_again_if_the_rename_did_not_happen() {
         ..Journal::default()
     };
     let directories = vec![old.directory.clone(), new.directory.clone()];
-    let disk = |link: &Generation| Disk { link: Some(link.directory.clone()), directories: directories.clone() };
+    let disk =
+        |link: &Generation| Disk { link: Some(link.directory.clone()), directories: directories.clone(), torn: None };
     let (machine, _) = recover(options(), Some(journal.clone()), &disk(&old));
     assert_eq!(machine.journal.current, Some(old));
     assert_eq!(machine.journal.debt, journal.prev_debt);
@@ -1387,7 +1389,7 @@ fn debt_of_the_older_generation_is_due_again_if_the_rename_did_not_happen() {
 #[test]
 fn without_a_journal_what_is_linked_is_due_and_its_sequence_is_not_reused() {
     let directory = "..trimtab-000041-51aa03c2be10".to_owned();
-    let disk = Disk { link: Some(directory.clone()), directories: vec![directory] };
+    let disk = Disk { link: Some(directory.clone()), directories: vec![directory], torn: None };
     let (machine, _) = recover(options(), None, &disk);
     assert_eq!(machine.journal.debt, Some(Debt::default()));
     assert_eq!(machine.journal.next_sequence, 42);

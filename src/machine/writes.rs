@@ -49,14 +49,19 @@ impl Machine {
             fleet: self.announced(&candidate),
             ..self.journal
         };
-        let prune = prunes(&journal).then(|| Write::Prune(keep(&journal)));
         let mut writes = vec![
             Write::Journal(Box::new(journal.clone())),
             Write::Link(candidate.clone()),
             Write::Swap(candidate.clone()),
             Write::Unlink(candidate),
         ];
-        writes.extend(prune);
+        // The last good generation stays until one that is on the disk takes its place: a power loss may take all others.
+        if journal.debt.is_none() {
+            writes.push(Write::Sync);
+        }
+        if prunes(&journal) {
+            writes.push(Write::Prune(keep(&journal)));
+        }
         let step = self.step();
         self.work = Work::Committing(step, Asked::for_writes(&writes), digest, Box::new(journal));
         effects.push(Effect::Write { step, writes });
@@ -208,7 +213,8 @@ impl Machine {
             quarantine: self.journal.quarantine.clone().filter(|quarantine| Some(quarantine.digest) != self.have),
             ..self.journal.clone()
         });
-        let writes = vec![Write::Journal(journal.clone()), Write::Prune(keep(&journal))];
+        // What is called good is on the disk.
+        let writes = vec![Write::Sync, Write::Journal(journal.clone()), Write::Prune(keep(&journal))];
         let step = self.step();
         self.work = Work::Clearing(step, Asked::for_writes(&writes), journal);
         effects.push(Effect::Write { step, writes });
@@ -243,12 +249,7 @@ fn prunes(journal: &Journal) -> bool {
 
 /// The directories that must stay: at most three, or four with a rollout.
 fn keep(journal: &Journal) -> Vec<String> {
-    let base = journal.fleet.as_ref().map_or(&None, |fleet| &fleet.base);
-    let mut keep: Vec<_> = [&journal.current, &journal.from, &journal.last_good, base]
-        .into_iter()
-        .flatten()
-        .map(|generation| generation.directory.clone())
-        .collect();
+    let mut keep: Vec<_> = journal.generations().map(|generation| generation.directory.clone()).collect();
     keep.sort_unstable();
     keep.dedup();
     keep

@@ -266,12 +266,16 @@ impl Journal {
             return Err(JournalError::Version(version));
         }
         let journal: Self = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-        let base = journal.fleet.as_ref().map_or(&None, |fleet| &fleet.base);
-        let named = [&journal.current, &journal.from, &journal.last_good, base];
-        if named.into_iter().flatten().any(|generation| sequence_of(&generation.directory).is_none()) {
+        if journal.generations().any(|generation| sequence_of(&generation.directory).is_none()) {
             return Err(JournalError::Directory);
         }
         Ok(journal)
+    }
+
+    /// The generations that it names.
+    pub fn generations(&self) -> impl Iterator<Item = &Generation> {
+        let base = self.fleet.as_ref().and_then(|fleet| fleet.base.as_ref());
+        [&self.current, &self.from, &self.last_good].into_iter().flatten().chain(base)
     }
 
     /// Whether a reload of this kind is due.

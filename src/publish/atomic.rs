@@ -46,8 +46,7 @@ impl<'a> Publisher<'a> for Atomic<'a> {
 
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
         self.refuse_foreign(tree)?;
-        self.0.write_tree(&self.0.dir, top, top, tree.iter())?;
-        self.0.dir.sync().map_err(|errno| self.0.io("sync", "", errno))
+        self.0.write_tree(&self.0.dir, top, top, tree.iter())
     }
 
     fn candidate(&self, name: &str) -> PathBuf {
@@ -91,7 +90,6 @@ impl<'a> Publisher<'a> for Atomic<'a> {
     /// Makes the links that the generation needs and that are missing. Before the swap, so that no name is missing after
     /// it; a new one leads nowhere until then.
     fn link(&self, name: &str) -> Result<(), PublishError> {
-        // No fsync here and in unlink: after a crash both are done again.
         let names = self.names_of(name)?;
         for name in self.missing(names.iter().map(String::as_str))? {
             symlinkat(target(name).as_str(), &self.0.dir, name)
@@ -101,12 +99,12 @@ impl<'a> Publisher<'a> for Atomic<'a> {
     }
 
     fn swap(&self, name: &str) -> Result<(), PublishError> {
-        let swapped = if self.data()?.as_deref() == Some(name) {
-            // Done before a crash or an error: perhaps not yet on the disk.
-            self.0.dir.sync()
-        } else {
-            self.0.dir.replace_link(DATA, DATA_TEMPORARY, name)
-        };
+        // Done before a crash or an error.
+        if self.data()?.as_deref() == Some(name) {
+            return Ok(());
+        }
+        let swapped = self.0.dir.replace_link(DATA, DATA_TEMPORARY, name);
+        self.0.unsynced().renames += 1;
         swapped.map_err(|errno| self.0.io("replace the link", DATA, errno))
     }
 

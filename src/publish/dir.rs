@@ -123,26 +123,39 @@ impl Dir {
     /// Puts a file of mode 0600 in the place of whatever is at `name`. Before a crash or after it, `name` is the old
     /// file or the new one; on return it is the new one, on the disk.
     pub(super) fn replace(&self, name: &str, temporary: &str, bytes: &[u8]) -> nix::Result<()> {
+        fsync(self.begin(temporary, bytes)?)?;
+        self.end(name, temporary)?;
+        self.sync()
+    }
+
+    /// The same without waiting for the disk: a power loss may leave anything, a kill the old file or the new one.
+    pub(super) fn put(&self, name: &str, temporary: &str, bytes: &[u8]) -> nix::Result<()> {
+        self.begin(temporary, bytes)?;
+        self.end(name, temporary)
+    }
+
+    fn begin(&self, temporary: &str, bytes: &[u8]) -> nix::Result<OwnedFd> {
         // A left-over of a crash must not be in the way for ever.
         self.remove(temporary)?;
-        fsync(self.create(temporary, bytes, None, PRIVATE)?)?;
+        self.create(temporary, bytes, None, PRIVATE)
+    }
+
+    fn end(&self, name: &str, temporary: &str) -> nix::Result<()> {
         match renameat(self, temporary, self, name) {
             // Only a directory resists.
             Err(Errno::EISDIR) => {
                 self.remove(name)?;
-                renameat(self, temporary, self, name)?;
+                renameat(self, temporary, self, name)
             }
-            other => other?,
+            renamed => renamed,
         }
-        self.sync()
     }
 
-    /// Puts a symlink in the place of the symlink or file at `name`, in one rename, and on the disk.
+    /// Puts a symlink in the place of the symlink or file at `name`, in one rename.
     pub(super) fn replace_link(&self, name: &str, temporary: &str, target: &str) -> nix::Result<()> {
         self.remove(temporary)?;
         symlinkat(target, self, temporary)?;
-        renameat(self, temporary, self, name)?;
-        self.sync()
+        renameat(self, temporary, self, name)
     }
 
     /// The bytes of the regular file at `name`, and the file; `None` if something else is there, or if it holds more

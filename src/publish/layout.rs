@@ -33,7 +33,7 @@ pub(super) trait Publisher<'a> {
     /// An error if something that is not ours is where the tree needs to be.
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError>;
 
-    /// Writes a candidate, and waits until it is on the disk; with all its files, if programs are to look at it. Refuses
+    /// Writes a candidate; with all its files, if programs are to look at it. Refuses
     /// what [`Publisher::refuse_foreign`] does.
     fn write(&self, name: &str, tree: &Tree, whole: bool) -> Result<(), PublishError>;
 

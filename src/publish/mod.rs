@@ -1,15 +1,16 @@
 //! Publishing: everything that touches the output directory.
 //!
 //! [`Output`] gives the machine its effects, and the machine gives them their order: stage, journal, link, swap,
-//! unlink, journal, prune. Each effect may be cut off by a crash after any system call and be done again from its
+//! unlink, sync, journal, prune. Each effect may be cut off by a crash after any system call and be done again from its
 //! beginning. All of it is blocking, and made for `spawn_blocking`.
 //!
 //! `open` is the way in, `state` what Trimtab keeps for itself; `atomic` is the kubelet's layout, `files` the one of
-//! single files; `write` and `read_back` serve both.
+//! single files; `durable` has what a power loss leaves; `write` and `read_back` serve both.
 
 mod atomic;
 mod cursor;
 mod dir;
+mod durable;
 mod error;
 mod files;
 mod layout;
@@ -22,7 +23,7 @@ mod tests;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
@@ -30,6 +31,7 @@ use nix::unistd::{Gid, getegid, geteuid};
 
 use self::atomic::Atomic;
 use self::dir::{Dir, Occupant, look};
+use self::durable::Unsynced;
 pub use self::error::PublishError;
 use self::files::Files;
 pub use self::layout::Layout;
@@ -75,6 +77,9 @@ pub struct Output {
     cache: files::Cache,
     /// Where values are kept, once that was asked for.
     spool: OnceLock<Spool>,
+    unsynced: Mutex<Unsynced>,
+    /// Held by whoever syncs.
+    syncing: Mutex<()>,
     /// Set once it was logged that the file system keeps no modes.
     keeps_no_modes: OnceLock<()>,
 }
@@ -97,7 +102,7 @@ impl Output {
     pub fn disk(&self) -> Result<Disk, PublishError> {
         let directories = self.generations()?;
         let link = self.layout().current()?.filter(|link| directories.contains(link));
-        Ok(Disk { link, directories })
+        Ok(Disk { link, directories, torn: None })
     }
 
     /// The current generation's directory, if there is one.
@@ -112,6 +117,7 @@ impl Output {
             Write::Link(generation) => self.link(generation),
             Write::Swap(generation) => self.swap(generation),
             Write::Unlink(generation) => self.unlink(generation),
+            Write::Sync => self.sync(),
             Write::Prune(keep) => self.prune(&keep.iter().map(String::as_str).collect::<Vec<_>>()),
         }
     }
@@ -121,7 +127,7 @@ impl Output {
         self.layout().refuse_foreign(tree)
     }
 
-    /// Writes a candidate to its directory, where no reader sees it, and to the disk.
+    /// Writes a candidate to its directory, where no reader sees it.
     ///
     /// Refuses a tree that needs a place that is taken by something that is not ours. What a crash left under the
     /// directory's name is removed first; on an error, so is what was written.
@@ -171,7 +177,7 @@ impl Output {
         self.layout().link(directory(generation, "read")?)
     }
 
-    /// Makes the generation the current one; on return, it is so on the disk.
+    /// Makes the generation the current one.
     pub fn swap(&self, generation: &Generation) -> Result<(), PublishError> {
         let name = directory(generation, "made current")?;
         if self.look(name)? != Occupant::Directory {

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
@@ -180,6 +180,8 @@ impl Output {
             own_key: OnceLock::new(),
             cache: files::Cache::default(),
             spool: OnceLock::new(),
+            unsynced: Mutex::default(),
+            syncing: Mutex::default(),
             keeps_no_modes: OnceLock::new(),
         };
         Ok((output, warnings))

@@ -28,13 +28,20 @@ pub(super) const KEY_TEMPORARY: &str = "key.tmp";
 pub(super) const JOURNAL: &str = "journal.json";
 pub(super) const JOURNAL_TEMPORARY: &str = "journal.json.tmp";
 pub(super) const JOURNAL_BAD: &str = "journal.json.bad";
+/// The journal as it was synced last, for a start at which the newest is torn.
+pub(super) const SYNCED_JOURNAL: &str = "journal.synced.json";
+pub(super) const SYNCED_JOURNAL_TEMPORARY: &str = "journal.synced.json.tmp";
+/// The ID of the boot in which that was.
+pub(super) const BOOT: &str = "boot";
+pub(super) const BOOT_TEMPORARY: &str = "boot.tmp";
 /// The last changes, for people. Nothing depends on it.
 const HISTORY: &str = "history.json";
 /// The spool, for the moment that it has a name.
 const SPOOL: &str = "spool";
 
 /// What a crash can leave behind there.
-pub(super) const TEMPORARIES: [&str; 3] = [files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY];
+pub(super) const TEMPORARIES: [&str; 5] =
+    [files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY, SYNCED_JOURNAL_TEMPORARY, BOOT_TEMPORARY];
 
 /// The lock of versions up to 0.1, which kept all of this beside the published files.
 const EARLIER_LOCK: &str = "..trimtab.lock";
@@ -78,6 +85,9 @@ pub enum FoundJournal {
         name: String,
     },
 }
+
+/// A journal and its text, or why it is none.
+type Parsed = Result<(Journal, Vec<u8>), JournalError>;
 
 impl Output {
     /// Takes the lock, and takes over what an earlier version left; `None` if another process holds the output.
@@ -223,22 +233,26 @@ impl Output {
     /// The journal as it is, left where it is; `None`: there is none.
     pub fn journal(&self) -> Result<Option<Result<Journal, JournalError>>, PublishError> {
         let Some(state) = &self.state else { return Ok(None) };
-        let read = match state.read(JOURNAL, JOURNAL_LIMIT) {
-            Err(Errno::ENOENT) => return Ok(None),
-            other => other.map_err(|errno| self.own_io("read", JOURNAL, errno))?,
-        };
-        Ok(Some(match read {
-            Some((bytes, _)) => Journal::parse(&bytes),
-            None => Err(JournalError::Malformed { line: 0, column: 0 }),
-        }))
+        Ok(self.parsed(state, JOURNAL)?.map(|parsed| parsed.map(|(journal, _)| journal)))
     }
 
-    /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one.
-    pub fn read_journal(&self) -> Result<FoundJournal, PublishError> {
-        let (Some(state), Some(journal)) = (&self.state, self.journal()?) else { return Ok(FoundJournal::Nothing) };
-        match journal {
-            Ok(journal) => Ok(FoundJournal::Journal(journal)),
-            Err(reason) => {
+    /// Reads the journal. One that cannot be believed is renamed, in the place of an older such one, unless the disk
+    /// may have forgotten it and has the one before.
+    pub fn read_journal(&self, forgot: bool) -> Result<FoundJournal, PublishError> {
+        let Some(state) = &self.state else { return Ok(FoundJournal::Nothing) };
+        let newest = self.parsed(state, JOURNAL)?;
+        if let Some(Ok((journal, bytes))) = newest {
+            // It is not known whether an earlier life has synced it.
+            self.unsynced().journal = Some(bytes);
+            return Ok(FoundJournal::Journal(journal));
+        }
+        if forgot && let Some(Ok((journal, _))) = self.parsed(state, SYNCED_JOURNAL)? {
+            self.write_journal(&journal)?;
+            return Ok(FoundJournal::Journal(journal));
+        }
+        match newest {
+            None | Some(Ok(_)) => Ok(FoundJournal::Nothing),
+            Some(Err(reason)) => {
                 let aside = state.remove(JOURNAL_BAD).and_then(|()| {
                     renameat(state, JOURNAL, state, JOURNAL_BAD)?;
                     state.sync()
@@ -247,6 +261,16 @@ impl Output {
                 Ok(FoundJournal::SetAside { reason, name: format!("{STATE}/{JOURNAL_BAD}") })
             }
         }
+    }
+
+    /// The journal at a name, and its text; `None` if nothing is there.
+    fn parsed(&self, state: &Dir, name: &str) -> Result<Option<Parsed>, PublishError> {
+        Ok(match state.read(name, JOURNAL_LIMIT) {
+            Err(Errno::ENOENT) => None,
+            Err(errno) => return Err(self.own_io("read", name, errno)),
+            Ok(Some((bytes, _))) => Some(Journal::parse(&bytes).map(|journal| (journal, bytes))),
+            Ok(None) => Some(Err(JournalError::Malformed { line: 0, column: 0 })),
+        })
     }
 
     /// What [`Output::write_history`] wrote, as far as it is there.
@@ -263,11 +287,16 @@ impl Output {
         written.map(drop).map_err(|errno| self.own_io("write", HISTORY, errno))
     }
 
-    /// Replaces the journal; on return it is on the disk.
+    /// Replaces the journal. In the layout of single files it is on the disk on return.
     pub fn write_journal(&self, journal: &Journal) -> Result<(), PublishError> {
-        self.state(JOURNAL)?
-            .replace(JOURNAL, JOURNAL_TEMPORARY, &journal.to_bytes())
-            .map_err(|errno| self.own_io("write", JOURNAL, errno))
+        let (state, bytes) = (self.state(JOURNAL)?, journal.to_bytes());
+        let written = match self.layout {
+            Layout::Atomic => state.put(JOURNAL, JOURNAL_TEMPORARY, &bytes),
+            Layout::Files => state.replace(JOURNAL, JOURNAL_TEMPORARY, &bytes),
+        };
+        written.map_err(|errno| self.own_io("write", JOURNAL, errno))?;
+        self.unsynced().journal = Some(bytes);
+        Ok(())
     }
 }
 

@@ -79,7 +79,8 @@ fn settled(scene: &Scene, sidecar: &Sidecar, number: u64, delivered: impl Fn() -
 
 #[track_caller]
 fn nothing_is_left_behind(scene: &Scene) {
-    assert_eq!(scene.left_behind(), Vec::<String>::new(), "{:?}", names(&scene.output));
+    // A sync may go on beside what else rests.
+    eventually("nothing is left behind", || scene.left_behind().is_empty().then_some(()));
 }
 
 /// A main process that notes what it reads when it is notified by SIGHUP, once it handles that.
@@ -155,10 +156,14 @@ fn kill_at_random_moments(scene: &Scene, kills: u64, flags: &[&str], seed: u64, 
     let directory = scene.text("volume");
     let mut sidecar = scene.start(&[&QUICK[..], &["--watch-dir", &directory], flags].concat());
     settled(scene, &sidecar, 0, &delivered);
-    let mut moments = BTreeMap::new();
+    let (mut moments, mut within) = (BTreeMap::new(), 20_000);
     for kill in 1..=kills {
         swap(&mut volume, kill);
-        sleep(Duration::from_micros(random.below(20_000)));
+        // Where little else runs, the publish is soon over.
+        if kill % 8 == 0 && !moments.contains_key("pending") {
+            within = (within * 2).min(320_000);
+        }
+        sleep(Duration::from_micros(random.below(within)));
         sidecar.kill();
         *moments.entry(moment(scene)).or_insert(0) += 1;
         assert_untorn(scene, kill);
@@ -394,6 +399,46 @@ fn spoils_the_journal(layout: Layout) {
     swap(&mut volume, 100);
     settled(&scene, &sidecar, 100, || delivered(&hook));
     assert_eq!(outside(), before);
+}
+
+/// What a power loss leaves is made by hand: the boot is another one, and what was not synced is torn.
+#[test]
+fn after_a_power_loss_what_is_torn_is_replaced_before_it_is_ready() {
+    let scene = Scene::new();
+    let mut volume = volume(&scene);
+    let hook = hook_on(&scene);
+    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
+    let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
+    settled(&scene, &sidecar, 0, || delivered(&hook));
+    swap(&mut volume, 1);
+    settled(&scene, &sidecar, 1, || delivered(&hook));
+    sidecar.kill();
+    let calls = hook.calls().len();
+    fs::write(scene.output.join("..trimtab/boot"), "another").unwrap();
+    fs::write(scene.output.join("..trimtab/journal.json"), "").unwrap();
+    let torn = fs::read_link(scene.output.join("..data")).unwrap();
+    fs::write(scene.output.join(&torn).join("m"), "").unwrap();
+
+    sidecar.start_again();
+    sidecar.until("it is ready", |status| {
+        let is_ready = status["ready"] == true;
+        assert!(!is_ready || published(&scene).is_some(), "it is ready, and torn");
+        is_ready
+    });
+    settled(&scene, &sidecar, 1, || delivered(&hook));
+    let log = sidecar.log_of_this_life();
+    assert!(
+        log.contains(&format!("generation {} is not whole", torn.display())) && log.contains("is made current again"),
+        "{log}"
+    );
+    let again = &delivered(&hook)[calls..];
+    assert!(matches!(again, [0, 1] | [1]), "{again:?}");
+
+    // Now it is whole, and in the same boot nothing is looked at.
+    sidecar.kill();
+    sidecar.start_again();
+    settled(&scene, &sidecar, 1, || delivered(&hook));
+    assert!(!sidecar.log_of_this_life().contains("is not whole"));
 }
 
 /// The journal with this directory in the place of each that it names.

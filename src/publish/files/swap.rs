@@ -105,7 +105,7 @@ impl Files<'_> {
                     copies.push((copy, &***path));
                 }
             }
-            output.flush(&mut written)?;
+            output.wait_for(&mut written)?;
             for (copy, path) in copies {
                 let failed = |errno| output.io("keep a copy of", path, errno);
                 let (dir, leaf) =

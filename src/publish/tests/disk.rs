@@ -113,6 +113,8 @@ pub(super) struct Scene {
     edits: BTreeMap<String, Edit>,
     pub(super) loaded: RefCell<Option<String>>,
     pub(super) newest: Cell<Option<Digest>>,
+    /// Which boot this is.
+    pub(super) boot: Cell<usize>,
     /// All that was said.
     pub(super) errors: RefCell<Vec<String>>,
 }
@@ -126,6 +128,7 @@ impl Scene {
             edits,
             loaded: RefCell::default(),
             newest: Cell::default(),
+            boot: Cell::default(),
             errors: RefCell::default(),
         })
     }
@@ -243,7 +246,7 @@ impl Scene {
         assert_eq!((machine.phase(), &journal.debt), (Phase::Idle, &None));
         assert_eq!(journal.last_good, journal.current);
         let read = Journal::parse(&fs::read(self.at.join(JOURNAL)).unwrap()).unwrap();
-        let disk = Disk { link: Some(linked), directories: own_directories(&self.at, self.script.layout) };
+        let disk = Disk { link: Some(linked), directories: own_directories(&self.at, self.script.layout), torn: None };
         let (next, _) = machine::recover(self.script.options(), Some(read), &disk);
         assert_eq!(next.journal().debt, None::<Debt>, "the next start will pay again");
         assert_eq!((&next.journal().current, &next.journal().last_good), (&journal.current, &journal.last_good));
@@ -252,7 +255,11 @@ impl Scene {
         assert_eq!(top_names(&self.at), tops, "links");
         let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
         let mut own: BTreeSet<_> = kept.map(|generation| kept_at(self.script.layout, &generation.directory)).collect();
-        own.extend(["..data", CURRENT, JOURNAL, KEY, LOCK].map(str::to_owned));
+        own.extend(["..data", CURRENT, JOURNAL, SYNCED_JOURNAL, BOOT, KEY, LOCK].map(str::to_owned));
+        if self.boot.get() > 0 {
+            // One that was torn before the first was synced.
+            own.insert(JOURNAL_BAD.to_owned());
+        }
         let found = own_names(&self.at);
         assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());
     }
@@ -273,6 +280,8 @@ pub(super) struct Sidecar {
     key: DigestKey,
     pub(super) machine: Machine,
     timers: BTreeMap<Timer, usize>,
+    /// How often something was put in order.
+    ordered: usize,
 }
 
 impl Sidecar {
@@ -295,15 +304,19 @@ impl Sidecar {
         };
         let key = output.digest_key()?;
         output.finish()?;
-        let journal = match output.read_journal()? {
+        let (journal, disk) = output.find(Some(&format!("boot {}", scene.boot.get())), &key)?;
+        let journal = match journal {
             FoundJournal::Nothing => None,
             FoundJournal::Journal(journal) => Some(journal),
+            // None was synced before the power loss.
+            FoundJournal::SetAside { .. } if scene.boot.get() > 0 => None,
             FoundJournal::SetAside { reason, .. } => panic!("a journal of our own was set aside: {reason}"),
         };
-        let (machine, effects) = machine::recover(scene.script.options(), journal, &output.disk()?);
-        let mut sidecar = Self { scene: scene.clone(), output, _lock: lock, key, machine, timers: BTreeMap::new() };
+        let (machine, effects) = machine::recover(scene.script.options(), journal, &disk);
+        let (scene, timers) = (scene.clone(), BTreeMap::new());
+        let mut sidecar = Self { scene, output, _lock: lock, key, machine, timers, ordered: 0 };
         sidecar.carry_out(effects);
-        if let Some(newest) = scene.newest.get() {
+        if let Some(newest) = sidecar.scene.newest.get() {
             sidecar.on(Event::Observed(newest));
         }
         Ok(sidecar)
@@ -349,12 +362,21 @@ impl Sidecar {
             }
             Effect::Write { step, writes } => {
                 let mut done = 0;
+                let (asked, orders) = (writes.len(), writes.iter().any(|write| matches!(write, Write::Unlink(_))));
                 for write in writes {
                     if let Err(error) = self.write(&write) {
                         self.scene.errors.borrow_mut().push(error.to_string());
                         break;
                     }
                     done += 1;
+                }
+                if orders && done == asked {
+                    // It runs beside what follows: before it, or after all.
+                    self.ordered += 1;
+                    if self.ordered.is_multiple_of(2) {
+                        // It is done again, and reported then.
+                        let _ = self.output.sync();
+                    }
                 }
                 Some(Event::Written { step, done, at: None })
             }
@@ -407,8 +429,8 @@ impl Sidecar {
                     faulty::note(format!("confirmed {}", good.directory));
                 }
             }
-            Write::Swap(generation) if written.is_ok() && !self.scene.script.reload => {
-                faulty::note(format!("confirmed {}", generation.directory));
+            Write::Sync if written.is_ok() && !self.scene.script.reload => {
+                faulty::note(format!("confirmed {}", linked.unwrap()));
             }
             _ => {}
         }

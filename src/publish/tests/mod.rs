@@ -40,6 +40,8 @@ const KEY: &str = "..trimtab/key";
 const KEY_TEMPORARY: &str = "..trimtab/key.tmp";
 const JOURNAL: &str = "..trimtab/journal.json";
 const JOURNAL_TEMPORARY: &str = "..trimtab/journal.json.tmp";
+const SYNCED_JOURNAL: &str = "..trimtab/journal.synced.json";
+const BOOT: &str = "..trimtab/boot";
 const JOURNAL_BAD: &str = "..trimtab/journal.json.bad";
 const CURRENT: &str = "..trimtab/current";
 const CURRENT_TEMPORARY: &str = "..trimtab/current.tmp";
@@ -453,7 +455,7 @@ fn digest_key_is_kept_and_a_bad_one_is_replaced() {
 fn journal_is_replaced_whole_and_read_back() {
     let dir = scratch();
     let output = open(dir.path());
-    assert_eq!(output.read_journal().unwrap(), FoundJournal::Nothing);
+    assert_eq!(output.read_journal(false).unwrap(), FoundJournal::Nothing);
     for sequence in 1..4 {
         let journal = Journal { next_sequence: sequence, current: Some(generation(sequence)), ..Journal::default() };
         // A left-over of whatever kind is not in the way.
@@ -464,7 +466,7 @@ fn journal_is_replaced_whole_and_read_back() {
             _ => symlink("/etc/passwd", temporary).unwrap(),
         }
         output.write_journal(&journal).unwrap();
-        assert_eq!(output.read_journal().unwrap(), FoundJournal::Journal(journal));
+        assert_eq!(output.read_journal(false).unwrap(), FoundJournal::Journal(journal));
         assert_eq!(mode(&dir.path().join(JOURNAL)), 0o600);
         assert_eq!(own_names(dir.path()), [JOURNAL.to_owned()].into());
     }
@@ -476,11 +478,11 @@ fn journal_that_cannot_be_believed_is_set_aside() {
     let output = open(dir.path());
     let (at, bad) = (dir.path().join(JOURNAL), dir.path().join(JOURNAL_BAD));
     let good = Journal::default().to_bytes();
-    let set_aside = || match output.read_journal().unwrap() {
+    let set_aside = || match output.read_journal(false).unwrap() {
         FoundJournal::SetAside { reason, name } => {
             assert_eq!(name, JOURNAL_BAD);
             assert!(!at.exists());
-            assert_eq!(output.read_journal().unwrap(), FoundJournal::Nothing);
+            assert_eq!(output.read_journal(false).unwrap(), FoundJournal::Nothing);
             reason
         }
         other => panic!("{other:?}"),
@@ -504,7 +506,7 @@ fn journal_that_cannot_be_believed_is_set_aside() {
     // The journal written next has its place.
     fs::create_dir(&at).unwrap();
     output.write_journal(&Journal::default()).unwrap();
-    assert_eq!(output.read_journal().unwrap(), FoundJournal::Journal(Journal::default()));
+    assert_eq!(output.read_journal(false).unwrap(), FoundJournal::Journal(Journal::default()));
 }
 
 // Staging.
@@ -538,7 +540,7 @@ fn staged_tree_is_whole_and_invisible_and_has_its_modes() {
     }
     assert_eq!(mode(&root.join("d/secret")), 0o440);
     assert_eq!(fs::metadata(root.join("d/secret")).unwrap().gid(), group);
-    assert_eq!(output.disk().unwrap(), Disk { link: None, directories: vec![generation(7).directory] });
+    assert_eq!(output.disk().unwrap(), Disk { link: None, directories: vec![generation(7).directory], torn: None });
 }
 
 #[test]
@@ -1048,7 +1050,7 @@ fn planted_symlinks_are_not_followed() {
             // Some of these refuse, and may; none may reach what is behind the link.
             let _ = output.try_lock();
             let _ = output.digest_key();
-            let _ = output.read_journal();
+            let _ = output.read_journal(false);
             let _ = output.write_journal(&Journal::default());
             let tree = tree([("a", "1"), ("conf.d/b", "2")]);
             for sequence in 1..3 {
@@ -1155,10 +1157,12 @@ fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
             let _lock = lock(&output);
             let (found, some) = (output.existing_digest_key().unwrap(), tree([("a", "1")]));
             assert_eq!(some.content(&found), some.content(&key));
-            let FoundJournal::Journal(journal) = output.read_journal().unwrap() else { panic!("the journal is lost") };
+            let FoundJournal::Journal(journal) = output.read_journal(false).unwrap() else {
+                panic!("the journal is lost")
+            };
             assert_eq!((journal.current, journal.last_good), (Some(generation(2)), Some(generation(1))));
             let directories = vec![generation(1).directory, generation(2).directory];
-            assert_eq!(output.disk().unwrap(), Disk { link: Some(generation(2).directory), directories });
+            assert_eq!(output.disk().unwrap(), Disk { link: Some(generation(2).directory), directories, torn: None });
             assert_eq!(output.finish().unwrap(), Vec::<String>::new());
             assert_eq!(output.content(&generation(1), &key).unwrap(), tree([("a", "1"), ("d/b", "1")]).content(&key));
             let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
@@ -1407,7 +1411,7 @@ fn killed_at_any_moment(layout: Layout) {
         let bytes = fs::read(at.join(KEY)).unwrap();
         assert_eq!(bytes.len(), 32);
         assert_eq!(*key.get_or_insert(bytes.clone()), bytes);
-        assert!(!matches!(output.read_journal().unwrap(), FoundJournal::SetAside { .. }));
+        assert!(!matches!(output.read_journal(false).unwrap(), FoundJournal::SetAside { .. }));
         let disk = output.disk().unwrap();
         published = disk.link.is_some();
         if let Some(link) = disk.link {

@@ -107,9 +107,11 @@ impl Scene {
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
         let files = [
             "..data",
+            "..trimtab/boot",
             "..trimtab/current",
             "..trimtab/history.json",
             "..trimtab/journal.json",
+            "..trimtab/journal.synced.json",
             "..trimtab/key",
             "..trimtab/lock",
         ];
