@@ -1,7 +1,10 @@
 //! `trimtab as PEER …`, or Trimtab under a peer's name: the peer's settings as Trimtab's own flags. There is no second
 //! engine, and nothing that flags could not say: `--print-flags` shows what a peer's settings come to.
 
+mod arguments;
+mod configmap_reload;
 mod k8s_sidecar;
+mod prometheus_config_reloader;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -11,6 +14,7 @@ use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
 use super::flags::Env;
+use super::variables;
 
 /// Asks for the flags instead of a run; the one setting that is none of the peer's.
 const PRINT: &str = "--print-flags";
@@ -18,8 +22,12 @@ const PRINT: &str = "--print-flags";
 /// A sidecar whose settings are understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Peer {
+    /// jimmidyson/configmap-reload
+    ConfigmapReload,
     /// kiwigrid/k8s-sidecar
     K8sSidecar,
+    /// prometheus-config-reloader of the Prometheus Operator
+    PrometheusConfigReloader,
 }
 
 /// `trimtab as`.
@@ -67,6 +75,13 @@ impl Flags {
         self.warnings.push(message.into());
     }
 
+    /// Where one of Trimtab's own variables is set, that is what is meant.
+    fn without_variables(mut self, env: Env<'_>) -> Self {
+        let is_set = |flag: &str| env(&variables::name_of(flag.trim_start_matches('-'))).is_some();
+        self.given.retain(|(flag, ..)| !is_set(flag));
+        self
+    }
+
     /// As a command line's words, without the program's name.
     fn words(&self) -> impl Iterator<Item = OsString> {
         self.given.iter().map(|(flag, value, _)| joined(flag, value.as_deref()))
@@ -105,7 +120,14 @@ impl Peer {
     /// What the peer would make of its arguments and variables.
     fn translate(self, settings: &[OsString], env: Env<'_>) -> Result<Flags, Refused> {
         match self {
+            Self::ConfigmapReload => configmap_reload::translate(settings),
             Self::K8sSidecar => k8s_sidecar::translate(settings, env),
+            Self::PrometheusConfigReloader => {
+                let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+                let mut names: Vec<_> = names.collect();
+                names.sort_unstable();
+                prometheus_config_reloader::translate(settings, env, &names)
+            }
         }
     }
 }
@@ -122,8 +144,15 @@ pub(super) fn translated(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode
     };
     // Whoever names no peer is helped by clap.
     let Some(peer) = peer else { return Ok(words) };
+    let own = |words: &[&str]| Ok(std::iter::once(&"trimtab").chain(words).map(OsString::from).collect());
+    match settings {
+        [word] if word == "--version" || word == "-version" => return own(&["--version"]),
+        [word] if word == "--help" || word == "-h" => return own(&["as", "--help"]),
+        _ => {}
+    }
     let (asked, settings): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|word| word == PRINT);
-    match peer.translate(&settings, &|name| std::env::var_os(name)) {
+    let env: Env<'_> = &|name| std::env::var_os(name);
+    match peer.translate(&settings, env).map(|flags| flags.without_variables(env)) {
         Ok(flags) => {
             for warning in &flags.warnings {
                 eprintln!("trimtab as {}: {warning}", peer.name());
@@ -154,6 +183,8 @@ mod tests {
         let words: Vec<_> = flags.words().collect();
         assert_eq!(words, ["--output=/a b", "--optional", "--reload-header=Authorization: Basic c4n4ry"]);
         assert_eq!(flags.printed(), "'--output=/a b'\n--optional\n'--reload-header=…'\n");
+        let env = |name: &str| (name == "TRIMTAB_RELOAD_HEADER").then(OsString::new);
+        assert_eq!(flags.without_variables(&env).printed(), "'--output=/a b'\n--optional\n");
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Prometheus, notified by HTTP and confirmed by the time of its last reload that succeeded.
 
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use super::{
     Connection, Failure, Fault, Ground, Main, Program, Refusal, binary, borrow, marker, play, serves, strings,
 };
-use crate::support::sidecar::{Sidecar, Volume, eventually};
+use crate::support::sidecar::{Sidecar, Volume, eventually, run, trimtab};
+use crate::support::stage::metric;
 
 /// What Prometheus 2.42 does with a bad configuration on `POST /-/reload`: what does not parse (an unknown field, a job
 /// named twice) is answered by 500, and it stays with what it has. But applying is no transaction:
@@ -192,5 +196,98 @@ fn prometheus_reads_a_volume_by_itself_and_each_edit_of_it_is_validated_reloaded
     let status = sidecar.until("it is undone", |status| status["quarantine"].is_null() && status["phase"] == "idle");
     assert_eq!(status["confirmed"]["sequence"], before, "without a reload: {status}");
     assert!(!main.has_ended());
-    assert_eq!(eventually("its state", || std::fs::read_dir(program.ground.at("state")).ok()).count(), 1);
+    assert_eq!(eventually("its state", || fs::read_dir(program.ground.at("state")).ok()).count(), 1);
+}
+
+/// As the Prometheus Operator writes it: packed, with variables, and rules in a volume of their own.
+fn packed(program: &Prometheus, edit: usize, extra: &str) {
+    let text = &program.keys(edit, None)[0].1;
+    let text = text.replace("[rules.yml]", &format!("['{}/*.yml']", program.ground.text("rules")));
+    let text =
+        text.replace("{ edit:", "{ pod: $(POD_NAME), number: n$(STATEFULSET_ORDINAL_NUMBER), kept: $(NOBODY), edit:");
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(format!("{text}\n{extra}").as_bytes()).unwrap();
+    fs::create_dir_all(program.ground.at("config")).unwrap();
+    fs::write(program.ground.at("config/..new"), packed.finish().unwrap()).unwrap();
+    fs::rename(program.ground.at("config/..new"), program.ground.at("config/prometheus.yaml.gz")).unwrap();
+}
+
+/// The containers init-config-reloader and config-reloader of a Pod of the Prometheus Operator, with their arguments.
+#[test]
+fn prometheus_operators_containers_run_unchanged() {
+    let program = Prometheus { ground: Ground::new() };
+    packed(&program, 0, "");
+    let rules = |name: &str| format!("groups: [{{ name: {name}, rules: [{{ record: edit, expr: vector(1) }}] }}]\n");
+    let mut volume = Volume::new(program.ground.at("rules"), &[("a.yml", &rules("first"))]);
+    let url = format!("http://127.0.0.1:{}/-/reload", program.ground.port);
+    let common = [
+        format!("--reload-url={url}"),
+        format!("--config-file={}", program.ground.text("config/prometheus.yaml.gz")),
+        format!("--config-envsubst-file={}", program.ground.text("conf/prometheus.yml")),
+        format!("--watched-dir={}", program.ground.text("rules")),
+        format!("--watched-dir={}", program.ground.text("config")),
+    ];
+    let (code, said) = run(trimtab()
+        .args(["as", "prometheus-config-reloader", "--watch-interval=0", "--listen-address=:8081"])
+        .args(&common)
+        .env("POD_NAME", "prometheus-k8s-3"));
+    assert_eq!(code, Some(0), "{said}");
+    let mut main = Main::start(&program);
+    serves(&program, 0);
+    let arguments: Vec<_> = ["--listen-address=:8080", "--delay-interval=20ms"]
+        .into_iter()
+        .chain(common.iter().map(String::as_str))
+        .collect();
+    let log = program.ground.at("log");
+    let env = [("POD_NAME", "prometheus-k8s-3"), ("SHARD", "0")];
+    let sidecar = Sidecar::start_as_peer(Path::new("prometheus-config-reloader"), &log, &env, &arguments);
+    sidecar.until_idle();
+    packed(&program, 1, "");
+    serves(&program, 1);
+    sidecar.until_idle();
+    let running = Connection::new(program.ground.port, false).get("/api/v1/status/config").unwrap();
+    for part in ["pod: prometheus-k8s-3", "number: n3", "kept: $(NOBODY)"] {
+        assert!(running.contains(part), "{part} is not in {running}");
+    }
+    let before = metric(&sidecar, "reloader_reloads_total").unwrap();
+    volume.swap(&[("a.yml", &rules("second"))]);
+    let groups = || Connection::new(program.ground.port, false).get("/api/v1/rules").ok();
+    eventually("the rules are reloaded", || groups()?.contains("second").then_some(()));
+    sidecar.until_idle();
+    assert!(metric(&sidecar, "reloader_reloads_total").unwrap() > before);
+    assert_eq!(metric(&sidecar, "reloader_last_reload_successful"), Some(1.0));
+
+    // What the peer does not do: a configuration that Prometheus refuses is taken back.
+    packed(&program, 2, "frobnicate: on");
+    sidecar.until("it is refused", |status| status["quarantine"].is_object() && status["phase"] == "idle");
+    assert!(fs::read_to_string(program.ground.at("conf/prometheus.yml")).unwrap().contains("config 1"));
+    assert_eq!(metric(&sidecar, "reloader_last_reload_successful"), Some(0.0));
+    serves(&program, 1);
+    packed(&program, 3, "");
+    serves(&program, 3);
+    assert!(!main.has_ended());
+}
+
+/// The container configmap-reload of the prometheus chart, by the name that its image calls it by.
+#[test]
+fn the_prometheus_charts_configmap_reload_runs_unchanged() {
+    let program = Prometheus { ground: Ground::new() };
+    let mut volume = Volume::new(program.ground.at("conf"), &borrow(&program.keys(0, None)));
+    let _main = Main::start(&program);
+    serves(&program, 0);
+    let link = program.ground.at("configmap-reload");
+    symlink(env!("CARGO_BIN_EXE_trimtab"), &link).unwrap();
+    let url = format!("--webhook-url=http://127.0.0.1:{}/-/reload", program.ground.port);
+    let dir = format!("--volume-dir={}", program.ground.text("conf"));
+    let sidecar = Sidecar::start_as_peer(&link, &program.ground.at("log"), &[], &[&dir, &url]);
+    sidecar.until_idle();
+    volume.swap(&borrow(&program.keys(1, None)));
+    serves(&program, 1);
+    sidecar.until_idle();
+    let (code, said) = run(trimtab().args(["as", "configmap-reload", &dir, &url, "--print-flags"]));
+    assert!(code == Some(0) && said.contains("--observe-dir=conf=") && said.contains("--reload-status=200"), "{said}");
+    let (code, said) = run(trimtab().args(["as", "configmap-reload", &dir]));
+    assert!(code == Some(1) && said.contains("Missing webhook-url"), "{said}");
+    let (code, said) = run(trimtab().args(["as", "prometheus-config-reloader", "--version"]));
+    assert!(code == Some(0) && said.contains("trimtab"), "{said}");
 }

@@ -91,6 +91,8 @@ struct How {
     user: Option<u32>,
     program: Vec<String>,
     env: Vec<(String, String)>,
+    /// Under another name, as a link to it.
+    link: Option<PathBuf>,
 }
 
 impl Sidecar {
@@ -116,12 +118,27 @@ impl Sidecar {
         Self::launch(How { env, ..How::default() }, log, args)
     }
 
+    /// The same as another sidecar: `as PEER`, or a link with a peer's name, and that one's settings.
+    pub fn start_as_peer(peer: &Path, log: &Path, env: &[(&str, &str)], args: &[&str]) -> Self {
+        let servers = [("TRIMTAB_LISTEN", "127.0.0.1:0"), ("TRIMTAB_ADMIN", "127.0.0.1:0")];
+        let env = servers.iter().chain(env).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut words = Vec::new();
+        let link = peer.is_absolute().then(|| peer.to_owned());
+        if link.is_none() {
+            words.extend(["as", peer.to_str().unwrap()]);
+        }
+        words.extend(args);
+        Self::launch(How { env, link, ..How::default() }, log, words)
+    }
+
     fn launch<S: AsRef<str>>(how: How, log: &Path, args: impl IntoIterator<Item = S>) -> Self {
         let mut command = how.program.clone();
-        command.push(env!("CARGO_BIN_EXE_trimtab").to_owned());
+        let own = || env!("CARGO_BIN_EXE_trimtab").to_owned();
+        command.push(how.link.as_ref().map_or_else(own, |link| link.to_str().unwrap().to_owned()));
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        let by_variables = how.env.iter().any(|(name, _)| name == "TRIMTAB_LISTEN");
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
-            if !command.iter().any(|arg| arg == flag) {
+            if !by_variables && !command.iter().any(|arg| arg == flag) {
                 command.extend([flag.to_owned(), value.to_owned()]);
             }
         }

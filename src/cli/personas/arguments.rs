@@ -1,0 +1,134 @@
+//! A peer's command line as Go's parsers read it: `-name value`, `--name=value`.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use super::{Flags, Refused};
+
+/// The peer's arguments by name, in their order. Only long flags with a value are known; `code`: the peer's exit code for
+/// others.
+pub(super) struct Arguments {
+    given: Vec<(&'static str, String)>,
+    code: u8,
+}
+
+impl Arguments {
+    pub fn parse(words: &[OsString], known: &[&'static str], code: u8) -> Result<Self, Refused> {
+        let refused = |message: String| Refused { message, code };
+        let mut words = words.iter();
+        let mut given = Vec::new();
+        while let Some(word) = words.next() {
+            let word = word.to_str().ok_or_else(|| refused("an argument is not UTF-8".to_owned()))?;
+            let name = word.trim_start_matches('-');
+            let (name, value) = name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
+            let is_flag = word.starts_with('-');
+            let known = known.iter().find(|known| is_flag && **known == name);
+            // A word that is no flag may be a credential.
+            let shown = if is_flag { name } else { "a word that is no flag" };
+            let known = known.ok_or_else(|| refused(format!("{shown} is not known")))?;
+            let value = if let Some(value) = value {
+                value.to_owned()
+            } else {
+                let next = words.next().and_then(|next| next.to_str());
+                next.ok_or_else(|| refused(format!("--{name} needs a value")))?.to_owned()
+            };
+            given.push((*known, value));
+        }
+        Ok(Self { given, code })
+    }
+
+    /// The last value of a flag.
+    pub fn last(&self, name: &str) -> Option<&str> {
+        self.all(name).last()
+    }
+
+    pub fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &str> {
+        self.given.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn refused(&self, message: impl Into<String>) -> Refused {
+        Refused { message: message.into(), code: self.code }
+    }
+}
+
+impl Flags {
+    /// `--observe-dir` for each of these, under names that differ.
+    pub(super) fn observe<'a>(&mut self, paths: impl IntoIterator<Item = &'a str>) {
+        let mut names = BTreeSet::new();
+        for path in paths {
+            let last = Path::new(path).file_name().map_or("root".into(), |last| last.to_string_lossy().into_owned());
+            let mut tried =
+                (1..).map(|number: u32| if number == 1 { last.clone() } else { format!("{last}-{number}") });
+            let name = tried.find(|name| names.insert(name.clone())).unwrap_or_default();
+            self.add("--observe-dir", format!("{name}={path}"));
+        }
+    }
+
+    /// `--reload-url`. Trimtab keeps credentials out of URLs: what is in this one is sent as Go's client sends it.
+    pub(super) fn reload_url(&mut self, url: &str) -> Option<String> {
+        let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let Some(at) = rest[..end].rfind('@') else {
+            self.add("--reload-url", url);
+            return None;
+        };
+        self.add("--reload-url", format!("{scheme}://{}", &rest[at + 1..]));
+        Some(format!("Authorization: Basic {}", STANDARD.encode(unescaped(&rest[..at]))))
+    }
+}
+
+/// With `%40` as the byte that it stands for; a user without a password has an empty one.
+fn unescaped(userinfo: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = userinfo.as_bytes();
+    while let Some((first, more)) = rest.split_first() {
+        let hex = more.get(..2).and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
+        if let Some(byte) = hex.filter(|_| *first == b'%') {
+            bytes.push(byte);
+            rest = &more[2..];
+        } else {
+            bytes.push(*first);
+            rest = more;
+        }
+    }
+    if !userinfo.contains(':') {
+        bytes.push(b':');
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_as_go_reads_them() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        let read = Arguments::parse(&words("-a x --b=y=z --a=w"), &["a", "b"], 2).ok().unwrap();
+        assert_eq!(read.all("a").collect::<Vec<_>>(), ["x", "w"]);
+        assert_eq!((read.last("b"), read.last("c")), (Some("y=z"), None));
+        for (line, said) in [("--c=1", "c is not known"), ("-a", "--a needs a value"), ("c4n4ry", "no flag")] {
+            let refused = Arguments::parse(&words(line), &["a"], 2).err().unwrap();
+            assert!(refused.code == 2 && refused.message.contains(said), "{refused:?}");
+            assert!(!refused.message.contains("c4n4ry"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn credentials_of_a_url_become_a_header() {
+        for (url, bare, userinfo) in [
+            ("http://h/x?a@b", "http://h/x?a@b", None),
+            ("http://me:p%40ss@h:1/", "http://h:1/", Some("me:p@ss")),
+            ("https://me@h", "https://h", Some("me:")),
+        ] {
+            let mut flags = Flags::default();
+            let header = flags.reload_url(url);
+            assert_eq!(flags.words().next().unwrap().to_str().unwrap(), format!("--reload-url={bare}"));
+            assert_eq!(header, userinfo.map(|it| format!("Authorization: Basic {}", STANDARD.encode(it))));
+        }
+    }
+}
