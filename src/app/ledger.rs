@@ -173,3 +173,38 @@ pub(super) fn masked(said: &Said, secrets: &[Content]) -> Option<String> {
     }
     Some(text.line())
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::object::Kind;
+    use crate::model::snapshot::{Snapshot, Taken};
+    use crate::render::Settings;
+
+    fn object(value: &'static [u8]) -> Arc<Object> {
+        let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: "web".into() };
+        let data = [("k".to_owned(), Bytes::from_static(value).into())].into();
+        Arc::new(Object::new(id, String::new(), 0, false, data))
+    }
+
+    #[test]
+    fn object_that_lacks_a_key_is_published_and_one_that_is_held_back_is_as_before() {
+        let inputs = |object| {
+            let objects = [Taken { object, selected: true }].into_iter().collect();
+            let settings = Arc::new(Settings::plain(9, false));
+            Inputs { snapshot: Snapshot { objects, ..Snapshot::default() }, settings }
+        };
+        let (old, new) = (object(b"old"), object(b"new"));
+        for (key, published) in [(None, &old), (Some("k".to_owned()), &new)] {
+            let mut ledger = Ledger::found(&Journal::default());
+            ledger.begun(&inputs(old.clone()));
+            ledger.published();
+            ledger.begun(&inputs(new.clone()));
+            ledger.held_back(&[HeldBack { source: new.id.clone(), key, reason: String::new() }]);
+            ledger.published();
+            assert_eq!(ledger.objects().by_id()[&new.id], published);
+        }
+    }
+}

@@ -114,3 +114,29 @@ impl MadeOf {
         self
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::object::Kind;
+
+    #[test]
+    fn object_that_lacks_a_key_is_there_and_one_that_is_held_back_is_as_it_was_published() {
+        let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: "web".into() };
+        let object = |key: &str| {
+            let data = [(key.to_owned(), Bytes::new().into())].into();
+            Object::new(id.clone(), String::new(), 0, false, data).marked([("label:a".into(), key.into())].into())
+        };
+        let part = Part::of(&object("new"), true);
+        assert_eq!((&part.keys[..], part.marks["label:a"].as_str()), (&["new".to_owned()][..], "new"));
+        let made_of = MadeOf::new([("app=web".to_owned(), [(id.clone(), part)].into())]);
+        let published = Versions::from(BTreeMap::from([(id.clone(), Arc::new(object("old")))]));
+        for (key, keys) in [(None, "old"), (Some("k".to_owned()), "new")] {
+            let held_back = [HeldBack { source: id.clone(), key, reason: String::new() }];
+            let parts = made_of.clone().without(&held_back, &published).parts("app=web");
+            assert_eq!(parts[&id].keys, [keys]);
+        }
+    }
+}
