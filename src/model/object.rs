@@ -186,6 +186,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn label_that_says_where_it_goes_is_part_of_its_content() {
+        let object = |folder: Option<&str>| {
+            let id = "configmap/ns/web".parse().unwrap();
+            let marks = folder.map(|folder| ("label:folder".to_owned(), folder.to_owned()));
+            Object::new(id, String::new(), 0, false, BTreeMap::new()).marked(marks.into_iter().collect()).content()
+        };
+        assert_eq!(object(Some("a")), object(Some("a")));
+        assert!(object(Some("a")) != object(Some("b")) && object(None) != object(Some("a")));
+    }
+
+    #[test]
     fn an_identity_reads_back_as_it_prints() {
         for text in ["configmap/ns/web", "secret/ns/tls", "dir/etc", "dir/a/b"] {
             let id: ObjectRef = text.parse().unwrap();
