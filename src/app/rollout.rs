@@ -26,7 +26,8 @@ use crate::observe::status;
 use crate::reload::GateUrl;
 use crate::render::Inputs;
 use crate::rollout::{
-    Effect, Event, Lease, PREFIX, ParseLeaseError, Reason, Replica, Reply, Rollout, State, Timing, Version, lease_name,
+    Effect, Event, Lease, OF_CANDIDATE, OF_DONE, PREFIX, ParseLeaseError, Reason, Replica, Reply, Rollout, State,
+    Timing, Version, lease_name, versions,
 };
 use crate::source::kube::{Clients, StoredError};
 
@@ -100,6 +101,8 @@ pub(super) struct Fleet {
     /// The key of `--digest-key-file`, and what is taken where a secret comes in without one: it agrees with nobody.
     keys: (Option<DigestKey>, DigestKey),
     began: Instant,
+    /// The named `ConfigMaps` in the newest inputs, for who waits for a rollout of these.
+    versions: String,
     /// The change of the newest inputs, and their digest.
     pub(super) newest: Option<(Digest, Digest)>,
     /// When the rollout wants to look again.
@@ -117,6 +120,8 @@ pub(super) struct Fleet {
     history_problem: Option<String>,
     /// What is wrong with the fleet, though the Lease can be read.
     warning: Option<String>,
+    /// What of that was logged last.
+    warned: Option<String>,
     /// What new Pods start from: its change and inputs.
     pub(super) kept: Option<(Digest, Inputs)>,
     /// The change of it that was rejected here.
@@ -141,6 +146,7 @@ impl Fleet {
             clients,
             keys: (given, own),
             began: Instant::now(),
+            versions: String::new(),
             newest: None,
             wakes: None,
             queue: VecDeque::from([Event::Started]),
@@ -151,6 +157,7 @@ impl Fleet {
             problem: None,
             history_problem: None,
             warning: None,
+            warned: None,
             kept: None,
             unfit: None,
             subject,
@@ -178,8 +185,13 @@ impl Fleet {
                 let OfLease { event, stored, problem } = *of_lease;
                 if stored.is_some() || matches!(event, Event::Read(Reply::Answered(None))) {
                     self.stored = stored;
-                    let warning = self.other_fleet();
-                    say(&mut self.warning, warning);
+                    self.warning = self.other_fleet();
+                    // Two that write in turn are one piece of news.
+                    if let Some(warning) = self.warning.clone().filter(|warning| self.warned.as_ref() != Some(warning))
+                    {
+                        warn!(stage = "rollout", "{warning}");
+                        self.warned = Some(warning);
+                    }
                 }
                 say(&mut self.problem, problem);
                 event
@@ -235,6 +247,8 @@ impl Fleet {
     /// The newest inputs are these.
     pub(super) fn observed(&mut self, inputs: &Inputs, digest: Digest) {
         let change = self.change(inputs);
+        let named = inputs.snapshot.objects.iter().filter(|taken| !taken.selected);
+        self.versions = versions(named.map(|taken| &*taken.object));
         let before = self.newest.replace((change, digest));
         if before.is_none_or(|(before, _)| before != change) {
             self.queue.push_back(Event::Saw);
@@ -380,6 +394,8 @@ impl Fleet {
         let mut annotations = annotations.unwrap_or_default();
         annotations.extend(lease.annotations());
         if people.reason != Reason::Renew {
+            let is_mine = |(change, _): (Digest, _)| lease.candidate == Some(change);
+            let versions = self.newest.is_some_and(is_mine).then(|| self.versions.clone());
             let said = [
                 ("canary", (lease.holder == self.config.uid).then(|| self.config.pod.clone())),
                 ("by", Some(self.config.pod.clone())),
@@ -387,6 +403,8 @@ impl Fleet {
                 ("stage", Some(people.stage.to_owned())),
                 ("since", Some(Timestamp::now().to_string())),
                 ("sources", Some(self.sources())),
+                (OF_CANDIDATE, versions.clone()),
+                (OF_DONE, versions.filter(|_| lease.state == State::Done)),
             ];
             let said = said.into_iter().filter_map(|(name, value)| Some((format!("{PREFIX}{name}"), value?)));
             annotations.extend(said);

@@ -5,16 +5,20 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
+use k8s_openapi::ByteString;
 use k8s_openapi::api::coordination::v1::Lease as KubeLease;
+use k8s_openapi::api::core::v1::ConfigMap;
 use tokio::time::{Instant, sleep};
 
 use super::exit::Exit;
 use super::values::duration;
 use super::{escaped, runtime};
 use crate::app::lease_of;
-use crate::rollout::{Lease, PREFIX, State, lease_name};
+use crate::model::object::{Object, ObjectRef};
+use crate::rollout::{Lease, OF_CANDIDATE, OF_DONE, PREFIX, State, lease_name, versions};
 use crate::source::kube::{ClientConfig, Clients, StoredError, default_namespace};
 
 /// How often `--wait` looks.
@@ -36,7 +40,7 @@ pub struct RolloutCommand {
     /// A context of the kubeconfig
     #[arg(long, value_name = "NAME", requires = "kubeconfig")]
     pub context: Option<String>,
-    /// status: wait until the rollout has ended
+    /// status: wait until the rollout of what is in the cluster now has ended
     #[arg(long)]
     pub wait: bool,
     /// status --wait: no longer than this
@@ -55,6 +59,17 @@ pub enum Action {
     Stop,
     /// Let the change be tried again, where it was stopped or rejected
     Retry,
+}
+
+/// Where what is in the cluster stands.
+enum Place {
+    /// The rollout has ended, and is of that.
+    There,
+    OnItsWay,
+    /// The fleet has it, whatever the rollout was of.
+    Had,
+    /// The rollout is of something older: why.
+    Newer(String),
 }
 
 /// Why nothing was done.
@@ -106,11 +121,23 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
             Failed(Exit::StartUp, why)
         })?;
         if action == Action::Status {
-            if wait && known.is_under_way() && Instant::now() < until {
+            let place = if wait { placed(&clients, &known, &stored).await? } else { Place::There };
+            let is_open = matches!(place, Place::OnItsWay | Place::Newer(_));
+            if is_open && Instant::now() < until {
                 sleep(LOOK).await;
                 continue;
             }
-            return Ok(describe(&name, &known, &stored));
+            return Ok(match place {
+                Place::Newer(what) => (Exit::Unavailable, format!("rollout {name}: {what}")),
+                Place::Had => (
+                    Exit::Done,
+                    format!(
+                        "rollout {name}: done: the fleet has what is in the cluster now; before, {}",
+                        describe(&name, &known, &stored).1
+                    ),
+                ),
+                Place::There | Place::OnItsWay => describe(&name, &known, &stored),
+            });
         }
         let changed = match action {
             Action::Promote => known.promoted(),
@@ -141,6 +168,43 @@ async fn run(command: RolloutCommand) -> Result<(Exit, String), Failed> {
             return Ok((Exit::Done, format!("{}: the rollout {name} is {}", action.as_str(), changed.state.as_str())));
         }
     }
+}
+
+/// Compares the named ConfigMaps in the cluster with those that the Lease speaks of.
+async fn placed(clients: &Clients, lease: &Lease, stored: &KubeLease) -> Result<Place, Failed> {
+    if lease.is_under_way() {
+        return Ok(Place::OnItsWay);
+    }
+    let value = |name: &str| stored.metadata.annotations.as_ref()?.get(&format!("{PREFIX}{name}")).cloned();
+    // An earlier version of the program wrote none.
+    let Some(candidate) = value(OF_CANDIDATE) else { return Ok(Place::There) };
+    let mut newer = None;
+    let mut now = Vec::new();
+    for version in candidate.split_whitespace() {
+        let (id, _) = version.split_once('@').unwrap_or_default();
+        let Ok(id) = id.parse::<ObjectRef>() else { continue };
+        let found = clients.read_stored::<ConfigMap>(&id.namespace, &id.name, true).await;
+        let found = found.map_err(|error| {
+            let exit = if matches!(error, StoredError::Forbidden { .. }) { Exit::Forbidden } else { Exit::Unavailable };
+            Failed(exit, format!("{id}, which --wait compares with the rollout's: {error}"))
+        })?;
+        now.extend(found.map(|found| object(id.clone(), found)));
+        if versions(now.last().filter(|object| object.id == id).into_iter()) != version {
+            newer = Some(id);
+        }
+    }
+    let Some(newer) = newer else { return Ok(Place::There) };
+    if value(OF_DONE) == Some(versions(now.iter())) {
+        return Ok(Place::Had);
+    }
+    Ok(Place::Newer(format!("{newer} was edited since, and no replica has taken that up; do they run, and read it?")))
+}
+
+fn object(id: ObjectRef, found: ConfigMap) -> Object {
+    let text = found.data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value).into()));
+    let binary =
+        found.binary_data.into_iter().flatten().map(|(key, ByteString(value))| (key, Bytes::from(value).into()));
+    Object::new(id, String::new(), 0, false, text.chain(binary).collect())
 }
 
 impl Action {

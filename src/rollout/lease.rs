@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::model::digest::Digest;
+use crate::model::object::{Kind, Object};
 
 /// Start of every annotation's name.
 pub const PREFIX: &str = "trimtab.dev/";
@@ -15,6 +16,10 @@ pub(super) const LISTED: usize = 5;
 
 /// No value that the protocol reads is longer: [`LISTED`] digests with commas.
 const VALUE_LIMIT: usize = LISTED * 65;
+
+/// The annotation with the [`versions`] of the candidate, and that with those of what was last done.
+pub const OF_CANDIDATE: &str = "versions";
+pub const OF_DONE: &str = "done-versions";
 
 /// A Pod's UID is shorter.
 const HOLDER_LIMIT: usize = 253;
@@ -126,6 +131,13 @@ impl State {
 #[must_use]
 pub fn lease_name(fleet: &str) -> String {
     format!("trimtab-{fleet}")
+}
+
+/// The open `ConfigMaps` among these, each with the start of its content's digest: what a person who edited one can find
+/// again. Of what is secret, nothing.
+pub fn versions<'a>(objects: impl Iterator<Item = &'a Object>) -> String {
+    let open = objects.filter(|object| object.id.kind == Kind::ConfigMap && !object.secret);
+    open.map(|object| format!("{}@{}", object.id, object.content().short())).collect::<Vec<_>>().join(" ")
 }
 
 impl Lease {

@@ -22,4 +22,4 @@ pub use self::decide::{Action, Clock, Replica, Why, decide};
 pub use self::dice::Dice;
 pub use self::driver::Rollout;
 pub use self::io::{Effect, Event, Found, Reply, Timing, Version};
-pub use self::lease::{Lease, PREFIX, ParseLeaseError, Reason, State, lease_name};
+pub use self::lease::{Lease, OF_CANDIDATE, OF_DONE, PREFIX, ParseLeaseError, Reason, State, lease_name, versions};

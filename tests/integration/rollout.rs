@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer};
 use super::support::hook::{Answer, Hook};
-use super::support::sidecar::Sidecar;
+use super::support::sidecar::{Sidecar, run};
 
 /// Long enough for a claim, a bake, a spread and its end, with polls of 5 s, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -556,4 +556,30 @@ async fn what_is_secret_is_kept_in_a_secret_alone() {
     for form in [PASSWORD.to_owned(), base64::engine::general_purpose::STANDARD.encode(PASSWORD)] {
         assert!(!shown.contains(&form), "nowhere else");
     }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_rollout_waits_for_that_of_what_is_in_the_cluster() {
+    let server = ApiServer::shared().await;
+    let fleet = Fleet::start(&server, ADMIN, 1).await;
+    fleet.until_done("the first one", "").await;
+    let kubeconfig = server.kubeconfig(ADMIN);
+    let wait = |timeout: &'static str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_trimtab"));
+        let flags = ["rollout", "status", "web", "--wait", "--timeout", timeout, "--namespace", &fleet.namespace];
+        command.args(flags).arg("--kubeconfig").arg(&kubeconfig);
+        async move { tokio::task::spawn_blocking(move || run(&mut command)).await.unwrap() }
+    };
+    assert_eq!(wait("1s").await.0, Some(0));
+    // Right after the edit, before any replica can have claimed it.
+    fleet.edit("good 2").await;
+    let (code, said) = wait("3m").await;
+    assert!(code == Some(0) && fleet.all_have("good 2"), "{said}");
+    fleet.edit("bad 3").await;
+    let (code, said) = wait("3m").await;
+    assert!(code == Some(65) && fleet.took("bad 3") == 1, "{said}");
+    // What the fleet has already is done, though the Lease speaks of what was stopped.
+    fleet.edit("good 2").await;
+    let (code, said) = wait("3m").await;
+    assert!(code == Some(0) && said.contains("the fleet has what is in the cluster now"), "{said}");
 }
