@@ -5,7 +5,7 @@ SHELL = bash
 CARGO ?= cargo
 BUILT = $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 
-.PHONY: all man demo docs test integration bench ratchet soak lint deny fuzz build static image chart release e2e
+.PHONY: all man demo docs test integration compat bench ratchet soak lint deny fuzz build static image chart release e2e
 all: build
 
 build:
@@ -68,6 +68,11 @@ integration:
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
 	tests/tools/slowest $(CARGO) test --tests
 
+# A volume between the previous version and this one, in both directions. That one is built from its tag, once into the cache.
+compat:
+	previous=$$(tests/tools/previous) && TRIMTAB_TEST_PREVIOUS=$$previous \
+	$(CARGO) test --test integration -- --ignored --exact previous::volume_goes_from_the_previous_version_to_this_one_and_back
+
 # The image, in Pods, on a node of the tests' own (tests/node/run): Linux and root. E2E=NAME runs those of that name.
 e2e:
 	$(CARGO) test --no-run --test e2e
@@ -103,6 +108,7 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	$(CARGO) clippy --test e2e --test soak -- -D warnings
 	"$$(tests/tools/build actionlint)/actionlint" .github/workflows/*.yml
+	zizmor=$$(tests/tools/zizmor) && "$$zizmor" --quiet --offline .github/workflows
 
 # Licences, sources and bans are binding; advisories are reported, as a new one must not fail a build that changed nothing.
 deny:

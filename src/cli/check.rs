@@ -29,8 +29,8 @@ use crate::source::kube::{self, Access};
 use crate::source::{Seen, Update};
 use crate::source::{Sources, View};
 
-/// How long sources are waited for that are there and may be read.
-const LOOK: Duration = Duration::from_secs(10);
+/// How long sources are waited for that are there and may be read: a container may have a hundredth of a processor.
+const LOOK: Duration = Duration::from_secs(30);
 
 /// How much a finding weighs; the exit code follows the heaviest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
