@@ -120,7 +120,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 101, runAsGroup: 101, fsGroup: 101, seccompProfile: {type: RuntimeDefault}}
   initContainers:
     - name: trimtab
-      image: trimtab:0.1.0
+      image: trimtab:0.2.0
       restartPolicy: Always
       args: [--configmap=web, --template=/program/value.j2, --output=/shared/conf, "--admin=0.0.0.0:9534", FLAGS]
       startupProbe:

@@ -2,7 +2,7 @@
 For a chart of one's own. Each takes the same map, which stands best in the values:
 
   trimtab:
-    image: trimtab:0.1.0
+    image: trimtab:0.2.0
     args: [--configmap=web, --template=/templates, --output=/shared/conf, --signal=HUP, --process=nginx]
     mountPath: /shared             # the directory above --output
     mounts:                        # beside it; each also has a volume of the Pod by this name
@@ -22,7 +22,7 @@ shareProcessNamespace: true and one runAsUser.
 */}}
 {{- define "trimtab.container" -}}
 - name: trimtab
-  image: {{ .image | default "trimtab:0.1.0" }}
+  image: {{ .image | default "trimtab:0.2.0" }}
   restartPolicy: Always
   args: {{ toJson .args }}
   env:
