@@ -5,11 +5,13 @@
 
 mod config;
 mod end;
+mod ends;
 mod ledger;
 mod lines;
 mod report;
 mod rolling;
 mod rollout;
+mod standing;
 mod start;
 mod steps;
 
@@ -25,6 +27,7 @@ use tracing::{debug, error, info, warn};
 
 pub use self::config::Config;
 pub use self::end::End;
+use self::ends::{Answer, Done};
 use self::ledger::Ledger;
 use self::report::Reporter;
 use self::rollout::Fleet;
@@ -32,8 +35,8 @@ pub use self::rollout::RolloutConfig;
 pub(crate) use self::rollout::lease_of;
 pub use self::start::run;
 pub(crate) use self::start::{clients, given_key, own_key};
+use self::steps::Steps;
 pub(crate) use self::steps::read_back;
-use self::steps::{Answer, Done, Steps};
 use crate::machine::{Effect, Event, Machine, Milestone, Phase, Timer, Verdict, Wait};
 use crate::model::digest::Digest;
 use crate::model::snapshot::Snapshot;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
+use super::ends::{Done, Rendered, Trouble};
 use super::ledger::masked;
 use super::lines::{From, Lines};
-use super::steps::{Done, Rendered, Trouble};
 use crate::machine::{Event, Machine, Milestone, Outcome, Verdict};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
@@ -19,12 +19,10 @@ use crate::observe::admin::Shared;
 use crate::observe::history::{Change, Edit};
 use crate::observe::metrics::Ending;
 use crate::observe::pod_events::PodEvents;
-use crate::observe::rollout::Rollout;
-use crate::observe::status::{self, Lack, Wait};
+use crate::observe::status::{self};
 use crate::observe::when;
 use crate::os::mask::Said;
 use crate::reload::TargetState;
-use crate::source::View;
 use crate::source::feed::Note;
 
 /// In the place of what others said, where it cannot be masked.
@@ -48,25 +46,25 @@ struct Unmasked {
 #[expect(clippy::struct_excessive_bools, reason = "independent facts: each has its own cause and its own end")]
 pub(super) struct Reporter {
     pub(super) shared: Shared,
-    events: PodEvents,
+    pub(super) events: PodEvents,
     /// Whether there is anything to write.
-    writes: bool,
+    pub(super) writes: bool,
     /// What waits for the verdict, to be reported with it.
-    milestones: Vec<Milestone>,
-    lines: Lines,
+    pub(super) milestones: Vec<Milestone>,
+    pub(super) lines: Lines,
     /// What `--syntax warn` found in the newest candidate.
     warned: Vec<String>,
     /// Whether what was said of the present problem was not shown, since secrets were not known.
     unsaid: bool,
     unmasked: Vec<Unmasked>,
     /// Objects that are not in the newest candidate, or only as they were.
-    held_back: Vec<HeldBack>,
+    pub(super) held_back: Vec<HeldBack>,
     /// Whether a source does not take in some of its objects.
-    too_large: bool,
+    pub(super) too_large: bool,
     /// Whether the newest candidate could not be written: that what failed is tidied up solves nothing.
     unstaged: bool,
     /// Why the newest inputs do not render, without content.
-    brief: Option<String>,
+    pub(super) brief: Option<String>,
     /// From the newest edit to its confirmation, until the newest inputs are reported to be in effect.
     propagation: Option<Duration>,
 }
@@ -394,73 +392,6 @@ impl Reporter {
     fn solved(&mut self, stage: &'static str) {
         self.shared.update(|status| status.errors.remove(stage));
     }
-
-    /// What was rejected and cannot be taken back.
-    pub(super) fn edited_in_place(&mut self, places: Vec<String>) {
-        self.shared.update(|status| status.edited_in_place = places);
-    }
-
-    /// Reports what has changed of the rollout.
-    fn rollout(&mut self, now: &Rollout) {
-        let (before, pod) = self.shared.update(|status| {
-            let same = status.rollout.as_ref() == Some(now);
-            let before = if same { None } else { status.rollout.replace(now.clone()) };
-            ((!same).then_some(before), status.pod.name.clone())
-        });
-        let Some(before) = before else { return };
-        let ended = now.ended(before.as_ref(), &pod);
-        self.shared.metrics.rollout(now, ended);
-        if let Some(news) = now.news(before.as_ref()) {
-            self.events.rollout(now, news, &pod, ended.is_some());
-        }
-    }
-
-    /// Brings `/status` and the metrics up to date with the machine and the sources, and writes the log.
-    pub(super) fn state(
-        &mut self,
-        machine: &Machine,
-        views: &[View],
-        observed: Option<(Digest, Timestamp)>,
-        fleet: Option<(Rollout, Wait)>,
-    ) {
-        let journal = machine.journal();
-        self.shared.metrics.debt(journal.debt.is_some());
-        self.shared.metrics.quarantined(journal.quarantine.is_some());
-        let too_large: Vec<_> = views.iter().flat_map(View::held_back).collect();
-        self.too_large = !too_large.is_empty();
-        let held_back: Vec<_> = self.held_back.iter().cloned().chain(too_large).collect();
-        self.shared.metrics.held_back(held_back.len());
-        let known = self.shared.update(|status| std::mem::replace(&mut status.held_back, held_back.clone()));
-        self.events.held_back(&known, &held_back);
-        if let Some((rollout, _)) = &fleet {
-            self.rollout(rollout);
-        }
-        self.shared.update(|status| {
-            status.phase = machine.phase().as_str();
-            // Where nothing is written, there is nothing to wait for.
-            status.ready |= !self.writes && observed.is_some();
-            status.observed = observed.map(|(digest, at)| status::Observed { digest, at });
-            status.last_good = journal.last_good.as_ref().map(|generation| status::Published::new(generation, None));
-            status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
-            status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
-            status.sources = views.iter().map(source).collect();
-            status.held = machine.is_held();
-            status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
-            if let Some((_, wait)) = fleet.filter(|_| machine.waits_for_fleet()) {
-                status.waits_for = Some(wait);
-            }
-        });
-        // What the main process refused is reported with what follows from it.
-        if machine.is_turning_back() {
-            return;
-        }
-        let (verdict, changed) = self.shared.judge();
-        for milestone in self.milestones.drain(..) {
-            self.events.announce(&milestone, self.brief.as_deref());
-        }
-        self.events.send(&verdict);
-        self.lines.write(&verdict, changed, journal.quarantine.as_ref().map(|quarantine| quarantine.digest));
-    }
 }
 
 fn took_of(since: Duration) -> String {
@@ -472,27 +403,5 @@ fn ending_of(verdict: &Verdict) -> Ending {
         Verdict::Took => Ending::Success,
         Verdict::Refused(_) | Verdict::Died(_) => Ending::Rejected,
         Verdict::Unreachable => Ending::Failed,
-    }
-}
-
-fn source(view: &View) -> status::Source {
-    status::Source {
-        name: view.spec.name.clone(),
-        resource_version: view.resource_version().map(str::to_owned),
-        healthy: view.is_up() && !view.is_kept() && view.waits_for().is_none(),
-        message: view.message(),
-        at: view.at,
-        lack: lack(view),
-    }
-}
-
-fn lack(view: &View) -> Option<Lack> {
-    match view {
-        _ if view.is_forbidden() => Some(Lack::Forbidden),
-        _ if !view.is_up() => Some(Lack::Unreadable),
-        _ if view.is_kept() => Some(Lack::Deleted),
-        // Before it was read once, there is nothing to say of it.
-        _ if view.waits_for().is_some() => view.is_known().then_some(Lack::Missing),
-        _ => view.has_warning().then_some(Lack::Frozen),
     }
 }

@@ -3,91 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use jiff::Timestamp;
-
 use super::Config;
+use super::ends::{Answer, Done, Trouble, rendered, verdict};
 use super::ledger::Ledger;
-use crate::candidate::{self, Candidate, CandidateError, Made, Order};
-use crate::machine::{Event, Outcome, Step, Verdict, Write, WriteKind};
+use crate::candidate::{self, Candidate, Order};
+use crate::machine::{Event, Step, Write, WriteKind};
 use crate::model::digest::{Digest, DigestKey};
-use crate::model::journal::{Baseline, Generation, Moment, Rejection};
+use crate::model::journal::{Baseline, Generation, Moment};
 use crate::model::made_of::{Part, Parts};
 use crate::model::object::{Marks, Object, ObjectRef};
-use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::os::fault::Faults;
 use crate::os::mask::Said;
 use crate::publish::Output;
 use crate::reload::confirm;
 use crate::reload::process::{self, Clock};
-use crate::reload::{self, NotTaken, Notified, Reloader, TargetStatus};
-use crate::render::{Drawn, Inputs, Settings};
+use crate::reload::{self, NotTaken, Notified, Reloader};
+use crate::render::{Inputs, Settings};
 use crate::source::ReadBack;
-
-/// What a task answers.
-pub(super) enum Answer {
-    /// A step has ended.
-    Done(Box<Done>),
-    /// It was checked whether the main process can read what it was notified of: what is wrong, if anything.
-    Access(Option<String>),
-    /// What was published of objects that are gone was read back.
-    ReadBack(ReadBack),
-}
-
-/// The end of a step.
-pub(super) struct Done {
-    pub(super) event: Event,
-    pub(super) took: Duration,
-    /// What went wrong.
-    pub(super) trouble: Option<Trouble>,
-    /// Of a render.
-    pub(super) rendered: Option<Box<Rendered>>,
-    /// Of a reload by signal: whom it was for.
-    pub(super) target: Option<TargetStatus>,
-    /// Of a reload that was taken: what it leaves to the confirmation.
-    pub(super) notified: Option<Box<Notified>>,
-}
-
-impl Done {
-    fn new(event: Event, took: Duration) -> Self {
-        Self { event, took, trouble: None, rendered: None, target: None, notified: None }
-    }
-}
-
-/// What went wrong in a step.
-#[derive(Default)]
-pub(super) struct Trouble {
-    /// Fit for logs, `/status` and Events.
-    pub(super) message: String,
-    /// What others said of it: only through a mask, for the log.
-    pub(super) said: Said,
-}
-
-/// What a render found out beyond its outcome.
-pub(super) struct Rendered {
-    pub(super) rendering: Duration,
-    /// `None` where it came to no validation.
-    pub(super) validating: Option<Duration>,
-    /// Where it ended, if nothing can be published.
-    pub(super) failed_at: Option<Stage>,
-    /// What `--syntax warn` found, and what a render found odd.
-    pub(super) warnings: Vec<String>,
-    pub(super) held_back: Vec<HeldBack>,
-    /// What programs said of the objects that they refused.
-    pub(super) said: Vec<(ObjectRef, Said)>,
-    /// What was published of the selected objects, where it was read back.
-    pub(super) found: Option<BTreeMap<ObjectRef, Arc<Object>>>,
-    pub(super) drawn: Option<Drawn>,
-    /// The reason of a rejection without any content, where it has some.
-    pub(super) brief: Option<String>,
-}
 
 /// Starts the steps, and hears of their ends.
 pub(super) struct Steps {
@@ -376,41 +315,6 @@ pub(crate) fn read_back(output: &Output, absent: Parts, settings: &Settings) -> 
     absent.into_iter().map(object).collect()
 }
 
-fn rendered(step: Step, made: Made, baseline: Option<Baseline>, took: Duration) -> Done {
-    let Made { result, rendering, validating, warnings, said, found, drawn } = made;
-    let mut rendered = Rendered {
-        rendering,
-        validating,
-        failed_at: None,
-        warnings,
-        held_back: Vec::new(),
-        said,
-        found,
-        drawn,
-        brief: None,
-    };
-    let mut trouble = None;
-    let outcome = match result {
-        Ok(Candidate::Staged { generation, files: _, held_back }) => {
-            rendered.held_back = held_back;
-            Outcome::Staged { candidate: generation, baseline }
-        }
-        Ok(Candidate::Same { held_back, made_of }) => {
-            let partial = !held_back.is_empty();
-            rendered.held_back = held_back;
-            Outcome::Same { partial, made_of }
-        }
-        Err(CandidateError { stage, rejected, reason, brief, output: said, .. }) => {
-            rendered.failed_at = Some(stage);
-            rendered.brief = brief;
-            let message = if rejected { format!("rejected: {reason}") } else { reason.clone() };
-            trouble = Some(Trouble { message, said });
-            if rejected { Outcome::Rejected(rejection(stage, reason)) } else { Outcome::Failed }
-        }
-    };
-    Done { trouble, rendered: Some(Box::new(rendered)), ..Done::new(Event::Rendered { step, outcome }, took) }
-}
-
 /// What the main process cannot read of the generation that it was just notified of. Reported and not refused: a process
 /// need not read every file that is there.
 fn unreadable(output: &Output, generation: &Generation, name: &str, pid: i32) -> Option<String> {
@@ -435,27 +339,4 @@ fn frozen_at(name: &str, pid: i32, mount: &Path) -> String {
          container started, whatever is published: mount the whole volume instead, and name the file in it",
         mount.display()
     )
-}
-
-/// The machine's verdict on what an attempt or a confirmation found, and what is to be reported of it.
-fn verdict(stage: Stage, failed: Option<NotTaken>) -> (Verdict, Option<Trouble>) {
-    let (verdict, message, said) = match failed {
-        None => return (Verdict::Took, None),
-        Some(NotTaken::Refused { message, output }) => {
-            // One refusal of a reload rejects nothing yet.
-            let what = if stage == Stage::Reload { "refused" } else { "rejected" };
-            let reported = format!("{what}: {message}");
-            (Verdict::Refused(rejection(stage, message)), reported, output)
-        }
-        Some(NotTaken::Died { message }) => {
-            let reported = format!("rejected: {message}");
-            (Verdict::Died(rejection(stage, message)), reported, Said::default())
-        }
-        Some(NotTaken::Unreachable { message, output, .. }) => (Verdict::Unreachable, message, output),
-    };
-    (verdict, Some(Trouble { message, said }))
-}
-
-fn rejection(stage: Stage, reason: String) -> Rejection {
-    Rejection { stage, reason, at: Timestamp::now() }
 }

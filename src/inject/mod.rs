@@ -3,6 +3,7 @@
 //! Text goes in and text comes out: what is not added is not touched, so that `uninject` gives the same bytes back. What
 //! was added stands in an annotation, for manifests that have been through an API server since.
 
+mod container;
 mod document;
 mod emit;
 mod pod;
@@ -14,11 +15,12 @@ mod tests;
 
 use std::fmt;
 
+pub use self::container::OF_THE_POD;
 use self::document::{Edits, Node, parse};
 use self::emit::{Yaml, map};
 use self::pod::{Place, named, places};
 pub use self::policy::{policy, profile};
-pub use self::sidecar::{Mount, MountSource, Needed, OF_THE_POD, Settings};
+pub use self::sidecar::{Mount, MountSource, Needed, Settings};
 
 /// The sidecar's name.
 pub const CONTAINER: &str = "trimtab";

@@ -4,9 +4,9 @@
 //! The expressions are CEL. What they build is a JSON patch of plain maps: the other way, an apply configuration, refuses
 //! lists without a merge key, such as `args`. Types differ within a map, so every value in one is `dyn(…)`.
 
+use super::container::{Parts, container, is_token, of_the_pod, restricted, volume_name};
 use super::emit::{Yaml, map};
 use super::pod::is_in;
-use super::sidecar::{Parts, container, is_token, of_the_pod, restricted, volume_name};
 use super::{CONTAINER, MountSource, Problem, Settings};
 
 /// By this annotation a Pod names its profile; `false` is none.
