@@ -58,6 +58,15 @@ pub struct RolloutConfig {
     pub uid: String,
 }
 
+impl RolloutConfig {
+    /// The sources' names, as they fit into an annotation.
+    pub(crate) fn sources(&self) -> String {
+        let all = self.sources.join(", ");
+        let short = clipped(&all);
+        if short == all { all } else { format!("{short} {}", Digest::of(all.as_bytes()).short()) }
+    }
+}
+
 /// What a request found, with what is wrong, if anything.
 enum Answered {
     Lease(Box<OfLease>),
@@ -220,7 +229,7 @@ impl Fleet {
     fn other_fleet(&self) -> Option<String> {
         let metadata = &self.stored.as_ref()?.metadata;
         let sources = metadata.annotations.as_ref()?.get(&format!("{PREFIX}sources"))?;
-        let mine = self.sources();
+        let mine = self.config.sources();
         (*sources != mine).then(|| {
             format!(
                 "Lease {}: it was last written by a replica with other sources ({}; here: {mine}): two fleets with one \
@@ -230,13 +239,6 @@ impl Fleet {
                 clipped(sources)
             )
         })
-    }
-
-    /// The sources' names, as they fit into an annotation.
-    fn sources(&self) -> String {
-        let all = self.config.sources.join(", ");
-        let short = clipped(&all);
-        if short == all { all } else { format!("{short} {}", Digest::of(all.as_bytes()).short()) }
     }
 
     /// When there is something to do without an answer.
@@ -402,7 +404,7 @@ impl Fleet {
                 ("reason", Some(people.why.clone())),
                 ("stage", Some(people.stage.to_owned())),
                 ("since", Some(Timestamp::now().to_string())),
-                ("sources", Some(self.sources())),
+                ("sources", Some(self.config.sources())),
                 (OF_CANDIDATE, versions.clone()),
                 (OF_DONE, versions.filter(|_| lease.state == State::Done)),
             ];

@@ -1,6 +1,8 @@
 //! `trimtab check`: what would not work here with these flags, and how to fix it. It changes nothing and notifies
 //! nobody: no signal is sent, and no request that the sidecar does not make while it only looks.
 
+mod rollout;
+
 use std::fmt;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -76,6 +78,7 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     let config = Arc::new(config);
     let mut findings = runtime.block_on(of_api(&config));
     findings.extend(of_files(&config));
+    findings.extend(runtime.block_on(rollout::of_rollout(&config)));
     if findings.is_empty() {
         findings.extend(runtime.block_on(of_content(&config)));
     }

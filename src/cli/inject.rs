@@ -15,6 +15,7 @@ use crate::app::Config;
 use crate::inject::role::{self, Subject};
 use crate::inject::{Mount, Needed, OF_THE_POD, Settings, inject, policy, profile, uninject};
 use crate::reload::Driver;
+use crate::rollout::lease_name;
 use crate::source::kube::Rule;
 
 /// As `make image` tags it.
@@ -112,7 +113,7 @@ pub(super) fn run_profile(args: ProfileArgs) -> ExitCode {
     };
     match profile(&args.name, &settings) {
         Ok(text) => {
-            if config.client.is_some() {
+            if asks(&config) {
                 say_rules(&config, "the Pods' service account", "");
             }
             print(&text)
@@ -146,7 +147,7 @@ pub(super) fn run_inject(args: InjectArgs) -> ExitCode {
     for line in &injected.advice {
         eprintln!("trimtab: {line}");
     }
-    if config.client.is_some() {
+    if asks(&config) {
         for (namespace, account) in &injected.service_accounts {
             let account = account.as_deref().unwrap_or("default");
             let place = namespace.as_ref().map(|namespace| format!(" of namespace {namespace}")).unwrap_or_default();
@@ -169,7 +170,7 @@ pub(super) fn run_rbac(args: &RbacArgs) -> ExitCode {
         Ok(sidecar) => sidecar,
         Err(code) => return code,
     };
-    if config.client.is_none() {
+    if !asks(&config) {
         eprintln!("trimtab rbac: these flags ask the API server for nothing: no permission is needed");
         return Exit::Done.into();
     }
@@ -187,11 +188,19 @@ pub(super) fn run_rbac(args: &RbacArgs) -> ExitCode {
     }
 }
 
+/// Whether the flags ask the API server for more than Events.
+fn asks(config: &Config) -> bool {
+    config.client.is_some() || config.rollout.is_some()
+}
+
 /// What the flags ask the API server for.
 fn rules(config: &Config, own: &str) -> Vec<Rule> {
     let mut rules: Vec<_> = config.watches.iter().map(Rule::to_read).collect();
     rules.push(Rule::to_create_events(own));
-    rules.extend(config.rollout.as_ref().map(|_| Rule::to_roll_out(own)));
+    if let Some(rollout) = &config.rollout {
+        let (name, secret) = (lease_name(&rollout.name), config.digest_key_file.is_some());
+        rules.extend(Rule::of_a_fleet(own, &name, rollout.history, secret));
+    }
     // Several selectors of one namespace need one rule.
     let mut kept: Vec<Rule> = Vec::new();
     for rule in rules {
@@ -244,7 +253,7 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
     let variable =
         |name: &str| OF_THE_POD.iter().find(|(of_the_pod, _)| *of_the_pod == name).map(|(_, path)| (*path).into());
     let config = cli.run.check(&variable, &|_| Ok(own.clone())).map_err(|error| refuse(&error))?;
-    needed.token = config.client.as_ref().is_some_and(|client| client.kubeconfig.is_none());
+    needed.token = asks(&config) && config.client.as_ref().is_none_or(|client| client.kubeconfig.is_none());
     needed.signals = matches!(config.reload.driver, Driver::Signal { .. });
     needed.once = config.once.is_some();
     needed.port = config.listen.map(|address| address.port());
@@ -345,7 +354,28 @@ mod tests {
     fn a_rollout_is_taken_and_its_rule_is_there() {
         let flags = ["--configmap=web", "--output=/shared/conf", "--reload-url=http://127.0.0.1:1/", "--rollout=web"];
         let Ok((_, config)) = sidecar(&flags.map(str::to_owned), "shop") else { panic!("the flags are refused") };
-        assert!(rules(&config, "shop").contains(&Rule::to_roll_out("shop")));
+        let rules = rules(&config, "shop");
+        let text: Vec<_> = rules[2..].iter().map(|rule| rule.yaml().replace("\n  ", " ")).collect();
+        let leases = r#"- apiGroups: ["coordination.k8s.io"] resources: ["leases"]"#;
+        let maps = r#"- apiGroups: [""] resources: ["configmaps"]"#;
+        let [named, create] = [r#"resourceNames: ["trimtab-web"] verbs: ["get", "update"]"#, r#"verbs: ["create"]"#];
+        let expected = [leases, maps].map(|what| [format!("{what} {create}"), format!("{what} {named}")]).concat();
+        assert_eq!(text, expected);
+    }
+
+    /// Files alone need the API server then, for the Lease.
+    #[test]
+    fn a_rollout_of_files_needs_the_pods_token() {
+        let flags =
+            ["--watch-dir=/etc/web", "--output=/shared/conf", "--reload-url=http://127.0.0.1:1/", "--rollout=web"];
+        let Ok((needed, config)) = sidecar(&flags.map(str::to_owned), "shop") else { panic!("the flags are refused") };
+        assert!(needed.token && asks(&config));
+        let Ok((needed, config)) =
+            sidecar(&flags[..3].iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>(), "shop")
+        else {
+            panic!("the flags are refused")
+        };
+        assert!(!needed.token && !asks(&config));
     }
 
     /// A path that a flag names must be in a volume of the sidecar: a new such flag has to be thought of here.

@@ -31,6 +31,8 @@ profiles:
   other: {namespace: elsewhere, image: "other:1", mountPath: /a, args: ["--configmap=x", "--output=/a/b"], port: 9999, memoryLimit: 64Mi}
 roles:
   - {serviceAccount: web, configMaps: [web], secrets: [tls]}
+  - {serviceAccount: fleet, configMaps: [web], rollout: web}
+  - {serviceAccount: sealed, secrets: [tls], rollout: web}
 podMonitor: {enabled: true, labels: {release: prometheus}}
 alerts: {enabled: true}
 dashboard: {enabled: true}
@@ -117,6 +119,16 @@ fn profile_and_role_of_the_chart_are_those_of_the_program() {
     let sources = ["--configmap=web", "--secret=tls", "--output=/shared/conf"];
     let by_program = yaml(output_of(trimtab().args(rbac).args(sources)));
     assert_eq!(of(&objects, "Role", "trimtab-web"), &by_program[0]);
+    let rollout = ["--output=/shared/conf", "--rollout=web", "--reload-url=http://127.0.0.1:1/"];
+    for (account, sources) in
+        [("fleet", &["--configmap=web"][..]), ("sealed", &["--secret=tls", "--digest-key-file=/etc/key"])]
+    {
+        let (name, account) = (format!("--name=trimtab-{account}"), format!("--service-account={account}"));
+        let mut rbac = trimtab();
+        rbac.args(["rbac", &name, &account, "--namespace=shop", "--"]).args(sources).args(rollout);
+        let by_program = yaml(output_of(&mut rbac));
+        assert_eq!(of(&objects, "Role", name.trim_start_matches("--name=")), &by_program[0]);
+    }
     let mut binding = by_program[1].clone();
     binding["subjects"][0]["namespace"] = "shop".into();
     assert_eq!(of(&objects, "RoleBinding", "trimtab-web"), &binding);
@@ -223,7 +235,7 @@ spec:
 "#;
     fs::write(chart.join("templates/all.yaml"), manifest).unwrap();
     let values = json!({"trimtab": {
-        "args": FLAGS, "mountPath": "/shared", "configMaps": ["web"], "secrets": ["tls"],
+        "args": FLAGS, "mountPath": "/shared", "configMaps": ["web"], "secrets": ["tls"], "rollout": "web",
         "mounts": [{"name": "trimtab-templates", "mountPath": "/templates", "configMap": "web-templates"}],
     }});
     let text = said(template(chart, &values.to_string(), &[]));
@@ -233,7 +245,8 @@ spec:
     assert_eq!(pod["initContainers"], wanted["initContainers"]);
     assert_eq!(pod["volumes"], wanted["volumes"]);
     let rbac = ["rbac", "--service-account=web", "--", "--configmap=web", "--secret=tls", "--output=/shared/conf"];
-    let by_program = yaml(output_of(trimtab().args(rbac)));
+    let rollout = ["--rollout=web", "--reload-url=http://127.0.0.1:1/", "--digest-key-file=/etc/key"];
+    let by_program = yaml(output_of(trimtab().args(rbac).args(rollout)));
     assert_eq!(of(&objects, "Role", "trimtab"), &by_program[0]);
     assert_eq!(of(&objects, "RoleBinding", "trimtab"), &by_program[1]);
 }

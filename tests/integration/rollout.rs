@@ -1,7 +1,8 @@
 //! One replica first, at a real API server: each sidecar a process with a main process of its own.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 use super::support::apiserver::{ADMIN, APP, ApiServer};
 use super::support::hook::{Answer, Hook};
-use super::support::sidecar::{Sidecar, run};
+use super::support::sidecar::{Sidecar, output_of, run, trimtab};
 
 /// Long enough for a claim, a bake, a spread and its end, with polls of 5 s, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -42,6 +43,8 @@ impl Member {
 }
 
 struct Fleet {
+    /// While it is set, no main process answers.
+    held: Arc<AtomicBool>,
     /// Flags of all that start from now on.
     more: Vec<String>,
     source: &'static str,
@@ -59,8 +62,16 @@ impl Fleet {
         let object = json!({"metadata": {"name": "web"}, "data": {"app.conf": "good 1"}});
         let object: ConfigMap = serde_json::from_value(object).unwrap();
         Api::namespaced(client.clone(), &namespace).create(&PostParams::default(), &object).await.unwrap();
-        let mut fleet =
-            Self { more: Vec::new(), source: "web", bake: "1s", client, namespace, dir, members: Vec::new() };
+        let mut fleet = Self {
+            held: Arc::default(),
+            more: Vec::new(),
+            source: "web",
+            bake: "1s",
+            client,
+            namespace,
+            dir,
+            members: Vec::new(),
+        };
         for i in 0..count {
             fleet.add(server, user, i);
         }
@@ -71,7 +82,11 @@ impl Fleet {
         let output = self.dir.path().join(format!("conf-{i}"));
         let file = output.join("app.conf");
         // What passes validation, and the main process refuses.
-        let hook = Hook::responding(Some(file.clone()), |call| {
+        let held = self.held.clone();
+        let hook = Hook::responding(Some(file.clone()), move |call| {
+            while held.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
             let refused = call.saw.as_ref().is_some_and(|saw| saw.starts_with("bad"));
             (if refused { 500 } else { 200 }, String::new())
         });
@@ -222,6 +237,37 @@ impl Fleet {
         self.until("an Event on the Lease", async |_| stopped("Lease", "trimtab-web").await).await;
     }
 
+    /// What a person says by `trimtab rollout`: the exit code, and what it prints.
+    fn person(&self, server: &ApiServer, action: &str, more: &[&str]) -> (Option<i32>, String) {
+        let mut command = trimtab();
+        command.args(["rollout", action, "web", "--namespace", &self.namespace, "--kubeconfig"]);
+        let output = output_of(command.arg(server.kubeconfig(ADMIN)).args(more));
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+        (output.status.code(), said)
+    }
+
+    /// What `trimtab check` finds with these flags behind those of a rollout.
+    fn check(&self, server: &ApiServer, user: &str, flags: &[&str]) -> (Option<i32>, String) {
+        let hook = Hook::start(None);
+        let (url, output) = (hook.url(), self.dir.path().join("checked"));
+        let mut command = trimtab();
+        command.args(["check", "--kubeconfig", server.kubeconfig(user).to_str().unwrap(), "--rollout", "web"]);
+        command.args(["--reload-url", &url, "--output"]).arg(output).args(flags);
+        command.envs([("POD_NAME", "web-9"), ("POD_NAMESPACE", &self.namespace), ("POD_UID", "0000-9")]);
+        let output = output_of(&mut command);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    }
+
+    /// How many rollouts the replicas have counted that ended so.
+    fn counted(&self, result: &str) -> usize {
+        let count = format!("trimtab_rollout_changes_total{{rollout=\"web\",result=\"{result}\"}} ");
+        let of = |member: &Member| -> Option<usize> {
+            let metrics = member.sidecar.request("--listen", "GET", "/metrics")?.1;
+            metrics.lines().find_map(|line| line.strip_prefix(&count)?.parse().ok())
+        };
+        self.members.iter().filter_map(of).sum()
+    }
+
     fn took(&self, content: &str) -> usize {
         self.members.iter().filter(|member| member.took(content)).count()
     }
@@ -279,7 +325,11 @@ async fn another_replica_takes_over_from_a_holder_that_is_killed_or_ends() {
     assert_eq!(gone.exit_code(), Some(0), "it gives the Lease back, and ends");
     fleet.members.remove(holder);
     fleet.until("it is given back", async |fleet| fleet.holder().await != Some(holder)).await;
-    fleet.until_done("another took over", &first).await;
+    fleet.until("another took over, and it holds there", async |fleet| fleet.state().await.0 == "baking").await;
+    // Nobody waits for the spread: that is for the next one.
+    let (code, said) = fleet.person(&server, "promote", &[]);
+    assert_eq!(code, Some(0), "{said}");
+    fleet.until_done("it is everywhere", &first).await;
     fleet.until("all have it", async |fleet| fleet.all_have("good 2")).await;
 
     let (_, second) = fleet.state().await;
@@ -339,6 +389,104 @@ async fn where_the_lease_is_forbidden_nobody_goes_and_the_rule_is_said() {
     let problem = status["rollout"]["problem"].as_str().unwrap();
     assert!(problem.contains("(403)") && problem.contains("no replica goes"), "{problem}");
     assert_eq!(status["verdict"]["state"], Value::from("waiting"), "{status}");
+    let source = format!("{}/web", fleet.namespace);
+    let (code, said) = fleet.check(&server, APP, &["--configmap", &source]);
+    assert_eq!(code, Some(77), "{said}");
+    for part in [
+        "permission: --rollout web\n  this user may not create what the fleet shares",
+        "this user may not get and update what the fleet shares",
+        "- apiGroups: [\"coordination.k8s.io\"]\n      resources: [\"leases\"]\n      resourceNames: [\"trimtab-web\"]\n      verbs: [\"get\", \"update\"]",
+        "resources: [\"configmaps\"]\n      resourceNames: [\"trimtab-web\"]",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!said.contains("secrets"), "{said}");
+}
+
+/// A person sees who goes first, stops it, lets it be tried again and lets it go to all.
+#[tokio::test]
+async fn people_stop_a_change_let_it_be_tried_again_and_promote_it() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    let (code, said) = fleet.person(&server, "status", &[]);
+    assert!(code == Some(69) && said.contains("no rollout web in namespace"), "{said}");
+    fleet.bake = "10m";
+    for i in 0..3 {
+        fleet.add(&server, ADMIN, i);
+    }
+    fleet.until_done("the first one", "").await;
+    fleet.until("all started", async |fleet| fleet.all_have("good 1")).await;
+    assert_eq!(fleet.person(&server, "status", &["--wait"]).0, Some(0));
+    assert!(fleet.person(&server, "stop", &[]).1.contains("nothing to do"));
+
+    fleet.edit("good 2").await;
+    fleet.until("one bakes", async |fleet| fleet.state().await.0 == "baking").await;
+    let holder = fleet.holder().await.unwrap();
+    let (code, said) = fleet.person(&server, "status", &[]);
+    assert!(code == Some(69) && said.contains(&format!("first replica: web-{holder}")), "{said}");
+
+    assert_eq!(fleet.person(&server, "stop", &[]).0, Some(0));
+    fleet.until("it is back", async |fleet| fleet.all_have("good 1")).await;
+    let (code, said) = fleet.person(&server, "status", &["--wait"]);
+    assert_eq!(code, Some(65), "{said}");
+    assert!(
+        said.contains("is stopped") && said.contains("by: admin") && said.contains("trimtab rollout stop"),
+        "{said}"
+    );
+    for member in &fleet.members {
+        let status = member.sidecar.until("it says who did", |status| status["rollout"]["state"] == "stopped");
+        assert_eq!(status["rollout"]["lease"]["by"], "admin", "{status}");
+    }
+    fleet.until("one replica counts it", async |fleet| fleet.counted("stopped") == 1).await;
+    assert_eq!(fleet.took("good 2"), 1);
+
+    // Each replica asks at its pace in quarantine.
+    assert_eq!(fleet.person(&server, "retry", &[]).0, Some(0));
+    fleet.until("one tries again", async |fleet| fleet.state().await.0 == "baking").await;
+    assert_eq!(fleet.person(&server, "promote", &[]).0, Some(0));
+    fleet.until("all have it", async |fleet| fleet.all_have("good 2")).await;
+    assert_eq!(fleet.person(&server, "status", &["--wait"]).0, Some(0));
+    fleet.until("one replica counts it", async |fleet| fleet.counted("done") == 1).await;
+    assert_eq!(fleet.counted("stopped"), 1);
+}
+
+/// The API server is killed while one replica goes first, while it bakes and while the others follow. What is published stays,
+/// nobody goes meanwhile, and each main process is notified once.
+#[tokio::test]
+async fn a_rollout_outlives_its_api_server_in_each_state() {
+    let mut server = ApiServer::start().await;
+    let twin = server.twin().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    fleet.client = twin.client(ADMIN).await;
+    fleet.bake = "5s";
+    for i in 0..3 {
+        fleet.add(&server, ADMIN, i);
+    }
+    fleet.until_done("the first one", "").await;
+    fleet.until("all started", async |fleet| fleet.all_have("good 1")).await;
+    let (_, first) = fleet.state().await;
+    fleet.held.store(true, Ordering::SeqCst);
+    fleet.edit("good 2").await;
+    for state in ["claimed", "baking", "spreading"] {
+        fleet.until(state, async |fleet| fleet.state().await.0 == state && fleet.took("good 2") > 0).await;
+        assert!(state == "spreading" || fleet.took("good 2") == 1, "one goes first");
+        let holder = fleet.holder().await.unwrap();
+        server.kill();
+        fleet.held.store(false, Ordering::SeqCst);
+        fleet.members[holder].sidecar.until("it says that it cannot go on", |status| {
+            status["rollout"]["problem"].to_string().contains("until then no replica goes")
+        });
+        assert_eq!(fleet.state().await.0, state);
+        server.start_again().await;
+    }
+    fleet.until_done("it goes on where it was", &first).await;
+    fleet.until("all have it", async |fleet| fleet.all_have("good 2")).await;
+    for member in &fleet.members {
+        let calls = member.hook.calls();
+        let times = calls.iter().filter(|call| call.saw.as_deref() == Some("good 2")).count();
+        assert_eq!(times, 1, "{calls:?}");
+    }
+    assert_eq!(fleet.counted("stopped"), 0);
 }
 
 #[tokio::test]
@@ -520,6 +668,20 @@ async fn two_fleets_with_one_name_are_found() {
             && warning.contains("/web;")
             && warning.contains("/other")
     });
+    let source = format!("{}/third", fleet.namespace);
+    let (code, said) = fleet.check(&server, ADMIN, &["--configmap", &source, "--optional"]);
+    assert!(code == Some(1) && said.contains("was last written by a replica with other sources: configmap/"), "{said}");
+    // A directory on tmpfs counts as secret.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::write(memory.path().join("password"), "p").unwrap();
+    let (_, said) =
+        fleet.check(&server, ADMIN, &["--watch-dir", memory.path().to_str().unwrap(), "--configmap", &source]);
+    assert!(said.contains("is on tmpfs, as Secrets are") && said.contains("--digest-key-file PATH"), "{said}");
+    let hostile = json!({"metadata": {"annotations": {"trimtab.dev/points": "many"}}});
+    fleet.leases().patch("trimtab-web", &PatchParams::default(), &Patch::Merge(&hostile)).await.unwrap();
+    let (code, said) = fleet.check(&server, ADMIN, &["--configmap", &source]);
+    assert!(code == Some(1) && said.contains("trimtab.dev/points is not a number; no replica goes"), "{said}");
+    assert!(said.contains("kubectl delete lease trimtab-web"), "{said}");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessR
 
 use super::Watch;
 use super::client::Clients;
-use super::failure::Failure;
+use super::failure::{CreateError, Failure};
 use crate::model::object::Kind;
 
 /// Whether a source may be listed and watched.
@@ -62,12 +62,14 @@ impl Rule {
         Self { group: "events.k8s.io", resource: "events", name: None, verbs: &["create"], namespace }
     }
 
-    /// To take part in a rollout. A name cannot restrict `create`.
+    /// To take part in a rollout, by the Lease of this name.
     #[must_use]
-    pub fn to_roll_out(namespace: &str) -> Self {
-        let namespace = Some(namespace.to_owned());
-        let verbs = &["get", "create", "update"];
-        Self { group: "coordination.k8s.io", resource: "leases", name: None, verbs, namespace }
+    pub fn to_roll_out(namespace: &str, name: &str, verb: &str) -> Self {
+        Self {
+            group: "coordination.k8s.io",
+            resource: "leases",
+            ..Self::to_keep(Kind::ConfigMap, namespace, name, verb)
+        }
     }
 
     /// To keep what new Pods of a fleet start from, in an object of this name. A name cannot restrict `create`.
@@ -76,6 +78,18 @@ impl Rule {
         let (name, verbs): (_, &'static [&'static str]) =
             if verb == "create" { (None, &["create"]) } else { (Some(name.to_owned()), &["get", "update"]) };
         Self { group: "", resource: resource(kind), name, verbs, namespace: Some(namespace.to_owned()) }
+    }
+
+    /// What a replica of a fleet needs beside its sources. `name`: of all objects that the fleet shares; `history`: whether it
+    /// keeps what new Pods start from, and `secret`, whether some of that may be secret.
+    #[must_use]
+    pub fn of_a_fleet(namespace: &str, name: &str, history: bool, secret: bool) -> Vec<Self> {
+        let verbs = ["create", "update"];
+        let mut rules: Vec<_> = verbs.map(|verb| Self::to_roll_out(namespace, name, verb)).into();
+        for kind in [Some(Kind::ConfigMap), Some(Kind::Secret).filter(|_| secret)].into_iter().flatten() {
+            rules.extend(verbs.iter().filter(|_| history).map(|verb| Self::to_keep(kind, namespace, name, verb)));
+        }
+        rules
     }
 
     /// `Role` or `ClusterRole`, whose name with `Binding` is what binds it.
@@ -128,13 +142,41 @@ impl Clients {
     pub async fn who(&self) -> Option<String> {
         self.ask(&SelfSubjectReview::default()).await.ok()?.status?.user_info?.username
     }
+
+    /// Which of a rule's verbs are not ours; an error where the API server does not say.
+    pub async fn lacks(&self, rule: &Rule) -> Result<Vec<&'static str>, String> {
+        let mut lacking = Vec::new();
+        for verb in rule.verbs {
+            let attributes = ResourceAttributes {
+                group: Some(rule.group.to_owned()),
+                resource: Some(rule.resource.to_owned()),
+                namespace: rule.namespace.clone(),
+                name: rule.name.clone(),
+                ..ResourceAttributes::default()
+            };
+            match is_allowed(self, attributes, verb).await {
+                Ok(true) => {}
+                Ok(false) => lacking.push(*verb),
+                Err(failure) => return Err(CreateError::from(failure).to_string()),
+            }
+        }
+        Ok(lacking)
+    }
 }
 
 /// Asks whether the source may be listed and watched.
 pub async fn access(clients: &Clients, watch: &Watch) -> Access {
     let mut missing = Vec::new();
     for verb in ["list", "watch"] {
-        match is_allowed(clients, watch, verb).await {
+        // A list with the field selector metadata.name is authorized as one of that name.
+        let (namespace, name) = watch.scope.place();
+        let attributes = ResourceAttributes {
+            resource: Some(resource(watch.kind).to_owned()),
+            namespace: namespace.map(str::to_owned),
+            name: name.map(str::to_owned),
+            ..ResourceAttributes::default()
+        };
+        match is_allowed(clients, attributes, verb).await {
             Ok(true) => {}
             Ok(false) => missing.push(verb),
             Err(Failure::Forbidden { .. }) => {
@@ -150,17 +192,8 @@ pub async fn access(clients: &Clients, watch: &Watch) -> Access {
     if missing.is_empty() { Access::Granted } else { Access::Missing { verbs: missing, rule: Rule::to_read(watch) } }
 }
 
-async fn is_allowed(clients: &Clients, watch: &Watch, verb: &str) -> Result<bool, Failure> {
-    // A list with the field selector metadata.name is authorized as one of that name.
-    let (namespace, name) = watch.scope.place();
-    let attributes = ResourceAttributes {
-        verb: Some(verb.to_owned()),
-        version: Some("v1".to_owned()),
-        resource: Some(resource(watch.kind).to_owned()),
-        namespace: namespace.map(str::to_owned),
-        name: name.map(str::to_owned),
-        ..ResourceAttributes::default()
-    };
+async fn is_allowed(clients: &Clients, of: ResourceAttributes, verb: &str) -> Result<bool, Failure> {
+    let attributes = ResourceAttributes { verb: Some(verb.to_owned()), version: Some("v1".to_owned()), ..of };
     let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
     let review = clients.ask(&SelfSubjectAccessReview { spec, ..Default::default() }).await?;
     Ok(review.status.is_some_and(|status| status.allowed))

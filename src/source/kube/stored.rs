@@ -28,8 +28,8 @@ impl Stored for Lease {
     /// 256 KiB of annotations, twice.
     const LIMIT: usize = 512 << 10;
 
-    fn rule(namespace: &str, _: &str, _: &'static str) -> Rule {
-        Rule::to_roll_out(namespace)
+    fn rule(namespace: &str, name: &str, verb: &'static str) -> Rule {
+        Rule::to_roll_out(namespace, name, verb)
     }
 }
 

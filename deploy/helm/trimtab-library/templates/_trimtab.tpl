@@ -9,6 +9,7 @@ For a chart of one's own. Each takes the same map, which stands best in the valu
       - {name: templates, mountPath: /templates, configMap: web-templates}     # or secret: NAME
     configMaps: [web]              # what the Role allows
     secrets: []
+    rollout: ""                    # of --rollout: the Role allows what its fleet shares
     memoryLimit: 32Mi
     port: 9533
 
@@ -109,6 +110,27 @@ rules:
   - apiGroups: [events.k8s.io]
     resources: [events]
     verbs: [create]
+  {{- if .trimtab.rollout }}
+  {{- $fleet := printf "trimtab-%s" .trimtab.rollout }}
+  - apiGroups: [coordination.k8s.io]
+    resources: [leases]
+    verbs: [create]
+  - apiGroups: [coordination.k8s.io]
+    resources: [leases]
+    resourceNames: [{{ $fleet }}]
+    verbs: [get, update]
+  {{- $kept := list "configmaps" }}
+  {{- if .trimtab.secrets }}{{ $kept = append $kept "secrets" }}{{ end }}
+  {{- range $kept }}
+  - apiGroups: [""]
+    resources: [{{ . }}]
+    verbs: [create]
+  - apiGroups: [""]
+    resources: [{{ . }}]
+    resourceNames: [{{ $fleet }}]
+    verbs: [get, update]
+  {{- end }}
+  {{- end }}
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: RoleBinding
