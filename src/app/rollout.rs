@@ -129,6 +129,8 @@ pub(super) struct Fleet {
     history_problem: Option<String>,
     /// What is wrong with the fleet, though the Lease can be read.
     warning: Option<String>,
+    /// Whether a secret came in without a key that others have.
+    is_keyless: bool,
     /// What of that was logged last.
     warned: Option<String>,
     /// What new Pods start from: its change and inputs.
@@ -166,6 +168,7 @@ impl Fleet {
             problem: None,
             history_problem: None,
             warning: None,
+            is_keyless: false,
             warned: None,
             kept: None,
             unfit: None,
@@ -194,13 +197,7 @@ impl Fleet {
                 let OfLease { event, stored, problem } = *of_lease;
                 if stored.is_some() || matches!(event, Event::Read(Reply::Answered(None))) {
                     self.stored = stored;
-                    self.warning = self.other_fleet();
-                    // Two that write in turn are one piece of news.
-                    if let Some(warning) = self.warning.clone().filter(|warning| self.warned.as_ref() != Some(warning))
-                    {
-                        warn!(stage = "rollout", "{warning}");
-                        self.warned = Some(warning);
-                    }
+                    self.warn();
                 }
                 say(&mut self.problem, problem);
                 event
@@ -223,6 +220,17 @@ impl Fleet {
             Answered::Look(looked) => return self.looked(looked),
         };
         Some(Heard::Event(event))
+    }
+
+    fn warn(&mut self) {
+        let keyless = "a source is secret, and there is no --digest-key-file: no two replicas of a rollout agree on what a \
+                       change is. Give all of them the same key; a directory on tmpfs that is not secret has --public-dir";
+        self.warning = if self.is_keyless { Some(keyless.to_owned()) } else { self.other_fleet() };
+        // Two that write in turn are one piece of news.
+        if let Some(warning) = self.warning.clone().filter(|warning| self.warned.as_ref() != Some(warning)) {
+            warn!(stage = "rollout", "{warning}");
+            self.warned = Some(warning);
+        }
     }
 
     /// Whether the Lease was last written by a replica with other sources.
@@ -251,6 +259,8 @@ impl Fleet {
         let change = self.change(inputs);
         let named = inputs.snapshot.objects.iter().filter(|taken| !taken.selected);
         self.versions = versions(named.map(|taken| &*taken.object));
+        self.is_keyless = self.keys.0.is_none() && inputs.is_secret();
+        self.warn();
         let before = self.newest.replace((change, digest));
         if before.is_none_or(|(before, _)| before != change) {
             self.queue.push_back(Event::Saw);

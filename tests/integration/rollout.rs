@@ -745,3 +745,38 @@ async fn who_waits_for_a_rollout_waits_for_that_of_what_is_in_the_cluster() {
     let (code, said) = wait("3m").await;
     assert!(code == Some(0) && said.contains("the fleet has what is in the cluster now"), "{said}");
 }
+
+#[tokio::test]
+async fn a_change_that_renders_to_what_is_published_ends_its_rollout_too() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    let template = fleet.dir.path().join("app.j2");
+    std::fs::write(&template, "{{ data['app.conf'] }}").unwrap();
+    fleet.more = vec!["--template".to_owned(), format!("{}:app.conf", template.display())];
+    for i in 0..2 {
+        fleet.add(&server, ADMIN, i);
+    }
+    fleet.until_done("the first one", "").await;
+    fleet.until("all started", async |fleet| fleet.all_have("good 1")).await;
+    let (_, first) = fleet.state().await;
+    let calls = |fleet: &Fleet| fleet.members.iter().map(|member| member.hook.calls().len()).sum::<usize>();
+    let before = calls(&fleet);
+    let patch = json!({"data": {"unused": "by the template"}});
+    fleet.maps().patch("web", &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
+    fleet.until_done("what changes nothing", &first).await;
+    assert_eq!(calls(&fleet), before, "nobody was notified of it");
+}
+
+#[tokio::test]
+async fn a_secret_directory_without_a_key_that_all_have_is_named() {
+    let server = ApiServer::shared().await;
+    let mut fleet = Fleet::start(&server, ADMIN, 0).await;
+    // What is on tmpfs counts as secret.
+    let volume = tempfile::tempdir_in("/dev/shm").unwrap();
+    std::fs::write(volume.path().join("password"), "hunter2").unwrap();
+    fleet.more = vec!["--watch-dir".to_owned(), format!("login={}", volume.path().display())];
+    fleet.add(&server, ADMIN, 0);
+    fleet.members[0].sidecar.until("it says what is missing", |status| {
+        status["rollout"]["warning"].to_string().contains("--digest-key-file")
+    });
+}
