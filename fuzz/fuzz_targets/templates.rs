@@ -80,10 +80,9 @@ fuzz_target!(|data: &[u8]| -> Corpus {
     let env = [("OPEN", variable, false), ("TOKEN", SECRET.to_owned(), true)];
     let env: BTreeMap<_, _> = env.map(|(name, value, secret)| (name.to_owned(), EnvVar { value, secret })).into();
     let snapshot = Snapshot {
-        made_of: Default::default(),
         objects: objects.into_iter().map(|object| Taken { object, selected: false }).collect(),
         templates: templates.into_iter().map(|templates| (templates, None)).collect(),
-        podinfo: None,
+        ..Snapshot::default()
     };
     let settings = Settings {
         templated: true,

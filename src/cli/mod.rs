@@ -196,6 +196,16 @@ pub fn parse() -> Result<Cli, ExitCode> {
         let given = given::given(&self::command(), &matches, &entries);
         Cli::from_arg_matches(&matches).map(|cli| Cli { given, ..cli })
     });
+    let lacks_all = |cli: &Cli| match &cli.command {
+        Some(Command::Check(args) | Command::Render(args)) => {
+            args.run.output.output.is_none() && args.run.sources.observe_dirs.is_empty()
+        }
+        _ => false,
+    };
+    if let (Ok(true), Own::None(why)) = (parsed.as_ref().map(lacks_all), &own) {
+        // Which flags are missing is said where they are checked.
+        eprintln!("trimtab: {why}");
+    }
     parsed.map_err(|error| {
         let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
         // Nothing can be done about a closed standard output.
