@@ -47,5 +47,5 @@ mod inject; // `inject`, `uninject`, `rbac`: manifests, on an API server
 mod policy; // `policy`, `profile`: the sidecar by an annotation
 mod previous; // a volume between the previous version and this one: `make compat`
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
-mod recipes; // the same for Apache, php-fpm, unbound, BIND, CoreDNS, gunicorn, Redis, PgBouncer, node: a good and a bad edit
+mod recipes; // the same for Apache, php-fpm, unbound, BIND, CoreDNS, gunicorn, Redis, PgBouncer, OpenTelemetry, node: a good and a bad edit
 mod words; // plain words in pages, help, messages and comments

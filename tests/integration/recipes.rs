@@ -464,3 +464,35 @@ fn node_program_takes_good_edits_and_bad_ones_are_rolled_back() {
     }
     .passes();
 }
+
+/// Its own metrics name the resource that it runs as.
+#[test]
+fn opentelemetry_collector_takes_good_edits_and_a_validator_keeps_bad_ones_from_ending_it() {
+    let (stage, port, metrics) = (Stage::new(""), free_port(), free_port());
+    let collector = tool("build", &["otelcol"]).join("otelcol").to_str().unwrap().to_owned();
+    let config = |edit| {
+        format!(
+            "receivers: {{otlp: {{protocols: {{http: {{endpoint: \"127.0.0.1:{port}\"}}}}}}}}\n\
+             exporters: {{debug: {{}}}}\n\
+             service:\n  pipelines: {{traces: {{receivers: [otlp], exporters: [debug]}}}}\n  telemetry:\n    \
+             resource: {{service.name: edit-{edit}, service.instance.id: DIGEST}}\n    \
+             metrics: {{readers: [{{pull: {{exporter: {{prometheus: {{host: 127.0.0.1, port: {metrics}}}}}}}}}]}}\n"
+        )
+    };
+    let template = stage.write("app.conf.j2", r#"{{ data["app.conf"] | replace("DIGEST", generation.digest) }}"#);
+    let (file, url) = (stage.text("conf/app.conf"), format!("http://127.0.0.1:{metrics}/metrics"));
+    let mut flags = strings(["--template", &template, "--signal", "HUP", "--process-args", &file]);
+    flags.extend(strings(["--confirm-url", &url, "--confirm-match", r#"service_instance_id="{digest}""#]));
+    flags.extend(strings(["--validate", &format!("{collector} validate --config {{dir}}/app.conf")]));
+    flags.extend(strings(["--validate-timeout", "1m"]));
+    Recipe {
+        command: strings([&collector, "--config", &file]),
+        flags,
+        bad: config(9) + "frobnicate: on\n",
+        config: &config,
+        ends: Bad::Rejected,
+        runs: &|_| edit_in(&get(metrics, "/metrics")?),
+        stage,
+    }
+    .passes();
+}
