@@ -45,6 +45,8 @@ pub struct Config {
     /// Whether a server that cannot be bound is the end.
     pub needs_servers: bool,
     pub shutdown_grace: Duration,
+    /// With `--metrics-as`: the URLs that are called, without what may be a credential.
+    pub webhooks: Vec<String>,
     /// `--rollout`.
     pub rollout: Option<super::RolloutConfig>,
 }

@@ -45,7 +45,7 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
     let mut signals = Signals::new().context("signal handlers").map_err(|error| (End::StartUp, error))?;
     let clients = clients(&config).await?;
     let (asks, mut asked) = mpsc::channel(16);
-    let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::new()), asks };
+    let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::with_webhooks(&config.webhooks)), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
         let servers = bind(&config).map_err(|error| (End::StartUp, error))?;

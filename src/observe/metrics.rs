@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU64;
 use crate::model::stage::Stage;
 use crate::observe::rollout::Rollout;
 use crate::observe::verdict::State;
+use crate::observe::webhooks::Webhooks;
 use crate::rollout;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -122,6 +123,7 @@ pub struct Metrics {
     watches: Gauge,
     watch_events: Counter,
     watch_errors: Counter,
+    webhooks: Webhooks,
 }
 
 impl Default for Metrics {
@@ -160,9 +162,20 @@ impl Metrics {
             watches: Gauge::default(),
             watch_events: Counter::default(),
             watch_errors: Counter::default(),
+            webhooks: Webhooks::default(),
         };
         metrics.register();
         metrics.verdict(State::default());
+        metrics
+    }
+
+    /// The same, with those of configmap-reload for these webhooks; for none, without.
+    #[must_use]
+    pub fn with_webhooks(webhooks: &[String]) -> Self {
+        let mut metrics = Self::new();
+        if !webhooks.is_empty() {
+            metrics.webhooks = Webhooks::registered(webhooks, &metrics.watch_errors, &mut metrics.registry);
+        }
         metrics
     }
 
@@ -243,6 +256,9 @@ impl Metrics {
     /// A stage ended.
     pub fn stage(&self, stage: Stage, ending: Ending, took: std::time::Duration) {
         let label = StageLabel { stage: stage.as_str() };
+        if stage == Stage::Reload {
+            self.webhooks.called(ending, took);
+        }
         self.stages.get_or_create(&StageResult { stage: stage.as_str(), result: ending.as_str() }).inc();
         self.durations.get_or_create(&label).observe(took.as_secs_f64());
         if ending == Ending::Success {

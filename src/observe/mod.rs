@@ -11,4 +11,5 @@ pub mod status;
 pub mod text;
 pub mod verdict;
 pub mod way;
+mod webhooks;
 pub mod when;

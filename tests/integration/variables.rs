@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
 use super::support::sidecar::{SOON, Sidecar, Volume, eventually, run, trimtab};
-use super::support::stage::{Stage, problem};
+use super::support::stage::{Stage, metric, problem};
 
 /// A child that is killed when it is dropped.
 struct Running(Child);
@@ -150,11 +150,18 @@ fn by_variables_what_is_observed(variables: &mut Variables) {
     let sidecar = variables.start(
         &stage,
         "log",
-        &[("OBSERVE_DIR", &format!("app={volume}")), ("STATE_DIR", &kept), ("RELOAD_URL", &hook.url())],
+        &[
+            ("OBSERVE_DIR", &format!("app={volume}")),
+            ("STATE_DIR", &kept),
+            ("RELOAD_URL", &hook.url()),
+            ("METRICS_AS", "configmap-reload"),
+        ],
         &[],
     );
     let status = sidecar.until_idle();
     assert_eq!(status["sources"][0]["name"], "dir/app");
+    let error = format!("configmap_reload_last_reload_error{{webhook=\"{}\"}}", hook.url());
+    assert_eq!(metric(&sidecar, &error), Some(0.0));
     stage.edit("2");
     eventually("the edit is reloaded", || (hook.last_saw()? == "2").then_some(()));
     assert!(stage.at("state/..trimtab/journal.json").exists());

@@ -34,6 +34,9 @@ pub struct LifeArgs {
     /// What happens if --listen or --admin cannot be served, as another program has the port
     #[arg(long, value_name = "WHAT", default_value = "end")]
     pub on_bind_error: OnBindError,
+    /// Also serve metrics under the names that another sidecar gives them
+    #[arg(long, value_name = "PEER")]
+    pub metrics_as: Option<MetricsAs>,
     /// Format of the log
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -52,6 +55,13 @@ pub enum OnBindError {
     End,
     /// It is logged, and Trimtab works without
     Warn,
+}
+
+/// `--metrics-as`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MetricsAs {
+    /// configmap_reload_…, by webhook. Those of prometheus-config-reloader are always there
+    ConfigmapReload,
 }
 
 /// `--log-format`.

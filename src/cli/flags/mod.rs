@@ -112,6 +112,12 @@ impl RunArgs {
             digest_key: output.digest_key_file.is_some(),
             secret: parts.watches.iter().any(|watch| watch.kind == Kind::Secret) || !sources.secret_dirs.is_empty(),
         })?;
+        let webhooks = match &reload_config.driver {
+            Driver::Http { endpoints, .. } if life.metrics_as.is_some() => {
+                endpoints.iter().map(ToString::to_string).collect()
+            }
+            _ => Vec::new(),
+        };
         Ok(Config {
             specs: parts.specs,
             client: parts.client,
@@ -146,6 +152,7 @@ impl RunArgs {
             admin: life.admin.0,
             needs_servers: life.on_bind_error == OnBindError::End,
             shutdown_grace: life.shutdown_grace,
+            webhooks,
             rollout,
         })
     }

@@ -53,6 +53,7 @@ pub(super) fn translate(settings: &[OsString]) -> Result<Flags, Refused> {
         return Err(given.refused("web.telemetry-path: Trimtab serves its metrics at /metrics; scrape them there"));
     }
     flags.add("--listen", given.last("web.listen-address").unwrap_or(":9533"));
+    flags.add("--metrics-as", "configmap-reload");
     // Several of them may be in one Pod.
     flags.add("--admin", "off");
     Ok(flags)
@@ -74,18 +75,18 @@ mod tests {
             (
                 "--volume-dir=/etc/config --webhook-url=http://127.0.0.1:9090/-/reload",
                 "--observe-dir=config=/etc/config --reload-url=http://127.0.0.1:9090/-/reload --reload-method=POST \
-                 --reload-status=200 --reload-attempts=1 --listen=:9533 --admin=off",
+                 --reload-status=200 --reload-attempts=1 --listen=:9533 --metrics-as=configmap-reload --admin=off",
             ),
             (
                 "-volume-dir /a/x -volume-dir /b/x -webhook-url http://a/ -webhook-url http://b/ -webhook-method GET \
                  -webhook-status-code 204 -webhook-retries -1 -web.listen-address 127.0.0.1:1 -web.telemetry-path /metrics",
                 "--observe-dir=x=/a/x --observe-dir=x-2=/b/x --reload-url=http://a/ --reload-url=http://b/ \
-                 --reload-method=GET --reload-status=204 --reload-attempts=4294967295 --listen=127.0.0.1:1 --admin=off",
+                 --reload-method=GET --reload-status=204 --reload-attempts=4294967295 --listen=127.0.0.1:1 --metrics-as=configmap-reload --admin=off",
             ),
             (
                 "-volume-dir=/a -webhook-url=http://me:pass@a/ -webhook-retries=3",
                 "--observe-dir=a=/a --reload-url=http://a/ --reload-header=Authorization: Basic bWU6cGFzcw== \
-                 --reload-method=POST --reload-status=200 --reload-attempts=3 --listen=:9533 --admin=off",
+                 --reload-method=POST --reload-status=200 --reload-attempts=3 --listen=:9533 --metrics-as=configmap-reload --admin=off",
             ),
         ] {
             assert_eq!(flags(line).unwrap(), expected);
