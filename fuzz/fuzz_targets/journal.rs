@@ -31,7 +31,9 @@ fn generation(u: &mut Bytes<'_>) -> Result<Generation> {
 
 fn made_of(u: &mut Bytes<'_>) -> Result<MadeOf> {
     let id = ObjectRef { kind: Kind::ConfigMap, namespace: "ns".into(), name: "web".into() };
-    let part = Part { created: i64::arbitrary(u)?, secret: bool::arbitrary(u)?, keys: vec![String::arbitrary(u)?] };
+    let marks = maybe(u, |u| Ok((String::arbitrary(u)?, String::arbitrary(u)?)))?.into_iter().collect();
+    let (created, secret) = (i64::arbitrary(u)?, bool::arbitrary(u)?);
+    let part = Part { created, secret, keys: vec![String::arbitrary(u)?], marks };
     let parts = if bool::arbitrary(u)? { Parts::from([(id, part)]) } else { Parts::new() };
     Ok(MadeOf::new([("source".to_owned(), parts)]))
 }
@@ -100,7 +102,12 @@ fn disk(u: &mut Bytes<'_>, journal: Option<&Journal>) -> Result<Disk> {
     directories.sort();
     directories.dedup();
     let link = if directories.is_empty() || u.ratio(1, 4)? { None } else { Some(u.choose(&directories)?.clone()) };
-    Ok(Disk { link, directories, torn: None })
+    let torn = |u: &mut Bytes<'_>| {
+        let mut torn = directories.clone();
+        torn.retain(|_| u.ratio(1, 2).unwrap_or(false));
+        Ok(torn.into_iter().collect())
+    };
+    Ok(Disk { torn: maybe(u, torn)?, link, directories })
 }
 
 fn verdict(u: &mut Bytes<'_>) -> Result<Verdict> {
@@ -181,7 +188,7 @@ fn check(machine: &Machine, effects: &[Effect]) {
                 assert!(current.as_ref().is_none_or(|current| keep.contains(&current.directory)), "{keep:?}");
                 assert!(keep.len() <= 3, "{keep:?}");
             }
-            Write::Link(_) | Write::Swap(_) | Write::Unlink(_) => {}
+            Write::Link(_) | Write::Swap(_) | Write::Unlink(_) | Write::Sync => {}
         }
     }
 }
