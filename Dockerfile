@@ -12,7 +12,7 @@ RUN tools/static --install-compiler "$TARGETARCH" && mv "$(tools/static "$TARGET
 # No shell, no libc, no passwd, and no CA certificates: the API server is checked by the CA that Kubernetes mounts beside
 # the token, and what --reload-url names is in the same Pod, where no public CA vouches for anyone. For an https URL
 # elsewhere, mount the CA and name it by --reload-ca-file.
-FROM scratch
+FROM scratch AS plain
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="trimtab" \
@@ -26,3 +26,16 @@ USER 65532:65532
 # --listen: probes and metrics.
 EXPOSE 9533
 ENTRYPOINT ["/trimtab"]
+
+# In the place of another sidecar's image, with that one's settings: `make image PEER=k8s-sidecar`.
+FROM plain AS k8s-sidecar
+ENTRYPOINT ["/trimtab", "as", "k8s-sidecar"]
+
+FROM plain AS prometheus-config-reloader
+ENTRYPOINT ["/trimtab", "as", "prometheus-config-reloader"]
+
+FROM plain AS configmap-reload
+ENTRYPOINT ["/trimtab", "as", "configmap-reload"]
+
+# Without a target: Trimtab itself.
+FROM plain

@@ -20,10 +20,10 @@ static:
 	tools/static $(ARCH)
 
 # The image, by buildah, podman or docker; BINARY=FILE puts a static binary in the build stage's place, for machines
-# without a registry: `make image BINARY=$$(tools/static)`. TAR=OUT.tar, ARCH=arm64 and TAG=NAME:TAG as in tools/image.
+# without a registry: `make image BINARY=$$(tools/static)`. TAR=OUT.tar, ARCH=arm64, TAG=NAME:TAG and PEER=k8s-sidecar as in tools/image.
 image:
 	tools/image $(and $(BINARY),--binary $(BINARY)) $(and $(TAR),--tar $(TAR)) $(and $(ARCH),--arch $(ARCH)) \
-		$(and $(TAG),--tag $(TAG))
+		$(and $(TAG),--tag $(TAG)) $(and $(PEER),--as $(PEER))
 
 # The charts, as archives in CHARTS (target/charts); OCI=oci://registry.example/charts also pushes them there.
 CHARTS ?= target/charts
@@ -77,7 +77,10 @@ compat:
 e2e:
 	$(CARGO) test --no-run --test e2e
 	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
-	tools/image --binary "$$(tools/static)" --tar "$$images/trimtab.tar" && \
+	binary=$$(tools/static) && tools/image --binary "$$binary" --tar "$$images/trimtab.tar" && \
+	for peer in k8s-sidecar configmap-reload; do \
+		tools/image --as "$$peer" --binary "$$binary" --tar "$$images/$$peer.tar" || exit 1; \
+	done && \
 	TRIMTAB_TEST_HELM=$$(tests/tools/build helm) NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
 # The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.

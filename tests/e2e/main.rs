@@ -9,6 +9,8 @@ mod edits;
 mod examples;
 mod faults;
 mod latency;
+mod personas;
 mod quickstart;
+mod rollout;
 mod support;
 mod ways;
