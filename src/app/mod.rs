@@ -21,7 +21,6 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::mpsc;
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
@@ -135,8 +134,6 @@ impl App {
                 }
             }
             self.roll_out();
-            // The step that was begun goes first: the main process waits for it, and nobody for what follows.
-            yield_now().await;
             self.report();
         }
     }

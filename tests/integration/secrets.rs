@@ -899,7 +899,8 @@ fn help_and_wrong_usage_show_no_value_of_the_environment() {
     }
     // Contradictions, with all of them in place.
     with_reload(&[("TRIMTAB_RELOAD_BODY", WORD.to_owned()), ("TRIMTAB_RELOAD_HEADER", literal.clone())]);
-    with_reload(&[url.clone(), ("TRIMTAB_RELOAD_EXEC", format!("/bin/true {WORD}"))]);
+    let signal = ("TRIMTAB_SIGNAL", "HUP".to_owned());
+    with_reload(&[url.clone(), signal, ("TRIMTAB_RELOAD_EXEC", format!("/bin/true {WORD}"))]);
     let done = place.run(&full, &["--no-such-flag"]);
     assert_eq!(done.status.code(), Some(64));
     let done = place.run(&full, &[]);
