@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::app::{PORT, configmap, grant, pod};
+use super::support::node::eventually;
 use super::support::space::Space;
 
 /// The image that stands for a peer's, as `make image PEER=…` tags it.
@@ -58,19 +59,26 @@ fn k8s_sidecar_of_the_grafana_chart() {
     pod.until_serves(PORT, "/", "one");
     space.edit("first", "app.txt", "two");
     pod.until_serves(PORT, "/", "two");
+    let reloads = || pod.get(PORT, "/reloads").and_then(|count| count.parse::<u32>().ok()).unwrap_or_default();
+    let before = reloads();
     let mut dashboard = configmap("second", "second.json", "{}");
     dashboard["metadata"]["labels"] = json!({"grafana_dashboard": "1"});
     dashboard["metadata"]["annotations"] = json!({"k8s-sidecar-target-directory": "team"});
     space.create(&dashboard);
-    pod.until_serves(PORT, "/reloads", "2");
-    // Grafana walks what is there, and passes over names that begin with a dot.
-    let walk = "import os; print(sorted(os.path.join(at, name) for at, below, names in os.walk('/shared/conf') for name in names if '/..' not in at))";
-    let found = pod.exec("main", &["python3", "-c", walk]).unwrap();
-    assert_eq!(found.trim(), "['/shared/conf/app.txt', '/shared/conf/team/second.json']");
+    let finds = |expected: &str| {
+        // Grafana walks what is there, and passes over names that begin with a dot.
+        let walk = "import os; print(sorted(os.path.join(at, name) for at, below, names in os.walk('/shared/conf') \
+                    for name in names if '/..' not in at))";
+        eventually(expected, || {
+            let found = pod.exec("main", &["python3", "-c", walk]).ok()?;
+            (found.trim() == expected).then_some(())
+        });
+    };
+    finds("['/shared/conf/app.txt', '/shared/conf/team/second.json']");
+    eventually("it is called for the new one", || (reloads() == before + 1).then_some(()));
     space.kubectl(&["delete", "configmap", "second"]);
-    pod.until_serves(PORT, "/reloads", "3");
-    let found = pod.exec("main", &["python3", "-c", walk]).unwrap();
-    assert_eq!(found.trim(), "['/shared/conf/app.txt']");
+    finds("['/shared/conf/app.txt']");
+    eventually("it is called for the deletion", || (reloads() == before + 2).then_some(()));
 }
 
 #[test]
