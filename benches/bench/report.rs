@@ -163,7 +163,7 @@ impl Report {
             "p50 (p99), the programs side by side, taking turns edit by edit. From the rename of `..data` (4 keys of \
              2 kB), or from the API server's answer to the edit, to the first call or signal that finds the new \
              content; any other call is doubled. Trimtab copies with `--debounce 0` and has published before it notifies, \
-             with all its fsyncs, what the others leave where it is; prometheus-config-reloader and VictoriaMetrics' \
+             what the others leave where it is; prometheus-config-reloader and VictoriaMetrics' \
              have a delay of 1 ms; consul-template polls every 2 s, and takes 20 turns. The floor waits and notifies; \
              with fsync it also reads the keys and writes one file, fsync and rename included."
                 .to_owned(),
