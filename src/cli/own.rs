@@ -45,7 +45,7 @@ pub(super) fn flags(command: &Command, words: &[OsString]) -> Own {
         Ok(lines) => lines,
         Err(error) => return Own::None(format!("the running sidecar's flags cannot be read: {error}")),
     };
-    let sidecar = |(pid, words): (u32, Vec<OsString>)| {
+    let sidecar = |(pid, words): (i32, Vec<OsString>)| {
         let words = personas::translated(words).ok()?;
         // A file may have what is required.
         let theirs = command.clone().ignore_errors(true).try_get_matches_from(words).ok()?;

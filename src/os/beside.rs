@@ -6,21 +6,21 @@ use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::MetadataExt as _;
 
+use super::proc::{pids, words};
+
 /// The pids and command lines of those that run this very file, as this user, in this mount namespace: that is a container's
 /// own, where a process namespace may be a Pod's.
-pub fn command_lines() -> io::Result<Vec<(u32, Vec<OsString>)>> {
-    let me = std::process::id();
+pub fn command_lines() -> io::Result<Vec<(i32, Vec<OsString>)>> {
+    let me = nix::unistd::getpid().as_raw();
     let ours = identity("self").ok_or_else(|| io::Error::other("/proc/self cannot be read"))?;
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+    for pid in pids()? {
         // Another user's cannot be looked at, and what has ended is not there.
         if pid == me || identity(&pid.to_string()).as_ref() != Some(&ours) {
             continue;
         }
         let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { continue };
-        let words = line.strip_suffix(b"\0").unwrap_or(&line).split(|byte| *byte == 0);
-        found.push((pid, words.map(|word| OsString::from_vec(word.to_vec())).collect()));
+        found.push((pid, words(&line).map(|word| OsString::from_vec(word.to_vec())).collect()));
     }
     Ok(found)
 }

@@ -7,4 +7,5 @@ pub mod fault;
 pub mod file;
 pub mod mask;
 pub mod mounts;
+pub mod proc;
 pub mod signals;

@@ -32,6 +32,6 @@ pub fn parse_all(bytes: &[u8]) -> Option<String> {
     };
     let _ = table::ProcStatus::parse(bytes).map(handled);
     let _ = str::from_utf8(bytes).ok().and_then(Reader::parse).map(|reader| reader.may(4, 0, 0, 0o640));
-    let _ = (table::words(bytes), find::decimal(bytes), crate::os::mounts::parse(bytes).count());
+    let _ = (crate::os::proc::words(bytes).count(), find::decimal(bytes), crate::os::mounts::parse(bytes).count());
     table::Process::parse(bytes).map(|process| table::printable(&process.comm))
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::table::{self, Process};
+use super::table::Process;
 use crate::os::mounts::{Mount, parse};
+use crate::os::proc;
 
 /// Where a process has mounted a published file or generation by itself, as `subPath` does; `None` if it has mounted no
 /// such thing, or if that cannot be known. Such a mount is of what was there when its container started, for ever.
@@ -28,7 +29,7 @@ pub struct Lookout {
 impl Lookout {
     /// The first process found to have such a mount, as long as it lives: its name and pid, and the mount.
     pub fn frozen(&mut self, output: &Path) -> Option<(String, i32, PathBuf)> {
-        let pids = table::pids().ok()?;
+        let pids = proc::pids().ok()?;
         self.looks.retain(|pid, _| pids.contains(pid));
         self.found.take_if(|(_, pid, _)| !pids.contains(pid));
         let me = i32::try_from(std::process::id()).ok()?;

@@ -1,27 +1,19 @@
 //! The process table: what `/proc` says of each process. A process chooses its own comm and arguments.
 
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 
 use super::Signal;
 use super::find::Selector;
+use crate::os::proc::{pids, words};
 
 /// All processes that are visible, by pid.
 pub(super) fn scan() -> io::Result<BTreeMap<i32, Process>> {
     // One that has exited since, or that hidepid hides, is not there.
     Ok(pids()?.into_iter().filter_map(|pid| Some((pid, Process::read(pid)?))).collect())
-}
-
-/// The pids of all processes that are visible.
-pub(super) fn pids() -> io::Result<BTreeSet<i32>> {
-    let mut pids = BTreeSet::new();
-    for entry in fs::read_dir("/proc")? {
-        pids.extend(entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    Ok(pids)
 }
 
 /// Whether `pid` is `above` or one of its descendants.
@@ -127,19 +119,14 @@ impl Process {
 
     /// Empty for a zombie. Never printed.
     fn command_line(&self) -> Vec<String> {
-        words(&fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default())
+        let line = fs::read(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        words(&line).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
     }
 
     /// For messages.
     pub(super) fn name(&self) -> String {
         printable(self.executable().unwrap_or(&self.comm))
     }
-}
-
-/// The arguments of a `proc_pid_cmdline(5)`.
-pub(super) fn words(bytes: &[u8]) -> Vec<String> {
-    let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
-    bytes.split(|&byte| byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// Short, and without control characters.
