@@ -21,13 +21,14 @@ impl App {
         self.machine.know_change(change);
         let published = self.machine.journal().current.as_ref();
         if published.is_some_and(|current| current.change == Some(change) && current.digest != inputs) {
-            self.let_go(change, inputs, false);
+            self.on(Event::Go(self.leave(change, inputs)));
         }
     }
 
-    fn let_go(&mut self, change: Digest, inputs: Digest, good: bool) {
+    /// Leave for these inputs, of a change that is to hold first.
+    fn leave(&self, change: Digest, inputs: Digest) -> Leave {
         let retries = self.fleet.as_ref().map_or(0, |fleet| fleet.rollout.retries());
-        self.on(Event::Go(Leave { inputs, change, retries, good, base: false }));
+        Leave { inputs, change, retries, good: false, base: false }
     }
 
     /// Somebody asks: what waits for its time is looked at now.
@@ -81,7 +82,7 @@ impl App {
             }
             fleet::Effect::Go(change, why) => {
                 if let Some((_, inputs)) = fleet.newest.filter(|(newest, _)| *newest == change) {
-                    self.let_go(change, inputs, why == Why::Good);
+                    self.on(Event::Go(Leave { good: why == Why::Good, ..self.leave(change, inputs) }));
                 }
             }
             fleet::Effect::Publish(_) => self.allow(true),
@@ -141,8 +142,7 @@ impl App {
         self.inputs = Some(inputs);
         self.observed = Some((digest, Timestamp::now(), Instant::now()));
         self.on(Event::Observed(digest));
-        let retries = self.fleet.as_ref().map_or(0, |fleet| fleet.rollout.retries());
-        self.on(Event::Go(Leave { inputs: digest, change, retries, good: false, base: true }));
+        self.on(Event::Go(Leave { base: true, ..self.leave(change, digest) }));
     }
 
     /// Goes back to the newest inputs once what the fleet had before is published, or cannot be.

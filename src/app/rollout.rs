@@ -65,6 +65,12 @@ impl RolloutConfig {
         let short = clipped(&all);
         if short == all { all } else { format!("{short} {}", Digest::of(all.as_bytes()).short()) }
     }
+
+    /// The sources of the replica that last wrote the Lease, if they are others than this one's.
+    pub(crate) fn other_sources<'a>(&self, lease: &'a KubeLease) -> Option<&'a str> {
+        let sources = lease.metadata.annotations.as_ref()?.get(&format!("{PREFIX}sources"))?;
+        (*sources != self.sources()).then_some(sources)
+    }
 }
 
 /// What a request found, with what is wrong, if anything.
@@ -204,13 +210,10 @@ impl Fleet {
             }
             Answered::HistoryRead(reply, problem) => {
                 say(&mut self.history_problem, problem);
-                Event::HistoryRead(match reply {
-                    Reply::Answered(Some(kept)) => return Some(Heard::Kept(kept)),
-                    Reply::Answered(None) => Reply::Answered(None),
-                    Reply::Failed(after) => Reply::Failed(after),
-                    Reply::Denied => Reply::Denied,
-                    Reply::Lost(after) => Reply::Lost(after),
-                })
+                if let Reply::Answered(Some(kept)) = reply {
+                    return Some(Heard::Kept(kept));
+                }
+                Event::HistoryRead(reply.map(|_| None))
             }
             Answered::HistoryWritten(reply, problem) => {
                 say(&mut self.history_problem, problem);
@@ -235,18 +238,15 @@ impl Fleet {
 
     /// Whether the Lease was last written by a replica with other sources.
     fn other_fleet(&self) -> Option<String> {
-        let metadata = &self.stored.as_ref()?.metadata;
-        let sources = metadata.annotations.as_ref()?.get(&format!("{PREFIX}sources"))?;
-        let mine = self.config.sources();
-        (*sources != mine).then(|| {
-            format!(
-                "Lease {}: it was last written by a replica with other sources ({}; here: {mine}): two fleets with one \
-                 --rollout NAME, or Pods of one with different sources, disturb each other, so give each its own. In an \
-                 update to other sources this passes",
-                lease_name(&self.config.name),
-                clipped(sources)
-            )
-        })
+        let sources = self.config.other_sources(self.stored.as_ref()?)?;
+        Some(format!(
+            "Lease {}: it was last written by a replica with other sources ({}; here: {}): two fleets with one --rollout \
+             NAME, or Pods of one with different sources, disturb each other, so give each its own. In an update to other \
+             sources this passes",
+            lease_name(&self.config.name),
+            clipped(sources),
+            self.config.sources()
+        ))
     }
 
     /// When there is something to do without an answer.

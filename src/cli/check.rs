@@ -131,6 +131,13 @@ fn text(findings: &[Finding], terminal: bool) -> String {
 
 // --- sources ---------------------------------------------------------------------------------------------------------
 
+/// What to do where a rule is missing.
+fn to_bind(missing: &kube::Rule) -> String {
+    let role = missing.role();
+    let place = missing.namespace().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    format!("add to a {role}{place}, and bind it by a {role}Binding:\n{}", missing.yaml())
+}
+
 async fn of_api(config: &Config) -> Vec<Finding> {
     let clients = match app::clients(config).await {
         Ok(None) => return Vec::new(),
@@ -145,11 +152,8 @@ async fn of_api(config: &Config) -> Vec<Finding> {
         match kube::access(&clients, watch).await {
             Access::Granted => findings.extend(of_presence(config, &clients, watch).await),
             Access::Missing { verbs, rule } => {
-                let (role, yaml) = (rule.role(), rule.yaml());
-                let place = rule.namespace().map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
                 let message = format!("this user may not {} it", verbs.join(" and "));
-                let remedy = format!("add to a {role}{place}, and bind it by a {role}Binding:\n{yaml}");
-                findings.push(Finding::new(Severity::Permission, watch, message, remedy));
+                findings.push(Finding::new(Severity::Permission, watch, message, to_bind(&rule)));
             }
             Access::Unknown { message, forbidden } => {
                 let severity = if forbidden { Severity::Permission } else { Severity::Problem };

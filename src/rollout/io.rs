@@ -47,6 +47,17 @@ pub enum Reply<T> {
     Lost(Duration),
 }
 
+impl<T> Reply<T> {
+    pub fn map<U>(self, answer: impl FnOnce(T) -> U) -> Reply<U> {
+        match self {
+            Self::Answered(found) => Reply::Answered(answer(found)),
+            Self::Failed(after) => Reply::Failed(after),
+            Self::Denied => Reply::Denied,
+            Self::Lost(after) => Reply::Lost(after),
+        }
+    }
+}
+
 /// What the history holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Found {

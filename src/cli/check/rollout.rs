@@ -2,9 +2,9 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::{Finding, Severity};
+use super::{Finding, Severity, to_bind};
 use crate::app::{self, Config, RolloutConfig};
-use crate::rollout::{PREFIX, lease_name};
+use crate::rollout::lease_name;
 use crate::source::files;
 use crate::source::kube::{Clients, Rule};
 
@@ -25,8 +25,7 @@ pub(super) async fn of_rollout(config: &Config) -> Vec<Finding> {
             Ok(verbs) if verbs.is_empty() => {}
             Ok(verbs) => {
                 let message = format!("this user may not {} what the fleet shares", verbs.join(" and "));
-                let remedy = format!("add to a Role in namespace {}, and bind it:\n{}", rollout.namespace, rule.yaml());
-                findings.push(Finding::new(Severity::Permission, place(rollout), message, remedy));
+                findings.push(Finding::new(Severity::Permission, place(rollout), message, to_bind(&rule)));
             }
             Err(problem) => {
                 let remedy = "the API server must be reachable from here, and know this user";
@@ -68,11 +67,8 @@ async fn of_lease(rollout: &RolloutConfig, clients: &Clients) -> Option<Finding>
             format!("if nobody needs what it says: kubectl delete lease {name} --namespace {}", rollout.namespace);
         return Some(Finding::new(Severity::Problem, place(rollout), message, remedy));
     }
-    let theirs = stored.metadata.annotations?.remove(&format!("{PREFIX}sources"))?;
+    let theirs = rollout.other_sources(&stored).filter(|theirs| !theirs.is_empty())?;
     let mine = rollout.sources();
-    if theirs.is_empty() || theirs == mine {
-        return None;
-    }
     let message = format!("Lease {name} was last written by a replica with other sources: {theirs}; here: {mine}");
     let remedy = "give each fleet a NAME of its own; in an update to other sources this passes";
     Some(Finding::new(Severity::Problem, place(rollout), message, remedy))
