@@ -243,7 +243,7 @@ impl Output {
         let newest = self.parsed(state, JOURNAL)?;
         if let Some(Ok((journal, bytes))) = newest {
             // It is not known whether an earlier life has synced it.
-            self.unsynced().journal = Some(bytes);
+            self.unsynced().journal = Some(bytes).filter(|_| self.layout == Layout::Atomic);
             return Ok(FoundJournal::Journal(journal));
         }
         if forgot && let Some(Ok((journal, _))) = self.parsed(state, SYNCED_JOURNAL)? {
@@ -291,12 +291,12 @@ impl Output {
     pub fn write_journal(&self, journal: &Journal) -> Result<(), PublishError> {
         let (state, bytes) = (self.state(JOURNAL)?, journal.to_bytes());
         let written = match self.layout {
-            Layout::Atomic => state.put(JOURNAL, JOURNAL_TEMPORARY, &bytes),
+            Layout::Atomic => {
+                state.put(JOURNAL, JOURNAL_TEMPORARY, &bytes).map(|()| self.unsynced().journal = Some(bytes))
+            }
             Layout::Files => state.replace(JOURNAL, JOURNAL_TEMPORARY, &bytes),
         };
-        written.map_err(|errno| self.own_io("write", JOURNAL, errno))?;
-        self.unsynced().journal = Some(bytes);
-        Ok(())
+        written.map_err(|errno| self.own_io("write", JOURNAL, errno))
     }
 }
 
