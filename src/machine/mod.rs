@@ -20,9 +20,7 @@ mod work;
 mod writes;
 
 #[cfg(test)]
-mod observed;
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use self::intake::Intake;
 pub use self::io::{

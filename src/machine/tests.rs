@@ -1,6 +1,8 @@
 //! The machine in a world of random edits, verdicts, failures and kills, the same world with a mutated machine, and the
 //! single cases worth a name.
 
+mod observed;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +18,22 @@ use crate::model::digest::Digest;
 use crate::model::journal::{Debt, DebtKind, Generation, Journal, Moment, Rejection, sequence_of};
 use crate::model::made_of::MadeOf;
 use crate::model::stage::Stage;
+
+/// Those of a machine that waits for nothing, and tries once.
+pub(crate) fn at_once() -> Options {
+    Options {
+        debounce: Duration::ZERO,
+        debounce_max: Duration::ZERO,
+        min_interval: Duration::ZERO,
+        splay: Duration::ZERO,
+        attempts: 1,
+        reload: true,
+        confirm: false,
+        rollout: false,
+        rollback: true,
+        gate: Digest::from_bytes([1; 32]),
+    }
+}
 
 fn options() -> Options {
     Options {

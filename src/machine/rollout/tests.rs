@@ -1,9 +1,8 @@
 //! *Go*, *wait* and *back*, step by step.
 
-use std::time::Duration;
-
 use super::super::{Disk, Event, Milestone, Options, Outcome, Verdict, Write, recover};
 use super::*;
+use crate::machine::tests::at_once;
 use crate::model::journal::Journal;
 
 fn digest(n: u8) -> Digest {
@@ -27,18 +26,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let options = Options {
-            debounce: Duration::ZERO,
-            debounce_max: Duration::ZERO,
-            min_interval: Duration::ZERO,
-            splay: Duration::ZERO,
-            attempts: 1,
-            reload: true,
-            confirm: false,
-            rollback: true,
-            rollout: true,
-            gate: Digest::UNKNOWN,
-        };
+        let options = Options { rollout: true, ..at_once() };
         let (machine, effects) = recover(options, None, &Disk::default());
         let mut world = Self { machine, effects: Vec::new(), journal: Journal::default() };
         world.take(effects);

@@ -1,7 +1,5 @@
 //! Tests of what the main process reads by itself: it makes a generation of its own, and is no part of a way back.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 use super::*;
@@ -42,7 +40,7 @@ struct Play {
 impl Play {
     fn new() -> Self {
         let mut play = Self {
-            machine: recover(options(), None, &Disk::default()).0,
+            machine: recover(at_once(), None, &Disk::default()).0,
             files: 0,
             observed: 0,
             poison: None,
@@ -59,7 +57,7 @@ impl Play {
     fn start_again(&mut self) {
         let journal = Some(self.machine.journal().clone()).filter(|_| self.link.is_some());
         let disk = Disk { link: self.link.clone(), directories: self.directories.clone(), torn: None };
-        let (machine, effects) = recover(options(), journal, &disk);
+        let (machine, effects) = recover(at_once(), journal, &disk);
         self.machine = machine;
         self.carry_out(effects);
     }
@@ -115,21 +113,6 @@ impl Play {
     /// Those since the last time.
     fn reloads(&mut self) -> Vec<(u8, u8)> {
         std::mem::take(&mut self.reloads)
-    }
-}
-
-fn options() -> Options {
-    Options {
-        debounce: Duration::ZERO,
-        debounce_max: Duration::ZERO,
-        min_interval: Duration::ZERO,
-        splay: Duration::ZERO,
-        attempts: 1,
-        reload: true,
-        confirm: false,
-        rollout: false,
-        rollback: true,
-        gate: part(9),
     }
 }
 

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::faulty::{self, Fault};
 use super::*;
+use crate::machine::tests::at_once;
 use crate::machine::{self, Effect, Event, Machine, Options, Outcome, Phase, Timer, Verdict, Write};
 use crate::model::journal::{Debt, Rejection};
 use crate::model::made_of::MadeOf;
@@ -90,18 +91,7 @@ impl Script {
     }
 
     fn options(&self) -> Options {
-        Options {
-            debounce: Duration::ZERO,
-            debounce_max: Duration::ZERO,
-            min_interval: Duration::ZERO,
-            splay: Duration::ZERO,
-            attempts: 1,
-            reload: self.reload,
-            confirm: false,
-            rollout: false,
-            rollback: true,
-            gate: Digest::from_bytes([1; 32]),
-        }
+        Options { reload: self.reload, ..at_once() }
     }
 }
 
