@@ -103,16 +103,16 @@ fn unescaped(userinfo: &str) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::split;
     use super::*;
 
     #[test]
     fn arguments_are_read_as_go_reads_them() {
-        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
-        let read = Arguments::parse(&words("-a x --b=y=z --a=w"), &["a", "b"], 2).ok().unwrap();
+        let read = Arguments::parse(&split("-a x --b=y=z --a=w"), &["a", "b"], 2).ok().unwrap();
         assert_eq!(read.all("a").collect::<Vec<_>>(), ["x", "w"]);
         assert_eq!((read.last("b"), read.last("c")), (Some("y=z"), None));
         for (line, said) in [("--c=1", "c is not known"), ("-a", "--a needs a value"), ("c4n4ry", "no flag")] {
-            let refused = Arguments::parse(&words(line), &["a"], 2).err().unwrap();
+            let refused = Arguments::parse(&split(line), &["a"], 2).err().unwrap();
             assert!(refused.code == 2 && refused.message.contains(said), "{refused:?}");
             assert!(!refused.message.contains("c4n4ry"), "{refused:?}");
         }

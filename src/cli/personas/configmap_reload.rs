@@ -61,12 +61,11 @@ pub(super) fn translate(settings: &[OsString]) -> Result<Flags, Refused> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::split;
     use super::*;
 
     fn flags(line: &str) -> Result<String, Refused> {
-        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
-        let words = translate(&words)?.words().map(|word| word.into_string().unwrap()).collect::<Vec<_>>();
-        Ok(words.join(" "))
+        translate(&split(line)).map(|flags| flags.line())
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Peer<'_> {
             for (kind, name) in named(&names, kinds, &namespaces)? {
                 flags.add(if kind == "secret" { "--secret" } else { "--configmap" }, name);
             }
-            // What is not there is taken for deleted.
+            // What is not there counts as deleted.
             flags.switch("--optional");
             flags.add("--on-delete", "apply");
         }
@@ -368,7 +368,7 @@ mod tests {
 
     fn words(variables: &[(&str, &str)], arguments: &[&str]) -> String {
         let flags = translated(variables, arguments).unwrap_or_else(|refused| panic!("{refused:?}"));
-        flags.words().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+        flags.line()
     }
 
     const LEAST: [(&str, &str); 2] = [("LABEL", "l"), ("FOLDER", "/f")];

@@ -87,6 +87,11 @@ impl Flags {
         self.given.iter().map(|(flag, value, _)| joined(flag, value.as_deref()))
     }
 
+    #[cfg(test)]
+    fn line(&self) -> String {
+        self.words().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
+    }
+
     /// A line for each flag, quoted for a shell.
     fn printed(&self) -> String {
         let line = |(flag, value, secret): &(&str, Option<OsString>, bool)| {
@@ -135,11 +140,10 @@ impl Peer {
 /// The command line that is meant: as it is, or what the peer's settings in it come to. An exit code where there is
 /// nothing to run.
 pub(super) fn translated(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
-    let (peer, settings) = match &words[..] {
-        [program, settings @ ..] if Path::new(program).file_name().and_then(Peer::named).is_some() => {
-            (Path::new(program).file_name().and_then(Peer::named), settings)
-        }
-        [_, subcommand, peer, settings @ ..] if subcommand == "as" => (Peer::named(peer), settings),
+    let called = words.first().and_then(|program| Path::new(program).file_name()).and_then(Peer::named);
+    let (peer, settings) = match (called, &words[..]) {
+        (Some(peer), [_, settings @ ..]) => (Some(peer), settings),
+        (_, [_, subcommand, peer, settings @ ..]) if subcommand == "as" => (Peer::named(peer), settings),
         _ => (None, &[][..]),
     };
     // Whoever names no peer is helped by clap.
@@ -170,9 +174,25 @@ pub(super) fn translated(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode
     }
 }
 
+/// A command line's words.
+#[cfg(test)]
+fn split(line: &str) -> Vec<OsString> {
+    line.split(' ').map(OsString::from).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_peer_has_an_image() {
+        let dockerfile = include_str!("../../../Dockerfile");
+        for peer in Peer::value_variants() {
+            let name = peer.name();
+            let stage = format!("FROM plain AS {name}\nENTRYPOINT [\"/trimtab\", \"as\", \"{name}\"]\n");
+            assert!(dockerfile.contains(&stage), "{name}");
+        }
+    }
 
     #[test]
     fn flags_are_words_and_lines_for_a_shell() {
@@ -189,9 +209,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_named_by_the_subcommand_or_by_the_program() {
-        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
         for line in ["trimtab --watch-dir=/x", "trimtab as", "trimtab as nobody", "/bin/as k8s-sidecar"] {
-            assert_eq!(translated(words(line)).ok(), Some(words(line)), "{line}");
+            assert_eq!(translated(split(line)).ok(), Some(split(line)), "{line}");
         }
         assert_eq!(Peer::named(OsStr::new("k8s-sidecar")), Some(Peer::K8sSidecar));
     }

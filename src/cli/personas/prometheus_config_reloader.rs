@@ -163,14 +163,13 @@ fn is_zero(duration: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::split;
     use super::*;
 
     fn flags(line: &str) -> Result<String, Refused> {
-        let words: Vec<_> = line.split(' ').map(OsString::from).collect();
         let env = |name: &str| (name == "POD_NAME").then(|| OsString::from("prometheus-k8s-12"));
         let names = ["POD_NAME", "SHARD", "TRIMTAB_VALIDATE", "a.b"].map(str::to_owned);
-        let flags = translate(&words, &env, &names)?;
-        Ok(flags.words().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" "))
+        translate(&split(line), &env, &names).map(|flags| flags.line())
     }
 
     const REST: &str = "--debounce=1s --debounce-max=5s";
