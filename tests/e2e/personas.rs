@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::app::{PORT, configmap, grant, pod};
+use super::support::app::{PORT, allow, configmap, grant, pod};
 use super::support::node::eventually;
 use super::support::space::Space;
 
@@ -27,15 +27,8 @@ fn with(sidecar: &Value) -> Value {
 fn k8s_sidecar_of_the_grafana_chart() {
     let space = Space::new("grafana");
     grant(&space);
-    space.create(&json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "grafana"},
-        "rules": [{"apiGroups": [""], "resources": ["configmaps", "secrets"], "verbs": ["get", "watch", "list"]}],
-    }));
-    space.create(&json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "grafana"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "grafana"},
-        "subjects": [{"kind": "ServiceAccount", "name": "web"}],
-    }));
+    let rule = json!({"apiGroups": [""], "resources": ["configmaps", "secrets"], "verbs": ["get", "watch", "list"]});
+    allow(&space, "grafana", &rule);
     space.create(&configmap("program", "app.py", include_str!("support/app.py")));
     let mut dashboard = configmap("first", "app.txt", "one");
     dashboard["metadata"]["labels"] = json!({"grafana_dashboard": "1"});

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::app::{PORT, prepare, spec};
-use super::support::node::{eventually, kubectl_with};
+use super::support::node::eventually;
 use super::support::pod::Pod;
 use super::support::space::Space;
 
@@ -24,8 +24,7 @@ fn fleet(space: &Space, replicas: u32) {
     let role = command.args(["rbac", "--service-account=web", "--name=fleet", "--"]).args(FLAGS).arg("--output=/x");
     let role = role.output().unwrap();
     assert!(role.status.success(), "{}", String::from_utf8_lossy(&role.stderr));
-    let applied = kubectl_with(&["-n", space.name(), "apply", "-f", "-"], &String::from_utf8(role.stdout).unwrap());
-    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    space.apply(&String::from_utf8(role.stdout).unwrap());
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut pod = spec(&FLAGS);
     pod["initContainers"][0]["env"] = json!([

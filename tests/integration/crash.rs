@@ -77,6 +77,15 @@ fn settled(scene: &Scene, sidecar: &Sidecar, number: u64, delivered: impl Fn() -
     nothing_is_left_behind(scene);
 }
 
+/// A sidecar that has delivered swap 0 of the volume to the hook.
+#[track_caller]
+fn started(scene: &Scene, hook: &Hook) -> Sidecar {
+    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
+    let sidecar = scene.start(&[&QUICK[..], &flags].concat());
+    settled(scene, &sidecar, 0, || delivered(hook));
+    sidecar
+}
+
 #[track_caller]
 fn nothing_is_left_behind(scene: &Scene) {
     // A sync may go on beside what else rests.
@@ -224,9 +233,7 @@ fn debt_of_a_killed_sidecar_is_paid_once_and_with_the_newest() {
     let address = first.local_addr().unwrap().to_string();
     let watched = || Some(scene.output.join("n"));
     let hook = Hook::start_on(first, watched(), Answer::Code(200));
-    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
-    let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || delivered(&hook));
+    let mut sidecar = started(&scene, &hook);
     let pending = |sidecar: &Sidecar, number: u64| {
         sidecar.until("it is pending", |status| status["debt"] == "publish" && status["phase"] == "backoff");
         eventually("it is published", || (published(&scene) == Some(number)).then_some(()));
@@ -264,9 +271,7 @@ fn reload_that_was_taken_just_before_the_kill_is_delivered_once_more_at_most() {
     let scene = Scene::new();
     let mut volume = volume(&scene);
     let hook = hook_on(&scene);
-    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
-    let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || delivered(&hook));
+    let mut sidecar = started(&scene, &hook);
     for change in 1..=20 {
         // Every other time the kill comes before the hook has answered.
         hook.answer(if change % 2 == 0 { Answer::Hang } else { Answer::Code(200) });
@@ -323,9 +328,7 @@ fn spoils_the_journal(layout: Layout) {
     fs::write(scene.at("pod/shared/neighbour"), "canary").unwrap();
     let mut volume = volume(&scene);
     let hook = hook_on(&scene);
-    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
-    let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || delivered(&hook));
+    let mut sidecar = started(&scene, &hook);
     let file = scene.output.join("..trimtab/journal.json");
     let bad = scene.output.join("..trimtab/journal.json.bad");
     let outside = || {
@@ -407,9 +410,7 @@ fn after_a_power_loss_what_is_torn_is_replaced_before_it_is_ready() {
     let scene = Scene::new();
     let mut volume = volume(&scene);
     let hook = hook_on(&scene);
-    let flags = ["--watch-dir", &scene.text("volume"), "--reload-url", &hook.url()];
-    let mut sidecar = scene.start(&[&QUICK[..], &flags].concat());
-    settled(&scene, &sidecar, 0, || delivered(&hook));
+    let mut sidecar = started(&scene, &hook);
     swap(&mut volume, 1);
     settled(&scene, &sidecar, 1, || delivered(&hook));
     sidecar.kill();

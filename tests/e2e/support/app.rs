@@ -19,14 +19,22 @@ pub fn prepare(space: &Space, text: &str) {
 /// The account `web`, which may list and watch the ConfigMap and the Secret `web`, and nothing else.
 pub fn grant(space: &Space) {
     space.create(&json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "web"}}));
+    allow(
+        space,
+        "web",
+        &json!({"apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": ["web"],
+                "verbs": ["list", "watch"]}),
+    );
+}
+
+/// A Role of this name with this rule, for the account `web`.
+pub fn allow(space: &Space, name: &str, rule: &Value) {
     space.create(&json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "web"},
-        "rules": [{"apiGroups": [""], "resources": ["configmaps", "secrets"], "resourceNames": ["web"],
-                   "verbs": ["list", "watch"]}],
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": [rule],
     }));
     space.create(&json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "web"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "web"},
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": name},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
         "subjects": [{"kind": "ServiceAccount", "name": "web"}],
     }));
 }
