@@ -187,7 +187,7 @@ fn unread(status: &Status) -> Option<Finding> {
         what: what.to_owned(),
         link: ": waiting for",
         cause: Some(cause),
-        meanwhile: [more, running].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" "),
+        meanwhile: sentences([more, running]),
         next: remedy(source),
         calm: false,
     })
@@ -282,11 +282,7 @@ fn stale(status: &Status) -> Option<Finding> {
             at: Station::Source,
             what: "What is in effect may be older than its source".to_owned(),
             link: ":",
-            meanwhile: [more, running(status)]
-                .into_iter()
-                .filter(|text| !text.is_empty())
-                .collect::<Vec<_>>()
-                .join(" "),
+            meanwhile: sentences([more, running(status)]),
             next: remedy(source),
             cause: Some(cause),
             calm: false,
@@ -316,6 +312,11 @@ fn in_effect(status: &Status) -> Finding {
         format!("{sequence} is published: the main process is not notified, and reads it by itself")
     };
     Finding::calm(State::InEffect, Station::Done, what)
+}
+
+/// Those that say something.
+fn sentences<const N: usize>(all: [String; N]) -> String {
+    all.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// `The newest edit of configmap/shop/web`.

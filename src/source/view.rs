@@ -157,7 +157,7 @@ impl View {
     fn what_is_kept(&self) -> String {
         if let Role::Observed { path } = &self.spec.role {
             return format!(
-                "{} is gone or empty, which is taken for no change: the main process is not notified (--on-delete keep); \
+                "{} is gone or empty, which counts as no change: the main process is not notified (--on-delete keep); \
                  create it again, or give --on-delete apply if that is meant",
                 path.display()
             );
