@@ -11,6 +11,7 @@ use regex_lite::Regex;
 use serde_json::Value;
 
 use super::support::hook::Hook;
+use super::support::port::free_port;
 use super::support::sidecar::{SOON, Sidecar, eventually, run, trimtab};
 use super::support::stage::{Stage, metric, problem};
 
@@ -95,7 +96,7 @@ fn status_and_retry_ask_the_running_sidecar() {
     stage.edit("2");
     sidecar.until("published", |status| status["published"]["sequence"] == 2);
 
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let nobody = format!("127.0.0.1:{}", free_port());
     for ask in ["status", "retry"] {
         let (code, said) = run(trimtab().args([ask, "--admin", &nobody]));
         assert_eq!(code, Some(1));

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY as NOBODY_AT_THE_API, kubeconfig};
 use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
+use super::support::port::free_port;
 use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root, output_of, trimtab};
 
@@ -644,7 +645,7 @@ async fn check_says_what_there_is_instead_of_what_is_missing() {
 #[test]
 fn check_reports_an_api_server_that_it_cannot_ask() {
     let scene = Scene::new();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let user = json!({"token": "x"});
     let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap().cert.pem();
     fs::write(scene.at("ca"), ca).unwrap();
@@ -871,7 +872,7 @@ fn check_reports_a_mount_that_will_never_change() {
 #[test]
 fn check_reports_a_url_that_nobody_serves() {
     let (scene, _volume, flags) = scene(&[("a", "1")]);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let url = format!("http://127.0.0.1:{port}/-/reload?token=hunter22");
     let ended = check(&flags, &["--reload-url", &url]);
     assert_eq!(ended.code, Some(1));

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep};
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::child::pid_of;
+use super::support::port::free_port;
 use super::support::sidecar::Sidecar;
 
 const REPLICAS: usize = 30;
@@ -82,7 +83,7 @@ impl Replica {
     fn start(server: &ApiServer, namespace: &str, dir: &Path, i: usize) -> Self {
         let own = dir.join(i.to_string());
         fs::create_dir(&own).unwrap();
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let (text, source) = (own.to_str().unwrap(), format!("{namespace}/web"));
         let (name, uid, number) = (format!("web-{i}"), format!("0000-{i}"), port.to_string());
         let env =

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
 use super::support::child::pid_of;
 use super::support::hook::{Answer, Call, Hook, Port};
+use super::support::port::free_port;
 use super::support::sidecar::{Sidecar, eventually, needs_root};
 use super::support::stage::{Stage, metric, problem};
 
@@ -82,7 +83,7 @@ struct Nginx {
 impl Nginx {
     fn prepare() -> Self {
         let mut stage = Stage::new("");
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         stage.volume.swap(&[("greeting", "0")]);
         let own = stage.text("nginx");
         fs::create_dir(&own).unwrap();

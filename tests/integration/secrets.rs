@@ -29,6 +29,7 @@ use tempfile::TempDir;
 
 use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::hook::{Answer, Hook};
+use super::support::port::free_port;
 use super::support::scene::Layout;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
 
@@ -907,7 +908,7 @@ fn help_and_wrong_usage_show_no_value_of_the_environment() {
     assert_eq!(done.status.code(), Some(64));
     // With a query in the URL, the failing request is reported without it.
     let volume = Volume::new(place.at("public"), &[("k", "v")]);
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let url = format!("http://127.0.0.1:{port}/x?token={WORD}");
     let sidecar = place.sidecar(
         &[("TRIMTAB_RELOAD_URL", &url), ("TRIMTAB_RELOAD_BODY", WORD), ("TRIMTAB_RELOAD_HEADER", &literal)],

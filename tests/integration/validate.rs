@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::reload::nginx_binary;
 use super::support::apiserver::{ADMIN, ApiServer};
+use super::support::port::free_port;
 use super::support::scene::names;
 use super::support::sidecar::{Sidecar, eventually};
 use super::support::stage::{Stage, metric, problem};
@@ -72,7 +73,7 @@ fn death_while_a_validators_words_are_masked_is_not_repeated() {
 #[test]
 fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
     // It binds it for the test, and minds no other who has it.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     // Its temporary directories are below the prefix, which is the candidate.
     let temporary =
         ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(|what| format!("{what}_temp_path {what}; "));

@@ -15,7 +15,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use serde_json::Value;
 
 use super::support::child::pid_of;
+use super::support::port::free_port;
 use super::support::sidecar::{Sidecar, Volume, eventually};
 use super::support::stage::metric;
 
@@ -130,15 +131,6 @@ impl Ground {
     fn taken(&self) -> u16 {
         self.taken.local_addr().unwrap().port()
     }
-}
-
-/// A port that stays free until the program takes it: below those that the kernel gives to whoever asks for any
-/// (`net.ipv4.ip_local_port_range`), as the many connections of these tests do.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let own = u16::try_from(std::process::id() % 100).unwrap() * 100;
-    let mut ports = std::iter::repeat_with(|| 20_000 + (own + NEXT.fetch_add(1, Ordering::SeqCst)) % 10_000);
-    ports.find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok()).unwrap()
 }
 
 /// A program's path, which `make test` finds.

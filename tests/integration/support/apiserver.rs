@@ -5,7 +5,6 @@
 //! before that with its value.
 
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +23,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::child::pid_of;
+use super::port::free_port;
 
 /// May do everything.
 pub const ADMIN: &str = "admin";
@@ -255,10 +255,6 @@ async fn client(kubeconfig: &Path) -> Client {
     let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
     config.default_retry = false;
     Client::try_from(config).unwrap()
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The folder with etcd and kube-apiserver.
