@@ -33,6 +33,8 @@ ENTRYPOINT ["/trimtab", "as", "k8s-sidecar"]
 
 FROM plain AS prometheus-config-reloader
 ENTRYPOINT ["/trimtab", "as", "prometheus-config-reloader"]
+# A link to /trimtab, as the Prometheus Operator calls the program by its path.
+COPY deploy/images/prometheus-config-reloader/ /
 
 FROM plain AS configmap-reload
 ENTRYPOINT ["/trimtab", "as", "configmap-reload"]

@@ -59,12 +59,15 @@ integration:
 	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then tests/node/require; fi
 	release=$$(tools/static) && tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
+	alertmanager=$$(tests/tools/debian prometheus-alertmanager) && \
+	blackbox=$$(tests/tools/debian prometheus-blackbox-exporter) && peers=$$(tests/tools/build peers) && \
 	faketime=$$(tests/tools/debian libfaketime libfaketime.so.1) && \
 	node=$$(tests/tools/build node) && helm=$$(tests/tools/build helm) && \
 	kustomize=$$(tests/tools/build kustomize) && \
 	chromium=$$(tests/tools/debian chromium) && axe=$$(tests/tools/axe) && \
 	TRIMTAB_TEST_CHROMIUM=$$chromium TRIMTAB_TEST_AXE=$$axe TRIMTAB_TEST_KUSTOMIZE=$$kustomize TRIMTAB_TEST_HELM=$$helm TRIMTAB_TEST_NODE=$$node \
 	TRIMTAB_TEST_FAKETIME=$$faketime TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
+	TRIMTAB_TEST_ALERTMANAGER=$$alertmanager TRIMTAB_TEST_BLACKBOX_EXPORTER=$$blackbox TRIMTAB_TEST_PEERS=$$peers \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
 	tests/tools/slowest $(CARGO) test --tests
 
@@ -78,7 +81,7 @@ e2e:
 	$(CARGO) test --no-run --test e2e
 	images=$$(mktemp -d) && trap 'rm -rf "$$images"' EXIT && \
 	binary=$$(tools/static) && tools/image --binary "$$binary" --tar "$$images/trimtab.tar" && \
-	for peer in k8s-sidecar configmap-reload; do \
+	for peer in k8s-sidecar prometheus-config-reloader configmap-reload; do \
 		tools/image --as "$$peer" --binary "$$binary" --tar "$$images/$$peer.tar" || exit 1; \
 	done && \
 	TRIMTAB_TEST_HELM=$$(tests/tools/build helm) NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
