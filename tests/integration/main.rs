@@ -47,6 +47,6 @@ mod examples; // examples/ on an API server that enforces the restricted standar
 mod inject; // `inject`, `uninject`, `rbac`: manifests, on an API server
 mod policy; // `policy`, `profile`: the sidecar by an annotation
 mod previous; // a volume between the previous version and this one: `make compat`
-mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy
+mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy, and those of other sidecars' charts
 mod recipes; // the same for Apache, php-fpm, unbound, BIND, CoreDNS, gunicorn, Redis, PgBouncer, OpenTelemetry, node: a good and a bad edit
 mod words; // plain words in pages, help, messages and comments

@@ -2,6 +2,7 @@
 //!
 //! Each test prints its seed; `TRIMTAB_TEST_SEED` runs that order again.
 
+mod charts;
 mod envoy;
 mod haproxy;
 mod nginx;
@@ -153,11 +154,15 @@ struct Main {
 
 impl Main {
     fn start(program: &dyn Program) -> Self {
-        let log = program.ground().at("program.log");
+        Self::run(program.ground(), &program.command())
+    }
+
+    fn run(ground: &Ground, program: &[String]) -> Self {
+        let log = ground.at("program.log");
         let output = fs::OpenOptions::new().create(true).append(true).open(&log).unwrap();
         // Dies with this thread also when the whole test is killed.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "TERM"]).args(program.command()).process_group(0);
+        command.args(["--pdeathsig", "TERM"]).args(program).process_group(0);
         command.stdin(Stdio::null()).stdout(output.try_clone().unwrap()).stderr(output);
         Self { child: command.spawn().unwrap(), log }
     }
