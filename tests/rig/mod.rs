@@ -8,6 +8,8 @@ pub mod cluster;
 pub mod guard;
 pub mod measure;
 pub mod notified;
+#[path = "../integration/support/port.rs"]
+pub mod port;
 pub mod volume;
 
 use std::env;
