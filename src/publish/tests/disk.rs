@@ -257,8 +257,8 @@ impl Scene {
 
 /// The files that are not of our own names.
 pub(super) fn in_place(at: &Path) -> BTreeMap<String, String> {
-    let mut found = listing(at);
-    found.retain(|path, what| !path.starts_with("..") && what != "a directory");
+    let mut found = listing_of(at, |path| !path.starts_with(".."));
+    found.retain(|_, what| what != "a directory");
     found
 }
 

@@ -111,15 +111,23 @@ fn lock(output: &Output) -> Lock {
 
 /// Everything below a directory, by relative path: content, link target or kind.
 fn listing(root: &Path) -> BTreeMap<String, String> {
-    fn walk(at: &Path, prefix: &str, into: &mut BTreeMap<String, String>) {
+    listing_of(root, |_| true)
+}
+
+/// The same of those names at the top that are asked for.
+fn listing_of(root: &Path, asked: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    fn walk(at: &Path, prefix: &str, asked: &dyn Fn(&str) -> bool, into: &mut BTreeMap<String, String>) {
         for entry in fs::read_dir(at).unwrap() {
             let entry = entry.unwrap();
             let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            if !asked(&name) {
+                continue;
+            }
             let kind = entry.file_type().unwrap();
             let what = if kind.is_symlink() {
                 format!("-> {}", fs::read_link(entry.path()).unwrap().display())
             } else if kind.is_dir() {
-                walk(&entry.path(), &format!("{name}/"), into);
+                walk(&entry.path(), &format!("{name}/"), asked, into);
                 "a directory".into()
             } else if kind.is_fifo() {
                 "a pipe".into()
@@ -130,7 +138,7 @@ fn listing(root: &Path) -> BTreeMap<String, String> {
         }
     }
     let mut into = BTreeMap::new();
-    walk(root, "", &mut into);
+    walk(root, "", &asked, &mut into);
     into
 }
 
