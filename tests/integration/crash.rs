@@ -544,9 +544,11 @@ fn kills_during_a_large_publish(layout: Layout) {
     };
     whole(100);
     sidecar.until_idle();
+    // A busy machine may look too late: then it is in place.
     let staging = |number: u64| {
         let being_written = || scene.left_behind().iter().any(|name| name.contains("..trimtab-"));
-        eventually(&format!("{number} is being written"), || being_written().then_some(()));
+        let in_place = || scene.published(&keys[0]).is_some_and(|content| content.starts_with(&format!("{number}\n")));
+        eventually(&format!("{number} is being written"), || (being_written() || in_place()).then_some(()));
         Instant::now()
     };
     swap(&mut volume, 101);
@@ -554,12 +556,14 @@ fn kills_during_a_large_publish(layout: Layout) {
     whole(101);
     let publish = began.elapsed();
     sidecar.until_idle();
-    let mut left = 0;
-    for kill in 0..8 {
+    let (mut left, mut kill) = (0, 0);
+    while kill < 8 || left < 3 {
+        assert!(kill < 80, "{left} of {kill} kills hit a publish");
         let number = 102 + u64::from(kill);
         swap(&mut volume, number);
         staging(number);
-        sleep(publish * kill / 8);
+        sleep(publish * (kill % 8) / 8);
+        kill += 1;
         sidecar.kill();
         left += usize::from(!scene.left_behind().is_empty());
         sidecar.start_again();
@@ -567,8 +571,7 @@ fn kills_during_a_large_publish(layout: Layout) {
         sidecar.until_idle();
         nothing_is_left_behind(&scene);
     }
-    eprintln!("a publish takes {publish:?}; {left} of 8 kills left something behind");
-    assert!(left >= 3, "{left} of 8 kills hit a publish");
+    eprintln!("a publish takes {publish:?}; {left} of {kill} kills left something behind");
 }
 
 #[test]
