@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use jiff::Timestamp;
-use kube::Client;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Api, Client};
 use tempfile::TempDir;
 
 use super::api::Watcher;
@@ -87,7 +88,7 @@ struct Fleet {
 }
 
 impl Fleet {
-    fn start(bench: &Bench, cluster: &Cluster, size: usize) -> Result<Self> {
+    fn start(bench: &Bench, cluster: &Cluster, size: usize, more: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(&bench.memory)?;
         let hook = Hook::start(dir.path().join("none"))?;
         let members = (0..size).map(|member| {
@@ -97,7 +98,9 @@ impl Fleet {
             command.args(["--configmap", &format!("{}/web", cluster.namespace)]);
             command.arg("--kubeconfig").arg(cluster.kubeconfig()).arg("--output").arg(own.join("conf"));
             command.args(["--reload-url", &format!("http://{}/{member}", hook.address), "--debounce", "0"]);
-            command.args(["--listen", "off", "--admin", "off"]);
+            command.args(["--listen", "off", "--admin", "off"]).args(more);
+            command.env("POD_NAME", format!("web-{member}")).env("POD_UID", format!("0000-{member}"));
+            command.env("POD_NAMESPACE", &cluster.namespace);
             Running::start(command, &own)
         });
         let members = members.collect::<Result<Vec<_>>>()?;
@@ -131,7 +134,7 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
     let audit = Audit::new()?;
     let mut cluster = Cluster::start_with(audit.flags())?;
     cluster.create(&["web".to_owned()], SIZE, "")?;
-    let fleet = Fleet::start(bench, &cluster, members)?;
+    let fleet = Fleet::start(bench, &cluster, members, &[])?;
     fleet.all_called(patience)?;
     thread::sleep(Duration::from_secs(5));
     let memory = fleet.memory()?;
@@ -170,6 +173,64 @@ pub fn fleet(bench: &Bench) -> Result<Vec<Figure>> {
     ])
 }
 
+/// The same 200 with `--rollout`, at its default durations: one edit, until it is everywhere.
+pub fn rollout(bench: &Bench) -> Result<Vec<Figure>> {
+    const SIZE: usize = 8000;
+    const BAKE: f64 = 60.0;
+    const SPREAD: f64 = 300.0;
+    let members = setting("FLEET", 200)?;
+    // Bake and spread, and what the replicas take to notice: they look a few times a minute.
+    let patience = Duration::from_mins(15);
+    let audit = Audit::new()?;
+    let cluster = Cluster::start_with(audit.flags())?;
+    cluster.create(&["web".to_owned()], SIZE, "")?;
+    let fleet = Fleet::start(bench, &cluster, members, &["--rollout", "web"])?;
+    fleet.all_called(patience)?;
+    let first = cluster.wait(finished(&cluster, "", patience))?;
+    let known = audit.arrivals()?.len();
+    let edited = cluster.edit("web", 2, SIZE, "")?;
+    cluster.wait(finished(&cluster, &first, patience))?;
+    let done = now().saturating_sub(edited.answered).as_secs_f64();
+    let calls = fleet.all_called(patience)?;
+    // Those that follow last ask once more whether it has ended.
+    thread::sleep(Duration::from_mins(1));
+    let mut asked = audit.arrivals()?.split_off(known);
+    // A watch is opened again each five minutes, with a rollout or without.
+    asked.retain(|arrival| !arrival.watches);
+    let delays: Vec<_> = calls.iter().map(|call| milliseconds(edited.answered, call.at)).collect();
+    let first_call = delays.iter().copied().fold(f64::INFINITY, f64::min) / 1000.0;
+    #[expect(clippy::cast_precision_loss, reason = "the requests are few")]
+    let (each, busiest) = (asked.len() as f64 / members as f64, busiest_second(&asked) as f64);
+    let seconds = |value: f64| Cell::number(value, format!("{value:.1} s"));
+    Ok(vec![
+        Figure::new("rollout", format!("--rollout, {members} sidecars, one edit → done everywhere"))
+            .main()
+            .cell(Who::Trimtab, seconds(done))
+            .at_most(Some((BAKE + SPREAD) * 1.25), "bake and spread, and a quarter"),
+        Figure::new("rollout", "one edit → the first replica's hook").cell(Who::Trimtab, seconds(first_call)),
+        Figure::new("rollout", "requests for this change, for each sidecar")
+            .cell(Who::Trimtab, Cell::number(each, format!("{each:.1}"))),
+        Figure::new("rollout", "most of these requests in a second")
+            .cell(Who::Trimtab, Cell::number(busiest, format!("{busiest:.0}"))),
+    ])
+}
+
+/// Waits until another change than this one is everywhere; which.
+async fn finished(cluster: &Cluster, before: &str, patience: Duration) -> Result<String> {
+    let leases: Api<Lease> = Api::namespaced(cluster.client(), &cluster.namespace);
+    let deadline = now() + patience;
+    loop {
+        let lease = leases.get_opt("trimtab-web").await?;
+        let annotations = lease.and_then(|lease| lease.metadata.annotations).unwrap_or_default();
+        let of = |name: &str| annotations.get(&format!("trimtab.dev/{name}")).cloned().unwrap_or_default();
+        if of("state") == "done" && of("candidate") != before {
+            return Ok(of("candidate"));
+        }
+        ensure!(now() < deadline, "the rollout has not ended: {}: {}", of("state"), of("reason"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// How a fleet came back to a server that was killed and started again.
 struct Return {
     /// The most requests in any second.
@@ -196,7 +257,7 @@ impl Return {
             Ok(())
         })?;
         let arrivals = &audit.arrivals()?[known..];
-        let last = arrivals.last().context("nobody has come back")?.duration_since(killed).as_secs_f64();
+        let last = arrivals.last().context("nobody has come back")?.at.duration_since(killed).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "the members are few")]
         let busiest = busiest_second(arrivals) as f64;
         Ok(Self { busiest, last })

@@ -27,7 +27,7 @@ pub struct Row {
 }
 
 /// All of them.
-pub const ROWS: [Row; 13] = [
+pub const ROWS: [Row; 14] = [
     Row { name: "swap", about: "a mounted volume is swapped → the hook is called", run: files::swap },
     Row { name: "signal", about: "the same → the signal arrives", run: files::signal },
     Row { name: "edit", about: "a ConfigMap is edited on a real API server → the hook is called", run: api::edit },
@@ -41,6 +41,7 @@ pub const ROWS: [Row; 13] = [
     Row { name: "size", about: "binary and image", run: scale::size },
     Row { name: "server", about: "what one sidecar costs the API server", run: fleet::server },
     Row { name: "fleet", about: "many sidecars, one edit, a restart of the API server", run: fleet::fleet },
+    Row { name: "rollout", about: "many sidecars, one edit, one replica first", run: fleet::rollout },
 ];
 
 /// Those of these names; all, if there are none.
