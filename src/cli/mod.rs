@@ -164,7 +164,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
 /// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let mut words = personas::translated(std::env::args_os().collect())?;
+    let mut words = personas::announced(std::env::args_os().collect())?;
     let mut command = command();
     // It would be the help's look alone that changed, were it a value.
     if words.iter().any(|word| word == "-h") {

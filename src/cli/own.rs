@@ -46,7 +46,7 @@ pub(super) fn flags(command: &Command, words: &[OsString]) -> Own {
         Err(error) => return Own::None(format!("the running sidecar's flags cannot be read: {error}")),
     };
     let sidecar = |(pid, words): (i32, Vec<OsString>)| {
-        let words = personas::translated(words).ok()?;
+        let words = personas::translated(words)?;
         // A file may have what is required.
         let theirs = command.clone().ignore_errors(true).try_get_matches_from(words).ok()?;
         theirs.subcommand().is_none().then_some((pid, theirs))

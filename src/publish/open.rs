@@ -14,7 +14,7 @@ use rustix::fs::{StatxAttributes, StatxFlags, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look, permissions};
-use super::state::{JOURNAL, KEY, LOCK, STATE};
+use super::state::{JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
@@ -57,8 +57,13 @@ impl Output {
             // The kernel silently clears the bit if we are not in the group.
             stat = fstat(&dir).map_err(io("stat --output"))?;
         }
-        let state = found.map_or_else(|| make_own_dir(&dir), Ok).and_then(|own| keep_private(&own).map(|()| own));
-        let state = state.map_err(|errno| PublishError::Io { doing: "make", path: path.join(STATE), errno })?;
+        let state = found.map_or_else(|| make_own_dir(&dir), Ok);
+        let state = state.and_then(|own| keep_mode(&own, Mode::S_IRWXU).map(|()| own));
+        let state = state.map_err(|errno| PublishError::Io {
+            doing: "make",
+            path: path.join(STATE).join(PRIVATE_DIR),
+            errno,
+        })?;
         Self::of(dir, Some(state), path, &stat, config)
     }
 
@@ -207,13 +212,30 @@ fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
     }
 }
 
-/// Opens Trimtab's own directory in the output, if it is there.
+/// Opens Trimtab's own directory in the output, if it is there: where it is now, or where an earlier version or a move
+/// that was cut off has it.
 fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
-    let path = path.join(STATE);
-    match Dir::open(dir, STATE) {
+    let Some(shown) = opened(dir, STATE, path)? else {
+        let moving = opened(dir, MOVING, path)?;
+        return moving.map_or(Ok(None), |moving| opened(&moving, PRIVATE_DIR, &path.join(MOVING)));
+    };
+    if is_earlier(&shown).map_err(|errno| PublishError::Io { doing: "read", path: path.join(STATE), errno })? {
+        return Ok(Some(shown));
+    }
+    opened(&shown, PRIVATE_DIR, &path.join(STATE))
+}
+
+/// Whether versions up to 0.2 have worked in this directory, which they had for themselves.
+pub(super) fn is_earlier(shown: &Dir) -> nix::Result<bool> {
+    Ok(shown.stat(LOCK)?.is_some())
+}
+
+fn opened(dir: &Dir, name: &str, path: &Path) -> Result<Option<Dir>, PublishError> {
+    let path = path.join(name);
+    match Dir::open(dir, name) {
         Ok(own) => Ok(Some(own)),
         Err(Errno::ENOENT) => Ok(None),
-        Err(Errno::ENOTDIR | Errno::ELOOP) => match look(dir, STATE) {
+        Err(Errno::ENOTDIR | Errno::ELOOP) => match look(dir, name) {
             Ok(found) => Err(PublishError::ForeignState { path, what: found.describe() }),
             Err(errno) => Err(PublishError::Io { doing: "read", path, errno }),
         },
@@ -223,24 +245,38 @@ fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
 
 /// Makes it; on return its name is on the disk.
 fn make_own_dir(dir: &Dir) -> nix::Result<Dir> {
-    match mkdirat(dir, STATE, Mode::S_IRWXU) {
-        // Another Trimtab was quicker, and the lock decides who works here.
-        Ok(()) | Err(Errno::EEXIST) => {}
-        Err(errno) => return Err(errno),
-    }
-    let own = Dir::open(dir, STATE)?;
+    let shown = make_shown_dir(dir, STATE)?;
+    let own = make_dir(&shown, PRIVATE_DIR, Mode::S_IRWXU)?;
+    shown.sync()?;
     dir.sync()?;
     Ok(own)
 }
 
+/// Makes the directory that other users see, and in which they find no file.
+pub(super) fn make_shown_dir(dir: &Dir, name: &str) -> nix::Result<Dir> {
+    let mode = Mode::from_bits_truncate(0o755);
+    let shown = make_dir(dir, name, mode)?;
+    keep_mode(&shown, mode)?;
+    Ok(shown)
+}
+
+fn make_dir(dir: &Dir, name: &str, mode: Mode) -> nix::Result<Dir> {
+    match mkdirat(dir, name, mode) {
+        // Another Trimtab was quicker, and the lock decides who works here.
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    Dir::open(dir, name)
+}
+
 /// The kubelet makes every directory of a persistent volume readable and writable by fsGroup at each mount
-/// (`pkg/volume/volume_linux.go`).
-fn keep_private(own: &Dir) -> nix::Result<()> {
-    let stat = fstat(own)?;
-    if !is_own(&stat) || permissions(&stat) == Mode::S_IRWXU {
+/// (`pkg/volume/volume_linux.go`); a umask may take from what was asked for.
+fn keep_mode(dir: &Dir, mode: Mode) -> nix::Result<()> {
+    let stat = fstat(dir)?;
+    if !is_own(&stat) || permissions(&stat) == mode {
         return Ok(());
     }
-    fchmod(own, Mode::from_bits_truncate(0o700 | stat.st_mode & SETGID))
+    fchmod(dir, mode | Mode::from_bits_truncate(stat.st_mode & SETGID))
 }
 
 /// Refuses an output that is not ours, has another layout, or is sticky: in the `files` layout there are no links that
@@ -248,7 +284,7 @@ fn keep_private(own: &Dir) -> nix::Result<()> {
 fn checked(dir: &Dir, state: Option<&Dir>, path: &Path, layout: Layout) -> Result<FileStat, PublishError> {
     // First of all, since a volume of the kubelet's may also be read-only or sticky.
     let atomic = atomic::data(dir, path)?.is_some();
-    let current = || path.join(STATE).join(files::CURRENT);
+    let current = || path.join(STATE).join(PRIVATE_DIR).join(files::CURRENT);
     let files = files::is_laid_out(dir, state);
     let files = files.map_err(|errno| PublishError::Io { doing: "read", path: current(), errno })?;
     if (atomic && layout == Layout::Files) || (files && layout == Layout::Atomic) {

@@ -1,5 +1,7 @@
 //! What Trimtab keeps for itself, in a directory of its own below the output: the lock, the digest key, the journal, and
-//! the spool. Programs that scan the output find nothing there but what a kubelet's volume has.
+//! the spool. Programs that scan the output find nothing there but what a kubelet's volume has, and one directory
+//! without files: Loki's ruler lists each directory of its rules' as a tenant, fails if one cannot be read, and parses
+//! each file in it.
 
 use std::fs::{File, TryLockError};
 use std::os::fd::OwnedFd;
@@ -12,6 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::warn;
 
 use super::dir::{Dir, Occupant, PRIVATE, is_own, look, permissions, settle};
+use super::open::{is_earlier, make_shown_dir};
 use super::sys::{fstat, openat, renameat};
 use super::{Layout, Output, PublishError, files};
 use crate::model::digest::DigestKey;
@@ -19,8 +22,12 @@ use crate::model::journal::{Journal, JournalError};
 use crate::model::made_of;
 use crate::model::spool::Spool;
 
-/// Its directory in the output, which only Trimtab's user can enter.
+/// In the output, for all users to see: it holds nothing but [`PRIVATE_DIR`].
 pub(super) const STATE: &str = "..trimtab";
+/// Its directory in there, which only Trimtab's user can enter.
+pub(super) const PRIVATE_DIR: &str = "private";
+/// [`STATE`] in the making, out of what versions up to 0.2 have at its place.
+pub(super) const MOVING: &str = "..trimtab.tmp";
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const KEY: &str = "key";
@@ -113,6 +120,7 @@ impl Output {
     /// there is something at today's place: today's versions leave nothing at the earlier one. Cut off at any point, it
     /// goes on at the next start, before anything is read.
     fn take_over(&self) -> Result<(), PublishError> {
+        self.move_inside().map_err(|errno| self.io("take over", STATE, errno))?;
         let state = self.state("")?;
         let mut changed = false;
         let mut take = |from: &str, to: Option<&str>| {
@@ -139,6 +147,27 @@ impl Output {
         Ok(())
     }
 
+    /// Versions up to 0.2 had [`STATE`] for themselves: it becomes [`PRIVATE_DIR`], by a rename that leaves all in it where
+    /// it is open.
+    fn move_inside(&self) -> nix::Result<()> {
+        let dir = &self.dir;
+        match Dir::open(dir, STATE) {
+            Err(Errno::ENOENT) => {}
+            Err(errno) => return Err(errno),
+            Ok(shown) if !is_earlier(&shown)? => return Ok(()),
+            Ok(shown) => {
+                // What a version of today left before the earlier one came back.
+                shown.remove(PRIVATE_DIR)?;
+                dir.remove(MOVING)?;
+                let moving = make_shown_dir(dir, MOVING)?;
+                renameat(dir, STATE, &moving, PRIVATE_DIR)?;
+                moving.sync()?;
+            }
+        }
+        renameat(dir, MOVING, dir, STATE)?;
+        dir.sync()
+    }
+
     /// The directory of its own, for work on `name` in it. Only [`Output::inspect`] can find none.
     pub(super) fn state(&self, name: &str) -> Result<&Dir, PublishError> {
         self.state.as_ref().ok_or_else(|| self.own_io("open", name, Errno::ENOENT))
@@ -146,7 +175,7 @@ impl Output {
 
     /// The path of a name in it.
     pub(super) fn own(&self, name: &str) -> PathBuf {
-        self.path.join(STATE).join(name)
+        self.path.join(STATE).join(PRIVATE_DIR).join(name)
     }
 
     pub(super) fn own_io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
@@ -258,7 +287,7 @@ impl Output {
                     state.sync()
                 });
                 aside.map_err(|errno| self.own_io("set aside", JOURNAL, errno))?;
-                Ok(FoundJournal::SetAside { reason, name: format!("{STATE}/{JOURNAL_BAD}") })
+                Ok(FoundJournal::SetAside { reason, name: format!("{STATE}/{PRIVATE_DIR}/{JOURNAL_BAD}") })
             }
         }
     }

@@ -1274,4 +1274,63 @@ async fn grafanas_other_sidecars_share_the_pod_and_its_init_containers_end() {
     let mut refused = Command::new("env");
     refused.args(&grafana.variables).args(["LOG_CONFIG=/x", env!("CARGO_BIN_EXE_trimtab"), "as", "k8s-sidecar"]);
     assert_eq!(output_of(&mut refused).status.code(), Some(1));
+
+    // Whoever looks for the flags of the sidecars that run here does not repeat what those said at their start.
+    assert!(sidecar.log().contains("trimtab as k8s-sidecar: without use here"), "{}", sidecar.log());
+    let looked = output_of(Command::new(env!("CARGO_BIN_EXE_trimtab")).arg("check"));
+    let said = String::from_utf8(looked.stderr).unwrap();
+    assert!(said.contains("sidecar") && !said.contains("trimtab as"), "{said}");
+}
+
+/// The rule files of each tenant as Loki's ruler finds them: each directory at the top is a tenant, also one that a link
+/// leads to, and each file in it is parsed. A directory that it cannot read, or a file without rules, ends it all.
+fn tenants(rules: &Path) -> BTreeMap<String, Vec<String>> {
+    let names = |at: &Path| -> Vec<_> { fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect() };
+    let mut found = BTreeMap::new();
+    for tenant in names(rules).into_iter().filter(|path| fs::metadata(path).unwrap().is_dir()) {
+        let mode = fs::metadata(&tenant).unwrap().permissions().mode();
+        assert_eq!(mode & 0o005, 0o005, "{} cannot be read by Loki's user: {mode:04o}", tenant.display());
+        let mut files = Vec::new();
+        for path in names(&tenant) {
+            // A file may be replaced or removed meanwhile.
+            let Ok(bytes) = fs::read(&path) else { continue };
+            assert!(bytes.starts_with(b"groups:"), "{} is no file of rules", path.display());
+            files.push(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+        files.sort_unstable();
+        found.insert(tenant.file_name().unwrap().to_str().unwrap().to_owned(), files);
+    }
+    found
+}
+
+#[tokio::test]
+async fn lokis_ruler_finds_a_tenants_rules_and_nothing_else_that_it_would_parse() {
+    let loki = OfGrafana::new("").await;
+    let mut sidecar = loki.start("log", &["WATCH_CLIENT_TIMEOUT=60".to_owned()]);
+    let finds = |expected: &[(&str, &[&str])]| {
+        eventually(&format!("{expected:?}"), || {
+            let mut found = tenants(&loki.folder());
+            // A tenant without rules, whatever Trimtab keeps.
+            assert_eq!(found.remove("..trimtab").unwrap_or_default(), Vec::<String>::new());
+            let found: Vec<_> = found.iter().map(|(tenant, files)| (tenant.as_str(), &files[..])).collect();
+            (found.len() == expected.len()
+                && found.iter().zip(expected).all(|((a, found), (b, files))| a == b && *found == *files))
+            .then_some(())
+        });
+    };
+    let one = loki.folder().join("one");
+    loki.put("a", one.to_str(), &[("a.yaml", "groups: []"), ("b.yaml", "groups: []")]).await;
+    loki.put("c", Some("two"), &[("c.yaml", "groups: []")]).await;
+    finds(&[("one", &["a.yaml", "b.yaml"]), ("two", &["c.yaml"])]);
+    sidecar.until_idle();
+    // With a generation to go back to.
+    loki.put("a", one.to_str(), &[("a.yaml", "groups: [] # 2"), ("d.yaml", "groups: []")]).await;
+    finds(&[("one", &["a.yaml", "d.yaml"]), ("two", &["c.yaml"])]);
+    sidecar.until_idle();
+    sidecar.kill();
+    loki.place.delete::<ConfigMap>("c").await;
+    sidecar.start_again();
+    finds(&[("one", &["a.yaml", "d.yaml"])]);
+    sidecar.until_idle();
+    assert!(tenants(&loki.folder()).contains_key("..trimtab"), "it is looked at");
 }

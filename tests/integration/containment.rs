@@ -294,7 +294,7 @@ fn path_patterns_that_lead_out_or_are_unknown_are_wrong_usage() {
         "a//{key}",
         "{key}/../../x",
         "..data/{key}",
-        "..trimtab/journal.json/{key}",
+        "..trimtab/private/journal.json/{key}",
         "{kind}/..{key}",
         "{nope}/{key}",
         "{Key}",
@@ -343,7 +343,7 @@ fn template_destinations_that_lead_out_are_refused_by_name() {
         "a/../../x",
         "..data/x",
         "..data",
-        "..trimtab/journal.json",
+        "..trimtab/private/journal.json",
         "a/..",
         "./x",
         ".",
@@ -536,23 +536,23 @@ fn follows_no_planted_link(layout: Layout) {
     }
     let name = |sequence: usize| format!("..trimtab-{sequence:06}-{}", names[sequence - 1].rsplit('-').next().unwrap());
     let conf = place.at("conf");
-    let own = conf.join("..trimtab");
+    let own = conf.join("..trimtab/private");
     fs::create_dir_all(&own).unwrap();
     let home = if layout == Layout::Files { own } else { conf.clone() };
     let outside = place.at("outside");
     place.write("in/app.conf", "1");
     for planted in [
-        "..trimtab/journal.json",
-        "..trimtab/journal.json.tmp",
-        "..trimtab/journal.json.bad",
-        "..trimtab/key",
-        "..trimtab/key.tmp",
+        "..trimtab/private/journal.json",
+        "..trimtab/private/journal.json.tmp",
+        "..trimtab/private/journal.json.bad",
+        "..trimtab/private/key",
+        "..trimtab/private/key.tmp",
         "..trimtab.data.tmp",
-        "..trimtab/current.tmp",
+        "..trimtab/private/current.tmp",
     ] {
         let target = match planted {
-            "..trimtab/journal.json" => "journal",
-            "..trimtab/key" => "key",
+            "..trimtab/private/journal.json" => "journal",
+            "..trimtab/private/key" => "key",
             _ => "secret",
         };
         symlink(outside.join(target), conf.join(planted)).unwrap();
@@ -578,7 +578,7 @@ fn follows_no_planted_link(layout: Layout) {
         sidecar.until("the next one is out", |status| status["confirmed"]["sequence"].as_u64() >= Some(sequence));
         assert_eq!(fs::read_to_string(conf.join("app.conf")).unwrap(), value);
     }
-    for ours in ["..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"] {
+    for ours in ["..trimtab/private/journal.json", "..trimtab/private/key", "..trimtab/private/lock"] {
         assert!(fs::symlink_metadata(conf.join(ours)).unwrap().is_file(), "{ours}");
     }
     assert_eq!(fs::read_link(conf.join("mine")).unwrap(), outside, "what is not ours stays");
@@ -604,21 +604,22 @@ fn follows_no_planted_link(layout: Layout) {
     place.check();
     drop(sidecar);
     // A lock that leads elsewhere.
-    fs::remove_file(conf.join("..trimtab/lock")).unwrap();
-    symlink(outside.join("deep/new"), conf.join("..trimtab/lock")).unwrap();
+    fs::remove_file(conf.join("..trimtab/private/lock")).unwrap();
+    symlink(outside.join("deep/new"), conf.join("..trimtab/private/lock")).unwrap();
     let (code, said) = place.once(&flags);
     assert_eq!(code, Some(73), "{said}");
-    assert!(said.contains("..trimtab/lock") && said.contains("symlink"), "{said}");
-    fs::remove_file(conf.join("..trimtab/lock")).unwrap();
+    assert!(said.contains("..trimtab/private/lock") && said.contains("symlink"), "{said}");
+    fs::remove_file(conf.join("..trimtab/private/lock")).unwrap();
     // A journal that names something else.
-    let journal: Value = serde_json::from_slice(&fs::read(conf.join("..trimtab/journal.json")).unwrap()).unwrap();
+    let journal: Value =
+        serde_json::from_slice(&fs::read(conf.join("..trimtab/private/journal.json")).unwrap()).unwrap();
     for directory in ["../outside", "..trimtab-000042-../../outsid", "..data", "/etc"] {
         let mut hostile = journal.clone();
         for field in ["current", "from", "lastGood"] {
             hostile[field] = journal["current"].clone();
             hostile[field]["directory"] = json!(directory);
         }
-        fs::write(conf.join("..trimtab/journal.json"), hostile.to_string()).unwrap();
+        fs::write(conf.join("..trimtab/private/journal.json"), hostile.to_string()).unwrap();
         let (code, said) = place.once(&flags);
         assert_eq!(code, Some(0), "{said}");
         assert!(said.contains("it names a directory that is not of the form"), "{said}");
@@ -631,13 +632,13 @@ fn follows_no_planted_link(layout: Layout) {
 
 /// What says which generation is current: one that is not ours names nothing.
 fn believes_no_planted_pointer(place: &Place, flags: &[&str]) {
-    let pointer = place.at("conf/..trimtab/current");
+    let pointer = place.at("conf/..trimtab/private/current");
     fs::rename(&pointer, place.at("pointer")).unwrap();
     for target in [place.at("outside/journal"), place.at("pointer")] {
         symlink(target, &pointer).unwrap();
         let (code, said) = place.once(flags);
         assert_eq!(code, Some(73), "{said}");
-        assert!(said.contains("..trimtab/current is not what Trimtab wrote"), "{said}");
+        assert!(said.contains("..trimtab/private/current is not what Trimtab wrote"), "{said}");
         fs::remove_file(&pointer).unwrap();
     }
     fs::write(&pointer, r#"{"current": "../outside", "from": null}"#).unwrap();

@@ -329,8 +329,8 @@ fn spoils_the_journal(layout: Layout) {
     let mut volume = volume(&scene);
     let hook = hook_on(&scene);
     let mut sidecar = started(&scene, &hook);
-    let file = scene.output.join("..trimtab/journal.json");
-    let bad = scene.output.join("..trimtab/journal.json.bad");
+    let file = scene.output.join("..trimtab/private/journal.json");
+    let bad = scene.output.join("..trimtab/private/journal.json.bad");
     let outside = || {
         let mut found = contents(&scene.at("pod"));
         found.retain(|path, _| !path.starts_with(&scene.output));
@@ -415,8 +415,8 @@ fn after_a_power_loss_what_is_torn_is_replaced_before_it_is_ready() {
     settled(&scene, &sidecar, 1, || delivered(&hook));
     sidecar.kill();
     let calls = hook.calls().len();
-    fs::write(scene.output.join("..trimtab/boot"), "another").unwrap();
-    fs::write(scene.output.join("..trimtab/journal.json"), "").unwrap();
+    fs::write(scene.output.join("..trimtab/private/boot"), "another").unwrap();
+    fs::write(scene.output.join("..trimtab/private/journal.json"), "").unwrap();
     let torn = fs::read_link(scene.output.join("..data")).unwrap();
     fs::write(scene.output.join(&torn).join("m"), "").unwrap();
 

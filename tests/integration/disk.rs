@@ -193,11 +193,15 @@ fn check_finds_modes_that_are_not_kept() {
     let what = "files may not keep the mode of --file-mode and --secret-mode";
     let said = check(&disk);
     assert!(!said.contains(what), "{said}");
-    fs::set_permissions(disk.scene.output.join("..trimtab/journal.json"), Permissions::from_mode(0o755)).unwrap();
+    fs::set_permissions(disk.scene.output.join("..trimtab/private/journal.json"), Permissions::from_mode(0o755))
+        .unwrap();
     let said = check(&disk);
     // It may break its lines anywhere.
     let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(words.contains(what) && words.contains("..trimtab/journal.json") && words.contains("0755"), "{said}");
+    assert!(
+        words.contains(what) && words.contains("..trimtab/private/journal.json") && words.contains("0755"),
+        "{said}"
+    );
     disk.edit(1, 1);
     sidecar.start_again();
     disk.settled(&sidecar, 1);

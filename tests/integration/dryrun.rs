@@ -169,9 +169,9 @@ fn touches_nothing(layout: Layout) {
             publish(&flags);
             // Modes that the sidecar would correct.
             fs::set_permissions(&scene.output, fs::Permissions::from_mode(0o755)).unwrap();
-            fs::set_permissions(scene.output.join("..trimtab/key"), fs::Permissions::from_mode(0o644)).unwrap();
-            fs::write(scene.output.join("..trimtab/journal.json"), "not a journal").unwrap();
-            fs::write(scene.output.join("..trimtab/current.tmp"), "left by a crash").unwrap();
+            fs::set_permissions(scene.output.join("..trimtab/private/key"), fs::Permissions::from_mode(0o644)).unwrap();
+            fs::write(scene.output.join("..trimtab/private/journal.json"), "not a journal").unwrap();
+            fs::write(scene.output.join("..trimtab/private/current.tmp"), "left by a crash").unwrap();
         }
         volume.swap(&[("a.conf", "2\n")]);
         for subcommand in ["render", "check"] {
@@ -243,7 +243,7 @@ fn render_uses_the_key_that_is_there() {
     publish(&flags);
     let report = dry("render", &with(&flags, &["--format", "json"])).json();
     assert_eq!(change(&report, "t")["change"], "same");
-    fs::remove_file(scene.output.join("..trimtab/key")).unwrap();
+    fs::remove_file(scene.output.join("..trimtab/private/key")).unwrap();
     let report = dry("render", &with(&flags, &["--format", "json"])).json();
     assert_eq!(change(&report, "t")["change"], "changed");
 }

@@ -85,7 +85,7 @@ fn does_not_go_back_to_what_was_changed(layout: Layout) {
     let generation = layout.current(&stage.at("conf")).unwrap();
     let good = stage.at("conf").join(match layout {
         Layout::Atomic => format!("{generation}/app.conf"),
-        Layout::Files => format!("..trimtab/{generation}/files/app.conf"),
+        Layout::Files => format!("..trimtab/private/{generation}/files/app.conf"),
     });
     hook.answer(Answer::Code(503));
     stage.edit("2");

@@ -1043,7 +1043,8 @@ fn the_digest_is_keyed_and_the_key_is_kept() {
         let done = place.run(&[], &[&usual[..], args].concat());
         assert_eq!(done.status.code(), Some(0), "{}", String::from_utf8_lossy(&done.stderr));
         let journal: Value =
-            serde_json::from_slice(&fs::read(Path::new(&output).join("..trimtab/journal.json")).unwrap()).unwrap();
+            serde_json::from_slice(&fs::read(Path::new(&output).join("..trimtab/private/journal.json")).unwrap())
+                .unwrap();
         let link = fs::read_link(Path::new(&output).join("..data")).unwrap();
         let digest = journal["current"]["digest"].as_str().unwrap().to_owned();
         assert!(link.to_str().unwrap().ends_with(&digest[..12]), "{link:?}");
@@ -1052,21 +1053,21 @@ fn the_digest_is_keyed_and_the_key_is_kept() {
     let secret = ["--secret-dir", "creds"];
     let first = digest("a", &secret);
     assert_eq!(digest("a", &secret), first, "same secret, same key");
-    assert_eq!(mode(&place.at("a/..trimtab/key")), 0o600);
+    assert_eq!(mode(&place.at("a/..trimtab/private/key")), 0o600);
     // Another key gives another digest: it is no plain hash of anything.
-    fs::remove_file(place.at("a/..trimtab/key")).unwrap();
+    fs::remove_file(place.at("a/..trimtab/private/key")).unwrap();
     let second = digest("a", &secret);
     assert!(second.0 != first.0);
-    fs::write(place.at("a/..trimtab/key"), [7; 32]).unwrap();
+    fs::write(place.at("a/..trimtab/private/key"), [7; 32]).unwrap();
     let third = digest("a", &secret);
     assert!(third.0 != first.0 && third.0 != second.0);
-    assert_eq!(mode(&place.at("a/..trimtab/key")), 0o600, "one that was too readable is narrowed");
+    assert_eq!(mode(&place.at("a/..trimtab/private/key")), 0o600, "one that was too readable is narrowed");
     assert!(digest("b", &secret).0 != third.0, "each output has its own key");
     // With a key in common, they agree on both digests.
     let key = place.write("digest.key", "a key in common");
     let common = ["--secret-dir", "creds", "--digest-key-file", &key];
     assert_eq!(digest("c", &common), digest("d", &common));
-    assert!(!place.at("c/..trimtab/key").exists(), "no key of its own then");
+    assert!(!place.at("c/..trimtab/private/key").exists(), "no key of its own then");
     place.write("digest.key", "another key");
     assert!(digest("e", &common).0 != digest("c/", &common).1);
     // Where nothing is secret, anyone may compare.
@@ -1080,13 +1081,13 @@ type Modes = BTreeMap<(String, String), u32>;
 /// Generations have their files in `below`, which begins with a slash or is empty.
 fn watch_modes(output: &Path, below: &str, over: &AtomicBool, names: &[String]) -> Modes {
     /// The output, and Trimtab's own directory in it.
-    const AT: [&str; 2] = ["", "..trimtab/"];
+    const AT: [&str; 2] = ["", "..trimtab/private/"];
     let is_generation = |name: &str| name.strip_prefix(AT[1]).unwrap_or(name).starts_with("..trimtab-");
     let mut modes = Modes::new();
     let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).unwrap();
     let created = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_ATTRIB;
     inotify.add_watch(output, created).unwrap();
-    inotify.add_watch(&output.join("..trimtab"), created).unwrap();
+    inotify.add_watch(&output.join("..trimtab/private"), created).unwrap();
     let note = |modes: &mut Modes, directory: &str, name: &str| {
         if let Ok(metadata) = fs::symlink_metadata(output.join(directory).join(name))
             && metadata.is_file()
@@ -1154,7 +1155,7 @@ fn no_single_file_and_no_copy_of_it_is_wider_than_its_mode_for_a_moment() {
 
 fn narrow_all_the_time(layout: Layout, publishes: u64) {
     let place = Place::new();
-    let (above, below) = if layout == Layout::Atomic { ("", "") } else { ("..trimtab/", "/files") };
+    let (above, below) = if layout == Layout::Atomic { ("", "") } else { ("..trimtab/private/", "/files") };
     secret_dir(&place);
     fs::write(place.at("creds/big"), "s".repeat(100_000)).unwrap();
     fs::create_dir(place.at("public")).unwrap();
@@ -1167,7 +1168,7 @@ fn narrow_all_the_time(layout: Layout, publishes: u64) {
     fs::write(place.at("tpl/mixed.j2"), "{{ data.n }}{% if data.n | int % 2 %}{{ data.big }}{% endif %}").unwrap();
     fs::write(place.at("tpl/public.j2"), "{{ data.n }}").unwrap();
     let (creds, public, tpl) = (format!("creds={}", place.text("creds")), place.text("public"), place.text("tpl"));
-    fs::create_dir_all(place.output().join("..trimtab")).unwrap();
+    fs::create_dir_all(place.output().join("..trimtab/private")).unwrap();
     let over = AtomicBool::new(false);
     let (modes, secret_ones) = std::thread::scope(|scope| {
         let watchers: Vec<_> =
@@ -1210,14 +1211,19 @@ fn narrow_all_the_time(layout: Layout, publishes: u64) {
         assert_eq!(mode & !(allowed | 0o200), 0, "{directory}/{name} was {mode:04o}");
     }
     println!("seen: {seen:?}");
-    let pointer: &[&str] = if layout == Layout::Atomic { &[] } else { &["..trimtab/current"] };
-    for name in ["..trimtab/journal.json", "..trimtab/journal.json.tmp", "..trimtab/key", "..trimtab/lock"]
-        .iter()
-        .chain(pointer)
+    let pointer: &[&str] = if layout == Layout::Atomic { &[] } else { &["..trimtab/private/current"] };
+    for name in [
+        "..trimtab/private/journal.json",
+        "..trimtab/private/journal.json.tmp",
+        "..trimtab/private/key",
+        "..trimtab/private/lock",
+    ]
+    .iter()
+    .chain(pointer)
     {
         let mode = modes.get(&(String::new(), (*name).to_owned()));
         assert!(mode.is_none_or(|mode| *mode == 0o600), "{name}: {mode:?}");
-        assert!(mode.is_some() || *name == "..trimtab/journal.json.tmp", "{name} was not seen");
+        assert!(mode.is_some() || *name == "..trimtab/private/journal.json.tmp", "{name} was not seen");
     }
     assert!(seen["secret-a"] as u64 >= publishes / 2, "these are too few to prove anything: {seen:?}");
 }

@@ -97,7 +97,7 @@ fn terminated_during_a_publish_it_finishes_that() {
     let names: Vec<_> = (0..1000).map(|n| format!("key-{n:04}")).collect();
     let data = stage.at("conf/..data");
     let link = || fs::read_link(&data).unwrap().to_str().unwrap().to_owned();
-    let journal = stage.at("conf/..trimtab/journal.json");
+    let journal = stage.at("conf/..trimtab/private/journal.json");
     for sequence in 2..40 {
         let content = sequence.to_string();
         let mut files: Vec<_> = names.iter().map(|name| (name.as_str(), content.as_str())).collect();

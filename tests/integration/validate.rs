@@ -50,7 +50,7 @@ fn death_while_a_validators_words_are_masked_is_not_repeated() {
         let dies = [("TRIMTAB_TEST_KILL", "mask")];
         let mut sidecar = start(&dies);
         eventually("it dies", || sidecar.has_ended().then_some(()));
-        let journal = fs::read(stage.at("conf/..trimtab/journal.json")).unwrap();
+        let journal = fs::read(stage.at("conf/..trimtab/private/journal.json")).unwrap();
         let journal: Value = serde_json::from_slice(&journal).unwrap();
         assert_eq!(journal["quarantine"]["rejection"]["stage"], "validate", "{journal}");
         drop(sidecar);
@@ -102,7 +102,7 @@ fn nginx_refuses_what_it_would_not_load_and_takes_what_it_would() {
         // The history is written when there is time.
         let lasting = |stage: &Stage| {
             let mut names = names(&stage.at("conf"));
-            names.retain(|name| name != "..trimtab/history.json");
+            names.retain(|name| name != "..trimtab/private/history.json");
             names
         };
         let before = lasting(&stage);
@@ -156,7 +156,7 @@ fn nothing_is_visible_while_a_program_looks_at_it() {
         names(&stage.at("conf")).into_iter().filter(|name| !candidate.ends_with(name.as_str())).collect()
     };
     assert!(candidate.starts_with('/') && Path::new(&candidate).join("app.conf").exists(), "{candidate}");
-    assert_eq!(visible(), ["..trimtab/key", "..trimtab/lock"]);
+    assert_eq!(visible(), ["..trimtab/private/key", "..trimtab/private/lock"]);
     assert_eq!(sidecar.request("--listen", "GET", "/readyz").unwrap().0, 503);
     let_go(&stage, &up, "0\n");
     sidecar.until_idle();
@@ -193,7 +193,12 @@ fn program_that_hangs_is_killed_with_its_group_and_rejects() {
     assert!(problem(&status, "validate").contains("--validate-timeout"), "{status}");
     eventually("its children are gone", || (sleeping(marker) == 0).then_some(()));
     // The journal remembers the quarantine.
-    let left = ["..trimtab/history.json", "..trimtab/journal.json", "..trimtab/key", "..trimtab/lock"];
+    let left = [
+        "..trimtab/private/history.json",
+        "..trimtab/private/journal.json",
+        "..trimtab/private/key",
+        "..trimtab/private/lock",
+    ];
     eventually("nothing is left of it", || (names(&stage.at("conf")) == left).then_some(()));
 }
 

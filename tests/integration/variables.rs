@@ -164,7 +164,7 @@ fn by_variables_what_is_observed(variables: &mut Variables) {
     assert_eq!(metric(&sidecar, &error), Some(0.0));
     stage.edit("2");
     eventually("the edit is reloaded", || (hook.last_saw()? == "2").then_some(()));
-    assert!(stage.at("state/..trimtab/journal.json").exists());
+    assert!(stage.at("state/..trimtab/private/journal.json").exists());
 }
 
 fn by_variables_rollout(variables: &mut Variables) {
@@ -238,7 +238,7 @@ fn by_variables_files_templates_and_http(variables: &mut Variables) {
     assert_eq!(hooks[1].last_saw().as_deref(), Some("from the extra, three"));
     assert_eq!(fs::read(stage.at("conf/empty")).unwrap(), b"");
     assert_eq!(fs::metadata(stage.at("conf/moved.conf")).unwrap().permissions().mode() & 0o777, 0o600);
-    assert!(!stage.at("conf/..trimtab/key").exists(), "the key is the given one");
+    assert!(!stage.at("conf/..trimtab/private/key").exists(), "the key is the given one");
     for hook in &hooks {
         let call = &hook.calls()[0];
         assert_eq!((call.head[0].as_str(), call.body.as_str()), ("PATCH /-/reload HTTP/1.1", "a, b"));

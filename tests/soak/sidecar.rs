@@ -276,14 +276,14 @@ impl Sidecar {
     /// In the output are the current generation, the last good one, and what they need.
     fn nothing_left(&self, status: &Json) -> Result<()> {
         let output = self.output();
-        let journal: Json = serde_json::from_slice(&fs::read(output.join("..trimtab/journal.json"))?)?;
+        let journal: Json = serde_json::from_slice(&fs::read(output.join("..trimtab/private/journal.json"))?)?;
         let kept: Vec<_> = ["current", "from", "lastGood"].iter().map(|part| &journal[part]["directory"]).collect();
         ensure!(journal["current"]["sequence"] == status["published"]["sequence"], "the journal is of another one");
         let own: &[&str] = &["current", "journal.json", "key", "lock"];
-        for entry in fs::read_dir(output.join("..trimtab"))? {
+        for entry in fs::read_dir(output.join("..trimtab/private"))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let allowed = own.contains(&&*name) || kept.iter().any(|kept| **kept == name);
-            ensure!(allowed, "{name} was left in ..trimtab/; the journal: {journal}");
+            ensure!(allowed, "{name} was left in ..trimtab/private/; the journal: {journal}");
         }
         for entry in fs::read_dir(&output)? {
             let name = entry?.file_name().to_string_lossy().into_owned();

@@ -87,6 +87,10 @@ impl Flags {
         self.given.iter().map(|(flag, value, _)| joined(flag, value.as_deref()))
     }
 
+    fn command_line(&self) -> Vec<OsString> {
+        std::iter::once(OsString::from("trimtab")).chain(self.words()).collect()
+    }
+
     #[cfg(test)]
     fn line(&self) -> String {
         self.words().map(|word| word.into_string().unwrap()).collect::<Vec<_>>().join(" ")
@@ -137,41 +141,69 @@ impl Peer {
     }
 }
 
-/// The command line that is meant: as it is, or what the peer's settings in it come to. An exit code where there is
-/// nothing to run.
-pub(super) fn translated(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
-    let called = words.first().and_then(|program| Path::new(program).file_name()).and_then(Peer::named);
-    let (peer, settings) = match (called, &words[..]) {
-        (Some(peer), [_, settings @ ..]) => (Some(peer), settings),
-        (_, [_, subcommand, peer, settings @ ..]) if subcommand == "as" => (Peer::named(peer), settings),
-        _ => (None, &[][..]),
+/// What a command line comes to.
+enum Meant {
+    /// Words of Trimtab's own.
+    Words(Vec<OsString>),
+    /// A peer's settings.
+    Settings {
+        peer: Peer,
+        flags: Result<Flags, Refused>,
+        /// Whether the flags are asked for instead of a run.
+        print: bool,
+    },
+}
+
+impl Meant {
+    fn of(words: Vec<OsString>) -> Self {
+        let called = words.first().and_then(|program| Path::new(program).file_name()).and_then(Peer::named);
+        let (peer, settings) = match (called, &words[..]) {
+            (Some(peer), [_, settings @ ..]) => (Some(peer), settings),
+            (_, [_, subcommand, peer, settings @ ..]) if subcommand == "as" => (Peer::named(peer), settings),
+            _ => (None, &[][..]),
+        };
+        // Whoever names no peer is helped by clap.
+        let Some(peer) = peer else { return Self::Words(words) };
+        let own = |words: &[&str]| Self::Words(std::iter::once(&"trimtab").chain(words).map(OsString::from).collect());
+        match settings {
+            [word] if word == "--version" || word == "-version" => return own(&["--version"]),
+            [word] if word == "--help" || word == "-h" => return own(&["as", "--help"]),
+            _ => {}
+        }
+        let (asked, settings): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|word| word == PRINT);
+        let env: Env<'_> = &|name| std::env::var_os(name);
+        let flags = peer.translate(&settings, env).map(|flags| flags.without_variables(env));
+        Self::Settings { peer, flags, print: !asked.is_empty() }
+    }
+}
+
+/// The command line that another one means, if that is one that runs.
+pub(super) fn translated(words: Vec<OsString>) -> Option<Vec<OsString>> {
+    match Meant::of(words) {
+        Meant::Words(words) => Some(words),
+        Meant::Settings { flags: Ok(flags), print: false, .. } => Some(flags.command_line()),
+        Meant::Settings { .. } => None,
+    }
+}
+
+/// The same of this process, which says what has no use and what is refused. An exit code where there is nothing to run.
+pub(super) fn announced(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
+    let (peer, flags, print) = match Meant::of(words) {
+        Meant::Words(words) => return Ok(words),
+        Meant::Settings { peer, flags, print } => (peer.name(), flags, print),
     };
-    // Whoever names no peer is helped by clap.
-    let Some(peer) = peer else { return Ok(words) };
-    let own = |words: &[&str]| Ok(std::iter::once(&"trimtab").chain(words).map(OsString::from).collect());
-    match settings {
-        [word] if word == "--version" || word == "-version" => return own(&["--version"]),
-        [word] if word == "--help" || word == "-h" => return own(&["as", "--help"]),
-        _ => {}
+    let flags = flags.map_err(|Refused { message, code }| {
+        eprintln!("trimtab as {peer}: {message}");
+        ExitCode::from(code)
+    })?;
+    for warning in &flags.warnings {
+        eprintln!("trimtab as {peer}: {warning}");
     }
-    let (asked, settings): (Vec<_>, Vec<_>) = settings.iter().cloned().partition(|word| word == PRINT);
-    let env: Env<'_> = &|name| std::env::var_os(name);
-    match peer.translate(&settings, env).map(|flags| flags.without_variables(env)) {
-        Ok(flags) => {
-            for warning in &flags.warnings {
-                eprintln!("trimtab as {}: {warning}", peer.name());
-            }
-            if asked.is_empty() {
-                return Ok(std::iter::once(OsString::from("trimtab")).chain(flags.words()).collect());
-            }
-            print!("{}", flags.printed());
-            Err(Exit::Done.into())
-        }
-        Err(Refused { message, code }) => {
-            eprintln!("trimtab as {}: {message}", peer.name());
-            Err(code.into())
-        }
+    if !print {
+        return Ok(flags.command_line());
     }
+    print!("{}", flags.printed());
+    Err(Exit::Done.into())
 }
 
 /// A command line's words.
@@ -210,8 +242,13 @@ mod tests {
     #[test]
     fn a_peer_is_named_by_the_subcommand_or_by_the_program() {
         for line in ["trimtab --watch-dir=/x", "trimtab as", "trimtab as nobody", "/bin/as k8s-sidecar"] {
-            assert_eq!(translated(split(line)).ok(), Some(split(line)), "{line}");
+            assert_eq!(translated(split(line)), Some(split(line)), "{line}");
         }
         assert_eq!(Peer::named(OsStr::new("k8s-sidecar")), Some(Peer::K8sSidecar));
+        let line = "configmap-reload --volume-dir=/x --webhook-url=http://x/";
+        let meant = translated(split(line)).unwrap();
+        assert!(meant.contains(&"--observe-dir=x=/x".into()), "{meant:?}");
+        assert_eq!(translated(split(&format!("{line} {PRINT}"))), None, "it runs nothing");
+        assert_eq!(translated(split("configmap-reload --what")), None, "it is refused");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A generation's directory, in Trimtab's own, holds its manifest, and below `files/` the bytes of those of its files that are not in
 //! place: before the swap, what it changes; after a newer one's, what that has replaced or removed. So each of its
-//! files is there or in place, and each move between the two is one rename. `..trimtab/current` says which generation
+//! files is there or in place, and each move between the two is one rename. `..trimtab/private/current` says which generation
 //! is current, and is written before the first file moves: from then on a swap that is cut off is ended, and never
 //! undone half way.
 //!

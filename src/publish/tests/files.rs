@@ -228,7 +228,7 @@ fn a_manifest_that_another_user_wrote_is_not_believed() {
     let error = output.link(&generation(1)).unwrap_err().to_string();
     assert!(error.contains("manifest is missing or not what Trimtab wrote"), "{error}");
     chown(dir.path().join(CURRENT), Some(NOBODY), None).unwrap();
-    assert!(output.disk().unwrap_err().to_string().contains("..trimtab/current is not what Trimtab wrote"));
+    assert!(output.disk().unwrap_err().to_string().contains("..trimtab/private/current is not what Trimtab wrote"));
 }
 
 fn back(output: &Output, generation: &Generation) {
@@ -605,7 +605,7 @@ fn swap_refuses_a_missing_generation_and_a_foreign_pointer() {
         ];
         for result in results {
             let error = result.unwrap_err().to_string();
-            assert!(error.contains("..trimtab/current is not what Trimtab wrote"), "{error}");
+            assert!(error.contains("..trimtab/private/current is not what Trimtab wrote"), "{error}");
         }
         assert_eq!(listing(dir.path()), before, "{pointer}");
     }

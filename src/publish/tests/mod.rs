@@ -26,7 +26,7 @@ use rustix::thread::{
 use tempfile::TempDir;
 
 use super::open::is_mount_point;
-use super::state::{JOURNAL_LIMIT, STATE};
+use super::state::{JOURNAL_LIMIT, MOVING, STATE};
 use super::*;
 use crate::model::digest::Digest;
 use crate::model::journal::{Journal, JournalError};
@@ -35,16 +35,17 @@ use crate::model::tree::TreePath;
 const NOBODY: u32 = 65534;
 
 // As they are in an output.
-const LOCK: &str = "..trimtab/lock";
-const KEY: &str = "..trimtab/key";
-const KEY_TEMPORARY: &str = "..trimtab/key.tmp";
-const JOURNAL: &str = "..trimtab/journal.json";
-const JOURNAL_TEMPORARY: &str = "..trimtab/journal.json.tmp";
-const SYNCED_JOURNAL: &str = "..trimtab/journal.synced.json";
-const BOOT: &str = "..trimtab/boot";
-const JOURNAL_BAD: &str = "..trimtab/journal.json.bad";
-const CURRENT: &str = "..trimtab/current";
-const CURRENT_TEMPORARY: &str = "..trimtab/current.tmp";
+const OWN: &str = "..trimtab/private";
+const LOCK: &str = "..trimtab/private/lock";
+const KEY: &str = "..trimtab/private/key";
+const KEY_TEMPORARY: &str = "..trimtab/private/key.tmp";
+const JOURNAL: &str = "..trimtab/private/journal.json";
+const JOURNAL_TEMPORARY: &str = "..trimtab/private/journal.json.tmp";
+const SYNCED_JOURNAL: &str = "..trimtab/private/journal.synced.json";
+const BOOT: &str = "..trimtab/private/boot";
+const JOURNAL_BAD: &str = "..trimtab/private/journal.json.bad";
+const CURRENT: &str = "..trimtab/private/current";
+const CURRENT_TEMPORARY: &str = "..trimtab/private/current.tmp";
 
 const LAYOUTS: [Layout; 2] = [Layout::Atomic, Layout::Files];
 
@@ -178,18 +179,22 @@ fn own_names(output: &Path) -> BTreeSet<String> {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     };
     let top = names(output).into_iter().filter(|name| name.starts_with("..") && name != STATE);
-    top.chain(names(&output.join(STATE)).into_iter().map(|name| format!("{STATE}/{name}"))).collect()
+    top.chain(names(&output.join(OWN)).into_iter().map(|name| format!("{OWN}/{name}"))).collect()
+}
+
+fn names_in(at: &Path) -> Vec<String> {
+    fs::read_dir(at).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// The names at the place of generations' directories.
 fn own_directories(output: &Path, layout: Layout) -> Vec<String> {
-    let below = if layout == Layout::Files { format!("{STATE}/") } else { String::new() };
+    let below = if layout == Layout::Files { format!("{OWN}/") } else { String::new() };
     own_names(output).into_iter().filter_map(|name| name.strip_prefix(&below).map(str::to_owned)).collect()
 }
 
 /// Where a generation's directory is, below the output.
 fn kept_at(layout: Layout, directory: &str) -> String {
-    if layout == Layout::Files { format!("{STATE}/{directory}") } else { directory.to_owned() }
+    if layout == Layout::Files { format!("{OWN}/{directory}") } else { directory.to_owned() }
 }
 
 fn mode(path: &Path) -> u32 {
@@ -633,7 +638,7 @@ fn staged_files_do_not_depend_on_the_umask() {
             assert_eq!(own.map(|path| mode(&at.join(path))), [0o600, 0o600, 0o2700], "{umask:o}");
         }
         assert_eq!([mode(&at), mode(&at.join(JOURNAL)), mode(&at.join(KEY))], [0o2755, 0o600, 0o600]);
-        assert_eq!(mode(&at.join(STATE)) & 0o777, 0o700);
+        assert_eq!((mode(&at.join(STATE)) & 0o777, mode(&at.join(OWN)) & 0o777), (0o755, 0o700));
     }
 }
 
@@ -991,7 +996,7 @@ fn prunes_ours_alone(layout: Layout) {
     {
         fs::create_dir(dir.path().join(name)).unwrap();
     }
-    for at in [dir.path().to_owned(), dir.path().join(STATE)] {
+    for at in [dir.path().to_owned(), dir.path().join(OWN)] {
         symlink(outside.path(), at.join("..trimtab-000009-aaaaaaaaaaaa")).unwrap();
         fs::write(at.join("..trimtab-000008-aaaaaaaaaaaa"), "").unwrap();
     }
@@ -1030,6 +1035,8 @@ fn planted_symlinks_are_not_followed() {
         "conf.d",
         "a",
         STATE,
+        OWN,
+        MOVING,
         &generation(1).directory,
         &generation(2).directory,
         &kept_at(Layout::Files, &generation(1).directory),
@@ -1044,12 +1051,16 @@ fn planted_symlinks_are_not_followed() {
     for name in names {
         for (target, layout) in targets.clone() {
             let dir = scratch();
-            if name != STATE {
+            if ![STATE, OWN, MOVING].contains(&name) {
+                fs::create_dir_all(dir.path().join(OWN)).unwrap();
+            } else if name == OWN {
                 fs::create_dir(dir.path().join(STATE)).unwrap();
             }
             symlink(target, dir.path().join(name)).unwrap();
             let opened = Output::open(&Config { layout, ..config(dir.path()) });
-            if name == STATE || [CURRENT, "..trimtab.current"].contains(&name) && layout == Layout::Atomic {
+            if [STATE, OWN, MOVING].contains(&name)
+                || [CURRENT, "..trimtab.current"].contains(&name) && layout == Layout::Atomic
+            {
                 assert!(opened.is_err(), "it is another's, or the other layout's");
                 assert_eq!(listing(outside.path()), before, "{name} -> {}", target.display());
                 continue;
@@ -1112,15 +1123,14 @@ fn directory_names_that_are_not_of_our_pattern_are_refused() {
             assert!(output.unlink(&generation).is_err(), "{name}");
             assert!(output.content(&generation, &DIGEST_KEY).is_err(), "{name}");
         }
-        assert_eq!(listing(dir.path()).len(), 2, "theirs and ours");
+        assert_eq!(listing(dir.path()).len(), 3, "theirs and ours, with what is in it");
     }
 }
 
 // What an earlier version left.
 
 /// Moves Trimtab's own files to where versions up to 0.1 kept them.
-fn make_earlier(at: &Path, layout: Layout) {
-    let own = at.join(STATE);
+fn make_0_1(at: &Path, layout: Layout) {
     for (earlier, now) in
         [("..trimtab.lock", LOCK), ("..trimtab.key", KEY), ("..trimtab.json", JOURNAL), ("..trimtab.current", CURRENT)]
     {
@@ -1131,12 +1141,30 @@ fn make_earlier(at: &Path, layout: Layout) {
     for name in own_directories(at, layout).iter().filter(|name| sequence_of(name).is_some()) {
         fs::rename(at.join(kept_at(layout, name)), at.join(name)).unwrap();
     }
-    fs::remove_dir(own).unwrap();
+    fs::remove_dir(at.join(OWN)).unwrap();
+    fs::remove_dir(at.join(STATE)).unwrap();
 }
+
+/// The same as versions up to 0.2 have it.
+fn make_0_2(at: &Path, _: Layout) {
+    fs::rename(at.join(OWN), at.join("own")).unwrap();
+    fs::remove_dir(at.join(STATE)).unwrap();
+    fs::rename(at.join("own"), at.join(STATE)).unwrap();
+}
+
+type MakeEarlier = fn(&Path, Layout);
+
+/// Each version's form, its journal that was being written, and the one that was set aside.
+const EARLIER: [(MakeEarlier, &str, &str); 2] = [
+    (make_0_1, "..trimtab.json.tmp", "..trimtab.json.bad"),
+    (make_0_2, "..trimtab/journal.json.tmp", "..trimtab/journal.json.bad"),
+];
 
 #[test]
 fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
-    for layout in LAYOUTS {
+    for (layout, (make_earlier, temporary, bad)) in
+        LAYOUTS.into_iter().flat_map(|l| EARLIER.map(|earlier| (l, earlier)))
+    {
         let made = |at: &Path| {
             let output = open_as(at, layout);
             let _lock = lock(&output);
@@ -1153,8 +1181,8 @@ fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
             let at = dir.path();
             let key = made(at);
             make_earlier(at, layout);
-            fs::write(at.join("..trimtab.json.tmp"), "left by a crash").unwrap();
-            fs::write(at.join("..trimtab.json.bad"), "set aside").unwrap();
+            fs::write(at.join(temporary), "left by a crash").unwrap();
+            fs::write(at.join(bad), "set aside").unwrap();
             faulty::arm(Some((call, faulty::Fault::Dies)));
             let taken =
                 Output::open(&Config { layout, ..config(at) }).and_then(|(output, _)| output.try_lock().map(drop));
@@ -1175,8 +1203,11 @@ fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
             assert_eq!(output.content(&generation(1), &key).unwrap(), tree([("a", "1"), ("d/b", "1")]).content(&key));
             let pointer = if layout == Layout::Atomic { "..data" } else { CURRENT };
             let generations = [1, 2].map(|sequence| kept_at(layout, &generation(sequence).directory));
+            output.prune(&[&generation(1).directory]).unwrap();
             let own = [pointer, LOCK, KEY, JOURNAL, JOURNAL_BAD].map(str::to_owned).into_iter().chain(generations);
             assert_eq!(own_names(at), own.collect());
+            assert_eq!(names_in(&at.join(STATE)), ["private"]);
+            assert_eq!((mode(&at.join(STATE)) & 0o777, mode(&at.join(OWN)) & 0o777), (0o755, 0o700));
             if !died {
                 break;
             }
@@ -1186,16 +1217,51 @@ fn what_an_earlier_version_left_is_taken_over_wherever_that_is_cut_off() {
 
 #[test]
 fn while_an_earlier_version_runs_its_output_is_left_alone() {
+    for (make_earlier, _, _) in EARLIER {
+        let dir = scratch();
+        let output = open(dir.path());
+        drop(lock(&output));
+        publish(&output, &generation(1), &tree([("a", "1")]));
+        output.write_journal(&Journal::default()).unwrap();
+        make_earlier(dir.path(), Layout::Atomic);
+        let before = listing(dir.path());
+        let [place] = ["..trimtab.lock", "..trimtab/lock"]
+            .map(|name| dir.path().join(name))
+            .into_iter()
+            .filter(|place| place.exists())
+            .collect::<Vec<_>>()
+            .try_into()
+            .unwrap();
+        let earlier = fs::File::open(place).unwrap();
+        earlier.lock().unwrap();
+        assert!(open(dir.path()).try_lock().unwrap().is_none());
+        let mut after = listing(dir.path());
+        after.retain(|name, _| before.contains_key(name));
+        assert_eq!(after, before);
+        drop(earlier);
+        let _lock = lock(&open(dir.path()));
+        assert!(dir.path().join(JOURNAL).exists());
+        assert!(["..trimtab.lock", "..trimtab/lock"].iter().all(|name| !dir.path().join(name).exists()));
+    }
+}
+
+#[test]
+fn a_version_that_came_back_is_believed() {
     let dir = scratch();
-    publish(&open(dir.path()), &generation(1), &tree([("a", "1")]));
-    let earlier = fs::File::create(dir.path().join("..trimtab.lock")).unwrap();
-    fs::write(dir.path().join("..trimtab.json"), Journal::default().to_bytes()).unwrap();
-    earlier.lock().unwrap();
-    assert!(open(dir.path()).try_lock().unwrap().is_none());
-    assert!(dir.path().join("..trimtab.json").exists());
-    drop(earlier);
-    let _lock = lock(&open(dir.path()));
-    assert!(dir.path().join(JOURNAL).exists() && !dir.path().join("..trimtab.lock").exists());
+    let at = dir.path();
+    let output = open(at);
+    drop(lock(&output));
+    publish(&output, &generation(1), &tree([("a", "1")]));
+    output.write_journal(&Journal { current: Some(generation(1)), ..Journal::default() }).unwrap();
+    make_0_2(at, Layout::Atomic);
+    // It found an empty directory of a later version, and went on without.
+    fs::create_dir(at.join(OWN)).unwrap();
+    fs::write(at.join(JOURNAL), "older").unwrap();
+    let output = open(at);
+    let _lock = lock(&output);
+    let FoundJournal::Journal(journal) = output.read_journal(false).unwrap() else { panic!("the journal is lost") };
+    assert_eq!(journal.current, Some(generation(1)));
+    assert_eq!(names_in(&at.join(STATE)), ["private"]);
 }
 
 // Crashes and readers.

@@ -32,7 +32,8 @@ impl Layout {
         match self {
             Self::Atomic => fs::read_link(output.join("..data")).ok()?.into_os_string().into_string().ok(),
             Self::Files => {
-                let pointer: Value = serde_json::from_slice(&fs::read(output.join("..trimtab/current")).ok()?).ok()?;
+                let pointer: Value =
+                    serde_json::from_slice(&fs::read(output.join("..trimtab/private/current")).ok()?).ok()?;
                 pointer["current"].as_str().map(str::to_owned)
             }
         }
@@ -96,7 +97,7 @@ impl Scene {
 
     /// The journal.
     pub fn journal(&self) -> Value {
-        let text = fs::read_to_string(self.output.join("..trimtab/journal.json")).unwrap_or_default();
+        let text = fs::read_to_string(self.output.join("..trimtab/private/journal.json")).unwrap_or_default();
         serde_json::from_str(&text).unwrap_or(Value::Null)
     }
 
@@ -107,13 +108,13 @@ impl Scene {
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
         let files = [
             "..data",
-            "..trimtab/boot",
-            "..trimtab/current",
-            "..trimtab/history.json",
-            "..trimtab/journal.json",
-            "..trimtab/journal.synced.json",
-            "..trimtab/key",
-            "..trimtab/lock",
+            "..trimtab/private/boot",
+            "..trimtab/private/current",
+            "..trimtab/private/history.json",
+            "..trimtab/private/journal.json",
+            "..trimtab/private/journal.synced.json",
+            "..trimtab/private/key",
+            "..trimtab/private/lock",
         ];
         let mut names = names(&self.output);
         names.retain(|name| {
@@ -134,7 +135,7 @@ pub fn names(directory: &Path) -> Vec<String> {
     let mut names = in_it("");
     if let Some(own) = names.iter().position(|name| name == "..trimtab") {
         names.swap_remove(own);
-        names.extend(in_it("..trimtab/"));
+        names.extend(in_it("..trimtab/private/"));
     }
     names.sort_unstable();
     names
