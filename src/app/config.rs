@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::candidate;
@@ -10,7 +11,7 @@ use crate::publish;
 use crate::reload::{self, confirm};
 use crate::render::Settings;
 use crate::source::kube::{ClientConfig, Watch};
-use crate::source::{Spec, files};
+use crate::source::{Spec, files, url};
 
 /// Each part's configuration; its values go together.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Config {
     pub watches: Vec<Watch>,
     /// What is watched in the file system.
     pub files: files::Config,
+    /// What is fetched.
+    pub urls: Arc<url::Config>,
     /// Where generations go. `None` where there is nothing to write: what is to be remembered is in memory then.
     pub output: Option<publish::Config>,
     pub digest_key_file: Option<PathBuf>,

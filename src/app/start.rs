@@ -270,8 +270,16 @@ impl App {
         let spool = keeps_on_disk.map(|output| output.spool()).transpose()?;
         let journal = machine.journal();
         let published = Published::of(journal.current.as_ref());
-        let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, spool.as_ref())
-            .on_top_of(published, !config.render.templated);
+        let feed = Feed::start(
+            &mut tasks,
+            &config.specs,
+            &config.files,
+            &config.urls,
+            api,
+            config.render.max_size,
+            spool.as_ref(),
+        )
+        .on_top_of(published, !config.render.templated);
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use nix::errno::Errno;
 use serde::Serialize;
-use tracing::error;
+use tracing::{error, info};
 
 use super::{escaped, prepare, render};
 use crate::app::{self, Config};
@@ -28,8 +28,8 @@ use crate::reload::confirm;
 use crate::reload::process::{self, FindError, Reader, Selector, Signal, SignalError, Target};
 use crate::source::files::{self, Frozen};
 use crate::source::kube::{self, Access};
-use crate::source::{Seen, Update};
-use crate::source::{Sources, View};
+use crate::source::url::{self, Found};
+use crate::source::{Seen, Sources, Update, View};
 
 /// How long sources are waited for that are there and may be read: a container may have a hundredth of a processor.
 const LOOK: Duration = Duration::from_secs(30);
@@ -78,6 +78,7 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     let config = Arc::new(config);
     let mut findings = runtime.block_on(of_api(&config));
     findings.extend(of_files(&config));
+    findings.extend(runtime.block_on(of_sources_behind_urls(&config)));
     findings.extend(runtime.block_on(rollout::of_rollout(&config)));
     if findings.is_empty() {
         findings.extend(runtime.block_on(of_content(&config)));
@@ -211,6 +212,41 @@ fn of_files(config: &Config) -> Vec<Finding> {
             findings.push(Finding::new(severity, place, message, remedy));
         }
         findings.extend(files::frozen(&root.path).map(|frozen| of_mount(view, frozen)));
+    }
+    findings
+}
+
+/// Fetches each: what answers may be of no use.
+async fn of_sources_behind_urls(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for source in &config.urls.sources {
+        let place = format!("url/{}", source.name);
+        let found = url::look(&config.urls, source, None, &url::Conditions::default()).await;
+        let (severity, message, remedy) = match found {
+            Ok(Found::Object(object, _)) => {
+                let (keys, size) = (object.data.len(), object.size());
+                info!(source = place, "{} has {size} bytes in {keys} keys", source.endpoint);
+                continue;
+            }
+            Ok(Found::NotModified) => continue,
+            Ok(Found::Absent(code)) => {
+                let required = config.specs.get(source.source).is_some_and(|spec| spec.required);
+                let severity = if required { Severity::Problem } else { Severity::Advice };
+                let why = if code == 200 { "nothing, and empty counts as absent" } else { "that nothing is there" };
+                (severity, format!("{} answers {code}: {why}", source.endpoint), "put it there, or correct the URL")
+            }
+            Err(error) if error.forbidden() => (
+                Severity::Permission,
+                error.to_string(),
+                "--url-header 'NAME=Authorization: @FILE', from a mounted Secret",
+            ),
+            Err(error) => {
+                let remedy =
+                    "the server must be reachable from this Pod: see NetworkPolicies; and send the file as it is";
+                (Severity::Problem, error.to_string(), remedy)
+            }
+        };
+        findings.push(Finding::new(severity, place, message, remedy));
     }
     findings
 }

@@ -263,7 +263,7 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
 
 /// What the flags themselves say.
 fn needed(args: &RunArgs) -> Needed {
-    let RunArgs { sources, output, reload, confirm, rollout, validate, .. } = args;
+    let RunArgs { sources, urls, output, reload, confirm, rollout, validate, .. } = args;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut paths: Vec<(String, String)> = Vec::new();
     let mut add = |flag: &str, path: &Path| paths.push((flag.to_owned(), text(path)));
@@ -283,6 +283,9 @@ fn needed(args: &RunArgs) -> Needed {
         ("--state-dir", &output.state_dir),
         ("--kubeconfig", &sources.kubeconfig),
         ("--digest-key-file", &output.digest_key_file),
+        ("--url-ca-file", &urls.url_ca_file),
+        ("--url-cert-file", &urls.url_cert_file),
+        ("--url-key-file", &urls.url_key_file),
         ("--pid-file", &reload.pid_file),
         ("--reload-auth-file", &reload.reload_auth_file),
         ("--reload-token-file", &reload.reload_token_file),
@@ -303,14 +306,15 @@ fn needed(args: &RunArgs) -> Needed {
             add(flag, Path::new(path));
         }
     }
-    for header in &reload.reload_headers {
+    let headers = reload.reload_headers.iter().map(|header| ("--reload-header", header));
+    for (flag, header) in headers.chain(urls.url_headers.iter().map(|header| ("--url-header", header))) {
         if let Some(path) = header.split_once(':').and_then(|(_, value)| value.trim_start().strip_prefix('@')) {
-            add("--reload-header", Path::new(path));
+            add(flag, Path::new(path));
         }
     }
-    let urls = reload.reload_urls.iter().map(|url| ("--reload-url", url));
-    let urls = urls.chain(confirm.confirm_url.iter().map(|url| ("--confirm-url", url)));
-    for (flag, url) in urls.chain(rollout.rollout_gate_url.iter().map(|url| ("--rollout-gate-url", url))) {
+    let hooks = reload.reload_urls.iter().map(|url| ("--reload-url", url));
+    let hooks = hooks.chain(confirm.confirm_url.iter().map(|url| ("--confirm-url", url)));
+    for (flag, url) in hooks.chain(rollout.rollout_gate_url.iter().map(|url| ("--rollout-gate-url", url))) {
         // unix:///path.sock:/uri. The socket is made by the main process: its directory is what is mounted.
         let socket = url.strip_prefix("unix://").map(|rest| rest.split(':').next().unwrap_or(rest));
         if let Some(directory) = socket.and_then(|socket| Path::new(socket).parent()) {

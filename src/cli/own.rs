@@ -17,8 +17,18 @@ use crate::os::beside;
 const TAKERS: [&str; 2] = ["check", "render"];
 
 /// Flags that say what is read or written: whoever gives one of them means a configuration of their own.
-const OWN: [&str; 9] =
-    ["config", "configmaps", "envsubst", "observe_dirs", "output", "secrets", "selector", "templates", "watch_dirs"];
+const OWN: [&str; 10] = [
+    "config",
+    "configmaps",
+    "envsubst",
+    "observe_dirs",
+    "output",
+    "secrets",
+    "selector",
+    "templates",
+    "watch_dirs",
+    "watch_urls",
+];
 
 /// What is added to a command line, or why nothing is.
 pub(super) enum Own {

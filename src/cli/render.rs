@@ -132,7 +132,7 @@ async fn read(config: &Config, output: Option<&Output>, limit: Duration) -> Resu
     let clients = app::clients(config).await.map_err(|(end, error)| (Exit::from(end), error))?;
     let api = clients.map(|clients| (clients, &config.watches[..]));
     let mut tasks = JoinSet::new();
-    let feed = Feed::start(&mut tasks, &config.specs, &config.files, api, config.render.max_size, None);
+    let feed = Feed::start(&mut tasks, &config.specs, &config.files, &config.urls, api, config.render.max_size, None);
     let mut feed = feed.on_top_of(Published::of(current.as_ref()), plain);
     let until = Instant::now() + limit;
     loop {

@@ -20,9 +20,19 @@ pub enum Kind {
     Secret,
     /// A directory: a mounted volume, or any other.
     Dir,
+    /// What is behind a URL.
+    Url,
 }
 
 impl Kind {
+    pub const ALL: [Self; 4] = [Self::ConfigMap, Self::Secret, Self::Dir, Self::Url];
+
+    /// Whether it is in no namespace.
+    #[must_use]
+    pub fn is_local(self) -> bool {
+        matches!(self, Self::Dir | Self::Url)
+    }
+
     /// The name as it stands in paths (`{kind}`), logs, metrics and `/status`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -30,6 +40,7 @@ impl Kind {
             Self::ConfigMap => "configmap",
             Self::Secret => "secret",
             Self::Dir => "dir",
+            Self::Url => "url",
         }
     }
 }
@@ -40,21 +51,21 @@ impl fmt::Display for Kind {
     }
 }
 
-/// One object's identity, shared by its copies. Prints as `configmap/NS/NAME`, `secret/NS/NAME` or `dir/NAME`.
+/// One object's identity, shared by its copies. Prints as `configmap/NS/NAME`, `secret/NS/NAME`, `dir/NAME` or `url/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// `ConfigMap`, `Secret` or directory.
+    /// `ConfigMap`, `Secret`, directory or URL.
     pub kind: Kind,
-    /// The namespace; empty for a directory.
+    /// The namespace; empty for a directory and a URL.
     pub namespace: Arc<str>,
-    /// `metadata.name`, or the directory's NAME in `--watch-dir NAME=PATH`.
+    /// `metadata.name`, or NAME in `--watch-dir NAME=PATH` or `--watch-url NAME=URL`.
     pub name: Arc<str>,
 }
 
 impl fmt::Display for ObjectRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.kind == Kind::Dir {
-            write!(f, "dir/{}", self.name)
+        if self.kind.is_local() {
+            write!(f, "{}/{}", self.kind, self.name)
         } else {
             write!(f, "{}/{}/{}", self.kind, self.namespace, self.name)
         }
@@ -67,9 +78,9 @@ impl Serialize for ObjectRef {
     }
 }
 
-/// Not `KIND/NS/NAME` or `dir/NAME`.
+/// Not `KIND/NS/NAME`, `dir/NAME` or `url/NAME`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected configmap/NAMESPACE/NAME, secret/NAMESPACE/NAME or dir/NAME")]
+#[error("expected configmap/NAMESPACE/NAME, secret/NAMESPACE/NAME, dir/NAME or url/NAME")]
 pub struct ObjectRefError;
 
 impl FromStr for ObjectRef {
@@ -77,10 +88,10 @@ impl FromStr for ObjectRef {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (kind, rest) = text.split_once('/').ok_or(ObjectRefError)?;
-        let kind = [Kind::ConfigMap, Kind::Secret, Kind::Dir].into_iter().find(|known| known.as_str() == kind);
+        let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
         let kind = kind.ok_or(ObjectRefError)?;
         let (namespace, name) = match kind {
-            Kind::Dir => ("", rest),
+            Kind::Dir | Kind::Url => ("", rest),
             Kind::ConfigMap | Kind::Secret => rest.split_once('/').ok_or(ObjectRefError)?,
         };
         Ok(Self { kind, namespace: namespace.into(), name: name.into() })
@@ -97,7 +108,7 @@ impl<'de> Deserialize<'de> for ObjectRef {
 /// Values of an object's labels and annotations, each by `label:NAME` or `annotation:NAME`: those that `--path` names.
 pub type Marks = BTreeMap<String, String>;
 
-/// A `ConfigMap`, a Secret or a directory, as one read of it gave it.
+/// A `ConfigMap`, a Secret, a directory or what a URL has, as one read of it gave it.
 ///
 /// Keys of a `ConfigMap` or Secret are those of `data`, `binaryData` and Secret `data` (decoded); those of a
 /// directory are paths relative to it, with `/` between segments.
@@ -198,7 +209,7 @@ mod tests {
 
     #[test]
     fn an_identity_reads_back_as_it_prints() {
-        for text in ["configmap/ns/web", "secret/ns/tls", "dir/etc", "dir/a/b"] {
+        for text in ["configmap/ns/web", "secret/ns/tls", "dir/etc", "dir/a/b", "url/geo"] {
             let id: ObjectRef = text.parse().unwrap();
             assert_eq!(id.to_string(), text);
             assert_eq!(serde_json::from_value::<ObjectRef>(serde_json::to_value(&id).unwrap()).unwrap(), id);

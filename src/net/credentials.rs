@@ -20,19 +20,19 @@ const BODY: u64 = 16 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[error("{flag} {}: {reason}", path.display())]
 pub struct FileError {
-    flag: &'static str,
+    flag: String,
     path: PathBuf,
     reason: String,
 }
 
 impl FileError {
-    pub(super) fn new(flag: &'static str, path: &Path, reason: impl Into<String>) -> Self {
-        Self { flag, path: path.to_owned(), reason: reason.into() }
+    pub(super) fn new(flag: &str, path: &Path, reason: impl Into<String>) -> Self {
+        Self { flag: flag.to_owned(), path: path.to_owned(), reason: reason.into() }
     }
 }
 
 /// At most `limit` bytes of a regular file.
-pub(super) fn read(flag: &'static str, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
+pub(super) fn read(flag: &str, path: &Path, limit: u64) -> Result<Vec<u8>, FileError> {
     read_regular(path, limit).map(|(bytes, _)| bytes).map_err(|error| FileError::new(flag, path, error.to_string()))
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for LiteralOrFile {
 }
 
 impl LiteralOrFile {
-    fn read(&self, flag: &'static str, limit: u64) -> Result<Bytes, FileError> {
+    fn read(&self, flag: &str, limit: u64) -> Result<Bytes, FileError> {
         match self {
             Self::Literal(bytes) => Ok(bytes.clone()),
             Self::File(path) => read(flag, path, limit).map(Bytes::from),
@@ -80,7 +80,7 @@ impl LiteralOrFile {
     }
 
     /// One line; the line ends at a file's end are not part of it.
-    fn line(&self, flag: &'static str) -> Result<Bytes, FileError> {
+    fn line(&self, flag: &str) -> Result<Bytes, FileError> {
         let bytes = self.read(flag, CREDENTIAL)?;
         let line = bytes.slice_ref(bytes.trim_ascii_end());
         if line.iter().any(u8::is_ascii_control) {
@@ -125,8 +125,7 @@ impl Header {
     }
 
     /// Its name and its value; line ends at a file's end are not part of it.
-    pub(super) fn read(&self) -> Result<(HeaderName, HeaderValue), FileError> {
-        let flag = "--reload-header";
+    pub(super) fn read(&self, flag: &str) -> Result<(HeaderName, HeaderValue), FileError> {
         let bytes = self.value.read(flag, CREDENTIAL)?;
         let value = match &self.value {
             LiteralOrFile::File(path) => sensitive(flag, path, bytes.trim_ascii_end())?,
@@ -194,7 +193,7 @@ pub(super) fn bearer(path: &Path) -> Result<(HeaderValue, Vec<Bytes>), FileError
     Ok((sensitive(flag, path, &[b"Bearer ", &token[..]].concat())?, vec![token]))
 }
 
-fn sensitive(flag: &'static str, path: &Path, bytes: &[u8]) -> Result<HeaderValue, FileError> {
+fn sensitive(flag: &str, path: &Path, bytes: &[u8]) -> Result<HeaderValue, FileError> {
     let value = HeaderValue::from_bytes(bytes);
     let mut value = value.map_err(|_| FileError::new(flag, path, "it holds characters that a header cannot carry"))?;
     value.set_sensitive(true);

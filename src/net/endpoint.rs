@@ -83,6 +83,54 @@ impl FromStr for Endpoint {
     }
 }
 
+impl Endpoint {
+    /// Its scheme, host and port; for a socket, its path.
+    pub(super) fn origin(&self) -> String {
+        match &self.route {
+            Route::Tcp { tls, host, port, .. } => {
+                format!("http{}://{}:{port}", if *tls { "s" } else { "" }, host.to_ascii_lowercase())
+            }
+            Route::Unix(path) => format!("unix://{}", path.display()),
+        }
+    }
+
+    /// Where a `Location` in its answer leads (RFC 3986, section 5.2; without `..`, which servers do not send).
+    pub(super) fn redirected(&self, location: &str) -> Option<Self> {
+        let scheme = match &self.route {
+            Route::Tcp { tls: true, .. } => "https:",
+            Route::Tcp { tls: false, .. } => "http:",
+            Route::Unix(_) => return None,
+        };
+        let location = location.split('#').next().unwrap_or_default();
+        if location.starts_with("//") {
+            return format!("{scheme}{location}").parse().ok();
+        }
+        let absolute = location.split_once(':').is_some_and(|(scheme, _)| !scheme.contains(['/', '?']));
+        if absolute {
+            return location.parse().ok();
+        }
+        let folder = self.target.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        let target = match location.chars().next() {
+            Some('/') => location.to_owned(),
+            Some('?') => format!("{}{location}", self.target.path()),
+            _ => format!("{folder}/{location}"),
+        };
+        Some(Self { route: self.route.clone(), target: target.parse().ok()? })
+    }
+
+    /// The last segment of its path, if it has one.
+    #[must_use]
+    pub fn last_segment(&self) -> Option<&str> {
+        self.target.path().rsplit('/').next().filter(|last| !last.is_empty())
+    }
+
+    /// Whether it is a unix socket's.
+    #[must_use]
+    pub fn is_unix(&self) -> bool {
+        matches!(self.route, Route::Unix(_))
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.route {

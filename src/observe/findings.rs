@@ -342,6 +342,7 @@ fn fix(status: &Status) -> String {
         Some(("secret", _)) => "Fix the Secret".to_owned(),
         Some(("template", name)) => format!("Fix the template {name}"),
         Some(("dir", name)) => format!("Fix the files of {name}"),
+        Some(("url", name)) => format!("Fix what the URL of {name} has"),
         _ => "Fix the inputs".to_owned(),
     }
 }

@@ -90,7 +90,7 @@ fn add_names(
     env.add_global("data", Keys::value(merged, notes));
 
     let objects = Arc::new(objects);
-    for kind in [Kind::ConfigMap, Kind::Secret, Kind::Dir] {
+    for kind in Kind::ALL {
         let objects = Arc::clone(&objects);
         let home = pod.namespace.clone();
         env.add_function(kind.as_str(), move |state: &State<'_, '_>, name: &str| {
@@ -114,7 +114,7 @@ fn add_names(
 
 fn find(objects: &BTreeMap<ObjectRef, Value>, kind: Kind, asked: &str, home: &str) -> Result<Value, Error> {
     let (namespace, name) = match asked.split_once('/') {
-        Some((namespace, name)) if kind != Kind::Dir => (Some(namespace), name),
+        Some((namespace, name)) if !kind.is_local() => (Some(namespace), name),
         _ => (None, asked),
     };
     let called = |id: &ObjectRef| {

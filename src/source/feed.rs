@@ -2,11 +2,13 @@
 //!
 //! It owns the watchers' channel and the sources, and reports each trouble once.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
-use super::{Published, ReadBack, Seen, Sources, Spec, Update, View, files, kube};
+use super::{Published, ReadBack, Seen, Sources, Spec, Update, View, files, kube, url};
 use crate::model::made_of::Parts;
 use crate::model::snapshot::Snapshot;
 use crate::model::spool::Spool;
@@ -66,12 +68,13 @@ impl Note {
 }
 
 impl Feed {
-    /// Starts a task for the directories and one for each of the API server's `watches`. `max_size`: the largest source at
+    /// Starts a task for the directories, and one for each URL and each of the API server's `watches`. `max_size`: the largest source at
     /// the API server, in bytes. `spool`: where its values are kept, if not in memory.
     pub fn start(
         tasks: &mut JoinSet<()>,
         specs: &[Spec],
         files: &files::Config,
+        urls: &Arc<url::Config>,
         api: Option<(kube::Clients, &[kube::Watch])>,
         max_size: u64,
         spool: Option<&Spool>,
@@ -80,6 +83,10 @@ impl Feed {
         let refresh = watch::Sender::new(0);
         if !files.roots.is_empty() {
             tasks.spawn(files::watch(files.clone(), refresh.subscribe(), reports.clone()));
+        }
+        for source in &urls.sources {
+            let (urls, source, spool) = (Arc::clone(urls), source.clone(), spool.cloned());
+            tasks.spawn(url::watch(urls, source, spool, refresh.subscribe(), reports.clone()));
         }
         if let Some((clients, watches)) = api {
             for watch in watches {

@@ -1,6 +1,6 @@
 //! The sources: what each of them holds, what it lacks, and the snapshot of them all.
 //!
-//! [`files`] and [`kube`] report what they see; here it is decided what that means: whether a deletion is kept or
+//! [`files`], [`kube`] and [`url`] report what they see; here it is decided what that means: whether a deletion is kept or
 //! applied, whether a source that is missing is waited for, what comes before what in the merged view.
 
 mod absent;
@@ -9,6 +9,7 @@ pub mod files;
 pub mod kube;
 #[cfg(test)]
 mod tests;
+pub mod url;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -49,6 +50,13 @@ pub enum Seen {
     Interrupted,
 }
 
+/// Waits until everything is to be read again; for ever, if that can come no more.
+async fn changed(refresh: &mut tokio::sync::watch::Receiver<u64>) {
+    if refresh.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 /// A message of one source to the app. `source` is the index that the app gave to the source.
 #[derive(Clone, Debug)]
 pub struct Update {
@@ -82,7 +90,7 @@ pub enum Role {
 /// What the flags say of one source.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Its name in logs, metrics and `/status`: `configmap/NS/NAME`, `dir/NAME`, `template/PATH`, …
+    /// Its name in logs, metrics and `/status`: `configmap/NS/NAME`, `dir/NAME`, `url/NAME`, `template/PATH`, …
     pub name: String,
     pub role: Role,
     /// Whether its deletion, or that of an object in it, is applied; else its last content stays.

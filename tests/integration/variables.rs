@@ -118,6 +118,40 @@ fn works(variables: &mut Variables) {
     by_variables_rollout(variables);
     by_variables_what_is_observed(variables);
     by_variables_two_files_and_a_program(variables);
+    by_variables_urls(variables);
+}
+
+fn by_variables_urls(variables: &mut Variables) {
+    let stage = Stage::new("x");
+    let hook = Hook::start(Some(stage.file()));
+    hook.answer(Answer::Echo(200));
+    let (output, url) = (stage.text("conf"), format!("geo={}", hook.url()));
+    let own = [("OUTPUT", output.as_str()), ("WATCH_URL", url.as_str()), ("URL_POLL", "100ms")];
+    let more = [("SECRET_URL", "geo"), ("URL_HEADER", "X-One: 1")];
+    let mut sidecar = variables.start(&stage, "log", &[&own[..], &more].concat(), &[]);
+    sidecar.until_idle();
+    let published = stage.at("conf/reload");
+    assert_eq!(fs::metadata(&published).unwrap().permissions().mode() & 0o777, 0o640);
+    assert!(fs::read_to_string(&published).unwrap().contains("x-one: 1"));
+    eventually("it asks again", || (hook.calls().len() >= 3).then_some(()));
+    sidecar.kill();
+    hook.answer(Answer::Hang);
+    let slow = [("URL_TIMEOUT", "50ms"), ("ONCE", "true"), ("ONCE_TIMEOUT", "500ms")];
+    let (_, said) = variables.run(&[&own[..], &slow].concat());
+    assert!(said.contains("raise --url-timeout"), "{said}");
+
+    let cert = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap().cert.pem();
+    let (ca, key) = (stage.write("ca", cert), stage.write("key", "no key"));
+    let tls = [("OUTPUT", &*output), ("WATCH_URL", "https://127.0.0.1:1/x"), ("ONCE", "1"), ("ONCE_TIMEOUT", "100ms")];
+    for (ca, key, said_of) in [
+        ("/no/ca", &*key, "--url-ca-file /no/ca".to_owned()),
+        (&ca, "/no/key", "--url-key-file /no/key".to_owned()),
+        (&ca, &key, format!("--url-key-file {key}")),
+    ] {
+        let files = [("URL_CA_FILE", ca), ("URL_CERT_FILE", &*stage.text("ca")), ("URL_KEY_FILE", key)];
+        let (_, said) = variables.run(&[&tls[..], &files].concat());
+        assert!(said.contains(&said_of), "{said_of}: {said}");
+    }
 }
 
 fn by_variables_two_files_and_a_program(variables: &mut Variables) {

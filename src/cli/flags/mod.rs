@@ -10,6 +10,7 @@ mod output;
 mod reload;
 mod rollout;
 mod source;
+mod url;
 mod validate;
 
 use std::ffi::OsString;
@@ -26,6 +27,7 @@ use self::reload::ReloadArgs;
 use self::rollout::RolloutArgs;
 pub use self::source::Resource;
 use self::source::{OwnNamespace, SourceArgs};
+use self::url::UrlArgs;
 use self::validate::ValidateArgs;
 use crate::app::Config;
 use crate::cli::file::FileArgs;
@@ -63,6 +65,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub sources: SourceArgs,
     #[command(flatten)]
+    pub urls: UrlArgs,
+    #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub validate: ValidateArgs,
@@ -81,10 +85,10 @@ pub struct RunArgs {
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, output, validate, reload, confirm, rollout, life, file: _ } = &self;
-        let mut parts = sources.parts(own_namespace, !output.envsubst.is_empty())?;
+        let Self { sources, urls, output, validate, reload, confirm, rollout, life, file: _ } = &self;
+        let mut parts = sources.parts(own_namespace, urls, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
-        let directory = output.directory(sources.is_copied())?;
+        let directory = output.directory(sources.is_copied() || urls.is_given())?;
         life.check()?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;
@@ -110,7 +114,9 @@ impl RunArgs {
             once: once.is_some(),
             splay: reload.reload_splay,
             digest_key: output.digest_key_file.is_some(),
-            secret: parts.watches.iter().any(|watch| watch.kind == Kind::Secret) || !sources.secret_dirs.is_empty(),
+            secret: parts.watches.iter().any(|watch| watch.kind == Kind::Secret)
+                || !sources.secret_dirs.is_empty()
+                || parts.urls.iter().any(|url| url.secret),
         })?;
         let webhooks = match &reload_config.driver {
             Driver::Http { endpoints, .. } if life.metrics_as.is_some() => {
@@ -128,6 +134,7 @@ impl RunArgs {
                 max_size: output.max_size,
                 debounce: life.debounce,
             },
+            urls: Arc::new(urls.config(parts.urls, output.max_size)),
             output: output.config(),
             digest_key_file: output.digest_key_file.clone(),
             render,

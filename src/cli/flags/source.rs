@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::url::UrlArgs;
 use super::{Checked, usage};
 use crate::cli::values::{NamedPath, ObjectName, duration, namespace};
 use crate::model::object::Kind;
 use crate::source::kube::{ClientConfig, Scope, Watch};
-use crate::source::{Role, Spec, files};
+use crate::source::{Role, Spec, files, url};
 
 /// Sources.
 #[derive(Debug, Args)]
@@ -107,15 +108,17 @@ pub(super) struct Parts {
     pub client: Option<ClientConfig>,
     pub watches: Vec<Watch>,
     pub roots: Vec<files::Root>,
+    pub urls: Vec<url::Source>,
 }
 
 impl SourceArgs {
     /// `others`: whether something else is read that is published.
-    pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>, others: bool) -> Checked<Parts> {
+    pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>, urls: &UrlArgs, others: bool) -> Checked<Parts> {
         let from_api = !self.configmaps.is_empty() || !self.secrets.is_empty() || self.selector.is_some();
-        if !from_api && self.watch_dirs.is_empty() && self.observe_dirs.is_empty() && !others {
+        let any = from_api || urls.is_given() || !self.watch_dirs.is_empty() || !self.observe_dirs.is_empty() || others;
+        if !any {
             return usage(
-                "no source: give at least one of --configmap, --secret, --selector, --watch-dir and --envsubst, and \
+                "no source: give at least one of --configmap, --secret, --selector, --watch-dir, --watch-url and --envsubst, and \
                  --output; or --observe-dir alone",
             );
         }
@@ -137,6 +140,11 @@ impl SourceArgs {
         }
         for dir in &self.watch_dirs {
             self.dir(&mut parts, dir, Role::Named);
+        }
+        for url in urls.sources(self.allow_empty)? {
+            let spec = self.named_spec(format!("url/{}", url.name));
+            parts.urls.push(url::Source { source: parts.specs.len(), ..url });
+            parts.specs.push(spec);
         }
         for name in &self.secrets {
             self.named(&mut parts, Kind::Secret, namespaces.of("--secret", name)?, name)?;

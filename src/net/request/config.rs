@@ -17,10 +17,33 @@ use crate::net::tls::{self, Identity, PemError, Trust};
 /// The largest file of certificates, in bytes.
 const CERTIFICATES: u64 = 1024 * 1024;
 
+/// Whose flags say what is sent and who is trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Owner {
+    /// `--reload-…`: hooks and confirmations.
+    #[default]
+    Reload,
+    /// `--url-…`: sources.
+    Url,
+}
+
+impl Owner {
+    /// One of them.
+    pub(super) fn flag(self, name: &str) -> String {
+        let owner = match self {
+            Self::Reload => "reload",
+            Self::Url => "url",
+        };
+        format!("--{owner}-{name}")
+    }
+}
+
 /// What is sent, and who is trusted. Never printed.
 #[derive(Clone, Default)]
 pub struct HttpConfig {
     pub method: Method,
+    /// Whose flags these are; below, they are named as the hooks' are.
+    pub owner: Owner,
     /// `--reload-body`.
     pub body: LiteralOrFile,
     /// `--reload-header`.
@@ -64,7 +87,7 @@ pub(super) fn prepare(
     *request.uri_mut() = endpoint.target.clone();
     let headers = request.headers_mut();
     for given in &config.headers {
-        let (name, value) = given.read()?;
+        let (name, value) = given.read(&config.owner.flag("header"))?;
         credentials.push(Bytes::copy_from_slice(value.as_bytes()));
         headers.append(name, value);
     }
@@ -93,45 +116,45 @@ pub(super) async fn tls_config(endpoint: &Endpoint, config: &HttpConfig) -> Resu
     let trust = if config.insecure { Trust::Anything } else { trust(endpoint, config).await? };
     let identity = identity(config)?;
     let (flag, path) = match (&config.key_file, &config.cert_file, &config.ca_file) {
-        (Some(path), ..) => ("--reload-key-file", path),
-        (None, Some(path), _) => ("--reload-cert-file", path),
-        (None, None, Some(path)) => ("--reload-ca-file", path),
+        (Some(path), ..) => ("key-file", path),
+        (None, Some(path), _) => ("cert-file", path),
+        (None, None, Some(path)) => ("ca-file", path),
         // Nothing of ours is left to be wrong.
-        (None, None, None) => return tls::client(trust, None).map_err(|_| no_roots(endpoint)),
+        (None, None, None) => return tls::client(trust, None).map_err(|_| no_roots(endpoint, config)),
     };
     let reason = if identity.is_some() {
         "its key does not belong to the certificate, or is of a kind not supported"
     } else {
         "its certificates cannot be used"
     };
-    Ok(tls::client(trust, identity).map_err(|_| FileError::new(flag, path, reason))?)
+    Ok(tls::client(trust, identity).map_err(|_| FileError::new(&config.owner.flag(flag), path, reason))?)
 }
 
 async fn trust(endpoint: &Endpoint, config: &HttpConfig) -> Result<Trust, HttpError> {
     if let Some(path) = &config.ca_file {
-        return Ok(Trust::Given(pem("--reload-ca-file", path, tls::certificates)?));
+        return Ok(Trust::Given(pem(&config.owner.flag("ca-file"), path, tls::certificates)?));
     }
     // It fails only when the runtime ends.
     let roots = tokio::task::spawn_blocking(tls::system_roots).await.unwrap_or_else(|_| RootCertStore::empty());
-    if roots.is_empty() { Err(no_roots(endpoint)) } else { Ok(Trust::System(roots)) }
+    if roots.is_empty() { Err(no_roots(endpoint, config)) } else { Ok(Trust::System(roots)) }
 }
 
-fn no_roots(endpoint: &Endpoint) -> HttpError {
-    HttpError::NoRoots { endpoint: endpoint.to_string() }
+fn no_roots(endpoint: &Endpoint, config: &HttpConfig) -> HttpError {
+    HttpError::NoRoots { endpoint: endpoint.to_string(), flag: config.owner.flag("ca-file") }
 }
 
 fn identity(config: &HttpConfig) -> Result<Option<Identity>, FileError> {
+    let [certificate, key_file] = ["cert-file", "key-file"].map(|name| config.owner.flag(name));
     let Some(path) = &config.cert_file else {
-        let alone =
-            |path: &PathBuf| Err(FileError::new("--reload-key-file", path, "it needs --reload-cert-file beside it"));
+        let alone = |path: &PathBuf| Err(FileError::new(&key_file, path, format!("it needs {certificate} beside it")));
         return config.key_file.as_ref().map_or(Ok(None), alone);
     };
-    let chain = pem("--reload-cert-file", path, tls::certificates)?;
+    let chain = pem(&certificate, path, tls::certificates)?;
     // Many a file holds both.
-    let (flag, key) = config.key_file.as_ref().map_or(("--reload-cert-file", path), |key| ("--reload-key-file", key));
+    let (flag, key) = config.key_file.as_ref().map_or((&certificate, path), |key| (&key_file, key));
     Ok(Some((chain, pem(flag, key, tls::private_key)?)))
 }
 
-fn pem<T>(flag: &'static str, path: &Path, parse: impl Fn(&[u8]) -> Result<T, PemError>) -> Result<T, FileError> {
+fn pem<T>(flag: &str, path: &Path, parse: impl Fn(&[u8]) -> Result<T, PemError>) -> Result<T, FileError> {
     parse(&credentials::read(flag, path, CERTIFICATES)?).map_err(|error| FileError::new(flag, path, error.to_string()))
 }

@@ -3,6 +3,7 @@
 //! What was sent as a credential is masked in the answer: some servers echo a request into their error pages.
 
 mod config;
+pub mod fetch;
 
 use std::fmt;
 use std::io;
@@ -22,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 
-pub use self::config::HttpConfig;
+pub use self::config::{HttpConfig, Owner};
 use self::config::{prepare, tls_config};
 use crate::net::connect;
 use crate::net::credentials::FileError;
@@ -59,10 +60,8 @@ pub enum HttpError {
     #[error(transparent)]
     File(#[from] FileError),
     /// There is nothing to check the server by. Nothing was sent.
-    #[error(
-        "{endpoint}: there are no CA certificates in this image to check the server by: give them with --reload-ca-file"
-    )]
-    NoRoots { endpoint: String },
+    #[error("{endpoint}: there are no CA certificates in this image to check the server by: give them with {flag}")]
+    NoRoots { endpoint: String, flag: String },
     /// No connection, or no handshake. Nothing was sent.
     #[error("{endpoint}: no connection: {reason}")]
     Connect {
@@ -215,7 +214,8 @@ impl<'a> Attempt<'a> {
             let Some(tls) = tls else { return Ok(Box::new(stream) as _) };
             let name = ServerName::try_from(host.clone());
             let name = name.map_err(|_| fail("TLS needs a DNS name or an address".to_owned()))?;
-            let checked = "the server is checked by --reload-ca-file, or by the CAs in this image without it";
+            let flag = config.owner.flag("ca-file");
+            let checked = format!("the server is checked by {flag}, or by the CAs in this image without it");
             let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
             let stream = stream.map_err(|error| fail(format!("{}; {checked}", tls::explain(&error))))?;
             Ok(Box::new(stream) as _)

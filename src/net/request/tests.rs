@@ -467,7 +467,8 @@ async fn a_server_is_believed_by_its_ca_alone() {
     let error = send(&endpoint, &post(), LONG).await.unwrap_err();
     assert!(!error.sent(), "{error}");
     assert!(matches!(error, HttpError::Connect { .. } | HttpError::NoRoots { .. }), "{error}");
-    assert!(HttpError::NoRoots { endpoint: String::new() }.to_string().contains("--reload-ca-file"));
+    let roots = HttpError::NoRoots { endpoint: String::new(), flag: Owner::Reload.flag("ca-file") };
+    assert!(roots.to_string().contains("--reload-ca-file"));
     let misnamed = Pki::new("elsewhere.example", false);
     let endpoint = misnamed.serve().await;
     let config = HttpConfig { ca_file: Some(misnamed.path("ca.pem")), ..post() };

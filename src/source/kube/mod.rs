@@ -84,7 +84,7 @@ impl Watch {
         let (namespace, _) = self.scope.place();
         kube::core::Request::new(match self.kind {
             Kind::Secret => Secret::url_path(&(), namespace),
-            Kind::ConfigMap | Kind::Dir => ConfigMap::url_path(&(), namespace),
+            Kind::ConfigMap | Kind::Dir | Kind::Url => ConfigMap::url_path(&(), namespace),
         })
     }
 

@@ -133,7 +133,7 @@ impl fmt::Display for Rule {
 pub(super) fn resource(kind: Kind) -> &'static str {
     match kind {
         Kind::Secret => "secrets",
-        Kind::ConfigMap | Kind::Dir => "configmaps",
+        Kind::ConfigMap | Kind::Dir | Kind::Url => "configmaps",
     }
 }
 

@@ -24,7 +24,7 @@ use super::wire::{self, Event, Item, Page, PageHead, PageMeta};
 use super::{Scope, Watch};
 use crate::model::object::{Marks, Object};
 use crate::model::spool::Spool;
-use crate::source::{Seen, Update};
+use crate::source::{Seen, Update, changed};
 
 /// Objects in a page of a list. The next size is taken when a page exceeds [`PAGE_LIMIT`].
 const PAGE_SIZES: [u32; 3] = [50, 5, 1];
@@ -72,13 +72,6 @@ pub async fn watch(
             }
             () = task.attempt() => {}
         }
-    }
-}
-
-/// Waits for a change; for ever, if none can come any more.
-async fn changed(refresh: &mut tokio::sync::watch::Receiver<u64>) {
-    if refresh.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -1,0 +1,171 @@
+//! What is fetched over HTTP as a source.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Checked, UsageError, check_goes_with, usage};
+use crate::cli::values::duration;
+use crate::net::credentials::Header;
+use crate::net::endpoint::{Endpoint, ParseEndpointError};
+use crate::net::request::{HttpConfig, Owner};
+use crate::source::url::{Config, Source};
+
+/// The shortest `--url-poll`.
+const LEAST: Duration = Duration::from_millis(100);
+
+/// Sources behind URLs.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sources behind URLs")]
+pub struct UrlArgs {
+    /// Watch what is behind this http or https URL: one key, the last segment of its path
+    ///
+    /// May be repeated. NAME is what templates call it [default: that segment]. It is fetched whole or not at all.
+    #[arg(long = "watch-url", value_name = "[NAME=]URL")]
+    pub watch_urls: Vec<String>,
+    /// Ask each URL this often, a tenth more or less, whether it has something new
+    #[arg(long, value_name = "D", default_value = "1m", value_parser = duration)]
+    pub url_poll: Duration,
+    /// Give up a fetch that has not ended in this time
+    #[arg(long, value_name = "D", default_value = "5m", value_parser = duration)]
+    pub url_timeout: Duration,
+    /// What the --watch-url of this name has is secret. May be repeated
+    #[arg(long = "secret-url", value_name = "NAME")]
+    pub secret_urls: Vec<String>,
+    /// Send this header to the --watch-url of this name, or to the only one; a value from a file is read at each fetch. May
+    /// be repeated
+    #[arg(long = "url-header", value_name = "[NAME=]K: V|@FILE")]
+    pub url_headers: Vec<String>,
+    /// Trust the certificates in this file for --watch-url, and no others
+    #[arg(long, value_name = "PATH")]
+    pub url_ca_file: Option<PathBuf>,
+    /// Authenticate to --watch-url with this TLS certificate
+    #[arg(long, value_name = "PATH")]
+    pub url_cert_file: Option<PathBuf>,
+    /// Key of --url-cert-file
+    #[arg(long, value_name = "PATH")]
+    pub url_key_file: Option<PathBuf>,
+}
+
+/// What stands before a `=`, where that comes before all else that a URL or a header may hold.
+fn named(text: &str) -> (Option<&str>, &str) {
+    match text.split_once('=') {
+        Some((name, rest)) if !name.contains(['/', ':']) => (Some(name), rest),
+        _ => (None, text),
+    }
+}
+
+impl UrlArgs {
+    pub(super) fn is_given(&self) -> bool {
+        !self.watch_urls.is_empty()
+    }
+
+    /// One for each URL; its index is not set.
+    pub(super) fn sources(&self, may_be_empty: bool) -> Checked<Vec<Source>> {
+        self.check()?;
+        let mut sources: Vec<Source> = Vec::new();
+        for (index, url) in self.watch_urls.iter().enumerate() {
+            // It is not quoted: it may hold a credential.
+            let refused = |why: &str| UsageError(format!("--watch-url (number {}): {why}", index + 1));
+            let (name, url) = named(url);
+            let endpoint: Endpoint = url.parse().map_err(|error| match error {
+                ParseEndpointError::Credentials => {
+                    refused("a URL must not hold credentials, as command lines are readable: use --url-header")
+                }
+                ParseEndpointError::Scheme => refused("a URL starts with http:// or https://"),
+                error => refused(&error.to_string()),
+            })?;
+            if endpoint.is_unix() {
+                return Err(refused("a URL starts with http:// or https://"));
+            }
+            let last = endpoint.last_segment().filter(|last| !last.starts_with(".."));
+            let last = last.ok_or_else(|| {
+                refused("its path has no last segment to call the key by, as app.conf in https://host/app.conf")
+            })?;
+            let name = name.unwrap_or(last).to_owned();
+            if name.is_empty() {
+                return Err(refused("the name before the '=' is empty"));
+            }
+            if sources.iter().any(|other| other.name == name) {
+                return usage(format!(
+                    "two --watch-url have the name {name:?}: give one another name, as --watch-url NAME=URL"
+                ));
+            }
+            let secret = self.secret_urls.contains(&name);
+            sources.push(Source { source: 0, name, endpoint, http: Arc::default(), secret, may_be_empty });
+        }
+        self.add_http(&mut sources)?;
+        Ok(sources)
+    }
+
+    fn check(&self) -> Checked<()> {
+        check_goes_with(
+            "--watch-url",
+            self.is_given(),
+            &[
+                ("--secret-url", !self.secret_urls.is_empty()),
+                ("--url-header", !self.url_headers.is_empty()),
+                ("--url-ca-file", self.url_ca_file.is_some()),
+                ("--url-cert-file", self.url_cert_file.is_some()),
+                ("--url-key-file", self.url_key_file.is_some()),
+            ],
+        )?;
+        match (&self.url_cert_file, &self.url_key_file) {
+            (Some(_), None) => return usage("--url-cert-file needs --url-key-file"),
+            (None, Some(_)) => return usage("--url-key-file needs --url-cert-file"),
+            _ => {}
+        }
+        if self.url_poll < LEAST {
+            return usage(format!("--url-poll must be at least {LEAST:?}, or servers would be asked in a busy loop"));
+        }
+        if self.url_timeout.is_zero() {
+            return usage("--url-timeout must not be 0");
+        }
+        Ok(())
+    }
+
+    fn add_http(&self, sources: &mut [Source]) -> Checked<()> {
+        let names: BTreeSet<_> = sources.iter().map(|source| source.name.clone()).collect();
+        let unknown = |flag: &str, name: &str| usage(format!("{flag} {name}: no --watch-url has this name"));
+        if let Some(name) = self.secret_urls.iter().find(|name| !names.contains(*name)) {
+            return unknown("--secret-url", name);
+        }
+        let mut headers: Vec<(String, Header)> = Vec::new();
+        for (index, header) in self.url_headers.iter().enumerate() {
+            let (name, header) = named(header);
+            let name = match (name, sources.first()) {
+                (Some(name), _) if names.contains(name) => name.to_owned(),
+                (Some(name), _) => return unknown("--url-header", name),
+                (None, Some(only)) if sources.len() == 1 => only.name.clone(),
+                (None, _) => {
+                    return usage(
+                        "--url-header without a name is for one --watch-url: with several, say which one is to get it, as \
+                         --url-header 'NAME=Authorization: @FILE'",
+                    );
+                }
+            };
+            let header =
+                header.parse().map_err(|error| UsageError(format!("--url-header (number {}): {error}", index + 1)))?;
+            headers.push((name, header));
+        }
+        for source in sources {
+            let own = headers.iter().filter(|(name, _)| *name == source.name).map(|(_, header)| header.clone());
+            source.http = Arc::new(HttpConfig {
+                owner: Owner::Url,
+                headers: own.collect(),
+                ca_file: self.url_ca_file.clone(),
+                cert_file: self.url_cert_file.clone(),
+                key_file: self.url_key_file.clone(),
+                ..HttpConfig::default()
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn config(&self, sources: Vec<Source>, max_size: u64) -> Config {
+        Config { sources, poll: self.url_poll, timeout: self.url_timeout, max_size }
+    }
+}

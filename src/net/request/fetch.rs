@@ -1,0 +1,321 @@
+//! One GET whose body counts as a whole or not at all: conditional, bounded in time and size, redirected within one
+//! server alone.
+
+#[cfg(test)]
+pub(crate) mod server;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use jiff::Timestamp;
+use tokio::time::timeout;
+
+use super::{Attempt, HEAD, HttpConfig, HttpError, prepare, reason};
+use crate::net::endpoint::Endpoint;
+
+/// How many redirects are followed.
+const REDIRECTS: usize = 5;
+/// What was modified so shortly before it was sent may be modified again without a new `Last-Modified`, or a new `ETag`
+/// made of it, as nginx's is: both count in seconds (RFC 9110, section 8.8.2.2).
+const SETTLED: i64 = 2;
+/// The longest Retry-After that is heeded.
+const LONGEST: Duration = Duration::from_hours(1);
+
+/// How long and how large an answer may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Until there is a connection, TLS handshake included.
+    pub connect: Duration,
+    /// Without a byte.
+    pub quiet: Duration,
+    /// From the connect to the last byte, redirects included.
+    pub whole: Duration,
+    /// The body's length.
+    pub bytes: u64,
+}
+
+/// By what a server recognises the body that we have. Whoever keeps them must keep that body as well.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    etag: Option<HeaderValue>,
+    modified: Option<HeaderValue>,
+}
+
+impl Conditions {
+    fn of(headers: &HeaderMap) -> Self {
+        let [modified, date] = [header::LAST_MODIFIED, header::DATE].map(|name| headers.get(name));
+        let settled = match (modified.and_then(time), date.and_then(time)) {
+            (Some(modified), Some(date)) => date.as_second() - modified.as_second() >= SETTLED,
+            // Without the server's clock nobody knows; without the first, the ETag is made of something else.
+            (modified, _) => modified.is_none(),
+        };
+        if !settled {
+            return Self::default();
+        }
+        Self { etag: headers.get(header::ETAG).cloned(), modified: modified.cloned() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.etag.is_none() && self.modified.is_none()
+    }
+
+    fn add_to(&self, headers: &mut HeaderMap) {
+        for (name, value) in [(header::IF_NONE_MATCH, &self.etag), (header::IF_MODIFIED_SINCE, &self.modified)] {
+            if let Some(value) = value {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+}
+
+/// What a server has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fetched {
+    /// The whole body, and how to ask whether there is another.
+    New { body: Bytes, conditions: Conditions },
+    /// Still what the conditions stand for.
+    NotModified,
+    /// Nothing there: 404 or 410.
+    Absent(u16),
+}
+
+/// Why it is not known what the server has. Holds no word of the server's but a host and numbers.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("{endpoint}: the server answered {code}{}", hint(*code))]
+    Status {
+        endpoint: String,
+        code: u16,
+        /// Its Retry-After.
+        after: Option<Duration>,
+    },
+    #[error(
+        "{endpoint}: the server sends us to {to}, and only redirects within one scheme, host and port are followed, so that no \
+         credential goes astray; give the URL that it leads to"
+    )]
+    Elsewhere {
+        endpoint: String,
+        /// Scheme, host and port.
+        to: String,
+    },
+    #[error("{endpoint}: more than {REDIRECTS} redirects, one after the other; give the URL that they lead to")]
+    Circle { endpoint: String },
+    #[error("{endpoint}: the body broke off: {reason}; a part of it is not used")]
+    Cut { endpoint: String, reason: String },
+    #[error("{endpoint}: not a byte came for {quiet:?}; is the server overloaded, or a proxy in the way?")]
+    Silent { endpoint: String, quiet: Duration },
+    #[error("{endpoint}: not all of it came within {whole:?}; raise --url-timeout, or serve it from nearer by")]
+    Slow { endpoint: String, whole: Duration },
+    #[error(
+        "{endpoint}: the answer has neither a Content-Length nor chunks, so that nobody could see if a part is missing; let the \
+         server send one of them, as any static file server does"
+    )]
+    Endless { endpoint: String },
+    #[error("{endpoint}: the body has more than {limit} bytes; raise --max-size (and the container's memory)")]
+    TooLarge { endpoint: String, limit: u64 },
+    #[error(
+        "{endpoint}: the server sent it with a Content-Encoding, which was not asked for; let it serve the file as it is \
+         (an object's metadata may say so)"
+    )]
+    Encoded { endpoint: String },
+}
+
+impl FetchError {
+    /// How long the server wants to be left alone.
+    #[must_use]
+    pub fn after(&self) -> Option<Duration> {
+        if let Self::Status { after, .. } = self { *after } else { None }
+    }
+
+    /// Whether the next answer will hardly be another one, so that it is not worth asking sooner than usual.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Http(_) | Self::Cut { .. } | Self::Silent { .. } => false,
+            Self::Status { code, .. } => *code < 500 && ![408, 425, 429].contains(code),
+            Self::Elsewhere { .. }
+            | Self::Circle { .. }
+            | Self::Slow { .. }
+            | Self::Endless { .. }
+            | Self::TooLarge { .. }
+            | Self::Encoded { .. } => true,
+        }
+    }
+}
+
+/// What to do about a status.
+fn hint(code: u16) -> &'static str {
+    match code {
+        401 | 403 => "; it wants another credential than --url-header gives, or knows this Pod's address for no friend",
+        304 => " to a question without a condition; is a broken cache in the way?",
+        429 | 503 => "; trying again as it asks",
+        500.. => "; trying again, and its own log says why",
+        _ => ", and only 200 has what was asked for; is this the URL?",
+    }
+}
+
+/// Fetches a body as a whole. Dropped, it closes the connection.
+pub async fn fetch(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    limits: &Limits,
+    conditions: &Conditions,
+) -> Result<Fetched, FetchError> {
+    let whole = async {
+        let mut at = endpoint.clone();
+        for _ in 0..=REDIRECTS {
+            match ask(&at, config, limits, conditions).await? {
+                Answer::Here(fetched) => return Ok(fetched),
+                Answer::There(next) => at = next,
+            }
+        }
+        Err(FetchError::Circle { endpoint: endpoint.to_string() })
+    };
+    let slow = |_| Err(FetchError::Slow { endpoint: endpoint.to_string(), whole: limits.whole });
+    timeout(limits.whole, whole).await.unwrap_or_else(slow)
+}
+
+enum Answer {
+    Here(Fetched),
+    /// Another path of the same server.
+    There(Endpoint),
+}
+
+async fn ask(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    limits: &Limits,
+    conditions: &Conditions,
+) -> Result<Answer, FetchError> {
+    let attempt = Attempt::new(endpoint, limits.connect);
+    let (mut request, _) = prepare(endpoint, config).map_err(HttpError::from)?;
+    let headers = request.headers_mut();
+    headers.remove(header::CONTENT_LENGTH);
+    // What is compressed on the way would have to be unpacked within bounds, and has another ETag.
+    headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    conditions.add_to(headers);
+    let socket = attempt.connect(config).await?;
+    let handshake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(socket)).await;
+    let (mut sender, connection) = handshake.map_err(|error| attempt.broken(&error))?;
+    let answer = async {
+        let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
+        take(head, endpoint, limits, conditions).await
+    };
+    // As in `Attempt::exchange`.
+    let connection = async {
+        let _ = connection.await;
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        never = connection => match never {},
+    }
+}
+
+async fn send(
+    sender: &mut hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+    request: Request<Full<Bytes>>,
+    limits: &Limits,
+    endpoint: &Endpoint,
+    attempt: &Attempt<'_>,
+) -> Result<Response<Incoming>, FetchError> {
+    match timeout(limits.quiet, sender.send_request(request)).await {
+        Ok(Ok(head)) => Ok(head),
+        Ok(Err(error)) => Err(attempt.broken(&error).into()),
+        Err(_) => Err(silent(endpoint, limits)),
+    }
+}
+
+fn silent(endpoint: &Endpoint, limits: &Limits) -> FetchError {
+    FetchError::Silent { endpoint: endpoint.to_string(), quiet: limits.quiet }
+}
+
+async fn take(
+    head: Response<Incoming>,
+    endpoint: &Endpoint,
+    limits: &Limits,
+    conditions: &Conditions,
+) -> Result<Answer, FetchError> {
+    let (head, body) = head.into_parts();
+    let code = head.status.as_u16();
+    match head.status {
+        StatusCode::OK => {
+            let coding = head.headers.get(header::CONTENT_ENCODING);
+            if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+                return Err(FetchError::Encoded { endpoint: endpoint.to_string() });
+            }
+            let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
+            let conditions = Conditions::of(&head.headers);
+            let body = whole(body, chunked, endpoint, limits).await?;
+            Ok(Answer::Here(Fetched::New { body, conditions }))
+        }
+        StatusCode::NOT_MODIFIED if !conditions.is_empty() => Ok(Answer::Here(Fetched::NotModified)),
+        StatusCode::NOT_FOUND | StatusCode::GONE => Ok(Answer::Here(Fetched::Absent(code))),
+        StatusCode::MOVED_PERMANENTLY
+        | StatusCode::FOUND
+        | StatusCode::SEE_OTHER
+        | StatusCode::TEMPORARY_REDIRECT
+        | StatusCode::PERMANENT_REDIRECT => {
+            let location = head.headers.get(header::LOCATION).and_then(|location| location.to_str().ok());
+            let next = location.and_then(|location| endpoint.redirected(location));
+            let Some(next) = next else {
+                return Err(FetchError::Status { endpoint: endpoint.to_string(), code, after: None });
+            };
+            if next.origin() == endpoint.origin() {
+                Ok(Answer::There(next))
+            } else {
+                Err(FetchError::Elsewhere { endpoint: endpoint.to_string(), to: next.origin() })
+            }
+        }
+        _ => {
+            let after = head.headers.get(header::RETRY_AFTER).and_then(|after| pause(after, Timestamp::now()));
+            Err(FetchError::Status { endpoint: endpoint.to_string(), code, after })
+        }
+    }
+}
+
+/// Reads a body to its end. Hyper fails where a body ends before its Content-Length, or its last chunk.
+async fn whole(mut rest: Incoming, chunked: bool, endpoint: &Endpoint, limits: &Limits) -> Result<Bytes, FetchError> {
+    let too_large = || FetchError::TooLarge { endpoint: endpoint.to_string(), limit: limits.bytes };
+    let length = rest.size_hint().exact();
+    match length {
+        Some(length) if length > limits.bytes => return Err(too_large()),
+        None if !chunked => return Err(FetchError::Endless { endpoint: endpoint.to_string() }),
+        _ => {}
+    }
+    let mut body = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
+    loop {
+        let frame = timeout(limits.quiet, rest.frame()).await.map_err(|_| silent(endpoint, limits))?;
+        let Some(frame) = frame else { return Ok(Bytes::from(body.into_boxed_slice())) };
+        let cut = |error| FetchError::Cut { endpoint: endpoint.to_string(), reason: reason(&error) };
+        let data = frame.map_err(cut)?.into_data().unwrap_or_default();
+        if (body.len() + data.len()) as u64 > limits.bytes {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&data);
+    }
+}
+
+/// Of a date as HTTP has it.
+fn time(value: &HeaderValue) -> Option<Timestamp> {
+    Some(jiff::fmt::rfc2822::parse(value.to_str().ok()?).ok()?.timestamp())
+}
+
+/// Of a Retry-After: seconds, or a date.
+fn pause(value: &HeaderValue, now: Timestamp) -> Option<Duration> {
+    let seconds = value.to_str().ok().and_then(|text| text.trim().parse().ok());
+    let pause = match seconds {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => time(value)?.duration_since(now).try_into().unwrap_or_default(),
+    };
+    Some(pause.min(LONGEST))
+}

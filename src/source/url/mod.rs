@@ -1,0 +1,267 @@
+//! Files behind URLs: each is asked for every `--url-poll`, and counts as a whole or not at all.
+//!
+//! One task for each. It holds no content: that belongs to whoever receives it. What it keeps to ask by (`ETag`,
+//! `Last-Modified`) it keeps as long as that content, and in memory alone: so after a restart everything is fetched whole, and
+//! no name for a content outlives it.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch as channel};
+use tokio::time::sleep;
+
+use super::{Seen, Update};
+use crate::model::content::Content;
+use crate::model::digest::Digest;
+use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::spool::{Spool, SpoolError};
+use crate::net::endpoint::Endpoint;
+use crate::net::request::HttpConfig;
+pub use crate::net::request::fetch::Conditions;
+use crate::net::request::fetch::{FetchError, Fetched, Limits, fetch};
+use crate::os::backoff;
+
+/// A poll comes so much sooner or later than `--url-poll` says: a fleet does not ask at one instant.
+const JITTER: f64 = 0.1;
+/// A failed fetch is tried again after the first, then after twice as long, up to the second, as at the API server.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+const CONNECT: Duration = Duration::from_secs(5);
+const QUIET: Duration = Duration::from_secs(30);
+
+/// What one URL is.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The index that its updates carry.
+    pub source: usize,
+    /// NAME of `--watch-url NAME=URL`: the object's name.
+    pub name: String,
+    pub endpoint: Endpoint,
+    /// What is sent with it, and who is trusted.
+    pub http: Arc<HttpConfig>,
+    /// `--secret-url`.
+    pub secret: bool,
+    /// Whether an empty body is a content, and not an absence.
+    pub may_be_empty: bool,
+}
+
+/// What [`watch`] does.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub sources: Vec<Source>,
+    /// `--url-poll`.
+    pub poll: Duration,
+    /// `--url-timeout`.
+    pub timeout: Duration,
+    /// `--max-size`: the largest body of each, and what its keys and values may take up, in bytes.
+    pub max_size: u64,
+}
+
+/// Why it is not known what is behind a URL. Each is retried: what was known stays.
+#[derive(Debug, thiserror::Error)]
+pub enum UrlError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("{0}")]
+    NotKept(#[from] SpoolError),
+    /// The runtime ends.
+    #[error("it was not read to its end")]
+    Ended,
+}
+
+impl UrlError {
+    /// Whether a credential is missing, or not the right one.
+    #[must_use]
+    pub fn forbidden(&self) -> bool {
+        matches!(self, Self::Fetch(FetchError::Status { code: 401 | 403, .. }))
+    }
+
+    fn is_lasting(&self) -> bool {
+        match self {
+            Self::Fetch(error) => error.is_lasting(),
+            Self::NotKept(_) | Self::Ended => false,
+        }
+    }
+}
+
+/// What is behind a URL.
+#[derive(Debug)]
+pub enum Found {
+    Object(Arc<Object>, Conditions),
+    /// What the conditions stand for.
+    NotModified,
+    /// Nothing: the server's status, which is 200 where the body is empty.
+    Absent(u16),
+}
+
+/// Asks once. `conditions`: what is known already.
+pub async fn look(
+    config: &Config,
+    source: &Source,
+    spool: Option<&Spool>,
+    conditions: &Conditions,
+) -> Result<Found, UrlError> {
+    let limits = Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size };
+    let (body, conditions) = match fetch(&source.endpoint, &source.http, &limits, conditions).await? {
+        Fetched::New { body, conditions } => (body, conditions),
+        Fetched::NotModified => return Ok(Found::NotModified),
+        Fetched::Absent(code) => return Ok(Found::Absent(code)),
+    };
+    if body.is_empty() && !source.may_be_empty {
+        return Ok(Found::Absent(200));
+    }
+    let (source, spool) = (source.clone(), spool.cloned());
+    // Megabytes are digested.
+    let object = tokio::task::spawn_blocking(move || source.object(body, spool.as_ref())).await;
+    Ok(Found::Object(object.unwrap_or(Err(UrlError::Ended))?, conditions))
+}
+
+impl Source {
+    fn object(&self, body: Bytes, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
+        let key = self.endpoint.last_segment().unwrap_or(&self.name).to_owned();
+        let content = match spool {
+            None => body.into(),
+            Some(spool) => Content::keep(body, spool)?,
+        };
+        let id = ObjectRef { kind: Kind::Url, namespace: Arc::default(), name: self.name.as_str().into() };
+        Ok(Arc::new(Object::new(id, String::new(), 0, self.secret, BTreeMap::from([(key, content)]))))
+    }
+}
+
+/// Polls until the receiver of `updates` is gone. Each change of `refresh` makes it fetch everything at once, whatever it
+/// has.
+pub async fn watch(
+    config: Arc<Config>,
+    source: Source,
+    spool: Option<Spool>,
+    mut refresh: channel::Receiver<u64>,
+    updates: mpsc::Sender<Update>,
+) {
+    let gone = updates.clone();
+    let mut poller = Poller {
+        config,
+        source,
+        spool,
+        updates,
+        conditions: Conditions::default(),
+        sent: Sent::Nothing,
+        failures: 0,
+        trouble: None,
+        healthy: false,
+    };
+    let poll = async {
+        loop {
+            let asked = async {
+                let pause = poller.ask().await;
+                sleep(pause).await;
+            };
+            let refreshed = tokio::select! {
+                () = asked => false,
+                () = super::changed(&mut refresh) => true,
+            };
+            if refreshed {
+                poller.conditions = Conditions::default();
+                poller.failures = 0;
+            }
+        }
+    };
+    tokio::select! {
+        () = gone.closed() => {}
+        () = poll => {}
+    }
+}
+
+/// What the receiver has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Nothing,
+    /// That nothing is there.
+    Absence,
+    Content(Digest),
+}
+
+struct Poller {
+    config: Arc<Config>,
+    source: Source,
+    spool: Option<Spool>,
+    updates: mpsc::Sender<Update>,
+    /// What stands for the content that was last sent; none where it is to be fetched whole.
+    conditions: Conditions,
+    /// What was last sent.
+    sent: Sent,
+    /// In a row.
+    failures: u32,
+    /// The one that was reported.
+    trouble: Option<String>,
+    healthy: bool,
+}
+
+impl Poller {
+    /// Asks, reports what is new, and says how long to wait.
+    async fn ask(&mut self) -> Duration {
+        let poll = backoff::spread(self.config.poll.mul_f64(1.0 + JITTER), (1.0 - JITTER) / (1.0 + JITTER));
+        match look(&self.config, &self.source, self.spool.as_ref(), &self.conditions).await {
+            Ok(found) => {
+                self.failures = 0;
+                self.take(found).await;
+                poll
+            }
+            Err(error) => {
+                self.failures = self.failures.saturating_add(1);
+                let retry = backoff::delay(self.failures, RETRY.0, RETRY.1, 0.25);
+                let after = if let UrlError::Fetch(error) = &error { error.after() } else { None };
+                let pause = if error.is_lasting() { retry.max(poll) } else { retry };
+                self.report(&error).await;
+                pause.saturating_add(after.unwrap_or_default())
+            }
+        }
+    }
+
+    async fn take(&mut self, found: Found) {
+        let (object, conditions) = match found {
+            Found::NotModified => (None, None),
+            Found::Absent(code) => {
+                if self.sent != Sent::Absence {
+                    let why = if code == 200 { "it is empty" } else { "nothing is there" };
+                    tracing::warn!(source = self.source.name, "{} answered {code}: {why}", self.source.endpoint);
+                }
+                (Some(None), None)
+            }
+            Found::Object(object, conditions) => (Some(Some(object)), Some(conditions)),
+        };
+        if let Some(object) = object {
+            let sent = object.as_ref().map_or(Sent::Absence, |object| Sent::Content(object.content()));
+            if self.sent != sent {
+                // Until it has arrived nothing is known of it.
+                self.conditions = Conditions::default();
+                let objects = object.into_iter().map(|object| (object.id.clone(), object));
+                self.send(Seen::All(objects.collect())).await;
+                self.sent = sent;
+            }
+            self.conditions = conditions.unwrap_or_default();
+        }
+        if !std::mem::replace(&mut self.healthy, true) {
+            self.trouble = None;
+            self.send(Seen::Healthy).await;
+        }
+    }
+
+    async fn report(&mut self, error: &UrlError) {
+        let stays = if matches!(self.sent, Sent::Content(_)) { "; what was fetched before stays" } else { "" };
+        let message = format!("{error}{stays}");
+        if self.trouble.as_ref() != Some(&message) {
+            self.healthy = false;
+            self.trouble = Some(message.clone());
+            self.send(Seen::Trouble { message, forbidden: error.forbidden(), held_back: Vec::new() }).await;
+        }
+    }
+
+    async fn send(&self, seen: Seen) {
+        // That nobody receives it ends the task.
+        let _ = self.updates.send(Update { source: self.source.source, seen }).await;
+    }
+}

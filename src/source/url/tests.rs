@@ -1,0 +1,163 @@
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+use crate::net::request::fetch::server::{Server, ok};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+const SETTLED: &str = "ETag: \"1\"\r\n";
+
+/// A running [`watch`].
+struct Running {
+    updates: mpsc::Receiver<Update>,
+    refresh: channel::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    fn start(server: &Server, poll: Duration) -> Self {
+        let source = source(server, false);
+        let config = Config { sources: vec![source.clone()], poll, timeout: DEADLINE, max_size: 64 };
+        let (sender, updates) = mpsc::channel(16);
+        let (refresh, refreshes) = channel::channel(0);
+        let task = tokio::spawn(watch(Arc::new(config), source, None, refreshes, sender));
+        Self { updates, refresh, task }
+    }
+
+    async fn next(&mut self) -> Seen {
+        timeout(DEADLINE, self.updates.recv()).await.expect("an update in time").expect("it runs").seen
+    }
+
+    /// The next content; `-`: none.
+    async fn content(&mut self) -> String {
+        loop {
+            match self.next().await {
+                Seen::All(objects) => return text(&objects),
+                Seen::Healthy => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    async fn trouble(&mut self) -> String {
+        loop {
+            match self.next().await {
+                Seen::Trouble { message, .. } => return message,
+                Seen::Healthy => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    fn ask_at_once(&self) {
+        self.refresh.send_modify(|count| *count += 1);
+    }
+}
+
+fn source(server: &Server, may_be_empty: bool) -> Source {
+    let endpoint = server.url("/a/list").parse().unwrap();
+    Source { source: 0, name: "geo".into(), endpoint, http: Arc::default(), secret: true, may_be_empty }
+}
+
+fn text(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> String {
+    let line = |(key, value): (&String, &Content)| format!("{key}={}", String::from_utf8_lossy(&value.read().unwrap()));
+    let lines: Vec<_> = objects.values().flat_map(|object| object.data.iter().map(line)).collect();
+    if lines.is_empty() { "-".to_owned() } else { lines.join(" ") }
+}
+
+async fn until_asked(server: &Server, times: usize) {
+    let asked = async {
+        while server.heads().len() < times {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, asked).await.expect("it asks");
+}
+
+#[tokio::test]
+async fn content_comes_once_and_is_asked_for_by_its_name() {
+    let server = Server::start(&ok(SETTLED, "1"));
+    let mut running = Running::start(&server, Duration::from_millis(100));
+    assert_eq!(running.content().await, "list=1");
+    server.answer("HTTP/1.1 304 Not Modified\r\n\r\n");
+    let so_far = server.heads().len();
+    until_asked(&server, so_far + 2).await;
+    assert!(!server.heads()[0].contains("if-none-match") && server.heads()[1].contains("if-none-match: \"1\""));
+    server.answer(ok("ETag: \"2\"\r\n", "2"));
+    assert_eq!(running.content().await, "list=2", "and nothing before it");
+    running.task.abort();
+}
+
+#[tokio::test]
+async fn name_of_a_content_does_not_outlive_it() {
+    let server = Server::start(&ok(SETTLED, "1"));
+    let mut running = Running::start(&server, Duration::from_millis(100));
+    assert_eq!(running.content().await, "list=1");
+    // It is gone, and the receiver may let it go: then it must be fetched whole again.
+    server.answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(running.content().await, "-");
+    let so_far = server.heads().len();
+    until_asked(&server, so_far + 1).await;
+    assert!(!server.heads()[so_far].contains("if-none-match"), "{}", server.heads()[so_far]);
+    server.answer(ok(SETTLED, "1"));
+    assert_eq!(running.content().await, "list=1");
+    running.task.abort();
+}
+
+#[tokio::test]
+async fn who_asks_at_once_gets_it_whole() {
+    let server = Server::start(&ok(SETTLED, "1"));
+    let mut running = Running::start(&server, Duration::from_hours(1));
+    assert_eq!(running.content().await, "list=1");
+    // A server whose ETag did not change with its content.
+    server.answer(ok(SETTLED, "2"));
+    running.ask_at_once();
+    assert_eq!(running.content().await, "list=2");
+    assert!(!server.heads()[1].contains("if-none-match"));
+    running.task.abort();
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_what_was_known() {
+    let server = Server::start("HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n");
+    let mut running = Running::start(&server, Duration::from_millis(100));
+    let first = running.trouble().await;
+    assert!(first.contains("403") && !first.contains("stays"), "{first}");
+    server.answer(ok(SETTLED, "1"));
+    assert_eq!(running.content().await, "list=1");
+    for (answer, words) in [
+        (ok("", &"x".repeat(100)), "--max-size"),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhell".to_owned(), "broke off"),
+    ] {
+        server.answer(answer);
+        let trouble = running.trouble().await;
+        assert!(trouble.contains(words) && trouble.ends_with("what was fetched before stays"), "{trouble}");
+    }
+    // Back to what is known: no new content, but good news.
+    server.answer("HTTP/1.1 304 Not Modified\r\n\r\n");
+    running.ask_at_once();
+    // Whole, as it was asked for: a 304 is no answer to that.
+    assert!(running.trouble().await.contains("304"));
+    server.answer(ok(SETTLED, "1"));
+    assert!(matches!(running.next().await, Seen::Healthy));
+    running.task.abort();
+}
+
+#[tokio::test]
+async fn empty_body_counts_as_absence_unless_it_may_be_empty() {
+    let server = Server::start(&ok("", ""));
+    let config = Config { timeout: DEADLINE, max_size: 64, ..Config::default() };
+    let found = look(&config, &source(&server, false), None, &Conditions::default()).await.unwrap();
+    assert!(matches!(found, Found::Absent(200)), "{found:?}");
+    let found = look(&config, &source(&server, true), None, &Conditions::default()).await.unwrap();
+    let Found::Object(object, _) = found else { panic!("{found:?}") };
+    assert!(object.secret && object.data["list"].is_empty() && object.id.to_string() == "url/geo");
+}
+
+#[tokio::test]
+async fn task_ends_with_its_receiver() {
+    let server = Server::start(&ok("", "1"));
+    let Running { updates, task, refresh: _refresh } = Running::start(&server, Duration::from_hours(1));
+    drop(updates);
+    timeout(DEADLINE, task).await.expect("it ends").unwrap();
+}

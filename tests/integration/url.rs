@@ -1,0 +1,300 @@
+//! `--watch-url`: a real nginx that has a file, and servers that break off, hang and refuse.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+
+use super::support::port::free_port;
+use super::support::scene::Scene;
+use super::support::sidecar::{eventually, run, trimtab};
+
+/// An nginx that has the files of a folder, and notes what it answers.
+struct Nginx {
+    scene: Scene,
+    port: u16,
+    child: Option<Child>,
+}
+
+impl Nginx {
+    fn start() -> Self {
+        let scene = Scene::new();
+        fs::create_dir(scene.at("www")).unwrap();
+        let mut nginx = Self { scene, port: free_port(), child: None };
+        nginx.start_again();
+        nginx
+    }
+
+    fn start_again(&mut self) {
+        let (port, own) = (self.port, self.scene.text(""));
+        let conf = format!(
+            "daemon off; master_process off; pid {own}/pid; error_log {own}/error.log; events {{}}
+            http {{
+                log_format short '$status $body_bytes_sent'; access_log {own}/access.log short;
+                client_body_temp_path {own}; proxy_temp_path {own}; fastcgi_temp_path {own};
+                uwsgi_temp_path {own}; scgi_temp_path {own};
+                server {{ listen 127.0.0.1:{port}; root {own}/www; }}
+            }}"
+        );
+        fs::write(self.scene.at("nginx.conf"), conf).unwrap();
+        let binary = std::env::var("TRIMTAB_TEST_NGINX").expect("TRIMTAB_TEST_NGINX is not set: run `make test`");
+        let mut command = Command::new(binary);
+        let error = self.scene.text("error.log");
+        command.args(["-p", &own, "-e", &error, "-c", &self.scene.text("nginx.conf")]).stdin(Stdio::null());
+        self.child = Some(command.spawn().unwrap());
+        eventually("nginx serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}/{path}?token=canary", self.port)
+    }
+
+    /// Puts a file in its place; as nobody writes to it any more, in the past.
+    fn put(&self, name: &str, content: &str, age: u64) {
+        let new = self.scene.at("new");
+        fs::write(&new, content).unwrap();
+        let modified = SystemTime::now() - Duration::from_secs(age);
+        fs::File::options().write(true).open(&new).unwrap().set_modified(modified).unwrap();
+        fs::rename(new, self.scene.at("www").join(name)).unwrap();
+    }
+
+    /// Each status with the body's length.
+    fn answers(&self) -> Vec<String> {
+        let log = fs::read_to_string(self.scene.at("access.log")).unwrap_or_default();
+        log.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A server that sends these bytes to whoever asks, and then closes the connection or holds it.
+struct Raw {
+    address: SocketAddr,
+    answer: Arc<Mutex<(String, bool)>>,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Raw {
+    fn start(answer: &str, held: bool) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let raw = Self {
+            address: listener.local_addr().unwrap(),
+            answer: Arc::new(Mutex::new((answer.to_owned(), held))),
+            heads: Arc::default(),
+        };
+        let (answer, heads) = (raw.answer.clone(), raw.heads.clone());
+        std::thread::spawn(move || {
+            let mut kept = Vec::new();
+            for mut stream in listener.incoming().flatten() {
+                let mut head = Vec::new();
+                let mut byte = [0];
+                while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read > 0) {
+                    head.push(byte[0]);
+                }
+                heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
+                let (bytes, held) = answer.lock().unwrap().clone();
+                let _ = stream.write_all(bytes.as_bytes());
+                if held {
+                    kept.push(stream);
+                }
+            }
+        });
+        raw
+    }
+
+    fn answer(&self, answer: &str, held: bool) {
+        *self.answer.lock().unwrap() = (answer.to_owned(), held);
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/list.txt", self.address)
+    }
+}
+
+fn ok(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn source(status: &Value) -> String {
+    status["sources"].to_string()
+}
+
+fn published(scene: &Scene, content: &str) {
+    eventually(&format!("{content:?} is published"), || {
+        (scene.published("list.txt").as_deref() == Some(content)).then_some(())
+    });
+}
+
+#[test]
+fn file_of_a_real_nginx_is_published_and_costs_nothing_while_it_stays() {
+    let mut nginx = Nginx::start();
+    nginx.put("list.txt", "1", 3600);
+    let scene = Scene::new();
+    let url = format!("geo={}", nginx.url("list.txt"));
+    let mut sidecar = scene.start(&["--watch-url", &url, "--url-poll", "100ms", "--debounce", "10ms"]);
+    published(&scene, "1");
+    sidecar.until_idle();
+    eventually("unchanged, it is not sent", || {
+        (nginx.answers().iter().filter(|line| *line == "304 0").count() >= 2).then_some(())
+    });
+    assert_eq!(nginx.answers().iter().filter(|line| line.starts_with("200")).count(), 1, "{:?}", nginx.answers());
+
+    // With the same length, in the same second: an ETag of nginx's does not tell these apart.
+    nginx.put("list.txt", "2", 0);
+    published(&scene, "2");
+    nginx.put("list.txt", "3", 0);
+    published(&scene, "3");
+
+    // A name for a content does not outlive it.
+    nginx.put("list.txt", "4", 3600);
+    published(&scene, "4");
+    sidecar.until_idle();
+    sidecar.kill();
+    let so_far = nginx.answers().len();
+    sidecar.start_again();
+    let first = eventually("it asks", || nginx.answers().get(so_far).cloned());
+    assert_eq!(first, "200 1", "after a restart it is fetched whole");
+    sidecar.until_idle();
+
+    nginx.stop();
+    let status = sidecar.until("it is missed", |status| source(status).contains("no connection"));
+    assert!(source(&status).contains("what was fetched before stays"), "{status}");
+    assert_eq!(scene.published("list.txt").as_deref(), Some("4"));
+    nginx.start_again();
+    nginx.put("list.txt", "5", 3600);
+    published(&scene, "5");
+    fs::remove_file(nginx.scene.at("www/list.txt")).unwrap();
+    sidecar.until("its absence is reported", |status| source(status).contains("--on-delete keep"));
+    assert_eq!(scene.published("list.txt").as_deref(), Some("5"));
+    assert!(!sidecar.log().contains("canary") && !sidecar.status().to_string().contains("canary"));
+}
+
+#[test]
+fn part_of_a_file_is_never_published_and_a_kill_during_a_fetch_leaves_nothing() {
+    let raw = Raw::start(&ok("whole"), false);
+    let scene = Scene::new();
+    let mut sidecar = scene.start(&["--watch-url", &raw.url(), "--url-poll", "100ms", "--debounce", "10ms"]);
+    published(&scene, "whole");
+    sidecar.until_idle();
+    raw.answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf", false);
+    let status = sidecar.until("it is refused", |status| source(status).contains("broke off"));
+    assert!(source(&status).contains("what was fetched before stays"), "{status}");
+    assert_eq!(scene.published("list.txt").as_deref(), Some("whole"));
+    raw.answer("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhalf", true);
+    let so_far = raw.heads.lock().unwrap().len();
+    kill(sidecar.pid(), Signal::SIGHUP).unwrap();
+    eventually("a fetch hangs", || (raw.heads.lock().unwrap().len() > so_far).then_some(()));
+    sidecar.kill();
+    assert_eq!(scene.published("list.txt").as_deref(), Some("whole"));
+    assert_eq!(scene.left_behind(), [""; 0]);
+    sidecar.start_again();
+    sidecar.until("it waits", |status| status["phase"].is_string());
+    raw.answer(&ok("new"), false);
+    kill(sidecar.pid(), Signal::SIGHUP).unwrap();
+    published(&scene, "new");
+    sidecar.until_idle();
+    assert_eq!(scene.left_behind(), [""; 0]);
+}
+
+#[test]
+fn absent_file_is_waited_for_and_a_retry_asks_at_once() {
+    let raw = Raw::start("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", false);
+    let scene = Scene::new();
+    let template = scene.at("app.conf.j2");
+    fs::write(&template, "{{ url('geo')['list.txt'] }} {{ data['list.txt'] }}").unwrap();
+    let (url, template) = (format!("geo={}", raw.url()), template.to_str().unwrap().to_owned());
+    let sidecar = scene.start(&["--watch-url", &url, "--url-poll", "1h", "--template", &template]);
+    let status = sidecar.until("it is waited for", |status| source(status).contains("does not exist"));
+    assert_eq!(status["ready"], false);
+    raw.answer(&ok("x"), false);
+    let admin = sidecar.address("--admin").to_string();
+    let (code, said) = run(trimtab().args(["retry", "--admin", &admin]));
+    assert_eq!(code, Some(0), "{said}");
+    eventually("it is rendered", || (scene.published("app.conf").as_deref() == Some("x x")).then_some(()));
+}
+
+#[test]
+fn secret_of_a_url_is_a_secret_and_goes_by_its_header() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let raw = Raw::start(&ok("hidden-canary"), false);
+    let scene = Scene::new();
+    let token = scene.at("token");
+    fs::write(&token, "Bearer header-canary\n").unwrap();
+    let header = format!("geo=Authorization: @{}", token.display());
+    let url = format!("geo={}", raw.url());
+    let flags = ["--watch-url", &url, "--secret-url", "geo", "--url-header", &header, "--once"];
+    let mut sidecar = scene.start(&flags);
+    assert_eq!(sidecar.exit_code(), Some(0));
+    assert_eq!(scene.published("list.txt").as_deref(), Some("hidden-canary"));
+    let mode = fs::metadata(scene.output.join("list.txt")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o640);
+    assert!(raw.heads.lock().unwrap()[0].contains("authorization: Bearer header-canary"));
+    assert!(!sidecar.log().contains("canary"), "{}", sidecar.log());
+}
+
+#[test]
+fn check_and_render_fetch_and_say_what_is_wrong() {
+    let raw = Raw::start("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n", false);
+    let scene = Scene::new();
+    let url = format!("geo={}", raw.url());
+    let flags = scene.flags(&["--watch-url", &url, "--once-timeout", "100ms"]);
+    let dry = |subcommand: &str| run(trimtab().arg(subcommand).args(&flags));
+    let (code, said) = dry("check");
+    assert!(code == Some(77) && said.contains("url/geo") && said.contains("--url-header"), "{code:?}: {said}");
+    let (code, said) = dry("render");
+    assert!(code == Some(77) && said.contains("answered 403"), "{code:?}: {said}");
+    raw.answer("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", false);
+    let (code, said) = dry("check");
+    assert!(code == Some(1) && said.contains("answers 404"), "{code:?}: {said}");
+    raw.answer(&ok("1\n"), false);
+    let (code, said) = dry("check");
+    assert!(code == Some(0) && said.contains("bytes in 1 keys"), "{code:?}: {said}");
+    let flags = scene.flags(&["--watch-url", &url]);
+    let (code, said) = run(trimtab().arg("render").args(&flags));
+    assert!(code == Some(0) && said.contains("+1"), "{code:?}: {said}");
+    assert!(!scene.output.exists());
+}
+
+#[test]
+fn urls_that_make_no_sense_are_refused_without_being_quoted() {
+    let output = PathBuf::from("/no/such/output");
+    for (flags, words) in [
+        (&["--watch-url", "https://user:canary@host/x"][..], "--url-header"),
+        (&["--watch-url", "ftp://host/canary"], "http:// or https://"),
+        (&["--watch-url", "unix:///run/x.sock:/canary"], "http:// or https://"),
+        (&["--watch-url", "https://host/"], "no last segment"),
+        (&["--watch-url", "http://host/a", "--watch-url", "https://host/b/a"], "NAME=URL"),
+        (&["--watch-url", "http://host/a", "--url-poll", "1ms"], "--url-poll"),
+        (&["--watch-url", "http://host/a", "--url-timeout", "0"], "--url-timeout"),
+        (&["--watch-url", "http://host/a", "--secret-url", "b"], "--secret-url b"),
+        (&["--watch-url", "http://host/a", "--url-header", "b=K: canary"], "--url-header b"),
+        (
+            &["--watch-url", "http://host/a", "--watch-url", "http://host/b", "--url-header", "K: canary"],
+            "say which one",
+        ),
+        (&["--watch-url", "http://host/a", "--url-header", "Authorization: canary"], "@FILE"),
+        (&["--watch-url", "http://host/a", "--url-cert-file", "/x"], "--url-key-file"),
+        (&["--watch-dir", "/x", "--secret-url", "b"], "goes with --watch-url"),
+    ] {
+        let (code, said) = run(trimtab().args(flags).arg("--output").arg(&output));
+        assert!(code == Some(64) && said.contains(words), "{flags:?}: {code:?}: {said}");
+        assert!(!said.contains("canary"), "{said}");
+    }
+}
