@@ -168,7 +168,11 @@ impl App {
                 let _ = answer.send(());
             }
             Ask::Retry(answer) => {
-                let reply = if self.machine.is_settled() && !self.machine.is_partial() {
+                let fetches = self.feed.fetch();
+                let reply = if self.machine.is_settled() && !self.machine.is_partial() && fetches {
+                    "each --watch-url is asked again; nothing else to retry: the newest inputs are published, and the main process \
+                     has them\n"
+                } else if self.machine.is_settled() && !self.machine.is_partial() {
                     "nothing to retry: the newest inputs are published, and the main process has them\n"
                 } else {
                     "trying again\n"

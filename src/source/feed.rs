@@ -22,6 +22,8 @@ pub struct Feed {
     updates: mpsc::Receiver<Update>,
     /// Each change of it makes the watchers read everything again.
     refresh: watch::Sender<u64>,
+    /// Each change of it makes the URLs be asked at once.
+    fetch: watch::Sender<u64>,
     /// Whether each source was there when that was last logged; `None` before it was.
     was_up: Vec<Option<bool>>,
     waited_for: Vec<String>,
@@ -80,13 +82,13 @@ impl Feed {
         spool: Option<&Spool>,
     ) -> Self {
         let (reports, updates) = mpsc::channel(QUEUE);
-        let refresh = watch::Sender::new(0);
+        let [refresh, fetch] = [watch::Sender::new(0), watch::Sender::new(0)];
         if !files.roots.is_empty() {
             tasks.spawn(files::watch(files.clone(), refresh.subscribe(), reports.clone()));
         }
         for source in &urls.sources {
             let (urls, source, spool) = (Arc::clone(urls), source.clone(), spool.cloned());
-            tasks.spawn(url::watch(urls, source, spool, refresh.subscribe(), reports.clone()));
+            tasks.spawn(url::watch(urls, source, spool, fetch.subscribe(), reports.clone()));
         }
         if let Some((clients, watches)) = api {
             for watch in watches {
@@ -98,6 +100,7 @@ impl Feed {
             sources: Sources::new(specs.iter().cloned()),
             updates,
             refresh,
+            fetch,
             was_up: vec![None; specs.len()],
             waited_for: Vec::new(),
             changed: false,
@@ -159,6 +162,13 @@ impl Feed {
     /// Lets all sources be read again.
     pub fn refresh(&self) {
         self.refresh.send_modify(|count| *count += 1);
+        self.fetch();
+    }
+
+    /// Lets the URLs be asked at once, and says whether there are any.
+    pub fn fetch(&self) -> bool {
+        self.fetch.send_modify(|count| *count += 1);
+        self.fetch.receiver_count() > 0
     }
 
     /// The snapshot, if every source is known and it has changed since the last call.

@@ -156,7 +156,7 @@ fn file_of_a_real_nginx_is_published_and_costs_nothing_while_it_stays() {
     });
     assert_eq!(nginx.answers().iter().filter(|line| line.starts_with("200")).count(), 1, "{:?}", nginx.answers());
 
-    // With the same length, in the same second: an ETag of nginx's does not tell these apart.
+    // With the same length, in the same second: an ETag of nginx's does not show which it is.
     nginx.put("list.txt", "2", 0);
     published(&scene, "2");
     nginx.put("list.txt", "3", 0);
@@ -178,7 +178,7 @@ fn file_of_a_real_nginx_is_published_and_costs_nothing_while_it_stays() {
     assert!(source(&status).contains("what was fetched before stays"), "{status}");
     assert_eq!(scene.published("list.txt").as_deref(), Some("4"));
     nginx.start_again();
-    nginx.put("list.txt", "5", 3600);
+    nginx.put("list.txt", "5", 7200);
     published(&scene, "5");
     fs::remove_file(nginx.scene.at("www/list.txt")).unwrap();
     sidecar.until("its absence is reported", |status| source(status).contains("--on-delete keep"));
