@@ -162,10 +162,11 @@ impl Feed {
     /// Lets all sources be read again.
     pub fn refresh(&self) {
         self.refresh.send_modify(|count| *count += 1);
-        self.fetch();
+        self.fetch.send_modify(|count| *count += 1);
     }
 
     /// Lets the URLs be asked at once, and says whether there are any.
+    #[must_use]
     pub fn fetch(&self) -> bool {
         self.fetch.send_modify(|count| *count += 1);
         self.fetch.receiver_count() > 0

@@ -92,11 +92,11 @@ struct Raw {
 }
 
 impl Raw {
-    fn start(answer: &str, held: bool) -> Self {
+    fn start(answer: &str, stays: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let raw = Self {
             address: listener.local_addr().unwrap(),
-            answer: Arc::new(Mutex::new((answer.to_owned(), held))),
+            answer: Arc::new(Mutex::new((answer.to_owned(), stays))),
             heads: Arc::default(),
         };
         let (answer, heads) = (raw.answer.clone(), raw.heads.clone());
@@ -109,9 +109,9 @@ impl Raw {
                     head.push(byte[0]);
                 }
                 heads.lock().unwrap().push(String::from_utf8_lossy(&head).into_owned());
-                let (bytes, held) = answer.lock().unwrap().clone();
+                let (bytes, stays) = answer.lock().unwrap().clone();
                 let _ = stream.write_all(bytes.as_bytes());
-                if held {
+                if stays {
                     kept.push(stream);
                 }
             }
@@ -119,8 +119,8 @@ impl Raw {
         raw
     }
 
-    fn answer(&self, answer: &str, held: bool) {
-        *self.answer.lock().unwrap() = (answer.to_owned(), held);
+    fn answer(&self, answer: &str, stays: bool) {
+        *self.answer.lock().unwrap() = (answer.to_owned(), stays);
     }
 
     fn url(&self) -> String {
@@ -211,6 +211,45 @@ fn part_of_a_file_is_never_published_and_a_kill_during_a_fetch_leaves_nothing() 
     published(&scene, "new");
     sidecar.until_idle();
     assert_eq!(scene.left_behind(), [""; 0]);
+}
+
+#[test]
+fn bundle_that_the_system_tar_made_is_published_as_its_files() {
+    let nginx = Nginx::start();
+    let pack = |from: &str, to: &str, flags: &str| {
+        let folder = nginx.scene.text(from);
+        let new = nginx.scene.text("new.tar.gz");
+        let tar = Command::new("tar").args([flags, &new, "-C", &folder, "."]).status().unwrap();
+        assert!(tar.success());
+        fs::rename(new, nginx.scene.at("www").join(to)).unwrap();
+    };
+    fs::create_dir_all(nginx.scene.at("one/sites")).unwrap();
+    fs::write(nginx.scene.at("one/top.conf"), "1").unwrap();
+    fs::write(nginx.scene.at("one/sites").join("x".repeat(150)), "long").unwrap();
+    std::os::unix::fs::symlink("../top.conf", nginx.scene.at("one/sites/link")).unwrap();
+    pack("one", "web.tar.gz", "-czf");
+    let scene = Scene::new();
+    let url = format!("web={}", nginx.url("web.tar.gz"));
+    let flags = ["--watch-url", &url, "--url-poll", "100ms", "--debounce", "10ms"];
+    let sidecar = scene.start(&[&flags[..], &["--path", "{name}/{key}"]].concat());
+    let has = |path: &str, content: &str| {
+        eventually(path, || (scene.published(path).as_deref() == Some(content)).then_some(()));
+    };
+    has("web/top.conf", "1");
+    has("web/sites/link", "1");
+    has(&format!("web/sites/{}", "x".repeat(150)), "long");
+    // One that leads out, and an error page.
+    fs::create_dir(nginx.scene.at("two")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", nginx.scene.at("two/passwd")).unwrap();
+    pack("two", "web.tar.gz", "-czf");
+    sidecar.until("the link is refused", |status| source(status).contains("leads out of the bundle"));
+    nginx.put("web.tar.gz", "<html>502</html>", 3600);
+    sidecar.until("the page is refused", |status| source(status).contains("no tar.gz archive"));
+    has("web/top.conf", "1");
+    fs::write(nginx.scene.at("one/top.conf"), "2").unwrap();
+    pack("one", "web.tar.gz", "-czf");
+    has("web/top.conf", "2");
+    sidecar.until_idle();
 }
 
 #[test]

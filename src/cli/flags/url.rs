@@ -23,7 +23,8 @@ const LEAST: Duration = Duration::from_millis(100);
 pub struct UrlArgs {
     /// Watch what is behind this http or https URL: one key, the last segment of its path
     ///
-    /// May be repeated. NAME is what templates call it [default: that segment]. It is fetched whole or not at all.
+    /// Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
+    /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
     pub watch_urls: Vec<String>,
     /// Ask each URL this often, a tenth more or less, whether it has something new
@@ -35,9 +36,8 @@ pub struct UrlArgs {
     /// What the --watch-url of this name has is secret. May be repeated
     #[arg(long = "secret-url", value_name = "NAME")]
     pub secret_urls: Vec<String>,
-    /// Send this header to the --watch-url of this name, or to the only one; a value from a file is read at each fetch. May
-    /// be repeated
-    #[arg(long = "url-header", value_name = "[NAME=]K: V|@FILE")]
+    /// Send this header to the --watch-url of this name, or to the only one; K: @FILE is read at each fetch. May be repeated
+    #[arg(long = "url-header", value_name = "[NAME=]K: V")]
     pub url_headers: Vec<String>,
     /// Trust the certificates in this file for --watch-url, and no others
     #[arg(long, value_name = "PATH")]

@@ -1,9 +1,10 @@
-//! Files behind URLs: each is asked for every `--url-poll`, and counts as a whole or not at all.
+//! Files and bundles behind URLs: each is asked for every `--url-poll`, and counts as a whole or not at all.
 //!
 //! One task for each. It holds no content: that belongs to whoever receives it. What it keeps to ask by (`ETag`,
 //! `Last-Modified`) it keeps as long as that content, and in memory alone: so after a restart everything is fetched whole, and
 //! no name for a content outlives it.
 
+mod bundle;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::sleep;
 
+use self::bundle::{BundleError, Packing};
 use super::{Seen, Update};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
@@ -66,6 +68,8 @@ pub struct Config {
 pub enum UrlError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error("{endpoint}: {error}; nothing of the bundle is used")]
+    Bundle { endpoint: String, error: BundleError },
     #[error("{0}")]
     NotKept(#[from] SpoolError),
     /// The runtime ends.
@@ -83,6 +87,7 @@ impl UrlError {
     fn is_lasting(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_lasting(),
+            Self::Bundle { .. } => true,
             Self::NotKept(_) | Self::Ended => false,
         }
     }
@@ -114,21 +119,28 @@ pub async fn look(
     if body.is_empty() && !source.may_be_empty {
         return Ok(Found::Absent(200));
     }
-    let (source, spool) = (source.clone(), spool.cloned());
-    // Megabytes are digested.
-    let object = tokio::task::spawn_blocking(move || source.object(body, spool.as_ref())).await;
+    let (source, spool, limit) = (source.clone(), spool.cloned(), config.max_size);
+    // Megabytes are unpacked and digested.
+    let object = tokio::task::spawn_blocking(move || source.object(body, limit, spool.as_ref())).await;
     Ok(Found::Object(object.unwrap_or(Err(UrlError::Ended))?, conditions))
 }
 
 impl Source {
-    fn object(&self, body: Bytes, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
-        let key = self.endpoint.last_segment().unwrap_or(&self.name).to_owned();
-        let content = match spool {
-            None => body.into(),
-            Some(spool) => Content::keep(body, spool)?,
+    fn object(&self, body: Bytes, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
+        let key = self.endpoint.last_segment().unwrap_or(&self.name);
+        let files = match Packing::of(key) {
+            None => BTreeMap::from([(key.to_owned(), body)]),
+            Some(packing) => bundle::unpack(&body, packing, limit)
+                .map_err(|error| UrlError::Bundle { endpoint: self.endpoint.to_string(), error })?,
         };
+        let content = |body: Bytes| match spool {
+            None => Ok(body.into()),
+            Some(spool) => Content::keep(body, spool),
+        };
+        let data = files.into_iter().map(|(key, body)| Ok((key, content(body)?)));
+        let data: BTreeMap<_, _> = data.collect::<Result<_, SpoolError>>()?;
         let id = ObjectRef { kind: Kind::Url, namespace: Arc::default(), name: self.name.as_str().into() };
-        Ok(Arc::new(Object::new(id, String::new(), 0, self.secret, BTreeMap::from([(key, content)]))))
+        Ok(Arc::new(Object::new(id, String::new(), 0, self.secret, data)))
     }
 }
 

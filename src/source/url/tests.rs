@@ -155,6 +155,32 @@ async fn empty_body_counts_as_absence_unless_it_may_be_empty() {
 }
 
 #[tokio::test]
+async fn each_file_of_a_bundle_is_a_key_and_one_that_is_refused_leaves_what_was_known() {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (path, content) in [("a", "1"), ("b/c", "2")] {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, path, content.as_bytes()).unwrap();
+    }
+    let whole = builder.into_inner().unwrap();
+    let answer = |bytes: &[u8]| {
+        [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", bytes.len()).as_bytes(), bytes].concat()
+    };
+    let server = Server::start("");
+    server.answer(answer(&whole));
+    let endpoint = server.url("/web.tar?token=canary").parse().unwrap();
+    let source = Source { endpoint, ..source(&server, false) };
+    let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
+    let found = look(&config, &source, None, &Conditions::default()).await.unwrap();
+    let Found::Object(object, _) = found else { panic!("{found:?}") };
+    assert_eq!(text(&BTreeMap::from([(object.id.clone(), object)])), "a=1 b/c=2");
+    server.answer(answer(&whole[..1024]));
+    let error = look(&config, &source, None, &Conditions::default()).await.unwrap_err();
+    assert!(matches!(error, UrlError::Bundle { .. }) && error.is_lasting(), "{error:?}");
+    assert!(error.to_string().contains("end of the archive") && !error.to_string().contains("canary"), "{error}");
+}
+
+#[tokio::test]
 async fn task_ends_with_its_receiver() {
     let server = Server::start(&ok("", "1"));
     let Running { updates, task, refresh: _refresh } = Running::start(&server, Duration::from_hours(1));
