@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -145,13 +145,16 @@ fn swap_under_readers(layout: Layout, swaps: u64, flags: &[&str], files: &[Publi
 
     let over = AtomicBool::new(false);
     let output = &scene.output;
+    let looked: [AtomicU64; 3] = Default::default();
     std::thread::scope(|scope| {
+        let mut counters = looked.iter();
         let read = |one_round: fn(&mut Sight, &Path, &[Published])| {
-            let over = &over;
+            let (over, counter) = (&over, counters.next().unwrap());
             scope.spawn(move || {
                 let mut sight = Sight::default();
                 while !over.load(Ordering::Relaxed) {
                     one_round(&mut sight, output, files);
+                    counter.fetch_add(1, Ordering::SeqCst);
                     sleep(Duration::from_micros(200));
                 }
                 sight
@@ -170,10 +173,20 @@ fn swap_under_readers(layout: Layout, swaps: u64, flags: &[&str], files: &[Publi
             sleep(Duration::from_micros(number % 40 * 20));
             volume.finish(&prepared[1], &keys_of(&pair[1]));
             // A reader that failed ends the test at once.
-            if readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
+            let failed = || readers.iter().any(std::thread::ScopedJoinHandle::is_finished);
+            if failed() {
                 break;
             }
             sleep(Duration::from_millis(8));
+            let seen = || hook.last_saw().as_deref().and_then(number_in) >= Some(number);
+            if number % 10 == 9 {
+                // On a busy machine one of ten is published at least, and each reader looks at it.
+                eventually("the hook sees a swap", || (seen() || failed()).then_some(()));
+                let before = looked.each_ref().map(|counter| counter.load(Ordering::SeqCst));
+                // The round that is under way may have begun before it.
+                let looks = |at: usize| looked[at].load(Ordering::SeqCst) > before[at] + 1;
+                eventually("each reader looks", || ((0..3).all(looks) || failed()).then_some(()));
+            }
         }
         let delivered = || hook.last_saw().as_deref().and_then(number_in) == Some(swaps);
         if !readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
