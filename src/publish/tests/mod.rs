@@ -1262,6 +1262,7 @@ fn a_version_that_came_back_is_believed() {
     let FoundJournal::Journal(journal) = output.read_journal(false).unwrap() else { panic!("the journal is lost") };
     assert_eq!(journal.current, Some(generation(1)));
     assert_eq!(names_in(&at.join(STATE)), ["private"]);
+    assert!(!at.join(OWN).join("private").exists(), "the older one is gone");
 }
 
 // Crashes and readers.
