@@ -50,7 +50,7 @@ impl Drop for Main {
 enum Bad {
     /// The validator rejects it: it was never visible.
     Rejected,
-    /// The program of `--reload-exec` refuses it: it is rolled back.
+    /// The answer to `--reload-exec` or `--reload-url` refuses it: it is rolled back.
     Refused,
     /// The main process does not take it: it is rolled back.
     RolledBack,
@@ -73,7 +73,7 @@ impl Recipe<'_> {
     /// Good, bad, good: what is good runs in one and the same process.
     fn passes(mut self) {
         self.stage.edit(&(self.config)(1));
-        // A program has nobody to watch.
+        // Nobody is watched.
         let quick = if self.ends == Bad::Refused { &QUICK[4..] } else { &QUICK };
         let flags: Vec<_> = quick.iter().copied().chain(self.flags.iter().map(String::as_str)).collect();
         let sidecar = self.stage.start(&flags);
@@ -115,9 +115,14 @@ fn strings<const N: usize>(words: [&str; N]) -> Vec<String> {
 
 /// The answer of an HTTP server here.
 fn get(port: u16, path: &str) -> Option<String> {
+    get_as("", port, path)
+}
+
+/// The same with a line of the head.
+fn get_as(header: &str, port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").ok()?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n{header}\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     Some(answer)
@@ -489,6 +494,95 @@ fn opentelemetry_collector_takes_good_edits_and_a_validator_keeps_bad_ones_from_
         config: &config,
         ends: Bad::Rejected,
         runs: &|_| edit_in(&get(metrics, "/metrics")?),
+        stage,
+    }
+    .passes();
+}
+
+/// `rabbitmq.conf` is read once; definitions are imported at any time, and what is behind a mistake in them is not.
+#[test]
+fn rabbitmq_imports_good_definitions_and_bad_ones_are_rolled_back() {
+    let stage = Stage::new("");
+    let [amqp, http, epmd, node] = [(); 4].map(|()| free_port());
+    let mut command = vec![tool("rabbitmq", &[]).to_str().unwrap().to_owned(), stage.text("rabbitmq")];
+    command.extend([amqp, http, epmd, node].map(|port| port.to_string()));
+    let config = |edit| {
+        format!(
+            r#"{{"global_parameters": [{{"name": "app", "value": "edit-{edit}"}}],
+                "policies": [{{"vhost": "/", "name": "length", "pattern": ".*", "definition": {{"max-length": {edit}}}}}]}}"#
+        )
+    };
+    let url = format!("http://127.0.0.1:{http}/api/definitions");
+    let mut flags = strings(["--reload-url", &url, "--reload-body", &format!("@{}", stage.text("conf/app.conf"))]);
+    flags.extend(strings(["--reload-auth-file", &stage.write("user", "guest:guest"), "--reload-timeout", "1m"]));
+    flags.extend(strings(["--reload-header", "Content-Type: application/json"]));
+    let imported =
+        |_| edit_in(&get_as("Authorization: Basic Z3Vlc3Q6Z3Vlc3Q=\r\n", http, "/api/global-parameters/app")?);
+    Recipe {
+        command,
+        flags,
+        bad: config(9).replace("\"max-length\": 9", "\"max-length\": \"frobnicate\""),
+        config: &config,
+        ends: Bad::Refused,
+        runs: &imported,
+        stage,
+    }
+    .passes();
+}
+
+/// As most programs in Java are notified: by a request, which is answered with what came of it.
+#[test]
+fn java_program_takes_good_edits_and_bad_ones_are_rolled_back() {
+    const PROGRAM: &str = r#"
+        import com.sun.net.httpserver.HttpServer;
+        import java.net.InetSocketAddress;
+        import java.nio.file.*;
+        import java.util.Properties;
+
+        public class App {
+            static volatile Properties config;
+
+            static Properties read(Path file) throws Exception {
+                var read = new Properties();
+                try (var from = Files.newBufferedReader(file)) { read.load(from); }
+                return read;
+            }
+
+            public static void main(String[] args) throws Exception {
+                var file = Path.of(args[0]);
+                config = read(file);
+                var server = HttpServer.create(new InetSocketAddress("127.0.0.1", Integer.parseInt(args[1])), 0);
+                server.createContext("/", exchange -> {
+                    var code = 200;
+                    var text = "read";
+                    if (exchange.getRequestMethod().equals("POST")) {
+                        try { config = read(file); } catch (Exception error) { code = 500; text = error.getMessage(); }
+                    } else {
+                        text = config.getProperty("digest") + " " + config.getProperty("text");
+                    }
+                    exchange.sendResponseHeaders(code, text.length());
+                    try (var body = exchange.getResponseBody()) { body.write(text.getBytes()); }
+                });
+                server.start();
+            }
+        }"#;
+    let (stage, port) = (Stage::new(""), free_port());
+    let java = debian("openjdk-17-jre-headless", "java").to_str().unwrap().to_owned();
+    let program = stage.write("App.java", PROGRAM);
+    let template = stage.write("app.conf.j2", "digest={{ generation.digest }}\ntext={{ data[\"app.conf\"] }}\n");
+    let url = format!("http://127.0.0.1:{port}/");
+    let mut flags = strings(["--template", &template, "--reload-url", &url, "--reload-attempts", "1"]);
+    flags.extend(strings(["--confirm-url", &url, "--confirm-match", "^{digest} ", "--reload-timeout", "1m"]));
+    let mut command = strings([&java, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", &program]);
+    command.extend(strings([&stage.text("conf/app.conf"), &port.to_string()]));
+    Recipe {
+        command,
+        flags,
+        // No such character.
+        bad: r"edit-9 \u12".to_owned(),
+        config: &|edit| format!("edit-{edit}"),
+        ends: Bad::Refused,
+        runs: &|_| edit_in(&get(port, "/")?),
         stage,
     }
     .passes();
