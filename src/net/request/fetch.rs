@@ -155,7 +155,9 @@ impl FetchError {
 /// What to do about a status.
 fn hint(code: u16) -> &'static str {
     match code {
-        401 | 403 => "; it wants another credential than --url-header gives, or knows this Pod's address for no friend",
+        401 | 403 => {
+            "; it wants another credential (--url-header, --url-cert-file), or does not let this Pod's address in"
+        }
         304 => " to a question without a condition; is a broken cache in the way?",
         429 | 503 => "; trying again as it asks",
         500.. => "; trying again, and its own log says why",
