@@ -164,7 +164,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
 /// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let mut words = personas::announced(std::env::args_os().collect())?;
+    let (mut words, variables) = personas::announced(std::env::args_os().collect())?;
     let mut command = command();
     // It would be the help's look alone that changed, were it a value.
     if words.iter().any(|word| word == "-h") {
@@ -194,7 +194,7 @@ pub fn parse() -> Result<Cli, ExitCode> {
     }
     let parsed = parsed.and_then(|matches| {
         let given = given::given(&self::command(), &matches, &entries);
-        Cli::from_arg_matches(&matches).map(|cli| Cli { given, ..cli })
+        Cli::from_arg_matches(&matches).map(|cli| Cli { given, run: RunArgs { variables, ..cli.run }, ..cli })
     });
     let lacks_all = |cli: &Cli| match &cli.command {
         Some(Command::Check(args) | Command::Render(args)) => {
@@ -257,7 +257,8 @@ fn configure(args: RunArgs) -> Result<Config, ExitCode> {
     let file = args.file.config.clone();
     let own_namespace =
         |client: &kube::ClientConfig| kube::default_namespace(client).map_err(|error| error.to_string());
-    match args.check(&|name| std::env::var_os(name), &own_namespace) {
+    let variables = args.variables.clone();
+    match args.check(&|name| variables.get(name), &own_namespace) {
         Ok(config) => {
             log::init(format, level);
             Ok(config)

@@ -14,6 +14,7 @@ mod url;
 mod validate;
 
 use std::ffi::OsString;
+use std::fmt;
 use std::sync::Arc;
 
 use clap::Args;
@@ -59,6 +60,25 @@ fn check_goes_with(flag: &str, given: bool, others: &[(&str, bool)]) -> Checked<
 /// Where variables come from: the process's environment, or a map in tests.
 pub type Env<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+/// What another sidecar's settings hold and no command line of Trimtab's may: a flag names it as a variable.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Variables(pub Vec<(&'static str, OsString)>);
+
+impl fmt::Debug for Variables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Variables(…)")
+    }
+}
+
+impl Variables {
+    /// One of these, or of the environment.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<OsString> {
+        let own = self.0.iter().find(|(own, _)| *own == name);
+        own.map(|(_, value)| value.clone()).or_else(|| std::env::var_os(name))
+    }
+}
+
 /// All flags of the sidecar, table by table.
 #[derive(Debug, Args)]
 pub struct RunArgs {
@@ -80,12 +100,15 @@ pub struct RunArgs {
     pub life: LifeArgs,
     #[command(flatten)]
     pub file: FileArgs,
+    /// Beside those of the environment.
+    #[arg(skip)]
+    pub variables: Variables,
 }
 
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, urls, output, validate, reload, confirm, rollout, life, file: _ } = &self;
+        let Self { sources, urls, output, validate, reload, confirm, rollout, life, file: _, variables: _ } = &self;
         let mut parts = sources.parts(own_namespace, urls, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
         let directory = output.directory(sources.is_copied() || urls.is_given())?;

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 
 use super::{Flags, Refused};
 
@@ -68,23 +66,30 @@ impl Flags {
         }
     }
 
-    /// `--reload-url`. Trimtab keeps credentials out of URLs: what is in this one is sent as Go's client sends it.
-    pub(super) fn reload_url(&mut self, url: &str) -> Option<String> {
+    /// `--reload-url`; whether there is a user in it. Trimtab keeps credentials out of URLs, and has none in flags.
+    pub(super) fn reload_url(&mut self, url: &str) -> bool {
         let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         let Some(at) = rest[..end].rfind('@') else {
             self.add("--reload-url", url);
-            return None;
+            return false;
         };
         self.add("--reload-url", format!("{scheme}://{}", &rest[at + 1..]));
-        Some(format!("Authorization: Basic {}", STANDARD.encode(unescaped(&rest[..at]))))
+        let (user, password) = rest[..at].split_once(':').unwrap_or((&rest[..at], ""));
+        for (flag, name, value) in
+            [("--reload-user", "RELOAD_URL_USER", user), ("--reload-password", "RELOAD_URL_PASSWORD", password)]
+        {
+            self.add(flag, format!("${name}"));
+            self.variables.0.push((name, OsString::from_vec(unescaped(value))));
+        }
+        true
     }
 }
 
-/// With `%40` as the byte that it stands for; a user without a password has an empty one.
-fn unescaped(userinfo: &str) -> Vec<u8> {
+/// With `%40` as the byte that it stands for.
+fn unescaped(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut rest = userinfo.as_bytes();
+    let mut rest = text.as_bytes();
     while let Some((first, more)) = rest.split_first() {
         let hex = more.get(..2).and_then(|two| u8::from_str_radix(str::from_utf8(two).ok()?, 16).ok());
         if let Some(byte) = hex.filter(|_| *first == b'%') {
@@ -94,9 +99,6 @@ fn unescaped(userinfo: &str) -> Vec<u8> {
             bytes.push(*first);
             rest = more;
         }
-    }
-    if !userinfo.contains(':') {
-        bytes.push(b':');
     }
     bytes
 }
@@ -119,16 +121,18 @@ mod tests {
     }
 
     #[test]
-    fn credentials_of_a_url_become_a_header() {
-        for (url, bare, userinfo) in [
+    fn credentials_of_a_url_become_variables() {
+        let flag = " --reload-user=$RELOAD_URL_USER --reload-password=$RELOAD_URL_PASSWORD";
+        for (url, bare, user) in [
             ("http://h/x?a@b", "http://h/x?a@b", None),
-            ("http://me:p%40ss@h:1/", "http://h:1/", Some("me:p@ss")),
-            ("https://me@h", "https://h", Some("me:")),
+            ("http://m%65:p%40s:s@h:1/", "http://h:1/", Some(("me", "p@s:s"))),
+            ("https://me@h", "https://h", Some(("me", ""))),
         ] {
             let mut flags = Flags::default();
-            let header = flags.reload_url(url);
-            assert_eq!(flags.words().next().unwrap().to_str().unwrap(), format!("--reload-url={bare}"));
-            assert_eq!(header, userinfo.map(|it| format!("Authorization: Basic {}", STANDARD.encode(it))));
+            assert_eq!(flags.reload_url(url), user.is_some());
+            assert_eq!(flags.line(), format!("--reload-url={bare}{}", if user.is_some() { flag } else { "" }));
+            let found = ["RELOAD_URL_USER", "RELOAD_URL_PASSWORD"].map(|name| flags.variables.get(name));
+            assert_eq!(found, user.map_or([None, None], |(user, password)| [user, password].map(|it| Some(it.into()))));
         }
     }
 }

@@ -28,14 +28,11 @@ pub(super) fn translate(settings: &[OsString]) -> Result<Flags, Refused> {
     let mut flags = Flags::default();
     flags.observe(given.all("volume-dir"));
     for url in given.all("webhook-url") {
-        if let Some(header) = flags.reload_url(url) {
-            if given.all("webhook-url").count() > 1 {
-                return Err(given.refused(
-                    "several webhook-url, and one with a user in it: Trimtab sends a hook's credentials to no other one; run \
-                     a sidecar for each, or give all of them none",
-                ));
-            }
-            flags.add_secret("--reload-header", header);
+        if flags.reload_url(url) && given.all("webhook-url").count() > 1 {
+            return Err(given.refused(
+                "several webhook-url, and one with a user in it: Trimtab sends a hook's credentials to no other one; run a \
+                 sidecar for each, or give all of them none",
+            ));
         }
     }
     flags.add("--reload-method", given.last("webhook-method").unwrap_or("POST"));
@@ -84,7 +81,7 @@ mod tests {
             ),
             (
                 "-volume-dir=/a -webhook-url=http://me:pass@a/ -webhook-retries=3",
-                "--observe-dir=a=/a --reload-url=http://a/ --reload-header=Authorization: Basic bWU6cGFzcw== \
+                "--observe-dir=a=/a --reload-url=http://a/ --reload-user=$RELOAD_URL_USER --reload-password=$RELOAD_URL_PASSWORD \
                  --reload-method=POST --reload-status=200 --reload-attempts=3 --listen=:9533 --metrics-as=configmap-reload --admin=off",
             ),
         ] {

@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 use super::exit::Exit;
-use super::flags::Env;
+use super::flags::{Env, Variables};
 use super::variables;
 
 /// Asks for the flags instead of a run; the one setting that is none of the peer's.
@@ -55,6 +55,8 @@ pub(super) struct Flags {
     given: Vec<(&'static str, Option<OsString>, bool)>,
     /// What the peer takes and Trimtab has no use for, to be said once.
     pub warnings: Vec<String>,
+    /// What flags name as variables.
+    pub variables: Variables,
 }
 
 impl Flags {
@@ -187,9 +189,9 @@ pub(super) fn translated(words: Vec<OsString>) -> Option<Vec<OsString>> {
 }
 
 /// The same of this process, which says what has no use and what is refused. An exit code where there is nothing to run.
-pub(super) fn announced(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode> {
+pub(super) fn announced(words: Vec<OsString>) -> Result<(Vec<OsString>, Variables), ExitCode> {
     let (peer, flags, print) = match Meant::of(words) {
-        Meant::Words(words) => return Ok(words),
+        Meant::Words(words) => return Ok((words, Variables::default())),
         Meant::Settings { peer, flags, print } => (peer.name(), flags, print),
     };
     let flags = flags.map_err(|Refused { message, code }| {
@@ -200,7 +202,7 @@ pub(super) fn announced(words: Vec<OsString>) -> Result<Vec<OsString>, ExitCode>
         eprintln!("trimtab as {peer}: {warning}");
     }
     if !print {
-        return Ok(flags.command_line());
+        return Ok((flags.command_line(), flags.variables));
     }
     print!("{}", flags.printed());
     Err(Exit::Done.into())
@@ -231,11 +233,11 @@ mod tests {
         let mut flags = Flags::default();
         flags.add("--output", "/a b");
         flags.switch("--optional");
-        flags.add_secret("--reload-header", "Authorization: Basic c4n4ry");
+        flags.add_secret("--reload-body", "c4n4ry");
         let words: Vec<_> = flags.words().collect();
-        assert_eq!(words, ["--output=/a b", "--optional", "--reload-header=Authorization: Basic c4n4ry"]);
-        assert_eq!(flags.printed(), "'--output=/a b'\n--optional\n'--reload-header=…'\n");
-        let env = |name: &str| (name == "TRIMTAB_RELOAD_HEADER").then(OsString::new);
+        assert_eq!(words, ["--output=/a b", "--optional", "--reload-body=c4n4ry"]);
+        assert_eq!(flags.printed(), "'--output=/a b'\n--optional\n'--reload-body=…'\n");
+        let env = |name: &str| (name == "TRIMTAB_RELOAD_BODY").then(OsString::new);
         assert_eq!(flags.without_variables(&env).printed(), "'--output=/a b'\n--optional\n");
     }
 

@@ -149,9 +149,7 @@ fn reload(given: &Arguments, flags: &mut Flags) -> Result<(), Refused> {
     match given.last("reload-method").unwrap_or("http") {
         "http" => {
             let url = given.last("reload-url").unwrap_or("http://127.0.0.1:9090/-/reload");
-            if let Some(header) = flags.reload_url(url) {
-                flags.add_secret("--reload-header", header);
-            }
+            flags.reload_url(url);
             flags.add("--reload-status", "200");
             if url.starts_with("https:") {
                 // The peer never verifies.
@@ -225,7 +223,7 @@ mod tests {
                 "--watched-dir=/etc/config --reload-url=https://u:p@127.0.0.1:9093/-/reload --reload-timeout=5s \
                  --retry-interval=100ms --log-format=json --log-level=none --delay-interval 0",
                 "--observe-dir=config=/etc/config --poll-interval=3m --reload-url=https://127.0.0.1:9093/-/reload \
-                 --reload-header=Authorization: Basic dTpw --reload-status=200 --reload-insecure --reload-timeout=5s \
+                 --reload-user=$RELOAD_URL_USER --reload-password=$RELOAD_URL_PASSWORD --reload-status=200 --reload-insecure --reload-timeout=5s \
                  --retry-min=100ms --retry-max=100ms --debounce=0 --debounce-max=5s --listen=off --admin=off \
                  --log-format=json --log-level=error",
             ),
