@@ -46,6 +46,7 @@ mod deploy; // alerts, dashboard, PodMonitor, FlowSchema
 mod docs; // the README and docs/: flags, manifests, links
 mod examples; // examples/ on an API server that enforces the restricted standard
 mod inject; // `inject`, `uninject`, `rbac`: manifests, on an API server
+mod peers; // prometheus-config-reloader's own program beside Trimtab with its settings
 mod policy; // `policy`, `profile`: the sidecar by an annotation
 mod previous; // a volume between the previous version and this one: `make compat`
 mod real; // real main processes: nginx, HAProxy, Prometheus, Envoy, and those of other sidecars' charts

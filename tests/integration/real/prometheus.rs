@@ -268,6 +268,53 @@ fn prometheus_operators_containers_run_unchanged() {
     assert!(!main.has_ended());
 }
 
+/// With `reloadStrategy: ProcessSignal`: a SIGHUP, and the time of the last reload by the API.
+#[test]
+fn prometheus_operators_container_signals_and_confirms() {
+    let program = Prometheus { ground: Ground::new() };
+    packed(&program, 0, "");
+    let mut volume = Volume::new(program.ground.at("rules"), &[("a.yml", RULES)]);
+    let (name, link) = (format!("prom-{}", program.ground.port), program.ground.at("bin"));
+    fs::create_dir(&link).unwrap();
+    // Of this name there is no other, where other tests run one, too.
+    fs::copy(binary("TRIMTAB_TEST_PROMETHEUS"), link.join(&name)).unwrap();
+    let arguments = [
+        format!("--config-file={}", program.ground.text("config/prometheus.yaml.gz")),
+        format!("--config-envsubst-file={}", program.ground.text("conf/prometheus.yml")),
+        format!("--watched-dir={}", program.ground.text("rules")),
+        format!("--watched-dir={}", program.ground.text("config")),
+        format!("--runtimeinfo-url=http://127.0.0.1:{}/api/v1/status/runtimeinfo", program.ground.port),
+        format!("--process-executable-name={name}"),
+        "--reload-method=signal".to_owned(),
+    ];
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let env = [("POD_NAME", "prometheus-k8s-3")];
+    let sidecar =
+        Sidecar::start_as_peer(Path::new("prometheus-config-reloader"), &program.ground.at("log"), &env, &arguments);
+    eventually("the first configuration", || program.ground.at("conf/prometheus.yml").exists().then_some(()));
+    let mut command = program.command();
+    command[0] = link.join(&name).to_str().unwrap().to_owned();
+    let mut main = Main::run(&program.ground, &command);
+    serves(&program, 0);
+    sidecar.until_idle();
+    packed(&program, 1, "");
+    serves(&program, 1);
+    let confirmed = sidecar.until_idle()["confirmed"]["sequence"].clone();
+    volume.swap(&[("a.yml", &RULES.replace("'@DIGEST@'", "second"))]);
+    sidecar.until("the rules are confirmed", |status| {
+        status["confirmed"]["sequence"] != confirmed && status["phase"] == "idle"
+    });
+    let groups = Connection::new(program.ground.port, false).get("/api/v1/rules").unwrap();
+    assert!(groups.contains("second"), "{groups}");
+    packed(&program, 2, "frobnicate: on");
+    let status = sidecar.until("it is refused", |status| status["quarantine"].is_object() && status["phase"] == "idle");
+    assert_eq!(status["quarantine"]["stage"], "confirm", "{status}");
+    assert!(fs::read_to_string(program.ground.at("conf/prometheus.yml")).unwrap().contains("config 1"));
+    assert_eq!(metric(&sidecar, "reloader_last_reload_successful"), Some(0.0));
+    serves(&program, 1);
+    assert!(!main.has_ended());
+}
+
 /// The container configmap-reload of the prometheus chart, by the name that its image calls it by.
 #[test]
 fn the_prometheus_charts_configmap_reload_runs_unchanged() {
