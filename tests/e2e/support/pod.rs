@@ -102,6 +102,11 @@ impl<'a> Pod<'a> {
         get(&self.ip(), port, path)
     }
 
+    /// POST without a body, the same way.
+    pub fn post(&self, port: u16, path: &str) -> Option<String> {
+        request("POST", &self.ip(), port, path)
+    }
+
     /// Waits until a GET answers with exactly this body.
     pub fn until_serves(&self, port: u16, path: &str, body: &str) {
         let ip = self.ip();
@@ -116,10 +121,14 @@ impl<'a> Pod<'a> {
 
 /// A GET on a connection of its own: the body, if the answer is 200.
 pub fn get(ip: &str, port: u16, path: &str) -> Option<String> {
+    request("GET", ip, port, path)
+}
+
+fn request(method: &str, ip: &str, port: u16, path: &str) -> Option<String> {
     let address: SocketAddr = format!("{ip}:{port}").parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\n\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {ip}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer).into_owned();
