@@ -2,7 +2,8 @@
 
 use k8s_openapi::api::coordination::v1::Lease;
 
-use super::{Finding, Severity, to_bind};
+use super::sources::to_bind;
+use super::{Finding, Severity};
 use crate::app::{self, Config, RolloutConfig};
 use crate::rollout::lease_name;
 use crate::source::files;
