@@ -17,13 +17,14 @@ pub(super) struct CallFailure {
     accepted: bool,
 }
 
-/// The rule by which a main process is presumed dead: it was sent a request that it did not answer, and has accepted no
-/// connection since for as long as `--confirm-timeout`.
+/// The rule by which a main process is presumed dead: it was sent a request that it did not answer, or refused, and has
+/// accepted no connection since for as long as `--confirm-timeout`.
 #[derive(Debug, Default)]
 pub(super) struct Unanswered {
-    /// The generation of the request.
-    generation: Option<u64>,
-    refused_since: Option<Instant>,
+    /// The generation of the request, and what came of it.
+    request: Option<(u64, &'static str)>,
+    /// When the first connection after it was not accepted.
+    away_since: Option<Instant>,
 }
 
 impl Unanswered {
@@ -34,22 +35,25 @@ impl Unanswered {
         answer: &Result<(), CallFailure>,
         presumed_dead_after: Option<Duration>,
     ) -> Option<NotTaken> {
-        if self.generation != Some(generation) {
+        if self.request.is_none_or(|(known, _)| known != generation) {
             *self = Self::default();
         }
         match answer {
             Err(CallFailure { why: NotTaken::Unreachable { delivered: true, .. }, .. }) => {
-                (self.generation, self.refused_since) = (Some(generation), None);
+                (self.request, self.away_since) = (Some((generation, "sent and not answered")), None);
             }
-            Err(CallFailure { why: NotTaken::Unreachable { message, .. }, accepted: false })
-                if self.generation.is_some() =>
-            {
-                let since = *self.refused_since.get_or_insert_with(Instant::now);
+            // Prometheus, for one, goes on with what it had, and cannot load this if it starts again.
+            Err(CallFailure { why: NotTaken::Refused { .. }, .. }) => {
+                (self.request, self.away_since) = (Some((generation, "refused")), None);
+            }
+            Err(CallFailure { why: NotTaken::Unreachable { message, .. }, accepted: false }) => {
+                let (_, outcome) = self.request?;
+                let since = *self.away_since.get_or_insert_with(Instant::now);
                 let patience = presumed_dead_after.filter(|patience| since.elapsed() >= *patience)?;
                 *self = Self::default();
                 let message = format!(
-                    "a reload request was sent and not answered, and no connection was accepted for {patience:?} \
-                     (--confirm-timeout) since, so the main process is presumed to have died of the reload: {message}"
+                    "a reload request was {outcome}, and no connection was accepted for {patience:?} (--confirm-timeout) \
+                     since, so the main process is presumed to have died of the reload: {message}"
                 );
                 return Some(NotTaken::Died { message });
             }

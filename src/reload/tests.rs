@@ -1,7 +1,7 @@
 //! Attempts at real processes, servers and programs.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Command as Process;
 use std::sync::Arc;
@@ -324,6 +324,23 @@ async fn who_is_notified_does_not_answer_and_stays_away_has_died_of_it() {
     let Err(NotTaken::Died { message }) = reloader.attempt(3, None).await else { panic!() };
     assert!(message.contains("--confirm-timeout"), "{message}");
     assert!(matches!(reloader.attempt(3, None).await, Err(NotTaken::Unreachable { .. })), "once");
+}
+
+/// It goes on with what it had, is ended by something else, and cannot start with what it refused.
+#[tokio::test]
+async fn who_refuses_and_stays_away_has_died_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut reloader = by_http(&[&format!("http://{}/", listener.local_addr().unwrap())]);
+    reloader.config.presumed_dead_after = Some(Duration::ZERO);
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(b"HTTP/1.1 500 no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+    });
+    assert!(matches!(reloader.attempt(1, None).await, Err(NotTaken::Refused { .. })));
+    answers.join().unwrap();
+    let Err(NotTaken::Died { message }) = reloader.attempt(1, None).await else { panic!() };
+    assert!(message.contains("was refused, and no connection was accepted"), "{message}");
 }
 
 #[tokio::test]
