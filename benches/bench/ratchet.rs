@@ -199,7 +199,7 @@ fn dependencies() -> Result<u64> {
 fn settled(output: &Path) -> Result<()> {
     let deadline = now() + PATIENCE;
     loop {
-        let journal = fs::read(output.join("..trimtab/journal.json")).unwrap_or_default();
+        let journal = fs::read(output.join("..trimtab/private/journal.json")).unwrap_or_default();
         let journal: serde_json::Value = serde_json::from_slice(&journal).unwrap_or_default();
         let trees = fs::read_dir(output)?
             .flatten()
