@@ -65,7 +65,8 @@ pub enum BundleError {
     Twice { path: String },
 }
 
-/// The files of an archive, by their paths. `limit`: what names and contents may have together, in bytes.
+/// The files of an archive, by their paths. `limit`: what names and contents may have together, links' contents among
+/// them, in bytes.
 pub fn unpack(bytes: &[u8], packing: Packing, limit: u64) -> Result<BTreeMap<String, Bytes>, BundleError> {
     let (packed, reader): (bool, Box<dyn Read + '_>) = match packing {
         Packing::Plain => (false, Box::new(bytes)),
@@ -199,9 +200,9 @@ impl Found {
         if self.files.len() + self.links.len() >= MOST { Err(BundleError::TooMany) } else { Ok(()) }
     }
 
-    /// With what links lead to, which is shared and not copied.
+    /// With what links lead to: shared in memory, and a file for each link where it is published.
     fn linked(self) -> Result<BTreeMap<String, Bytes>, BundleError> {
-        let Self { mut files, links, .. } = self;
+        let Self { mut files, links, limit, mut left } = self;
         let mut followed = Vec::new();
         for (path, target) in &links {
             let mut to = target;
@@ -211,6 +212,7 @@ impl Found {
             let Some(content) = files.get(to) else {
                 return Err(BundleError::Link { path: path.clone(), target: target.clone() });
             };
+            left = left.checked_sub(content.len() as u64).ok_or(BundleError::TooLarge { limit })?;
             followed.push((path.clone(), content.clone()));
         }
         files.extend(followed);

@@ -42,6 +42,17 @@ fn keys(entries: &[Entry<'_>]) -> Result<Vec<String>, BundleError> {
     Ok(files.into_iter().map(|(path, content)| format!("{path}={}", String::from_utf8_lossy(&content))).collect())
 }
 
+/// A small archive must not become many large files.
+#[test]
+fn links_count_with_what_they_lead_to() {
+    let content = "x".repeat(1000);
+    let names: Vec<_> = (0..9).map(|number| format!("link-{number}")).collect();
+    let links = names.iter().map(|name| (name.as_str(), EntryType::Symlink, "a", &b""[..]));
+    let archive = tar(&[file("a", &content)].into_iter().chain(links).collect::<Vec<_>>());
+    assert_eq!(unpack(&archive, Packing::Plain, 20_000).unwrap().len(), 10);
+    assert_eq!(unpack(&archive, Packing::Plain, 9000), Err(BundleError::TooLarge { limit: 9000 }));
+}
+
 #[test]
 fn keys_are_the_files_by_their_paths() {
     let entries = [
