@@ -187,6 +187,8 @@ pub fn rollout(bench: &Bench) -> Result<Vec<Figure>> {
     let fleet = Fleet::start(bench, &cluster, members, &["--rollout", "web"])?;
     fleet.all_called(patience)?;
     let first = cluster.wait(finished(&cluster, "", patience))?;
+    // The first change is done before each has seen that it is.
+    thread::sleep(Duration::from_mins(1));
     let known = audit.arrivals()?.len();
     let edited = cluster.edit("web", 2, SIZE, "")?;
     cluster.wait(finished(&cluster, &first, patience))?;
