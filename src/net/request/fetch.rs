@@ -17,7 +17,7 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use super::{Attempt, HEAD, HttpConfig, HttpError, prepare, reason};
+use super::{Attempt, HEAD, HttpConfig, HttpError, beside, prepare, reason};
 use crate::net::endpoint::Endpoint;
 
 /// How many redirects are followed.
@@ -212,15 +212,7 @@ async fn ask(
         let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
         take(head, endpoint, limits, conditions).await
     };
-    // As in `Attempt::exchange`.
-    let connection = async {
-        let _ = connection.await;
-        std::future::pending::<std::convert::Infallible>().await
-    };
-    tokio::select! {
-        answer = answer => answer,
-        never = connection => match never {},
-    }
+    beside(connection, answer).await
 }
 
 async fn send(

@@ -245,15 +245,19 @@ impl<'a> Attempt<'a> {
             };
             Ok(Response { status, body, incomplete })
         };
-        // This moves the bytes; what goes wrong with it, `answer` hears as well.
-        let connection = async {
-            let _ = connection.await;
-            std::future::pending::<std::convert::Infallible>().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            never = connection => match never {},
-        }
+        beside(connection, answer).await
+    }
+}
+
+/// Lets a connection move its bytes while an answer is waited for, which hears as well what goes wrong with it.
+async fn beside<T, C>(connection: impl Future<Output = C>, answer: impl Future<Output = T>) -> T {
+    let connection = async {
+        connection.await;
+        std::future::pending::<std::convert::Infallible>().await
+    };
+    tokio::select! {
+        answer = answer => answer,
+        never = connection => match never {},
     }
 }
 
