@@ -169,13 +169,15 @@ impl App {
             }
             Ask::Retry(answer) => {
                 let fetches = self.feed.fetch();
-                let reply = if self.machine.is_settled() && !self.machine.is_partial() && fetches {
-                    "each --watch-url is asked again; nothing else to retry: the newest inputs are published, and the main process \
-                     has them\n"
-                } else if self.machine.is_settled() && !self.machine.is_partial() {
-                    "nothing to retry: the newest inputs are published, and the main process has them\n"
-                } else {
-                    "trying again\n"
+                let reply = match (self.machine.is_settled() && !self.machine.is_partial(), fetches) {
+                    (true, true) => {
+                        "each --watch-url is asked again; nothing else to retry: the newest inputs are published, and the \
+                         main process has them\n"
+                    }
+                    (true, false) => {
+                        "nothing to retry: the newest inputs are published, and the main process has them\n"
+                    }
+                    (false, _) => "trying again\n",
                 };
                 info!("asked to retry");
                 if self.said_before.take().is_some() {
