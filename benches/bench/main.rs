@@ -20,6 +20,7 @@ mod rows;
 mod subject;
 
 use std::env;
+use std::process::ExitCode;
 
 use anyhow::Result;
 
@@ -27,7 +28,14 @@ use report::Report;
 use rig::{cluster, guard, measure, notified, volume};
 use rows::Bench;
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    let Err(error) = run() else { return ExitCode::SUCCESS };
+    // Without a backtrace, which would stand below it.
+    say(&format!("{error:#}"));
+    ExitCode::FAILURE
+}
+
+fn run() -> Result<()> {
     let args: Vec<_> = env::args().skip(1).collect();
     let words: Vec<_> = args.iter().map(String::as_str).collect();
     if let Some(ended) = floor::run(&words) {

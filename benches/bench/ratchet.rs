@@ -6,14 +6,16 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -29,12 +31,15 @@ use crate::say;
 use crate::subject::{PATIENCE, Subject, Tally};
 use crate::volume::{KEYS, Swap, Volume};
 
-/// Edits whose system calls are counted; what happens once among them weighs little.
+/// Edits whose system calls are counted, and whose instructions.
 const EDITS: u32 = 20;
 /// Edits before those whose instructions are counted.
 const WARM: u32 = 3;
 /// The last line of what callgrind writes.
 const TOTALS: &str = "\ntotals: ";
+/// System calls by name.
+type Calls = BTreeMap<String, u64>;
+
 /// A thread that is still there after this long at rest stays: those of tokio's pool end after ten seconds.
 const REST: Duration = Duration::from_secs(12);
 
@@ -93,28 +98,25 @@ fn bench(trimtab: &Path) -> Bench {
 
 fn measured() -> Result<BTreeMap<&'static str, u64>> {
     let path = trimtab()?;
-    // Pages that were written a moment ago, as by a build, count as dirty with whoever maps them, and are in folios of any
-    // size, of which all is resident that was touched at one place: they come from the disk again.
-    let file = fs::File::open(&path)?;
-    file.sync_all()?;
-    posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-    let bench = bench(&path);
+    // Of a file on a disk, more or less is resident as its pages came into the cache one by one or in large folios: by a
+    // build, by readahead, from whatever file system.
+    let mut copy = fs::File::from(memfd_create("trimtab", MFdFlags::MFD_CLOEXEC)?);
+    io::copy(&mut fs::File::open(&path)?, &mut copy)?;
+    let bench =
+        bench(&Path::new("/proc").join(process::id().to_string()).join("fd").join(copy.as_raw_fd().to_string()));
     let mut figures =
         BTreeMap::from([("binary, kB", fs::metadata(&path)?.len() / 1000), ("dependencies", dependencies()?)]);
 
-    let program = Program { who: Who::Trimtab, path };
+    let program = Program { who: Who::Trimtab, path: bench.trimtab.clone() };
     let mut subject = Subject::start(&program, &bench.memory, Pace::Eager, false)?;
     let output = subject.folder().join("conf");
     let process = subject.proc();
     settled(&output)?;
+    let mut tally = Tally::default();
     let calls = traced(process.0, || {
-        let mut tally = Tally::default();
-        for _ in 0..EDITS {
-            let renamed = held(process, || subject.volume.swap(Swap::default()))?;
-            tally.take(subject.calls(), subject.volume.version, renamed, PATIENCE);
-            settled(&output)?;
-        }
-        Ok(())
+        let renamed = held(process, || subject.volume.swap(Swap::default()))?;
+        tally.take(subject.calls(), subject.volume.version, renamed, PATIENCE);
+        settled(&output)
     })?;
     count(&mut figures, &calls, "swap", ["syscalls of a swap", "fsyncs of a swap"]);
     let [threads, resident, private] = at_rest(process)?;
@@ -130,13 +132,12 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     watcher.first_call()?;
     let (process, output) = (watcher.proc(), watcher.folder().join("conf"));
     settled(&output)?;
+    let mut version = 1;
     let calls = traced(process.0, || {
-        for version in 2..EDITS + 2 {
-            cluster.edit("web", version, 8000, "")?;
-            while watcher.first_call()?.saw != Some(version) {}
-            settled(&output)?;
-        }
-        Ok(())
+        version += 1;
+        cluster.edit("web", version, 8000, "")?;
+        while watcher.first_call()?.saw != Some(version) {}
+        settled(&output)
     })?;
     count(&mut figures, &calls, "edit", ["syscalls of an edit", "fsyncs of an edit"]);
     let [threads, resident, private] = at_rest(process)?;
@@ -145,7 +146,7 @@ fn measured() -> Result<BTreeMap<&'static str, u64>> {
     figures.insert("private memory at rest, API, kB", private);
     drop(watcher);
 
-    let [swap, edit] = edited(&cluster, |source, edit| instructions(&bench, source, edit))?;
+    let [swap, edit] = edited(&cluster, |source, edit| instructions(&self::bench(&path), source, edit))?;
     figures.insert("instructions of a swap, thousands", swap);
     figures.insert("instructions of an edit, thousands", edit);
     Ok(figures)
@@ -216,26 +217,35 @@ fn settled(output: &Path) -> Result<()> {
     }
 }
 
-/// The system calls of a process and all its threads while this is done, by name.
-fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String, u64>> {
+/// The system calls of a process and all its threads in an edit, by name: of [`EDITS`] the one in the middle, as a tick or
+/// an event that comes late is more work in some of them.
+fn traced(pid: u32, mut edit: impl FnMut() -> Result<()>) -> Result<Calls> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("calls");
     let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-y", "-e", "signal=none", "-p", &pid.to_string(), "-o"]).arg(&file);
+    command.args(["-f", "-qq", "-y", "-ttt", "-e", "signal=none", "-p", &pid.to_string(), "-o"]).arg(&file);
     let mut strace = Tracer(command.stdin(Stdio::null()).spawn().context("no strace: apt-get install strace")?);
     let deadline = now() + PATIENCE;
     while Proc(pid).number("status", "TracerPid:")? == 0 {
         ensure!(strace.0.try_wait()?.is_none() && now() < deadline, "strace does not attach");
         thread::sleep(Duration::from_millis(5));
     }
-    done()?;
+    let mut ends = Vec::new();
+    for _ in 0..EDITS {
+        edit()?;
+        ends.push(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64());
+    }
     kill(pid_of(&strace.0), Signal::SIGINT)?;
     strace.0.wait()?;
-    let mut calls = BTreeMap::new();
+    let mut edits = vec![Calls::new(); ends.len()];
     for line in fs::read_to_string(&file)?.lines() {
-        // "1234  openat2(…", and not "1234  <... epoll_wait resumed>".
-        let Some((_, call)) = line.split_once(' ') else { continue };
-        let Some((name, args)) = call.trim_start().split_once('(') else { continue };
+        // "1234  1700000000.123456 openat2(…", and not "1234  1700000000.123456 <... epoll_wait resumed>".
+        let Some((time, call)) = line.split_once(' ').and_then(|(_, rest)| rest.trim_start().split_once(' ')) else {
+            continue;
+        };
+        let Some((name, args)) = call.split_once('(') else { continue };
+        let time: f64 = time.parse().with_context(|| format!("strace wrote {line}"))?;
+        let Some(calls) = edits.get_mut(ends.partition_point(|end| *end < time)) else { continue };
         // How many events come by one read of inotify is chance, as are the wake-ups by eventfd.
         let by_chance =
             ["read", "write"].contains(&name) && args.split(',').next().unwrap_or_default().contains("<anon_inode:");
@@ -243,7 +253,9 @@ fn traced(pid: u32, done: impl FnOnce() -> Result<()>) -> Result<BTreeMap<String
             *calls.entry(name.to_owned()).or_default() += 1;
         }
     }
-    Ok(calls)
+    edits.sort_by_key(counted);
+    say(&format!("system calls, edit by edit: {:?}", edits.iter().map(counted).collect::<Vec<_>>()));
+    Ok(edits.swap_remove(edits.len() / 2))
 }
 
 /// Does something while a process is stopped: it sees all of it at once, however slowly it is done.
@@ -351,20 +363,17 @@ const BY_CHANCE: [&str; 15] = [
 ];
 const OF_THE_DISK: [&str; 3] = ["fdatasync", "fsync", "syncfs"];
 
+/// Those whose number is not chance.
+fn counted(calls: &Calls) -> u64 {
+    calls.iter().filter(|(name, _)| !BY_CHANCE.contains(&name.as_str())).map(|(_, number)| number).sum()
+}
+
 /// Notes the calls of one edit, and shows which they are.
-fn count(
-    figures: &mut BTreeMap<&'static str, u64>,
-    calls: &BTreeMap<String, u64>,
-    edit: &str,
-    [all, syncs]: [&'static str; 2],
-) {
-    let each = |number: u64| (number + u64::from(EDITS) / 2) / u64::from(EDITS);
-    let named = calls.iter().map(|(name, number)| (name, each(*number))).filter(|(_, number)| *number > 0);
-    let named: Vec<_> = named.map(|(name, number)| format!("{name} {number}")).collect();
+fn count(figures: &mut BTreeMap<&'static str, u64>, calls: &Calls, edit: &str, [all, syncs]: [&'static str; 2]) {
+    let named: Vec<_> = calls.iter().map(|(name, number)| format!("{name} {number}")).collect();
     say(&format!("system calls of one {edit}: {}", named.join(", ")));
-    let sum = |wanted: &dyn Fn(&str) -> bool| each(calls.iter().filter(|(name, _)| wanted(name)).map(|(_, n)| n).sum());
-    figures.insert(all, sum(&|name| !BY_CHANCE.contains(&name)));
-    figures.insert(syncs, sum(&|name| OF_THE_DISK.contains(&name)));
+    figures.insert(all, counted(calls));
+    figures.insert(syncs, OF_THE_DISK.iter().filter_map(|name| calls.get(*name)).sum());
 }
 
 /// Threads, and resident and private memory in kilobytes, once no thread has ended for [`REST`].
@@ -379,5 +388,5 @@ fn at_rest(process: Proc) -> Result<[u64; 3]> {
         }
         threads = left;
     }
-    Ok([threads, process.number("status", "VmRSS:")?, process.number("smaps_rollup", "Private_Dirty:")?])
+    Ok([threads, process.number("status", "VmRSS:")?, process.number("smaps_rollup", "Anonymous:")?])
 }
