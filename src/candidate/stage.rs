@@ -131,8 +131,8 @@ fn write(
         Some(output) if whole => output.stage_whole(&generation, &rendered.tree),
         Some(output) => output.stage(&generation, &rendered.tree),
     };
-    // A tree that has no place is the inputs' fault; what cannot be written is the volume's.
-    let stage = |error: &PublishError| if error.rejected() { Stage::Render } else { Stage::Publish };
+    // What cannot be written is the volume's fault.
+    let stage = |error: &PublishError| if error.is_of_the_inputs() { Stage::Render } else { Stage::Publish };
     staged.map_err(|error| CandidateError::new(stage(&error), error.rejected(), &error))?;
     Ok((Candidate::Staged { generation, files: rendered.tree.len(), held_back }, rendered.tree))
 }

@@ -1,4 +1,5 @@
-//! A value's bytes: held in memory, or kept in the [spool](crate::model::spool) until somebody asks for them.
+//! A value's bytes: held in memory, kept in the [spool](crate::model::spool), or left in a [file](crate::model::stretch)
+//! until somebody asks for them.
 //!
 //! Thousands of objects that are copied as they are need not be in memory: what is compared is their digest, and what
 //! is written is read again. Nothing here prints a byte.
@@ -11,6 +12,7 @@ use bytes::Bytes;
 
 use crate::model::digest::Digest;
 use crate::model::spool::{Slot, Spool, SpoolError};
+use crate::model::stretch::Stretch;
 
 /// What is shorter, in bytes, stays in memory: the handle of a kept value is hardly smaller.
 const SHORTEST: usize = 256;
@@ -24,6 +26,7 @@ pub struct Content(Stored);
 enum Stored {
     Memory(Arc<Held>),
     Spool(Arc<Slot>),
+    File(Arc<Stretch>),
 }
 
 struct Held {
@@ -44,6 +47,7 @@ impl Content {
         match &self.0 {
             Stored::Memory(held) => held.digest,
             Stored::Spool(slot) => slot.digest(),
+            Stored::File(file) => file.digest(),
         }
     }
 
@@ -53,6 +57,7 @@ impl Content {
         match &self.0 {
             Stored::Memory(held) => held.bytes.len(),
             Stored::Spool(slot) => slot.len(),
+            Stored::File(file) => file.len(),
         }
     }
 
@@ -66,7 +71,23 @@ impl Content {
         match &self.0 {
             Stored::Memory(held) => Ok(held.bytes.clone()),
             Stored::Spool(slot) => slot.read(),
+            Stored::File(file) => file.read(),
         }
+    }
+
+    /// Gives the bytes to `take`: those of a file in pieces, which were the right ones only when it returns well.
+    pub fn pieces<E: From<SpoolError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        match &self.0 {
+            Stored::Memory(held) => take(&held.bytes),
+            Stored::Spool(slot) => take(&slot.read()?),
+            Stored::File(file) => file.pieces(take),
+        }
+    }
+
+    /// Whether it is left in a file for its length, so that nobody should read it without a need.
+    #[must_use]
+    pub fn is_in_a_file(&self) -> bool {
+        matches!(self.0, Stored::File(_))
     }
 
     /// Whether all of these bits were [noted](Self::note) of the bytes, so that they need not be read for it again.
@@ -84,6 +105,7 @@ impl Content {
         match &self.0 {
             Stored::Memory(held) => &held.notes,
             Stored::Spool(slot) => slot.notes(),
+            Stored::File(file) => file.notes(),
         }
     }
 }
@@ -93,6 +115,13 @@ impl From<Bytes> for Content {
     fn from(bytes: Bytes) -> Self {
         let digest = Digest::of(&bytes);
         Self(Stored::Memory(Arc::new(Held { bytes, digest, notes: AtomicU8::new(0) })))
+    }
+}
+
+impl From<Stretch> for Content {
+    /// Leaves them where they are.
+    fn from(file: Stretch) -> Self {
+        Self(Stored::File(Arc::new(file)))
     }
 }
 

@@ -9,4 +9,5 @@ pub mod object;
 pub mod snapshot;
 pub mod spool;
 pub mod stage;
+pub mod stretch;
 pub mod tree;

@@ -34,6 +34,9 @@ pub enum SpoolError {
     /// What was read is not what was written.
     #[error("a value that was kept in --output is not what it was: is its disk broken? Restart this container")]
     Spoilt,
+    /// A file of somebody else's is not what it was when its digest was taken.
+    #[error("it was changed while it was copied, and is read again; let its writer rename a whole file into place")]
+    Changed,
 }
 
 /// A file that keeps values. Clones share it; it lives as long as the last value in it.
@@ -200,7 +203,7 @@ fn offset(at: u64) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX)
 }
 
-fn errno(error: &io::Error) -> Errno {
+pub(super) fn errno(error: &io::Error) -> Errno {
     // The end of the file before the end of the value has none.
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }

@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::Mode;
 
-use super::dir::{Dir, MAX_DEPTH, Occupant, is_directory, look};
+use super::dir::{Dir, MAX_DEPTH, Occupant, digest_of_size, is_directory, look};
 use super::layout::Publisher;
 use super::read_back::{Among, MayAccess, PublishedFile, describe};
 use super::sys::{fstat, fstatat, symlinkat};
@@ -64,9 +64,11 @@ impl<'a> Publisher<'a> for Atomic<'a> {
                 let Ok(entry) = entry.to_str() else { return Ok(false) };
                 let path = format!("{below}{entry}");
                 if let Some(file) = files.get(path.as_str()) {
-                    let read = dir.read(entry, file.bytes.len()).map_err(failed)?;
-                    let same = read.filter(|(bytes, _)| Digest::of(bytes) == file.bytes.digest());
-                    let Some((_, fd)) = same else { return Ok(false) };
+                    let Some((fd, _)) = dir.open_file(entry).map_err(failed)? else { return Ok(false) };
+                    let found = digest_of_size(file.bytes.len() as u64, &fd).map_err(failed)?;
+                    if found != Some(file.bytes.digest()) {
+                        return Ok(false);
+                    }
                     if Mode::from_bits_truncate(fstat(&fd).map_err(failed)?.st_mode & 0o777) != self.0.mode_of(file) {
                         return Ok(false);
                     }

@@ -84,7 +84,10 @@ pub enum PublishError {
         path.display(), found.bits(), mode.bits(), found.bits()
     )]
     Exposed { path: PathBuf, mode: Mode, found: Mode },
-    /// What is to be written cannot be read. Retried.
+    /// What is to be written cannot be read, or is not what it was. Retried.
+    #[error("{origin}: {error}")]
+    Source { origin: String, error: SpoolError },
+    /// What was kept cannot be read. Retried.
     #[error(transparent)]
     Kept(#[from] SpoolError),
 }
@@ -94,6 +97,12 @@ impl PublishError {
     #[must_use]
     pub fn rejected(&self) -> bool {
         matches!(self, Self::ForeignName { .. } | Self::Io { errno: Errno::ENAMETOOLONG | Errno::EILSEQ, .. })
+    }
+
+    /// Whether the inputs are the reason, and not the volume.
+    #[must_use]
+    pub fn is_of_the_inputs(&self) -> bool {
+        self.rejected() || matches!(self, Self::Source { .. })
     }
 }
 

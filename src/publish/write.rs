@@ -61,7 +61,6 @@ impl Output {
     fn write_file(&self, dir: &Dir, name: &str, path: &str, file: &File) -> Result<OwnedFd, PublishError> {
         let failed = |errno| self.io("write", path, errno);
         let mode = self.mode_of(file);
-        let bytes = file.bytes.read()?;
         let fd = dir.create_new(name, mode).map_err(failed)?;
         let exposed = |found: Mode| {
             let wider = file.secret && !mode.contains(found);
@@ -71,7 +70,10 @@ impl Output {
             // Before its first byte.
             exposed(permissions(&fstat(&fd).map_err(failed)?))?;
         }
-        write_all(&fd, &bytes).map_err(failed)?;
+        file.bytes.pieces(|piece| write_all(&fd, piece).map_err(failed)).map_err(|error| match error {
+            PublishError::Kept(error) => PublishError::Source { origin: file.origin.to_string(), error },
+            error => error,
+        })?;
         let found = settle(&fd, self.group, mode).map_err(failed)?;
         exposed(found)?;
         if found != mode && self.keeps_no_modes.set(()).is_ok() {

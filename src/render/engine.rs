@@ -83,7 +83,7 @@ fn add_names(
     let mut objects = BTreeMap::new();
     let taken = inputs.snapshot.objects.iter().map(|taken| &taken.object);
     for object in taken.chain(inputs.snapshot.observed.iter().map(|observed| &observed.object)) {
-        let keys = entries(object)?;
+        let keys = entries(object);
         merged.extend(keys.iter().map(|(key, entry)| (key.clone(), Arc::clone(entry))));
         objects.insert(object.id.clone(), Keys::value(keys, notes));
     }

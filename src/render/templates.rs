@@ -159,6 +159,9 @@ pub(super) fn render(inputs: &Inputs, digest: Digest) -> Result<Rendered, Render
         if out.full {
             return Err(too_large(origin));
         }
+        if let Some(error) = notes.unread() {
+            return Err(error.into());
+        }
         done.map_err(|error| failure(&error, template, &sources, &notes, inputs))?;
         if out.bytes.trim_ascii().is_empty() && !settings.allow_empty {
             return Err(RenderError::EmptyFile { place: template.place(None).into() });

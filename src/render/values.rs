@@ -26,6 +26,8 @@ pub(super) struct Notes {
     missing: Mutex<Option<Missing>>,
     /// It has used a binary value as text. Never taken back: that ends the render.
     misused: AtomicBool,
+    /// A value could not be read. Never taken back.
+    unread: OnceLock<SpoolError>,
 }
 
 /// A key that is not there, and those that are.
@@ -40,6 +42,11 @@ impl Notes {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Why a value that was asked for could not be read.
+    pub(super) fn unread(&self) -> Option<SpoolError> {
+        self.unread.get().copied()
+    }
+
     pub(super) fn secret(&self) -> bool {
         self.secret.load(Ordering::Relaxed)
     }
@@ -52,16 +59,16 @@ impl Notes {
     }
 }
 
-/// One key's value; made for the engine when first read, then shared.
+/// One key's value; read and made for the engine when first asked for, then shared.
 pub(super) struct KeyValue {
-    bytes: Bytes,
+    bytes: Content,
     secret: bool,
     value: OnceLock<Value>,
 }
 
-pub(super) fn entries(object: &Object) -> Result<BTreeMap<String, Arc<KeyValue>>, SpoolError> {
-    let entry = |bytes: &Content| Ok(KeyValue { bytes: bytes.read()?, secret: object.secret, value: OnceLock::new() });
-    object.data.iter().map(|(key, bytes)| Ok((key.clone(), Arc::new(entry(bytes)?)))).collect()
+pub(super) fn entries(object: &Object) -> BTreeMap<String, Arc<KeyValue>> {
+    let entry = |bytes: &Content| KeyValue { bytes: bytes.clone(), secret: object.secret, value: OnceLock::new() };
+    object.data.iter().map(|(key, bytes)| (key.clone(), Arc::new(entry(bytes)))).collect()
 }
 
 /// A map of keys that notes when the value of a secret one is taken. Names of keys are no secrets.
@@ -89,7 +96,15 @@ impl Dynamic for Keys {
             return None;
         };
         self.notes.secret.fetch_or(entry.secret, Ordering::Relaxed);
-        Some(entry.value.get_or_init(|| text_or_binary(entry.bytes.clone(), &self.notes)).clone())
+        let read = || match entry.bytes.read() {
+            Ok(bytes) => text_or_binary(bytes, &self.notes),
+            // The render is not used.
+            Err(error) => {
+                self.notes.unread.get_or_init(|| error);
+                Value::UNDEFINED
+            }
+        };
+        Some(entry.value.get_or_init(read).clone())
     }
 
     // Keys alone: whoever wants the values takes them by `get_value`.

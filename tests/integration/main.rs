@@ -22,6 +22,7 @@ mod api; // from the API server to files and a hook: edits, outages, permissions
 mod events; // Kubernetes Events of the Pod
 mod fleet; // a fleet of thirty, each with an nginx, one replica first
 mod kube_source; // `source::kube`: lists, watches, refusals, where a fault comes at an exact instant
+mod large; // large files: published, and not held in memory
 mod observe; // what the main process reads by itself: edits, what is held, kills
 mod reload; // notifying the main process: by signal, HTTP, program; retries
 mod rollback; // rollback, hold, quarantine

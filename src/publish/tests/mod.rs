@@ -3,6 +3,7 @@
 mod disk;
 pub(in crate::publish) mod faulty;
 mod files;
+mod large;
 mod power;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -23,6 +23,7 @@ use super::stamp::{Known, Stamp};
 use super::{FilesError, Root};
 use crate::model::content::Content;
 use crate::model::object::{Kind, Object, ObjectRef};
+use crate::model::stretch::{LARGE, Stretch};
 
 /// The kubelet's link to the directory with the current content.
 pub(super) const DATA: &str = "..data";
@@ -31,6 +32,8 @@ pub(super) const DATA: &str = "..data";
 const ATTEMPTS: u32 = 10;
 const MAX_DEPTH: usize = 32;
 const MAX_ENTRIES: usize = 65_536;
+/// How many large files of a root are left on their disk, each of them open: further ones are held in memory.
+const MOST_OPEN: usize = 256;
 
 /// What one read found.
 pub(super) struct Reading {
@@ -47,7 +50,7 @@ pub(super) struct Reading {
 /// Reads a root once. `Ok(None)`: it does not exist.
 ///
 /// A directory's keys are paths relative to it, with `/` between segments; a file has one key, its file name.
-/// Never holds more bytes than there is room for.
+/// Never holds more bytes than there is room for, and none of a large file that is on this node: such stays open.
 pub fn read(root: &Root, budget: &Budget) -> Result<Option<Object>, FilesError> {
     reading(root, budget, &Known::default(), SystemTime::now()).object
 }
@@ -113,6 +116,7 @@ fn attempt(
         now,
         stamps: HashMap::new(),
         entries: 0,
+        open: 0,
         above: Vec::new(),
         data: BTreeMap::new(),
         directories,
@@ -221,6 +225,8 @@ struct Walk<'a> {
     stamps: HashMap<String, Stamp>,
     /// Directory entries so far, keys or not.
     entries: usize,
+    /// Files that stay open so far.
+    open: usize,
     /// Device and inode of the directories that we are in.
     above: Vec<(u64, u64)>,
     data: BTreeMap<String, Content>,
@@ -346,13 +352,37 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    fn file(&mut self, mut file: &File, found: &FileStat, path: &Path, key: String) -> Result<(), Stop> {
+    fn file(&mut self, file: &File, found: &FileStat, path: &Path, key: String) -> Result<(), Stop> {
         let medium = self.note_device(file, found.st_dev, path)?;
         let stamp = Stamp::of(found);
         if self.take_known(&key, stamp)? {
             return Ok(());
         }
         self.budget.take(key.len() as u64)?;
+        let is_large = u64::try_from(found.st_size).is_ok_and(|size| size > LARGE);
+        let content = if is_large && medium != Medium::Unknown && self.open < MOST_OPEN {
+            self.open += 1;
+            self.leave(file, path)?
+        } else {
+            self.hold(file, found, path)?
+        };
+        // Another machine's clock is not ours.
+        if medium != Medium::Unknown && stamp.is_settled(self.now) {
+            self.stamps.insert(key.clone(), stamp);
+        }
+        self.data.insert(key, content);
+        Ok(())
+    }
+
+    /// Leaves a large file's bytes where they are, and keeps it open.
+    fn leave(&mut self, file: &File, path: &Path) -> Result<Content, Stop> {
+        let own = file.try_clone().map_err(|error| failed(path, errno_of(error)))?;
+        let mut taken = 0;
+        let seen = |length: u64| self.budget.take(length - std::mem::replace(&mut taken, length));
+        Ok(Stretch::of(own, seen, |errno| failed(path, errno))?.into())
+    }
+
+    fn hold(&mut self, mut file: &File, found: &FileStat, path: &Path) -> Result<Content, Stop> {
         let mut bytes = Vec::new();
         // The size is a hint only: files of /proc have none, others grow.
         let mut granted = u64::try_from(found.st_size).unwrap_or(0).min(self.budget.left());
@@ -371,12 +401,7 @@ impl Walk<'_> {
             granted += more;
         }
         self.budget.used -= granted - bytes.len() as u64;
-        // Another machine's clock is not ours.
-        if medium != Medium::Unknown && stamp.is_settled(self.now) {
-            self.stamps.insert(key.clone(), stamp);
-        }
-        self.data.insert(key, Bytes::from(bytes.into_boxed_slice()).into());
-        Ok(())
+        Ok(Bytes::from(bytes.into_boxed_slice()).into())
     }
 
     fn note_device(&mut self, file: &File, device: u64, path: &Path) -> Result<Medium, FilesError> {

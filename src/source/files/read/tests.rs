@@ -425,3 +425,28 @@ fn tmpfs_makes_a_secret_unless_declared_otherwise() {
     let on_disk = nix::sys::statfs::statfs(disk.path()).unwrap().filesystem_type() != nix::sys::statfs::TMPFS_MAGIC;
     assert_eq!(is_secret(disk.path(), None), !on_disk);
 }
+
+#[test]
+fn a_large_file_is_left_where_it_is_and_its_content_outlives_its_name() {
+    const LENGTH: usize = (1 << 20) + 1;
+    let dir = TempDir::new().unwrap();
+    let (large, small) = (dir.path().join("large"), dir.path().join("small"));
+    let bytes = vec![b'a'; LENGTH];
+    std::fs::write(&large, &bytes).unwrap();
+    std::fs::write(&small, vec![b'a'; LENGTH - 1]).unwrap();
+    let get = |room: usize| read(&root(dir.path()), &Budget::new(room as u64));
+    let room = 2 * LENGTH - 1 + "largesmall".len();
+    let object = get(room).unwrap().unwrap();
+    assert!(object.data["large"].is_in_a_file() && !object.data["small"].is_in_a_file());
+    assert_eq!(object.data["large"], Bytes::from(bytes.clone()).into());
+    assert!(matches!(get(room - 1), Err(FilesError::TooLarge { .. })));
+
+    std::fs::write(dir.path().join("..new"), vec![b'b'; LENGTH]).unwrap();
+    std::fs::rename(dir.path().join("..new"), &large).unwrap();
+    let newer = get(room).unwrap().unwrap();
+    assert_ne!(newer.content(), object.content());
+    assert_eq!(object.data["large"].read().unwrap(), bytes);
+    // Whoever writes in place is found out.
+    std::fs::OpenOptions::new().append(false).write(true).open(&large).unwrap().set_len(7).unwrap();
+    assert!(newer.data["large"].read().is_err());
+}

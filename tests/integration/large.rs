@@ -1,0 +1,81 @@
+//! Large files: what no template reads stays on the disk, and is published all the same.
+
+use std::fs;
+use std::path::Path;
+
+use super::support::hook::Hook;
+use super::support::sidecar::{Sidecar, eventually};
+use super::support::stage::Stage;
+
+const FILES: usize = 8;
+const LENGTH: usize = 8 << 20;
+
+/// What may be held beside so many files, in kB: a third of what they have.
+const MARGIN: u64 = 20_000;
+
+fn content(number: usize) -> Vec<u8> {
+    let line = format!("{number} of {FILES}, as long as this line is repeated\n");
+    line.bytes().cycle().take(LENGTH).collect()
+}
+
+/// A number of kB in the status of a process.
+fn memory(sidecar: &Sidecar, what: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+    line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Renames the files in, one small one last.
+fn put(into: &Path) {
+    for number in 0..FILES {
+        fs::write(into.join("..new"), content(number)).unwrap();
+        fs::rename(into.join("..new"), into.join(format!("large-{number}"))).unwrap();
+    }
+    fs::write(into.join("..new"), "all").unwrap();
+    fs::rename(into.join("..new"), into.join("small")).unwrap();
+}
+
+#[test]
+fn large_files_of_a_directory_are_published_and_never_held() {
+    let stage = Stage::new("1");
+    let [input, output] = ["in", "out"].map(|name| stage.at(name));
+    fs::create_dir_all(&input).unwrap();
+    fs::write(input.join("small"), "none").unwrap();
+    let hook = Hook::start(Some(output.join("small")));
+    let flags = |more: &[&str]| -> Vec<String> {
+        let all = ["--watch-dir", input.to_str().unwrap(), "--max-size", "100Mi", "--debounce", "300ms"];
+        all.into_iter().chain(more.iter().copied()).map(str::to_owned).collect()
+    };
+    let url = hook.url();
+    let to = |output: &Path| output.to_str().unwrap().to_owned();
+    let sidecar = Sidecar::start(&stage.at("log"), flags(&["--output", &to(&output), "--reload-url", &url]));
+    sidecar.until_idle();
+    let before = memory(&sidecar, "VmRSS");
+    put(&input);
+    eventually("the files are delivered", || (hook.last_saw()? == "all").then_some(()));
+    sidecar.until_idle();
+    for number in 0..FILES {
+        assert!(fs::read(output.join(format!("large-{number}"))).unwrap() == content(number), "{number}");
+    }
+    fs::write(input.join("..new"), "edited").unwrap();
+    fs::rename(input.join("..new"), input.join("small")).unwrap();
+    eventually("the edit is delivered", || (hook.last_saw()? == "edited").then_some(()));
+    let most = memory(&sidecar, "VmHWM");
+    println!("{before} kB before, {most} kB at most");
+    assert!(most < before + MARGIN, "{before} kB before, {most} kB at most: a file was held");
+
+    // What a template reads is read for it, and what it does not read is not.
+    let [template, rendered] = ["t.j2", "rendered"].map(|name| stage.at(name));
+    fs::write(&template, "{{ data.small }}").unwrap();
+    let flags = flags(&["--template", template.to_str().unwrap(), "--output", &to(&rendered)]);
+    let sidecar = Sidecar::start(&stage.at("log-of-templates"), flags);
+    sidecar.until_idle();
+    assert_eq!(fs::read_to_string(rendered.join("t")).unwrap(), "edited");
+    let most = memory(&sidecar, "VmHWM");
+    println!("{most} kB at most with a template");
+    assert!(most < before + MARGIN, "{most} kB: values that no template reads were held");
+    fs::write(stage.at("t.new"), "{{ data['large-3'] | length }}").unwrap();
+    fs::rename(stage.at("t.new"), &template).unwrap();
+    let read = || fs::read_to_string(rendered.join("t")).is_ok_and(|text| text == LENGTH.to_string());
+    eventually("the template has read it", || read().then_some(()));
+}
