@@ -279,6 +279,9 @@ fn needed(args: &RunArgs) -> Needed {
     for dir in &sources.observe_dirs {
         add("--observe-dir", &dir.path);
     }
+    for path in urls.key_files() {
+        add("--url-key", path);
+    }
     for (flag, path) in [
         ("--state-dir", &output.state_dir),
         ("--kubeconfig", &sources.kubeconfig),

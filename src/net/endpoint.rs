@@ -124,6 +124,17 @@ impl Endpoint {
         self.target.path().rsplit('/').next().filter(|last| !last.is_empty())
     }
 
+    /// Beside it on the same server: its path with this at the end. `None`: it would be too long.
+    #[must_use]
+    pub fn with_suffix(&self, suffix: &str) -> Option<Self> {
+        let path = self.target.path();
+        let target = match self.target.query() {
+            Some(query) => format!("{path}{suffix}?{query}"),
+            None => format!("{path}{suffix}"),
+        };
+        Some(Self { route: self.route.clone(), target: target.parse().ok()? })
+    }
+
     /// Whether it is a unix socket's.
     #[must_use]
     pub fn is_unix(&self) -> bool {

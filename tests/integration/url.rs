@@ -71,6 +71,13 @@ impl Nginx {
         fs::rename(new, self.scene.at("www").join(name)).unwrap();
     }
 
+    /// A file and its signature by minisign, with more flags.
+    fn sign(&self, name: &str, key: &str, flags: &[&str]) {
+        let (content, signature) = (self.scene.at("www").join(name), self.scene.text("new.minisig"));
+        minisign(&[&["-S", "-s", key, "-x", &signature, "-m", content.to_str().unwrap()], flags].concat());
+        fs::rename(signature, self.scene.at("www").join(format!("{name}.minisig"))).unwrap();
+    }
+
     /// Each status with the body's length.
     fn answers(&self) -> Vec<String> {
         let log = fs::read_to_string(self.scene.at("access.log")).unwrap_or_default();
@@ -82,6 +89,12 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+fn minisign(flags: &[&str]) {
+    let binary = std::env::var("TRIMTAB_TEST_MINISIGN").expect("TRIMTAB_TEST_MINISIGN is not set: run `make test`");
+    let made = Command::new(binary).args(flags).stdin(Stdio::null()).output().unwrap();
+    assert!(made.status.success(), "{made:?}");
 }
 
 /// A server that sends these bytes to whoever asks, and then closes the connection or holds it.
@@ -253,6 +266,54 @@ fn bundle_that_the_system_tar_made_is_published_as_its_files() {
 }
 
 #[test]
+fn what_is_signed_is_used_only_with_a_signature_by_a_key_of_its_own() {
+    let nginx = Nginx::start();
+    let at = |name: &str| nginx.scene.text(name);
+    for key in ["one", "two"] {
+        minisign(&["-G", "-W", "-p", &at(&format!("{key}.pub")), "-s", &at(&format!("{key}.key"))]);
+    }
+    fs::create_dir(nginx.scene.at("web")).unwrap();
+    fs::write(nginx.scene.at("web/top.conf"), "1").unwrap();
+    let tar = Command::new("tar").args(["-czf", &at("www/web.tar.gz"), "-C", &at("web"), "."]).status().unwrap();
+    assert!(tar.success());
+    nginx.sign("web.tar.gz", &at("one.key"), &[]);
+    nginx.put("list.txt", "1", 3600);
+    nginx.sign("list.txt", &at("two.key"), &["-l"]);
+    let scene = Scene::new();
+    let urls = [format!("web={}", nginx.url("web.tar.gz")), format!("list={}", nginx.url("list.txt"))];
+    let keys = [format!("web={}", at("one.pub")), format!("list={}", at("two.pub"))];
+    let flags = ["--watch-url", &urls[0], "--watch-url", &urls[1], "--url-key", &keys[0], "--url-key", &keys[1]];
+    let sidecar = scene.start(&[&flags[..], &["--url-poll", "1h", "--debounce", "10ms"]].concat());
+    published(&scene, "1");
+    sidecar.until_idle();
+    assert_eq!(scene.published("top.conf").as_deref(), Some("1"));
+    let refused = |what: &str, words: &str| {
+        kill(sidecar.pid(), Signal::SIGHUP).unwrap();
+        let status = sidecar.until(what, |status| source(status).contains(words));
+        assert!(source(&status).contains("what was fetched before stays"), "{status}");
+        assert_eq!(scene.published("list.txt").as_deref(), Some("1"));
+        assert_eq!(scene.published("top.conf").as_deref(), Some("1"));
+    };
+    nginx.put("list.txt", "2", 3000);
+    refused("the signature is an older one's", "is of another content");
+    fs::remove_file(nginx.scene.at("www/list.txt.minisig")).unwrap();
+    refused("it has no signature", "it is not signed");
+    // By the key of another URL.
+    nginx.sign("list.txt", &at("one.key"), &[]);
+    refused("it is a stranger's", "signed with the key");
+    // Not an archive: nobody looks before it is verified.
+    nginx.put("web.tar.gz", "<html>", 3600);
+    refused("the bundle is not verified", "web.tar.gz.minisig?… is of another content");
+    assert!(!sidecar.log().contains("tar.gz archive"), "{}", sidecar.log());
+    // Both are trusted while the one takes the other's place.
+    let both = ["one.pub", "two.pub"].map(|name| fs::read_to_string(nginx.scene.at(name)).unwrap()).concat();
+    fs::write(nginx.scene.at("two.pub"), both).unwrap();
+    kill(sidecar.pid(), Signal::SIGHUP).unwrap();
+    published(&scene, "2");
+    assert!(!sidecar.log().contains("canary"));
+}
+
+#[test]
 fn absent_file_is_waited_for_and_a_retry_asks_at_once() {
     let raw = Raw::start("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", false);
     let scene = Scene::new();
@@ -323,6 +384,11 @@ fn urls_that_make_no_sense_are_refused_without_being_quoted() {
         (&["--watch-url", "http://host/a", "--url-poll", "1ms"], "--url-poll"),
         (&["--watch-url", "http://host/a", "--url-timeout", "0"], "--url-timeout"),
         (&["--watch-url", "http://host/a", "--secret-url", "b"], "--secret-url b"),
+        (&["--watch-url", "http://host/a", "--url-key", "b=/x"], "--url-key b: no --watch-url"),
+        (&["--watch-url", "http://host/a", "--url-key", "a="], "--url-key NAME=FILE"),
+        (&["--watch-url", "http://host/a", "--url-key", "/x", "--url-key", "a=/y"], "into one file"),
+        (&["--watch-url", "http://host/a", "--watch-url", "http://host/b", "--url-key", "/x"], "whose content"),
+        (&["--watch-dir", "/x", "--url-key", "/y"], "goes with --watch-url"),
         (&["--watch-url", "http://host/a", "--url-header", "b=K: canary"], "--url-header b"),
         (
             &["--watch-url", "http://host/a", "--watch-url", "http://host/b", "--url-header", "K: canary"],

@@ -135,6 +135,9 @@ fn by_variables_urls(variables: &mut Variables) {
     assert!(fs::read_to_string(&published).unwrap().contains("x-one: 1"));
     eventually("it asks again", || (hook.calls().len() >= 3).then_some(()));
     sidecar.kill();
+    let keys = [("URL_KEY", "geo=/no/key"), ("ONCE", "true"), ("ONCE_TIMEOUT", "500ms")];
+    let (_, said) = variables.run(&[&own[..], &keys].concat());
+    assert!(said.contains("--url-key /no/key"), "{said}");
     hook.answer(Answer::Hang);
     let slow = [("URL_TIMEOUT", "50ms"), ("ONCE", "true"), ("ONCE_TIMEOUT", "500ms")];
     let (_, said) = variables.run(&[&own[..], &slow].concat());

@@ -126,6 +126,11 @@ pub(super) async fn of_sources_behind_urls(config: &Config) -> Vec<Finding> {
                 error.to_string(),
                 "--url-header 'NAME=Authorization: @FILE', from a mounted Secret",
             ),
+            Err(error) if error.unsigned() => (
+                Severity::Problem,
+                error.to_string(),
+                "minisign -S makes the signature, and --url-key NAME=FILE has the public key",
+            ),
             Err(error) => {
                 let remedy =
                     "the server must be reachable from this Pod: see NetworkPolicies; and send the file as it is";

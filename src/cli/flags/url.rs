@@ -1,7 +1,7 @@
 //! What is fetched over HTTP as a source.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::cli::values::duration;
 use crate::net::credentials::Header;
 use crate::net::endpoint::{Endpoint, ParseEndpointError};
 use crate::net::request::{HttpConfig, Owner};
-use crate::source::url::{Config, Source};
+use crate::source::url::{Config, Signed, Source};
 
 /// The shortest `--url-poll`.
 const LEAST: Duration = Duration::from_millis(100);
@@ -36,6 +36,12 @@ pub struct UrlArgs {
     /// What the --watch-url of this name has is secret. May be repeated
     #[arg(long = "secret-url", value_name = "NAME")]
     pub secret_urls: Vec<String>,
+    /// Use what the --watch-url of this name has, or the only one, if a minisign public key in this file has signed it. May be repeated
+    ///
+    /// The signature is what is behind the URL with .minisig at the end of its path. The file is read at each fetch; several keys may stand in
+    /// it, one below the other, and any of them will do.
+    #[arg(long = "url-key", value_name = "[NAME=]FILE")]
+    pub url_keys: Vec<String>,
     /// Send this header to the --watch-url of this name, or to the only one; K: @FILE is read at each fetch. May be repeated
     #[arg(long = "url-header", value_name = "[NAME=]K: V")]
     pub url_headers: Vec<String>,
@@ -95,9 +101,18 @@ impl UrlArgs {
                 ));
             }
             let secret = self.secret_urls.contains(&name);
-            sources.push(Source { source: 0, name, endpoint, http: Arc::default(), secret, may_be_empty });
+            sources.push(Source {
+                source: 0,
+                name,
+                endpoint,
+                http: Arc::default(),
+                signed: None,
+                secret,
+                may_be_empty,
+            });
         }
         self.add_http(&mut sources)?;
+        self.add_keys(&mut sources)?;
         Ok(sources)
     }
 
@@ -107,6 +122,7 @@ impl UrlArgs {
             self.is_given(),
             &[
                 ("--secret-url", !self.secret_urls.is_empty()),
+                ("--url-key", !self.url_keys.is_empty()),
                 ("--url-header", !self.url_headers.is_empty()),
                 ("--url-ca-file", self.url_ca_file.is_some()),
                 ("--url-cert-file", self.url_cert_file.is_some()),
@@ -161,6 +177,43 @@ impl UrlArgs {
                 key_file: self.url_key_file.clone(),
                 ..HttpConfig::default()
             });
+        }
+        Ok(())
+    }
+
+    /// Of each --url-key.
+    pub(crate) fn key_files(&self) -> impl Iterator<Item = &Path> {
+        self.url_keys.iter().map(|key| Path::new(named(key).1))
+    }
+
+    fn add_keys(&self, sources: &mut [Source]) -> Checked<()> {
+        for (index, key) in self.url_keys.iter().enumerate() {
+            let (name, file) = named(key);
+            let flag = format!("--url-key (number {})", index + 1);
+            if file.is_empty() {
+                return usage(format!("{flag}: the file's path is missing, as --url-key NAME=FILE"));
+            }
+            let only = sources.len() == 1;
+            let source = match name {
+                Some(name) => sources.iter_mut().find(|source| source.name == name),
+                None => sources.first_mut().filter(|_| only),
+            };
+            let Some(source) = source else {
+                return match name {
+                    Some(name) => usage(format!("--url-key {name}: no --watch-url has this name")),
+                    None => usage(
+                        "--url-key without a name is for one --watch-url: with several, say whose content it verifies, as \
+                         --url-key NAME=FILE",
+                    ),
+                };
+            };
+            if source.signed.is_some() {
+                return usage(format!("{flag}: {} has one already; put all its keys into one file", source.name));
+            }
+            source.signed = Signed::by(file.into(), &source.endpoint);
+            if source.signed.is_none() {
+                return usage(format!("{flag}: the URL is too long for the name of a signature beside it"));
+            }
         }
         Ok(())
     }

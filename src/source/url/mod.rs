@@ -5,6 +5,7 @@
 //! no name for a content outlives it.
 
 mod bundle;
+mod signature;
 #[cfg(test)]
 mod tests;
 
@@ -17,6 +18,8 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::sleep;
 
 use self::bundle::{BundleError, Packing};
+use self::signature::SignatureError;
+pub use self::signature::Signed;
 use super::{Seen, Update};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
@@ -45,6 +48,8 @@ pub struct Source {
     pub endpoint: Endpoint,
     /// What is sent with it, and who is trusted.
     pub http: Arc<HttpConfig>,
+    /// `--url-key`: what is used of it must be signed.
+    pub signed: Option<Signed>,
     /// `--secret-url`.
     pub secret: bool,
     /// Whether an empty body is a content, and not an absence.
@@ -68,6 +73,8 @@ pub struct Config {
 pub enum UrlError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    #[error("{endpoint}: {error}")]
+    Unsigned { endpoint: String, error: SignatureError },
     #[error("{endpoint}: {error}; nothing of the bundle is used")]
     Bundle { endpoint: String, error: BundleError },
     #[error("{0}")]
@@ -84,10 +91,16 @@ impl UrlError {
         matches!(self, Self::Fetch(FetchError::Status { code: 401 | 403, .. }))
     }
 
+    /// Whether it was fetched, and a signature is missing or not the right one.
+    #[must_use]
+    pub fn unsigned(&self) -> bool {
+        matches!(self, Self::Unsigned { .. })
+    }
+
     fn is_lasting(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_lasting(),
-            Self::Bundle { .. } => true,
+            Self::Unsigned { .. } | Self::Bundle { .. } => true,
             Self::NotKept(_) | Self::Ended => false,
         }
     }
@@ -110,15 +123,11 @@ pub async fn look(
     spool: Option<&Spool>,
     conditions: &Conditions,
 ) -> Result<Found, UrlError> {
-    let limits = Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size };
-    let (body, conditions) = match fetch(&source.endpoint, &source.http, &limits, conditions).await? {
+    let (body, conditions) = match source.fetch(config, conditions).await? {
         Fetched::New { body, conditions } => (body, conditions),
         Fetched::NotModified => return Ok(Found::NotModified),
         Fetched::Absent(code) => return Ok(Found::Absent(code)),
     };
-    if body.is_empty() && !source.may_be_empty {
-        return Ok(Found::Absent(200));
-    }
     let (source, spool, limit) = (source.clone(), spool.cloned(), config.max_size);
     // Megabytes are unpacked and digested.
     let object = tokio::task::spawn_blocking(move || source.object(body, limit, spool.as_ref())).await;
@@ -126,6 +135,48 @@ pub async fn look(
 }
 
 impl Source {
+    /// What is there, as it may be used: verified where it is to be signed, and absent where it is empty.
+    async fn fetch(&self, config: &Config, conditions: &Conditions) -> Result<Fetched, UrlError> {
+        let limits = Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size };
+        let mut fetched = fetch(&self.endpoint, &self.http, &limits, conditions).await?;
+        let mut again = true;
+        loop {
+            let (body, conditions) = match fetched {
+                Fetched::New { body, .. } if body.is_empty() && !self.may_be_empty => return Ok(Fetched::Absent(200)),
+                Fetched::New { body, conditions } => (body, conditions),
+                nothing => return Ok(nothing),
+            };
+            match self.verify(&body, &limits).await {
+                Ok(()) => return Ok(Fetched::New { body, conditions }),
+                // One of the two may have been replaced after the other was fetched.
+                Err(UrlError::Unsigned { error, .. }) if again && error.may_be_of_two_versions() => again = false,
+                Err(error) => return Err(error),
+            }
+            fetched = match fetch(&self.endpoint, &self.http, &limits, &conditions).await? {
+                Fetched::NotModified => Fetched::New { body, conditions },
+                newer => newer,
+            };
+        }
+    }
+
+    async fn verify(&self, body: &Bytes, limits: &Limits) -> Result<(), UrlError> {
+        let Some(signed) = &self.signed else { return Ok(()) };
+        let unsigned = |error| UrlError::Unsigned { endpoint: self.endpoint.to_string(), error };
+        let at = || signed.at.to_string();
+        let limits = Limits { bytes: signature::LIMIT, ..*limits };
+        let signature = match fetch(&signed.at, &self.http, &limits, &Conditions::default()).await {
+            Ok(Fetched::New { body, .. }) => body,
+            Ok(Fetched::Absent(code)) => return Err(unsigned(SignatureError::Missing { at: at(), code })),
+            Ok(Fetched::NotModified) | Err(FetchError::TooLarge { .. }) => {
+                return Err(unsigned(SignatureError::Unreadable { at: at() }));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (signed, body) = (signed.clone(), body.clone());
+        let verified = tokio::task::spawn_blocking(move || signed.verify(&body, &signature)).await;
+        verified.map_err(|_| UrlError::Ended)?.map_err(unsigned)
+    }
+
     fn object(&self, body: Bytes, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
         let key = self.endpoint.last_segment().unwrap_or(&self.name);
         let files = match Packing::of(key) {

@@ -1,6 +1,7 @@
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::signature::tests::{BY_OTHER, KEY, PREHASHED};
 use super::*;
 use crate::net::request::fetch::server::{Server, ok};
 
@@ -56,7 +57,7 @@ impl Running {
 
 fn source(server: &Server, may_be_empty: bool) -> Source {
     let endpoint = server.url("/a/list").parse().unwrap();
-    Source { source: 0, name: "geo".into(), endpoint, http: Arc::default(), secret: true, may_be_empty }
+    Source { source: 0, name: "geo".into(), endpoint, http: Arc::default(), signed: None, secret: true, may_be_empty }
 }
 
 fn text(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> String {
@@ -178,6 +179,59 @@ async fn each_file_of_a_bundle_is_a_key_and_one_that_is_refused_leaves_what_was_
     let error = look(&config, &source, None, &Conditions::default()).await.unwrap_err();
     assert!(matches!(error, UrlError::Bundle { .. }) && error.is_lasting(), "{error:?}");
     assert!(error.to_string().contains("end of the archive") && !error.to_string().contains("canary"), "{error}");
+}
+
+/// Asks for what must be signed with [`KEY`]: an answer to each request in turn, and how many there were.
+async fn look_signed(path: &str, answers: &[&str]) -> (Result<Found, UrlError>, Vec<String>) {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), KEY).unwrap();
+    let server = Server::start("HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n");
+    server.answer_first(answers.iter().copied());
+    let endpoint: Endpoint = server.url(path).parse().unwrap();
+    let signed = Signed::by(keys.path().into(), &endpoint);
+    let source = Source { endpoint, signed, ..source(&server, false) };
+    let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
+    let found = look(&config, &source, None, &Conditions::default()).await;
+    (found, server.heads())
+}
+
+#[tokio::test]
+async fn content_counts_with_its_signature_even_if_one_was_replaced_between_the_requests() {
+    let [content, older] = [ok("ETag: \"2\"\r\n", "test"), ok(SETTLED, "older")];
+    let [signature, other] = [ok("", PREHASHED), ok("", BY_OTHER)];
+    let same = "HTTP/1.1 304 Not Modified\r\n\r\n";
+    for (answers, asked) in [
+        (&[&*content, &signature][..], 2),
+        (&[&older, &signature, &content, &signature], 4),
+        (&[&content, &other, same, &signature], 4),
+    ] {
+        let (found, heads) = look_signed("/a/list?x=1", answers).await;
+        assert!(matches!(found, Ok(Found::Object(..))), "{found:?}");
+        assert_eq!(heads.len(), asked, "{heads:?}");
+        assert!(heads[1].starts_with("GET /a/list.minisig?x=1 "), "{}", heads[1]);
+        assert!(!heads[1].contains("if-none-match"));
+        assert!(heads.get(2).is_none_or(|head| head.contains("if-none-match")), "{heads:?}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_unsigned_is_used_or_unpacked() {
+    let [content, signature] = [ok(SETTLED, "no archive"), ok("", PREHASHED)];
+    let (gone, long) = ("HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n", ok("", &"x".repeat(20_000)));
+    for (answers, words, asked) in [
+        (&[&*content, gone][..], "it is not signed", 2),
+        (&[&content, &long], "no signature of minisign's", 2),
+        (&[&content, &signature, &content, &signature], "of another content", 4),
+    ] {
+        let (found, heads) = look_signed("/web.tar", answers).await;
+        let error = found.unwrap_err();
+        assert!(error.to_string().contains(words) && error.unsigned() && error.is_lasting(), "{error}");
+        assert_eq!(heads.len(), asked, "{heads:?}");
+    }
+    // The server may be at fault: it is asked again soon.
+    let (found, _) = look_signed("/web.tar", &[&content]).await;
+    let error = found.unwrap_err();
+    assert!(error.to_string().contains("/web.tar.minisig: the server answered 500") && !error.is_lasting(), "{error}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A server for tests that sends what it is given, and is not bound to HTTP.
 
+use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,7 @@ pub struct Answer {
 #[derive(Default)]
 struct State {
     answer: Mutex<Option<Answer>>,
+    first: Mutex<VecDeque<Answer>>,
     heads: Mutex<Vec<String>>,
     held: Mutex<Vec<TcpStream>>,
 }
@@ -39,7 +41,8 @@ impl Server {
                     head.push(byte[0]);
                 }
                 state.heads.lock().unwrap().push(String::from_utf8(head).unwrap());
-                let Answer { bytes, held } = state.answer.lock().unwrap().clone().unwrap();
+                let first = state.first.lock().unwrap().pop_front();
+                let Answer { bytes, held } = first.unwrap_or_else(|| state.answer.lock().unwrap().clone().unwrap());
                 // Whoever has seen enough may be gone.
                 let _ = stream.write_all(&bytes);
                 if held {
@@ -53,6 +56,12 @@ impl Server {
     /// From now on it sends this.
     pub fn answer(&self, bytes: impl AsRef<[u8]>) {
         *self.state.answer.lock().unwrap() = Some(Answer { bytes: bytes.as_ref().to_owned(), held: false });
+    }
+
+    /// It sends these first, one to each connection.
+    pub fn answer_first<'a>(&self, answers: impl IntoIterator<Item = &'a str>) {
+        let answers = answers.into_iter().map(|bytes| Answer { bytes: bytes.into(), held: false });
+        self.state.first.lock().unwrap().extend(answers);
     }
 
     /// The same, and stays connected.
