@@ -94,6 +94,13 @@ impl Endpoint {
         }
     }
 
+    /// As a proxy is asked for it; a socket has none.
+    pub(super) fn url(&self) -> Option<Uri> {
+        let Route::Tcp { tls, authority, .. } = &self.route else { return None };
+        let url = Uri::builder().scheme(if *tls { "https" } else { "http" }).authority(authority.as_str());
+        url.path_and_query(self.target.to_string()).build().ok()
+    }
+
     /// Where a `Location` in its answer leads (RFC 3986, section 5.2; without `..`, which servers do not send).
     pub(super) fn redirected(&self, location: &str) -> Option<Self> {
         let scheme = match &self.route {

@@ -3,5 +3,6 @@
 pub mod connect;
 pub mod credentials;
 pub mod endpoint;
+pub mod proxy;
 pub mod request;
 pub mod tls;

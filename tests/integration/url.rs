@@ -91,6 +91,16 @@ impl Drop for Nginx {
     }
 }
 
+/// A child that ends with its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn minisign(flags: &[&str]) {
     let binary = std::env::var("TRIMTAB_TEST_MINISIGN").expect("TRIMTAB_TEST_MINISIGN is not set: run `make test`");
     let made = Command::new(binary).args(flags).stdin(Stdio::null()).output().unwrap();
@@ -347,6 +357,50 @@ fn secret_of_a_url_is_a_secret_and_goes_by_its_header() {
     assert_eq!(mode & 0o777, 0o640);
     assert!(raw.heads.lock().unwrap()[0].contains("authorization: Bearer header-canary"));
     assert!(!sidecar.log().contains("canary"), "{}", sidecar.log());
+}
+
+#[test]
+fn proxy_that_the_environment_names_is_used_and_one_that_refuses_is_named() {
+    let nginx = Nginx::start();
+    nginx.put("list.txt", "1", 3600);
+    let (scene, port) = (Scene::new(), free_port());
+    let log = scene.text("proxy.log");
+    let conf = format!(
+        "Port {port}\nListen 127.0.0.1\nTimeout 60\nMaxClients 10\nLogLevel Info\nLogFile \"{log}\"\nBasicAuth user canary\n"
+    );
+    fs::write(scene.at("proxy.conf"), conf).unwrap();
+    let binary = std::env::var("TRIMTAB_TEST_TINYPROXY").expect("TRIMTAB_TEST_TINYPROXY is not set: run `make test`");
+    let proxy = Command::new(binary).args(["-d", "-c", &scene.text("proxy.conf")]).stdout(Stdio::null()).spawn();
+    let _proxy = Running(proxy.unwrap());
+    eventually("the proxy serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+    // No proxy is for this machine; this is its name for resolvers, and only they know.
+    let url = format!("http://127.1:{}/list.txt", nginx.port);
+    let flags = scene.flags(&["--watch-url", &url, "--once", "--once-timeout", "10s"]);
+    let check = |proxy: &str| {
+        run(trimtab().arg("check").args(&flags).env("HTTP_PROXY", proxy).env("NO_PROXY", "").env_remove("HTTPS_PROXY"))
+    };
+    let (code, said) = check(&format!("http://127.0.0.1:{port}"));
+    let words = format!("through the proxy at 127.0.0.1:{port} (HTTP_PROXY): the server answered 407");
+    assert!(code == Some(1) && said.contains(&words) && said.contains("USER:PASSWORD"), "{code:?}: {said}");
+    let (code, said) = check("http://user:canary@127.0.0.1:1");
+    assert!(
+        code == Some(1) && said.contains("the proxy at 127.0.0.1:1 (HTTPS_PROXY or HTTP_PROXY"),
+        "{code:?}: {said}"
+    );
+    assert!(!said.contains("canary"), "{said}");
+    assert!(nginx.answers().is_empty(), "{:?}", nginx.answers());
+    let once = |proxy: &str, none: &str| {
+        run(trimtab().args(&flags).env("HTTP_PROXY", proxy).env("NO_PROXY", none).env_remove("HTTPS_PROXY"))
+    };
+    let (code, said) = once(&format!("http://user:canary@127.0.0.1:{port}"), "");
+    assert!(code == Some(0) && !said.contains("canary"), "{code:?}: {said}");
+    assert_eq!(scene.published("list.txt").as_deref(), Some("1"));
+    let seen = fs::read_to_string(&log).unwrap();
+    assert!(seen.contains("GET http://127.1:"), "{seen}");
+    nginx.put("list.txt", "2", 3000);
+    let (code, said) = once("http://127.0.0.1:1", "example.org,127.1");
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(scene.published("list.txt").as_deref(), Some("2"));
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{Checked, UsageError, check_goes_with, usage};
 use crate::cli::values::duration;
 use crate::net::credentials::Header;
 use crate::net::endpoint::{Endpoint, ParseEndpointError};
+use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
 use crate::source::url::{Config, Signed, Source};
 
@@ -167,6 +168,7 @@ impl UrlArgs {
                 header.parse().map_err(|error| UsageError(format!("--url-header (number {}): {error}", index + 1)))?;
             headers.push((name, header));
         }
+        let proxies = Proxies::default();
         for source in sources {
             let own = headers.iter().filter(|(name, _)| *name == source.name).map(|(_, header)| header.clone());
             source.http = Arc::new(HttpConfig {
@@ -175,6 +177,7 @@ impl UrlArgs {
                 ca_file: self.url_ca_file.clone(),
                 cert_file: self.url_cert_file.clone(),
                 key_file: self.url_key_file.clone(),
+                proxies: Some(proxies.clone()),
                 ..HttpConfig::default()
             });
         }

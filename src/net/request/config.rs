@@ -12,6 +12,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use super::HttpError;
 use crate::net::credentials::{self, FileError, Header, LiteralOrFile};
 use crate::net::endpoint::{Endpoint, Route};
+use crate::net::proxy::{Intercept, Proxies, forwards};
 use crate::net::tls::{self, Identity, PemError, Trust};
 
 /// The largest file of certificates, in bytes.
@@ -62,6 +63,21 @@ pub struct HttpConfig {
     pub key_file: Option<PathBuf>,
     /// `--reload-insecure`: any certificate is trusted.
     pub insecure: bool,
+    /// Which servers are reached through a proxy; `None`: no server is, whatever the environment says.
+    pub proxies: Option<Proxies>,
+}
+
+impl HttpConfig {
+    /// The proxy for this server.
+    pub(super) fn proxy(&self, endpoint: &Endpoint) -> Option<Intercept> {
+        self.proxies.as_ref()?.of(&endpoint.url()?)
+    }
+
+    /// The proxy that is sent the request itself.
+    pub(super) fn forwarder(&self, endpoint: &Endpoint) -> Option<Intercept> {
+        let plain = matches!(endpoint.route, Route::Tcp { tls: false, .. });
+        self.proxy(endpoint).filter(|proxy| plain && forwards(proxy))
+    }
 }
 
 impl fmt::Debug for HttpConfig {
@@ -103,6 +119,14 @@ pub(super) fn prepare(
         Route::Unix(_) => None,
     };
     headers.entry(header::HOST).or_insert(host.unwrap_or(HeaderValue::from_static("localhost")));
+    if let Some((proxy, url)) = config.forwarder(endpoint).zip(endpoint.url()) {
+        if let Some(user) = proxy.basic_auth() {
+            credentials.push(Bytes::copy_from_slice(user.as_bytes()));
+            headers.insert(header::PROXY_AUTHORIZATION, user.clone());
+        }
+        *request.uri_mut() = url;
+    }
+    let headers = request.headers_mut();
     let agent = HeaderValue::from_static(concat!("trimtab/", env!("CARGO_PKG_VERSION")));
     headers.entry(header::USER_AGENT).or_insert(agent);
     headers.insert(header::CONNECTION, HeaderValue::from_static("close"));

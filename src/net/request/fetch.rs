@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::{Attempt, HEAD, HttpConfig, HttpError, beside, prepare, reason};
 use crate::net::endpoint::Endpoint;
+use crate::net::proxy::place;
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 5;
@@ -158,6 +159,7 @@ fn hint(code: u16) -> &'static str {
         401 | 403 => {
             "; it wants another credential (--url-header, --url-cert-file), or does not let this Pod's address in"
         }
+        407 => ": the proxy wants a user; give one in its URL, as http://USER:PASSWORD@HOST:PORT, from a Secret",
         304 => " to a question without a condition; is a broken cache in the way?",
         429 | 503 => "; trying again as it asks",
         500.. => "; trying again, and its own log says why",
@@ -212,7 +214,15 @@ async fn ask(
         let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
         take(head, endpoint, limits, conditions).await
     };
-    beside(connection, answer).await
+    let answer = beside(connection, answer).await;
+    match (answer, config.forwarder(endpoint)) {
+        // The answer may be the proxy's own.
+        (Err(FetchError::Status { endpoint, code, after }), Some(proxy)) => {
+            let endpoint = format!("{endpoint} through the proxy at {} (HTTP_PROXY)", place(&proxy));
+            Err(FetchError::Status { endpoint, code, after })
+        }
+        (answer, _) => answer,
+    }
 }
 
 async fn send(

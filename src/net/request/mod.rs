@@ -22,12 +22,14 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tower::ServiceExt as _;
 
 pub use self::config::{HttpConfig, Owner};
 use self::config::{prepare, tls_config};
 use crate::net::connect;
 use crate::net::credentials::FileError;
 use crate::net::endpoint::{Endpoint, Route};
+use crate::net::proxy::{self, Dialer, Intercept, Tcp};
 use crate::net::tls;
 use crate::os::mask::Mask;
 
@@ -208,15 +210,32 @@ impl<'a> Attempt<'a> {
                 }
                 Route::Tcp { tls, host, port, .. } => (*tls, host, *port),
             };
-            let tls = if tls { Some(tls_config(self.endpoint, config).await?) } else { None };
-            let stream = connect::tcp(host, port, self.timeout).await.map_err(|error| fail(error.to_string()))?;
+            let proxy = config.proxy(self.endpoint);
+            let secured = |proxy: &Intercept| proxy.uri().scheme_str() == Some("https");
+            let files = if tls || proxy.as_ref().is_some_and(secured) {
+                Some(Arc::new(tls_config(self.endpoint, config).await?))
+            } else {
+                None
+            };
+            let stream: Box<dyn Socket> = match (&proxy, self.endpoint.url()) {
+                (Some(proxy), Some(url)) => {
+                    let direct = Tcp(self.timeout);
+                    let dialer = match &files {
+                        Some(files) if tls => Dialer::through(proxy, direct, files),
+                        files => Dialer::towards(proxy, direct, files.as_ref()),
+                    };
+                    let stream = dialer.oneshot(url).await;
+                    Box::new(TokioIo::new(stream.map_err(|error| fail(proxy::explain(&error)))?))
+                }
+                _ => Box::new(connect::tcp(host, port, self.timeout).await.map_err(|error| fail(error.to_string()))?),
+            };
             self.progress.accepted.store(true, Ordering::Relaxed);
-            let Some(tls) = tls else { return Ok(Box::new(stream) as _) };
+            let Some(tls) = files.filter(|_| tls) else { return Ok(stream) };
             let name = ServerName::try_from(host.clone());
             let name = name.map_err(|_| fail("TLS needs a DNS name or an address".to_owned()))?;
             let flag = config.owner.flag("ca-file");
             let checked = format!("the server is checked by {flag}, or by the CAs in this image without it");
-            let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await;
+            let stream = TlsConnector::from(tls).connect(name, stream).await;
             let stream = stream.map_err(|error| fail(format!("{}; {checked}", tls::explain(&error))))?;
             Ok(Box::new(stream) as _)
         };

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 
 use super::*;
+use crate::net::proxy::Proxies;
 
 const LONG: Duration = Duration::from_secs(10);
 const SHORT: Duration = Duration::from_millis(300);
@@ -510,4 +511,50 @@ async fn a_client_certificate_is_shown_when_given() {
     fs::write(pki.path("client.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
     let error = send(&endpoint, &config, LONG).await.unwrap_err();
     assert!(error.to_string().contains("does not belong"), "{error}");
+}
+
+/// A proxy by CONNECT that answers this and reaches the server whatever it is asked for, and the first request to it.
+async fn tunnel(to: &Endpoint, answer: &'static str) -> (std::net::SocketAddr, tokio::sync::oneshot::Receiver<String>) {
+    let Route::Tcp { port, .. } = to.route else { panic!("{to}") };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (asked, request) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut client, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(tokio::io::AsyncReadExt::read_u8(&mut client).await.unwrap());
+        }
+        let _ = asked.send(String::from_utf8(head).unwrap());
+        let answer = format!("HTTP/1.1 {answer}\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut client, answer.as_bytes()).await.unwrap();
+        let mut server = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+    });
+    (address, request)
+}
+
+#[tokio::test]
+async fn server_with_tls_is_reached_through_a_tunnel_that_sees_nothing_of_it() {
+    let pki = Pki::new("no-such-host.invalid", false);
+    let server = pki.serve().await;
+    let through = async |answer| {
+        let (proxy, asked) = tunnel(&server, answer).await;
+        let proxies = Proxies::new(format!("http://user:hunter2@{proxy}"), String::new(), String::new());
+        let headers = vec!["X-Canary: canary".parse().unwrap()];
+        let ca_file = Some(pki.path("ca.pem"));
+        let config = HttpConfig { proxies: Some(proxies), headers, ca_file, ..HttpConfig::default() };
+        let endpoint = "https://no-such-host.invalid/?canary".parse().unwrap();
+        (send(&endpoint, &config, LONG).await, asked.await.unwrap(), proxy)
+    };
+    let (answer, asked, _) = through("200 OK").await;
+    assert_eq!(answer.unwrap().body, b"hello");
+    assert!(asked.starts_with("CONNECT no-such-host.invalid:443 HTTP/1.1\r\n") && !asked.contains("anary"), "{asked}");
+    assert!(asked.to_lowercase().contains("proxy-authorization: basic dxnlcjpodw50zxiy\r\n"), "{asked}");
+    for (answer, words) in [("403 Forbidden", "it refuses"), ("407 Who", "USER:PASSWORD")] {
+        let (error, _, proxy) = through(answer).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains(&format!("the proxy at {proxy} (")) && error.contains(words), "{error}");
+        assert!(!error.contains("hunter2") && !error.contains("anary"), "{error}");
+    }
 }

@@ -22,9 +22,10 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::config::{ClientConfig, Deadlines, KubeError, TokenFile, credentials};
-use super::connect::{client, host_and_port};
+use super::connect::client;
 use super::failure::{CreateError, Failure};
 use super::wire::Status;
+use crate::net::proxy::host_and_port;
 
 /// What of an answer that is no list is read, in bytes: what the API server sends is shorter.
 const ANSWER_LIMIT: usize = 64 << 10;

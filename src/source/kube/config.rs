@@ -7,19 +7,19 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Uri;
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
+use hyper_util::client::proxy::matcher::Matcher;
 use kube::config::{AuthInfo, Cluster, Config, Context, Kubeconfig, KubeconfigError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::plugin::Plugin;
+use crate::net::proxy::{Intercept, Proxies};
 
 /// Where the kubelet mounts a service account's token, CA and namespace
 /// (pkg/serviceaccount: `DefaultAPITokenMountPath`).
@@ -58,29 +58,6 @@ impl Default for InCluster {
             port: std::env::var("KUBERNETES_SERVICE_PORT").ok(),
             directory: SERVICE_ACCOUNT.into(),
         }
-    }
-}
-
-/// Which servers are reached through a proxy. The default is what the environment says: `HTTPS_PROXY`, `HTTP_PROXY` for a
-/// server without TLS, and `NO_PROXY`, each also in lower case.
-#[derive(Clone, Debug)]
-pub struct Proxies(Arc<Matcher>);
-
-impl Default for Proxies {
-    fn default() -> Self {
-        let first = |names: [&str; 2]| names.iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default();
-        let matcher = Matcher::builder().https(first(["HTTPS_PROXY", "https_proxy"]));
-        let matcher = matcher.http(first(["HTTP_PROXY", "http_proxy"])).no(first(["NO_PROXY", "no_proxy"]));
-        Self(Arc::new(matcher.build()))
-    }
-}
-
-impl Proxies {
-    /// The proxy for this server. Like Go, and so like kubectl, none for this very machine.
-    fn of(&self, server: &Uri) -> Option<Intercept> {
-        let host = server.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-        let local = host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-        if local { None } else { self.0.intercept(server) }
     }
 }
 
@@ -460,26 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn proxy_is_the_kubeconfigs_or_else_the_environments() {
-        let proxies = |https: &str, no: &str| {
-            let matcher = Matcher::builder().https(https.to_owned()).no(no.to_owned()).build();
-            Proxies(Arc::new(matcher))
-        };
-        let of =
-            |proxies: &Proxies, server: &str| proxies.of(&server.parse().unwrap()).map(|proxy| proxy.uri().to_string());
-        let some = proxies("http://user:word@proxy:3128", "10.0.0.0/8,.svc,example.org");
-        assert_eq!(of(&some, "https://api.example.com:6443").as_deref(), Some("http://proxy:3128/"));
-        for direct in [
-            "https://10.1.2.3",
-            "https://kubernetes.default.svc",
-            "https://example.org:1",
-            "https://127.0.0.1",
-            "https://localhost:6443",
-            "https://[::1]:6443",
-            "http://api.example.com",
-        ] {
-            assert_eq!(of(&some, direct), None, "{direct}");
-        }
+    fn proxy_is_the_kubeconfigs() {
         let Ok(settings) = read(&with("proxy-url: 'socks5://a:b@proxy'", "")) else { panic!("not taken") };
         let proxy = settings.proxy.unwrap();
         assert_eq!((proxy.uri().to_string().as_str(), proxy.raw_auth()), ("socks5://proxy/", Some(("a", "b"))));

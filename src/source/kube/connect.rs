@@ -1,28 +1,22 @@
 //! The connection below kube's layers: to the server, or through a proxy, and then by TLS.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnectorBuilder};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::Connection;
-use hyper_util::client::legacy::connect::proxy::{SocksV5, Tunnel};
-use hyper_util::client::proxy::matcher::Intercept;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::TokioExecutor;
 use kube::Config;
 use kube::client::{Body, ClientBuilder, ConfigExt as _, RustlsTlsError};
 use rustls_pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::client::Resumption;
 use tower::util::option_layer;
 use tower::{BoxError, Service, ServiceExt as _};
 
-use crate::net::connect::tcp;
+use crate::net::proxy::{Dialer, Intercept, Tcp};
 
 /// What is read of an answer at once, in bytes, and its longest head. By itself hyper reads 400 kB at once after a large
 /// object, and keeps that room as long as the watch lives.
@@ -69,119 +63,17 @@ where
     Ok(client.with_layer(&config.base_uri_layer()).build())
 }
 
-/// A connection to the host and port of a URL.
-#[derive(Clone)]
-struct Tcp(Duration);
-
-impl Service<Uri> for Tcp {
-    type Response = TokioIo<TcpStream>;
-    type Error = std::io::Error;
-    type Future = Boxed<Self::Response, Self::Error>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        let patience = self.0;
-        Box::pin(async move {
-            let (host, port) = host_and_port(&url);
-            Ok(TokioIo::new(tcp(host, port, patience).await?))
-        })
-    }
-}
-
-type Boxed<T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send>>;
-
-/// Without the brackets of an IPv6 address.
-pub(super) fn host_and_port(url: &Uri) -> (&str, u16) {
-    let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let port = match url.scheme_str() {
-        Some("https") => 443,
-        Some("socks5" | "socks5h") => 1080,
-        _ => 80,
-    };
-    (host, url.port_u16().unwrap_or(port))
-}
-
-/// The way to the server's port.
-#[derive(Clone)]
-enum Dialer {
-    Direct(Tcp),
-    /// By CONNECT. The proxy itself may speak TLS.
-    Tunnel(String, Tunnel<HttpsConnector<Tcp>>),
-    Socks(String, SocksV5<Tcp>),
-}
-
-/// Why there is none through a proxy.
-#[derive(Debug, thiserror::Error)]
-#[error("the proxy at {proxy} gives no connection")]
-pub(super) struct NoTunnel {
-    /// `host:port`.
-    pub(super) proxy: String,
-    #[source]
-    why: BoxError,
-}
-
-impl Dialer {
-    fn through(proxy: &Intercept, direct: Tcp, tls: &Arc<ClientConfig>) -> Self {
-        let url = proxy.uri().clone();
-        let (host, port) = host_and_port(&url);
-        let place = format!("{host}:{port}");
-        if url.scheme_str().is_some_and(|scheme| scheme.starts_with("socks")) {
-            let socks = SocksV5::new(url, direct);
-            return Self::Socks(
-                place,
-                match proxy.raw_auth() {
-                    Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
-                    None => socks,
-                },
-            );
-        }
-        let tunnel = Tunnel::new(url, HttpsConnector::from((direct, Arc::clone(tls))));
-        Self::Tunnel(
-            place,
-            match proxy.basic_auth() {
-                Some(header) => tunnel.with_auth(header.clone()),
-                None => tunnel,
-            },
-        )
-    }
-}
-
-impl Service<Uri> for Dialer {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = BoxError;
-    type Future = Boxed<Self::Response, Self::Error>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, url: Uri) -> Self::Future {
-        match self.clone() {
-            Self::Direct(direct) => Box::pin(async move { Ok(MaybeHttpsStream::Http(direct.oneshot(url).await?)) }),
-            Self::Tunnel(proxy, tunnel) => {
-                Box::pin(
-                    async move { tunnel.oneshot(url).await.map_err(|why| NoTunnel { proxy, why: why.into() }.into()) },
-                )
-            }
-            Self::Socks(proxy, socks) => Box::pin(async move {
-                let stream = socks.oneshot(url).await.map_err(|why| NoTunnel { proxy, why: why.into() })?;
-                Ok(MaybeHttpsStream::Http(stream))
-            }),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io;
+    use std::pin::Pin;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
 
     use http_body_util::BodyExt as _;
     use hyper::Request;
     use hyper_util::client::legacy::connect::Connected;
+    use hyper_util::rt::TokioIo;
     use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf, duplex};
     use tower::service_fn;
 

@@ -9,10 +9,10 @@ use tokio_rustls::rustls;
 
 use super::Watch;
 use super::config::KubeError;
-use super::connect::NoTunnel;
 use super::rbac::{Rule, resource};
 use super::wire::{NotBase64, Status};
 use crate::model::spool::SpoolError;
+use crate::net::proxy::NoTunnel;
 use crate::net::tls;
 use crate::os::backoff;
 

@@ -25,7 +25,7 @@ use kube::Resource as _;
 use kube::api::{ListParams, WatchParams};
 
 pub use self::client::Clients;
-pub use self::config::{ClientConfig, Deadlines, InCluster, KubeError, Proxies, default_namespace};
+pub use self::config::{ClientConfig, Deadlines, InCluster, KubeError, default_namespace};
 pub use self::failure::CreateError;
 pub use self::presence::missing;
 pub use self::rbac::{Access, Rule, access};

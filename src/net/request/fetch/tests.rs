@@ -1,5 +1,6 @@
 use super::server::{Server, ok};
 use super::*;
+use crate::net::proxy::Proxies;
 
 const LIMITS: Limits = Limits {
     connect: Duration::from_secs(10),
@@ -186,4 +187,34 @@ async fn silent_and_slow_servers_are_given_up() {
         assert!(matches!(error, FetchError::Slow { .. }), "{start:?}: {error:?}");
         assert!(error.to_string().contains("--url-timeout"));
     }
+}
+
+/// Asks for a file of a server that nobody resolves, through this proxy.
+async fn forwarded(proxy: &str) -> Result<Fetched, FetchError> {
+    let proxies = Proxies::new(String::new(), format!("http://user:hunter2@{proxy}"), String::new());
+    let config = HttpConfig { proxies: Some(proxies), ..HttpConfig::default() };
+    let endpoint = "http://no-such-host.invalid/a/list?token=canary".parse().unwrap();
+    fetch(&endpoint, &config, &LIMITS, &Conditions::default()).await
+}
+
+#[tokio::test]
+async fn proxy_is_sent_the_whole_url_of_a_server_without_tls() {
+    let server = Server::start(&ok("", "1"));
+    let (first, _) = body(forwarded(&server.address.to_string()).await.unwrap());
+    assert_eq!(&*first, b"1");
+    let head = &server.heads()[0];
+    assert!(head.starts_with("GET http://no-such-host.invalid/a/list?token=canary HTTP/1.1\r\n"), "{head}");
+    assert!(head.contains("proxy-authorization: Basic dXNlcjpodW50ZXIy\r\n"), "{head}");
+    assert!(head.contains("host: no-such-host.invalid\r\n"), "{head}");
+    for (code, words) in [("407", "the proxy wants a user"), ("503", "trying again")] {
+        server.answer(format!("HTTP/1.1 {code} X\r\nContent-Length: 0\r\n\r\n"));
+        let error = forwarded(&server.address.to_string()).await.unwrap_err().to_string();
+        let place = format!("through the proxy at {} (HTTP_PROXY): the server answered {code}", server.address);
+        assert!(error.contains(&place) && error.contains(words), "{error}");
+        assert!(!error.contains("canary") && !error.contains("hunter2"), "{error}");
+    }
+    let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let error = forwarded(&gone).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("the proxy at {gone} (")) && error.contains("refused"), "{error}");
+    assert!(!error.contains("canary") && !error.contains("hunter2"), "{error}");
 }
