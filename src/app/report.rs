@@ -265,8 +265,12 @@ impl Reporter {
                 let took = self.propagation.map(took_of);
                 let since = took.as_ref().map(|took| format!(", {took} after the edit")).unwrap_or_default();
                 info!(sequence, took, "confirmed{since}");
-                let confirmed = status::Published::new(generation, Some(Timestamp::now()));
-                self.shared.update(|status| status.confirmed = Some(confirmed));
+                self.shared.update(|status| {
+                    // What is confirmed once more is as old as before.
+                    let known = status.confirmed.as_ref().filter(|known| known.is(generation));
+                    let at = known.map_or_else(|| Some(Timestamp::now()), |known| known.at);
+                    status.confirmed = Some(status::Published::new(generation, at));
+                });
             }
             Milestone::Settled => {
                 for stage in [Stage::Render, Stage::Validate, Stage::Publish, Stage::Confirm, Stage::Rollback] {

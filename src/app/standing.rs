@@ -55,7 +55,11 @@ impl Reporter {
             // Where nothing is written, there is nothing to wait for.
             status.ready |= !self.writes && observed.is_some();
             status.observed = observed.map(|(digest, at)| status::Observed { digest, at });
-            status.last_good = journal.last_good.as_ref().map(|generation| status::Published::new(generation, None));
+            let confirmed = status.confirmed.as_ref();
+            status.last_good = journal
+                .last_good
+                .as_ref()
+                .map(|good| status::Published::new(good, confirmed.filter(|it| it.is(good)).and_then(|it| it.at)));
             status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
             status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
             status.sources = views.iter().map(source).collect();

@@ -103,6 +103,10 @@ pub struct Change {
 impl Change {
     fn end(&mut self, fate: Fate) {
         self.result = fate;
+        if fate == Fate::InEffect {
+            // It was rejected before, and has got through.
+            (self.stage, self.reason) = (None, None);
+        }
         self.took_ms = self.since.map(|since| millis(since.elapsed())).or(self.took_ms);
     }
 
@@ -208,9 +212,10 @@ impl History {
         first.then_some(&*change)
     }
 
-    /// A step of what is in work has ended.
+    /// A step of what is in work has ended. What follows a rejection are the steps of the way back.
     pub fn step(&mut self, stage: Stage, took: Duration) {
-        if let Some(change) = self.in_work() {
+        let is_way_back = |change: &Change| matches!(change.result, Fate::Rejected | Fate::RolledBack);
+        if let Some(change) = self.in_work().filter(|change| !is_way_back(change)) {
             change.steps_ms.insert(stage, millis(took));
         }
     }

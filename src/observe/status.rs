@@ -109,6 +109,11 @@ impl Published {
     pub fn new(generation: &Generation, at: Option<Timestamp>) -> Self {
         Self { digest: generation.digest, sequence: generation.sequence, at }
     }
+
+    #[must_use]
+    pub fn is(&self, generation: &Generation) -> bool {
+        (self.sequence, self.digest) == (generation.sequence, generation.digest)
+    }
 }
 
 /// Rejected inputs.

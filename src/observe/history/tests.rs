@@ -100,6 +100,8 @@ fn a_change_ends_by_what_is_announced() {
     let quarantine = Quarantine { digest: digest(2), gate: Digest::UNKNOWN, rejection: rejection() };
     history.announce(&Milestone::Rejected(quarantine));
     assert_eq!(lines(&history)[0].0, Fate::Rejected);
+    history.step(Stage::Confirm, Duration::from_millis(3));
+    assert!(!history.newest().unwrap().steps_ms.contains_key(&Stage::Confirm), "of the way back");
     history.announce(&Milestone::RolledBack { from: 2, to: generation(1) });
     history.announce(&Milestone::Confirmed { generation: generation(1), again: true });
     let change = history.newest().unwrap();
@@ -111,6 +113,14 @@ fn a_change_ends_by_what_is_announced() {
     history.announce(&Milestone::Published(generation(3)));
     history.announce(&Milestone::Held);
     assert_eq!(lines(&history)[0], (Fate::Held, Some(3)));
+    history.announce(&Milestone::Rejected(Quarantine {
+        digest: digest(2),
+        gate: Digest::UNKNOWN,
+        rejection: rejection(),
+    }));
+    history.announce(&Milestone::Confirmed { generation: generation(3), again: false });
+    let change = history.newest().unwrap();
+    assert_eq!((change.result, change.stage, &change.reason), (Fate::InEffect, None, &None));
     history.observed(digest(4), vec![edit("dir/x")]);
     history.began(digest(4));
     history.rejected(&Rejection { stage: Stage::Render, ..rejection() });
