@@ -20,8 +20,8 @@ struct Line {
     message: String,
 }
 
-/// What was said last: the word, the cause, and which inputs were rejected.
-type Known = (State, Option<String>, Option<Digest>);
+/// What was said last: the word, whether nothing is wrong, the cause, and which inputs were rejected.
+type Known = (State, bool, Option<String>, Option<Digest>);
 
 #[derive(Default)]
 pub(super) struct Lines {
@@ -57,11 +57,13 @@ impl Lines {
         };
         let about = |line: &Line| is_about(&line.message);
         let is_said = !matches!(verdict.state, State::Working | State::InEffect);
-        let known = (verdict.state, verdict.cause.clone(), rejected);
+        let known = (verdict.state, verdict.calm, verdict.cause.clone(), rejected);
         let is_unknown = self.known.as_ref() != Some(&known);
+        // What it waits for has become a trouble.
+        let is_worse = self.known.as_ref().is_some_and(|(_, calm, ..)| *calm && !verdict.calm);
         // A stage fails anew with each attempt; what a source reports may be in a verdict before its line is here.
         let is_new = |line: &Line| about(line) && (is_unknown || matches!(line.from, From::Stage(_)));
-        let is_news = self.waiting.iter().any(is_new) || (changed && is_unknown);
+        let is_news = self.waiting.iter().any(is_new) || ((changed || is_worse) && is_unknown);
         match verdict.state {
             State::Working => {}
             State::InEffect => {

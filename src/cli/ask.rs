@@ -134,7 +134,12 @@ fn ask(args: &AdminArgs, method: Method, path: &str) -> anyhow::Result<Vec<u8>> 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let response = runtime
         .block_on(request::send(&endpoint, &config, TIMEOUT))
-        .with_context(|| format!("no sidecar answers at {address}; say where it listens by --admin"))?;
+        .with_context(|| {
+            format!(
+                "no sidecar answers at {address}; ask in its container (kubectl exec POD -c trimtab -- /trimtab status), or \
+                 say by --admin where it listens"
+            )
+        })?;
     if !(200..300).contains(&response.status) {
         bail!("{address}{path} answered {}", response.status);
     }

@@ -9,6 +9,7 @@ use crate::machine::Phase;
 use crate::model::journal::DebtKind;
 use crate::model::stage::Stage;
 use crate::reload::TargetState;
+use crate::rollout;
 
 /// What was found, in parts.
 pub(super) struct Finding {
@@ -75,9 +76,9 @@ fn held(status: &Status) -> Option<Finding> {
     } else if let Some(edited) = &edited {
         (
             format!(
-                "What {edited} holds now was rejected and cannot be taken back, as the main process reads it by itself"
+                "The edit of {edited} was rejected and cannot be taken back, as the main process reads that by itself"
             ),
-            format!("Fix {edited}: it is tried again as soon as it changes; {RETRY}."),
+            format!("Fix {edited}: the next edit is tried at once; {RETRY}."),
         )
     } else {
         (
@@ -130,6 +131,12 @@ fn refusal(status: &Status) -> Option<(Station, Option<String>)> {
     problem.or_else(rejected)
 }
 
+/// What lets the same inputs be tried again: in a fleet that stops them, for the fleet.
+fn retry(status: &Status) -> String {
+    let fleet = status.rollout.as_ref().filter(|it| !matches!(it.state, rollout::State::Done | rollout::State::None));
+    fleet.map_or_else(|| "trimtab retry".to_owned(), |fleet| format!("trimtab rollout retry {}", fleet.name))
+}
+
 fn rejected(status: &Status) -> Option<Finding> {
     let quarantine = status.quarantine.as_ref()?;
     if status.observed.as_ref().is_some_and(|observed| observed.digest != quarantine.digest) {
@@ -139,7 +146,7 @@ fn rejected(status: &Status) -> Option<Finding> {
         Stage::Render => "Fix the template or the key that it names; a newer edit is tried at once.".to_owned(),
         Stage::Validate => format!("{}; a newer edit is tried at once.", fix(status)),
         Stage::Publish | Stage::Reload | Stage::Confirm | Stage::Rollback => {
-            format!("{}; or fix the main process, and run `trimtab retry`.", fix(status))
+            format!("{}; or fix the main process, and run `{}`.", fix(status), retry(status))
         }
     };
     let turned = || status.published.as_ref().map(|it| it.sequence) == status.last_good.as_ref().map(|it| it.sequence);
@@ -213,7 +220,7 @@ fn not_taken(status: &Status) -> Option<Finding> {
     let (at, problem) = stages.iter().find_map(|(stage, at)| Some((*at, status.errors.get(stage.as_str())?)))?;
     let target = status.target.as_ref().map(|target| target.state).filter(|_| at == Station::Reload);
     let next = match target {
-        Some(TargetState::Missing) => "Start the main process, or name it by --process as it is called",
+        Some(TargetState::Missing) => "Start the main process, or correct the flag that names it",
         Some(TargetState::Ambiguous) => "Name one of the processes by --process-args or --pid-file",
         Some(TargetState::Forbidden) => "Give both containers one runAsUser",
         Some(TargetState::NotHandling) => "Wait until the main process has started, or choose another --signal",
@@ -249,10 +256,11 @@ fn held_back(status: &Status) -> Option<Finding> {
     })
 }
 
-/// What goes well, and is not this Pod's turn.
+/// What goes well, and is not this Pod's turn; or what waits for people.
 fn its_turn(status: &Status) -> Option<Finding> {
     let wait = status.waits_for.as_ref()?;
     Some(Finding {
+        calm: wait.next.is_none() && status.rollout.as_ref().is_none_or(|fleet| fleet.problem.is_none()),
         cause: Some(wait.reason.clone()),
         meanwhile: running(status),
         next: wait.next.clone(),
@@ -296,7 +304,7 @@ fn stale(status: &Status) -> Option<Finding> {
         link: ":",
         cause: Some(problem.message.clone()),
         meanwhile: String::new(),
-        next: Some("Change the Pod as it says: its mounts or users cannot change while it runs.".to_owned()),
+        next: Some("Change the Pod: one fsGroup or runAsUser for both containers, and no subPath in the main container's mounts.".to_owned()),
         calm: false,
     })
 }

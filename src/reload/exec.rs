@@ -18,12 +18,7 @@ pub(super) async fn execute(command: &Command, timeout: Duration) -> Result<(), 
     let failure = match status {
         Some(status) if status.success() => return Ok(()),
         Some(status) => match status.code() {
-            Some(code) => {
-                let message = format!(
-                    "{command} exited with code {code}; once the cause is gone, `trimtab retry` tries the same inputs again"
-                );
-                NotTaken::Refused { message, output }
-            }
+            Some(code) => NotTaken::Refused { message: format!("{command} exited with code {code}"), output },
             // Killed by somebody, for lack of memory perhaps: that is not the main process's no. Prints 'signal: 9 …'.
             None => {
                 NotTaken::Unreachable { message: format!("{command} was ended by a {status}"), output, delivered: true }

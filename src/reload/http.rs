@@ -98,10 +98,7 @@ pub(super) async fn call(
             NotTaken::Refused { message, output }
         }
         _ => {
-            let message = format!(
-                "{endpoint} answered {status}, which --reload-status does not accept; once the cause is gone, `trimtab \
-                 retry` tries the same inputs again"
-            );
+            let message = format!("{endpoint} answered {status}, which --reload-status does not accept");
             NotTaken::Refused { message, output }
         }
     };

@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::support::apiserver::{ADMIN, APP, ApiServer};
 use super::support::hook::{Answer, Hook};
 use super::support::sidecar::{Sidecar, output_of, run, trimtab};
+use super::verdicts::shows;
 
 /// Long enough for a claim, a bake, a spread and its end, with polls of 5 s, on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -292,6 +293,15 @@ async fn a_bad_edit_reaches_one_replica_and_a_good_one_all() {
         });
     }
     assert_eq!(fleet.took("bad 2"), 1, "one replica took it");
+    for member in &fleet.members {
+        if member.took("bad 2") {
+            let next = "Fix the ConfigMap; or fix the main process, and run `trimtab rollout retry web`.";
+            shows("the replica that rejected it", &member.sidecar, "rejected", &["it was rejected: ", "500"], next);
+        } else {
+            let parts = ["it waits for people: the rollout web was stopped by web-", "500"];
+            shows("a replica that waits", &member.sidecar, "waiting", &parts, "Publish another change");
+        }
+    }
     fleet.everybody_knows_who_stopped_it("bad 2").await;
 
     // A good one reaches all, one of them before the others.
@@ -360,6 +370,8 @@ async fn without_the_permission_or_with_a_lease_that_is_none_nobody_goes_and_it_
             problem.to_string().contains("trimtab.dev/points is not a number")
                 && status["verdict"]["state"] == "waiting"
         });
+        let parts = ["is not in effect yet, it waits for the rollout web (", "trimtab.dev/points is not a number"];
+        shows("a Lease that is none", &member.sidecar, "waiting", &parts, "");
     }
     let kept = fleet.lease().await.unwrap().metadata.annotations.unwrap();
     assert_eq!(kept["trimtab.dev/points"], "many", "nobody overwrites it");

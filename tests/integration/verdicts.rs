@@ -1,23 +1,69 @@
 //! Each fault shows its verdict on the page, in `trimtab status`, in the metric, and in one line of the log.
 
 use std::fs;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::{Child, Command};
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, PostParams};
+use kube::api::{Api, DeleteParams, PostParams};
 use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, ApiServer, NOBODY, kubeconfig};
 use super::support::hook::{Answer, Hook, Port};
 use super::support::mounts::Mounted;
-use super::support::sidecar::{Sidecar, eventually, run, trimtab};
+use super::support::sidecar::{Sidecar, eventually, needs_root, run, trimtab};
 use super::support::stage::{Stage, metric};
+
+const OTHER_USER: u32 = 65534;
+const AS_NOBODY: &[&str] = &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// A main process that runs until this is dropped.
+struct Main(Child);
+
+impl Main {
+    /// `name`: what its command line ends with; `begins`: what it does first.
+    fn start(name: &str, begins: &str, user: u32) -> Self {
+        let script = format!("{begins}; while :; do sleep 0.1; done");
+        Self(Command::new("bash").args(["-c", &script, name]).uid(user).gid(user).spawn().unwrap())
+    }
+}
+
+impl Drop for Main {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 const BRISK: &[&str] = &["--retry-min", "20ms", "--retry-max", "50ms", "--reload-attempts", "1"];
 
 /// Waits for the verdict, and looks at all places that show it. `parts`: of the sentence; `next`: how the next step begins.
 #[track_caller]
-fn shows(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str], next: &str) {
+pub fn shows(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str], next: &str) {
+    looks(name, sidecar, word, parts, next);
+    let lines = || {
+        let log = sidecar.log_of_this_life();
+        let mark = format!("verdict=\"{word}\"");
+        let is_it = |line: &&str| line.contains(&mark) && parts.iter().all(|part| line.contains(part));
+        log.lines().filter(is_it).filter(|line| line.contains(next)).count()
+    };
+    eventually(&format!("{name}: a line"), || (lines() > 0).then_some(()));
+    assert_eq!(lines(), 1, "{name}: once");
+}
+
+/// The same where the cause was logged before it came to the verdict: it is not logged again.
+#[track_caller]
+fn shows_what_was_logged(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str; 2], next: &str) {
+    looks(name, sidecar, word, parts, next);
+    let mark = format!("verdict=\"{word}\"");
+    let log = eventually(&format!("{name}: a line"), || Some(sidecar.log()).filter(|log| log.contains(&mark)));
+    assert_eq!((log.matches(parts[1]).count(), log.matches(&mark).count()), (1, 1), "{name}: {log}");
+    assert!(log.lines().any(|line| line.contains(&mark) && line.contains(next)), "{name}: {log}");
+}
+
+#[track_caller]
+fn looks(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str], next: &str) {
     println!("{name}");
     let says = |text: &str| parts.iter().all(|part| text.contains(part));
     let status = sidecar.until(&format!("{name}: {word} with {parts:?}"), |status| {
@@ -33,13 +79,6 @@ fn shows(name: &str, sidecar: &Sidecar, word: &str, parts: &[&str], next: &str) 
     assert!(said.starts_with(&format!("{} since ", word.to_uppercase())) && says(&said), "{name}: {said}");
     assert!(next.is_empty() || said.contains(&format!("\nNext: {next}")), "{name}: {said}");
     assert_eq!(metric(sidecar, &format!("trimtab_verdict{{state=\"{word}\"}}")), Some(1.0), "{name}");
-    let lines = || {
-        let log = sidecar.log_of_this_life();
-        let mark = format!("verdict=\"{word}\"");
-        log.lines().filter(|line| line.contains(&mark) && says(line) && line.contains(next)).count()
-    };
-    eventually(&format!("{name}: a line"), || (lines() > 0).then_some(()));
-    assert_eq!(lines(), 1, "{name}: once");
 }
 
 #[track_caller]
@@ -130,6 +169,81 @@ fn what_a_main_process_can_do_shows_its_verdict() {
     let stage = Stage::new("good 1");
     let sidecar = stage.start(&[BRISK, &["--reload-url", &port.url()]].concat());
     shows("nobody listens", &sidecar, "waiting", &["has not taken it: ", "no connection"], "Look at the main");
+
+    let hook = Hook::start(None);
+    let mut stage = Stage::new("good 1");
+    let sidecar = stage.start(&[BRISK, &["--reload-url", &hook.url()]].concat());
+    well(&sidecar);
+    hook.answer(Answer::Code(500));
+    stage.edit("2");
+    let parts = ["Generation 1, the last good one, is current again, and the main process does not take it either: "];
+    shows("what is good is refused as well", &sidecar, "held", &parts, "Look at the main container");
+
+    let hook = Hook::start(None);
+    let stage = Stage::new("good 1");
+    let (own, url) = (stage.at("own"), hook.url());
+    fs::create_dir(&own).unwrap();
+    fs::write(own.join("own.conf"), "1").unwrap();
+    let sidecar = stage.start(&[BRISK, &["--reload-url", &url, "--observe-dir", own.to_str().unwrap()]].concat());
+    well(&sidecar);
+    hook.answer(Answer::Code(500));
+    fs::write(own.join("own.new"), "2").unwrap();
+    fs::rename(own.join("own.new"), own.join("own.conf")).unwrap();
+    let parts = ["own/own.conf", "500"];
+    shows("refused, and read by the main process itself", &sidecar, "held", &parts, "");
+}
+
+#[test]
+fn what_a_signal_can_meet_shows_its_verdict() {
+    needs_root("play two users");
+    let start = |stage: &Stage, program: &[&str], name: &str| {
+        let args = format!("{name}$");
+        stage.start_by(program, &[BRISK, &["--signal", "HUP", "--process-args", &args]].concat())
+    };
+    let own = |what: &str| format!("verdict-{what}-{}", std::process::id());
+    let none = ["has not taken it: "];
+
+    let (stage, name) = (Stage::new("good 1"), own("twin"));
+    let _twins = [0; 2].map(|_| Main::start(&name, "trap : HUP", 0));
+    let sidecar = start(&stage, &["env"], &name);
+    shows("two main processes", &sidecar, "waiting", &none, "Name one of the processes by --process-args");
+
+    let (stage, name) = (Stage::new("good 1"), own("deaf"));
+    let _main = Main::start(&name, ":", 0);
+    let sidecar = start(&stage, &["env"], &name);
+    let parts = ["has not taken it: ", "does not handle SIGHUP"];
+    shows("a signal that nobody handles", &sidecar, "waiting", &parts, "Wait until the main process has started");
+
+    let (stage, name) = (Stage::new("good 1"), own("foreign"));
+    std::os::unix::fs::chown(stage.at(""), Some(OTHER_USER), Some(OTHER_USER)).unwrap();
+    let _main = Main::start(&name, "trap : HUP", 0);
+    let sidecar = start(&stage, AS_NOBODY, &name);
+    let parts = ["has not taken it: ", "runs as user 0, Trimtab as user 65534"];
+    shows("another user's main process", &sidecar, "waiting", &parts, "Give both containers one runAsUser");
+
+    let (stage, name) = (Stage::new("good 1"), own("blind"));
+    let _main = Main::start(&name, "trap : HUP", OTHER_USER);
+    let args = format!("{name}$");
+    let flags = ["--secret-dir", "volume", "--signal", "HUP", "--process-args", &args];
+    let sidecar = stage.start(&[BRISK, &flags].concat());
+    let parts = ["Generation 1 is published, and the main process may not have it: ", "cannot read ..trimtab-000001-"];
+    shows_what_was_logged("a file that it may not read", &sidecar, "stale", &parts, "Change the Pod: one fsGroup");
+}
+
+#[test]
+fn what_waits_though_nothing_is_wrong_shows_its_verdict() {
+    let mut stage = Stage::new("good 1");
+    let sidecar = stage.start(&["--reload-min-interval", "1h"]);
+    well(&sidecar);
+    stage.edit("good 2");
+    let parts = ["is not in effect yet, it waits for --reload-min-interval", RUNNING];
+    shows("the pace", &sidecar, "waiting", &parts, "");
+
+    let (port, stage) = (Port::take(), Stage::new("good 1"));
+    let url = format!("other={}", port.url());
+    let sidecar = stage.start(&["--watch-url", &url]);
+    let parts = ["Nothing is published yet: waiting for url/other: ", "no connection"];
+    shows("a URL at which nobody answers", &sidecar, "waiting", &parts, "Fix what it names");
 }
 
 #[test]
@@ -180,13 +294,9 @@ fn what_sources_and_output_can_do_shows_its_verdict() {
     let _mounted = Mounted::bind(&version, mounted.at("mounted"));
     let (source, output) = (mounted.text("mounted"), mounted.text("conf"));
     let sidecar = Sidecar::start(&mounted.at("log"), ["--watch-dir", &source, "--output", &output]);
-    let parts = ["What is in effect may be older than its source: dir/mounted: ", "subPath"];
-    let status = sidecar.until("it is stale", |status| status["verdict"]["state"] == "stale");
-    assert!(parts.iter().all(|part| status["verdict"]["summary"].as_str().unwrap().contains(part)), "{status}");
+    let parts = ["What is in effect may be older than its source: dir/mounted: ", "is a subPath"];
     let next = "Mount the whole volume in a directory of its own, without subPath.";
-    assert_eq!(status["verdict"]["next"], next);
-    let log = eventually("a line", || Some(sidecar.log()).filter(|log| log.contains("verdict=\"stale\"")));
-    assert_eq!((log.matches("is a subPath").count(), log.matches("verdict=\"stale\"").count()), (1, 1), "{log}");
+    shows_what_was_logged("a subPath", &sidecar, "stale", &parts, next);
 }
 
 #[tokio::test]
@@ -237,4 +347,11 @@ async fn what_the_api_server_can_do_shows_its_verdict() {
     let parts =
         ["No edit is seen: waiting for ", "cannot reach the API server", "Generation 1, found at start, is running"];
     shows("an API server that is down", &down, "stale", &parts, "Look at the API server");
+    drop(down);
+
+    let sidecar = start(&server.kubeconfig(ADMIN), "down", &named);
+    well(&sidecar);
+    api.delete("good", &DeleteParams::default()).await.unwrap();
+    let parts = [&format!("What is in effect may be older than its source: configmap/{source}: "), "is running."];
+    shows("an object that was deleted", &sidecar, "stale", &parts, "Create it again, or take its flag away");
 }

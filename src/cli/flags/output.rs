@@ -157,7 +157,9 @@ impl OutputArgs {
                 "nothing would be written into --output: what --observe-dir names is not copied; leave --output away, \
                  or give something to write, as --template",
             ),
-            (None, _) if written => usage("--output is required: only what --observe-dir names is not written"),
+            (None, _) if written => usage(
+                "--output is required: the directory to write, such as /shared/conf (--observe-dir alone needs none)",
+            ),
             (output, _) => Ok(output.as_deref()),
         }
     }

@@ -60,6 +60,21 @@ fn nothing_published(status: &mut Status) {
     (status.observed, status.ready, status.phase) = (None, false, Phase::Syncing.as_str());
 }
 
+fn fleet(state: rollout::State) -> crate::observe::rollout::Rollout {
+    crate::observe::rollout::Rollout {
+        name: "web".to_owned(),
+        state,
+        leads: true,
+        newest: Some(NEW),
+        published: Some(OLD),
+        base: Some(OLD),
+        lease: None,
+        problem: None,
+        warning: None,
+        history: None,
+    }
+}
+
 type Change = fn(&mut Status);
 
 /// What is the case, the word, the station, and what is said.
@@ -132,6 +147,17 @@ const CASES: &[Case] = &[
     ),
     (
         |status| {
+            reject(status, Stage::Reload, "it answered 500");
+            status.rollout = Some(fleet(rollout::State::Claimed));
+        },
+        State::Rejected,
+        Station::Reload,
+        "The newest edit is not in effect, it was rejected: it answered 500. The configuration of 2026-11-30T14:03:10Z \
+         (generation 3) is running.",
+        Some("Fix the inputs; or fix the main process, and run `trimtab rollout retry web`."),
+    ),
+    (
+        |status| {
             publish(status);
             reject(status, Stage::Reload, "it answered 500");
             (status.held, status.phase) = (true, Phase::Reloading.as_str());
@@ -178,8 +204,7 @@ const CASES: &[Case] = &[
         Station::Reload,
         "Generation 4 is published, and the main process has not taken it: --process nginx: no process matches.",
         Some(
-            "Start the main process, or name it by --process as it is called; attempts go on, and `trimtab retry` makes \
-             one now.",
+            "Start the main process, or correct the flag that names it; attempts go on, and `trimtab retry` makes one now.",
         ),
     ),
     (
@@ -253,7 +278,9 @@ const CASES: &[Case] = &[
         Station::Confirm,
         "Generation 3 is published, and the main process may not have it: nginx (pid 7) has mounted a published file by \
          itself.",
-        Some("Change the Pod as it says: its mounts or users cannot change while it runs."),
+        Some(
+            "Change the Pod: one fsGroup or runAsUser for both containers, and no subPath in the main container's mounts.",
+        ),
     ),
 ];
 
@@ -272,6 +299,20 @@ fn each_state_has_its_word_its_station_its_sentence_and_its_remedy() {
         seen.insert(*state);
     }
     assert_eq!(seen.len(), State::ALL.len(), "each has a case");
+}
+
+/// A turn that comes by itself is no trouble; what waits for people, or for a Lease that cannot be read, is one.
+#[test]
+fn what_waits_for_people_is_a_trouble() {
+    let mut status = well();
+    (status.phase, status.rollout) = (Phase::Settling.as_str(), Some(fleet(rollout::State::Baking)));
+    status.waits_for = Some(Wait { reason: "its turn".to_owned(), next: None });
+    assert!(Verdict::of(&status).calm);
+    status.rollout.as_mut().unwrap().problem = Some("forbidden (403)".to_owned());
+    assert!(!Verdict::of(&status).calm);
+    status.rollout = Some(fleet(rollout::State::Stopped));
+    status.waits_for = Some(Wait { reason: "people".to_owned(), next: Some("Publish another change.".to_owned()) });
+    assert!(!Verdict::of(&status).calm);
 }
 
 #[test]
