@@ -58,7 +58,7 @@ impl Page {
         writeln!(
             self.text,
             "<section class=\"verdict {word}\">\n<h1>{word}</h1>\n<p class=\"summary\">{}</p>",
-            Escaped(&verdict.summary)
+            sentence(&verdict.summary)
         )?;
         if let Some(next) = &verdict.next {
             writeln!(self.text, "<p class=\"next\"><strong>Next:</strong> {}</p>", Escaped(next))?;
@@ -89,7 +89,7 @@ impl Page {
     fn way(&mut self, status: &Status) -> fmt::Result {
         writeln!(self.text, "<h2>The way of the newest change</h2>")?;
         if let Some(what) = status.history.newest().and_then(Change::what) {
-            writeln!(self.text, "<p class=\"name\">{}</p>", Escaped(&what))?;
+            writeln!(self.text, "<p class=\"name\">{}</p>", parts(&what))?;
         }
         writeln!(self.text, "<ol class=\"way\">")?;
         for (station, mark, millis) in way(status) {
@@ -148,7 +148,7 @@ impl Page {
                 self.text,
                 "<li><span class=\"{class}\">{}</span> {at} <span class=\"name\">{}</span>",
                 Escaped(&text::outcome(change)),
-                Escaped(&what)
+                parts(&what)
             )?;
             if let (Some(stage), Some(reason)) = (change.stage, &change.reason) {
                 writeln!(self.text, "<p>{stage}: {}</p>", Escaped(reason))?;
@@ -226,6 +226,20 @@ impl Page {
     fn time(&self, at: Timestamp) -> String {
         format!("<time datetime=\"{at:.0}\">{at:.0}</time>, {}", ago(at, self.now))
     }
+}
+
+/// A list of names, which may go on in the next line behind a name and not within one.
+fn parts(list: &str) -> String {
+    Escaped(list).to_string().replace(", ", ", <wbr>").replace("; ", "; <wbr>")
+}
+
+/// A text whose times stay in one line.
+fn sentence(text: &str) -> String {
+    let word = |word: &str| match word.parse::<Timestamp>() {
+        Ok(_) => format!("<time>{}</time>", Escaped(word)),
+        Err(_) => Escaped(word).to_string(),
+    };
+    text.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// A text between tags, where nothing of it is markup.

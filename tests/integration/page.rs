@@ -8,7 +8,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::support::hook::{Answer, Hook};
-use super::support::sidecar::{Sidecar, output_of};
+use super::support::sidecar::{Sidecar, Volume, output_of};
 use super::support::stage::Stage;
 
 fn tool(variable: &str, command: &[&str]) -> PathBuf {
@@ -44,11 +44,16 @@ impl Browser {
         [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).into()
     }
 
-    /// What axe finds wrong with this page, rule by rule.
+    /// What axe finds wrong with this page, rule by rule, and what is wider than its place or wrapped.
     fn faults(&self, page: &str, flags: &[&str]) -> Vec<String> {
-        let script = "axe.run().then(found => { document.body.textContent = ''; const out = document.createElement('pre'); \
+        let script = "axe.run().then(found => { const all = query => [...document.querySelectorAll(query)]; \
+                      const wide = all('html, .name, .verdict, th, td').filter(it => it.scrollWidth > it.clientWidth) \
+                      .map(it => 'wider than its place: ' + it.textContent); \
+                      const rows = new Set(all('.way li').map(it => it.offsetTop)).size; \
+                      if (innerWidth > 800 && rows > 1) wide.push('the way takes ' + rows + ' rows'); \
+                      document.body.textContent = ''; const out = document.createElement('pre'); \
                       out.id = 'found'; out.textContent = '<' + JSON.stringify(found.violations.map(it => it.id + ': ' + \
-                      it.nodes.map(node => node.html).join(' '))) + '>'; document.body.append(out) })";
+                      it.nodes.map(node => node.html).join(' ')).concat(wide)) + '>'; document.body.append(out) })";
         let page = page.replace("</body>", &format!("<script>{}</script><script>{script}</script></body>", self.axe));
         let file = self.dir.path().join("page.html");
         fs::write(&file, page).unwrap();
@@ -87,7 +92,9 @@ fn looks(browser: &Browser, sidecar: &Sidecar, word: &str, parts: &[&str]) {
         }
     }
     let page = sidecar.request("--admin", "GET", "/").unwrap().1;
-    for flags in [&[][..], &["--blink-settings=preferredColorScheme=0"]] {
+    for flags in
+        [&["--window-size=1000,1100"][..], &["--window-size=500,1300", "--blink-settings=preferredColorScheme=0"]]
+    {
         let faults = browser.faults(&page, flags);
         assert!(faults.is_empty(), "{word}: {faults:#?}");
     }
@@ -100,7 +107,13 @@ fn each_verdict_can_be_read_by_anyone_and_needs_nothing_from_elsewhere() {
     let hook = Hook::start(None);
     let url = hook.url();
     let mut stage = Stage::new("good 1");
+    // Names that do not fit into one line of a phone.
+    let (more, names) = (stage.text("more"), ["servers-behind-the-gateway.yaml", "certificates-of-the-gateway.yaml"]);
+    let more_of = |value| names.map(|name| (name, value));
+    let mut other = Volume::new(stage.at("more"), &more_of("1"));
     let flags = [
+        "--watch-dir",
+        &more,
         "--reload-url",
         &url,
         "--on-reject",
@@ -129,6 +142,7 @@ fn each_verdict_can_be_read_by_anyone_and_needs_nothing_from_elsewhere() {
     hook.answer(Answer::Code(200));
     sidecar.until_idle();
     hook.answer(Answer::Hang);
+    other.swap(&more_of("2"));
     stage.edit("good 3");
     looks(&browser, &sidecar, "working", &["●</span> reload", "✓</span> publish"]);
     hook.answer(Answer::Code(200));

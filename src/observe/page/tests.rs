@@ -91,6 +91,8 @@ fn page_says_what_the_status_says() {
     for part in parts {
         assert!(page.contains(part), "{part}: {page}");
     }
+    assert_eq!(sentence("of 2026-11-30T14:03:10Z (<7>)"), "of <time>2026-11-30T14:03:10Z</time> (&lt;7&gt;)");
+    assert_eq!(super::parts("dir/a: keys b, c; dir/d"), "dir/a: keys b, <wbr>c; <wbr>dir/d");
     let calm = shown_at(&Status::default());
     assert!(!calm.contains("Error: ") && !calm.contains("Held back"), "{calm}");
     assert!(calm.contains("href=\"/?refresh\""), "{calm}");
