@@ -307,9 +307,10 @@ pub(crate) fn read_back(output: &Output, absent: Parts, settings: &Settings) -> 
     let object = |(id, part): (ObjectRef, Part)| {
         let marks = part.marks;
         let value = |key: String| Some((published.get(&place(&id, &marks, &key)?)?.bytes.clone()?, key));
-        let data: Option<BTreeMap<_, _>> =
-            part.keys.into_iter().map(|key| value(key).map(|(bytes, key)| (key, bytes))).collect();
-        let object = data.map(|data| Object::new(id.clone(), String::new(), part.created, part.secret, data));
+        let data: BTreeMap<_, _> =
+            part.keys.into_iter().filter_map(|key| value(key).map(|(bytes, key)| (key, bytes))).collect();
+        let object =
+            (!data.is_empty()).then(|| Object::new(id.clone(), String::new(), part.created, part.secret, data));
         (id, object.map(|object| Arc::new(object.marked(marks))))
     };
     absent.into_iter().map(object).collect()

@@ -108,6 +108,9 @@ impl<'de> Deserialize<'de> for ObjectRef {
 /// Values of an object's labels and annotations, each by `label:NAME` or `annotation:NAME`: those that `--path` names.
 pub type Marks = BTreeMap<String, String>;
 
+/// Keys that are not in an object though it names them, each with the reason. Without a byte of its values.
+pub type Held = BTreeMap<String, String>;
+
 /// A `ConfigMap`, a Secret, a directory or what a URL has, as one read of it gave it.
 ///
 /// Keys of a `ConfigMap` or Secret are those of `data`, `binaryData` and Secret `data` (decoded); those of a
@@ -126,7 +129,9 @@ pub struct Object {
     pub data: BTreeMap<String, Content>,
     /// `None`: `--path` names none, or it has none of them.
     marks: Option<Box<Marks>>,
-    /// SHA-256 over who it is, whether it is secret, its marks, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
+    /// `None`: nothing of it is held back.
+    held: Option<Box<Held>>,
+    /// SHA-256 over who it is, whether it is secret, its marks, what is held back, and the keys and the digests of their bytes, so that a comparison never reads them twice. In memory only.
     content: Digest,
 }
 
@@ -149,7 +154,7 @@ impl Object {
             hasher.field(key.as_bytes());
             hasher.field(value.digest().as_bytes());
         }
-        Self { content: hasher.finish(), id, resource_version, created, secret, data, marks: None }
+        Self { content: hasher.finish(), id, resource_version, created, secret, data, marks: None, held: None }
     }
 
     /// The same with these marks.
@@ -165,6 +170,26 @@ impl Object {
             hasher.field(value.as_bytes());
         }
         Self { content: hasher.finish(), marks: Some(Box::new(marks)), ..self }
+    }
+
+    /// The same where what these keys stand for is not there as it should be.
+    #[must_use]
+    pub fn holding(self, held: Held) -> Self {
+        if held.is_empty() {
+            return self;
+        }
+        let mut hasher = Hasher::plain();
+        hasher.field(self.content.as_bytes());
+        for (key, reason) in &held {
+            hasher.field(key.as_bytes());
+            hasher.field(reason.as_bytes());
+        }
+        Self { content: hasher.finish(), held: Some(Box::new(held)), ..self }
+    }
+
+    /// What is held back of it, where its source knows that.
+    pub fn held(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.held.iter().flat_map(|held| &**held)
     }
 
     /// What `--path` names of its labels and annotations.

@@ -13,6 +13,8 @@ pub struct Endpoint {
     pub(super) route: Route,
     /// Path and query as they stand in the request line.
     pub(super) target: Uri,
+    /// Whether it prints without its path as well.
+    is_secret: bool,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum ParseEndpointError {
     Unix,
     #[error("not a URL; characters beyond ASCII and spaces must be percent-encoded")]
     Malformed,
+    #[error("the user or the password in the URL has a control character, or a % without two hexadecimal digits")]
+    User,
 }
 
 impl FromStr for Endpoint {
@@ -53,7 +57,7 @@ impl FromStr for Endpoint {
                 return Err(ParseEndpointError::Unix);
             }
             let target = format!("/{target}").parse().map_err(|_| ParseEndpointError::Malformed)?;
-            return Ok(Self { route: Route::Unix(path.into()), target });
+            return Ok(Self { route: Route::Unix(path.into()), target, is_secret: false });
         }
         let (scheme, rest) = text.split_once("://").ok_or(ParseEndpointError::Scheme)?;
         let tls = match scheme.to_ascii_lowercase().as_str() {
@@ -79,11 +83,52 @@ impl FromStr for Endpoint {
         let target = if target.starts_with('/') { target.to_owned() } else { format!("/{target}") };
         let target = target.parse().map_err(|_| ParseEndpointError::Malformed)?;
         let route = Route::Tcp { tls, host: host.to_owned(), port, authority: authority.as_str().to_owned() };
-        Ok(Self { route, target })
+        Ok(Self { route, target, is_secret: false })
     }
 }
 
+/// A user and a password.
+pub type User = (Vec<u8>, Vec<u8>);
+
+/// What stands for itself, and bytes as `%` and two digits; `None`: it makes no sense, or breaks a header.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = text.bytes();
+    let mut decoded = Vec::with_capacity(text.len());
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| char::from(byte?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let byte = if byte == b'%' { digit(bytes.next())? << 4 | digit(bytes.next())? } else { byte };
+        decoded.push(Some(byte).filter(|byte| !byte.is_ascii_control())?);
+    }
+    Some(decoded)
+}
+
 impl Endpoint {
+    /// Of a URL that may hold a user and a password; they come as they are meant, without `%`.
+    pub fn with_user(text: &str) -> Result<(Self, Option<User>), ParseEndpointError> {
+        let (scheme, rest) = text.split_once("://").ok_or(ParseEndpointError::Scheme)?;
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let Some((user, _)) = rest[..end].rsplit_once('@') else { return Ok((text.parse()?, None)) };
+        let endpoint = format!("{scheme}://{}", &rest[user.len() + 1..]).parse()?;
+        let (user, password) = user.split_once(':').unwrap_or((user, ""));
+        let decoded = decoded(user).zip(decoded(password)).ok_or(ParseEndpointError::User)?;
+        Ok((endpoint, Some(decoded)))
+    }
+
+    /// The same, and its path is never printed either.
+    #[must_use]
+    pub fn secret(self) -> Self {
+        Self { is_secret: true, ..self }
+    }
+
+    /// Its host, without the brackets of an IPv6 address, and its port.
+    #[must_use]
+    pub fn host(&self) -> Option<(&str, u16)> {
+        match &self.route {
+            Route::Tcp { host, port, .. } => Some((host, *port)),
+            Route::Unix(_) => None,
+        }
+    }
+
     /// Its scheme, host and port; for a socket, its path.
     pub(super) fn origin(&self) -> String {
         match &self.route {
@@ -110,11 +155,11 @@ impl Endpoint {
         };
         let location = location.split('#').next().unwrap_or_default();
         if location.starts_with("//") {
-            return format!("{scheme}{location}").parse().ok();
+            return format!("{scheme}{location}").parse().ok().map(|next: Self| self.as_secret(next));
         }
         let absolute = location.split_once(':').is_some_and(|(scheme, _)| !scheme.contains(['/', '?']));
         if absolute {
-            return location.parse().ok();
+            return location.parse().ok().map(|next: Self| self.as_secret(next));
         }
         let folder = self.target.path().rsplit_once('/').map_or("", |(folder, _)| folder);
         let target = match location.chars().next() {
@@ -122,7 +167,11 @@ impl Endpoint {
             Some('?') => format!("{}{location}", self.target.path()),
             _ => format!("{folder}/{location}"),
         };
-        Some(Self { route: self.route.clone(), target: target.parse().ok()? })
+        Some(Self { route: self.route.clone(), target: target.parse().ok()?, is_secret: self.is_secret })
+    }
+
+    fn as_secret(&self, next: Self) -> Self {
+        Self { is_secret: self.is_secret, ..next }
     }
 
     /// The last segment of its path, if it has one.
@@ -139,7 +188,7 @@ impl Endpoint {
             Some(query) => format!("{path}{suffix}?{query}"),
             None => format!("{path}{suffix}"),
         };
-        Some(Self { route: self.route.clone(), target: target.parse().ok()? })
+        Some(Self { route: self.route.clone(), target: target.parse().ok()?, is_secret: self.is_secret })
     }
 
     /// Whether it is a unix socket's.
@@ -154,6 +203,9 @@ impl fmt::Display for Endpoint {
         match &self.route {
             Route::Tcp { tls, authority, .. } => write!(f, "http{}://{authority}", if *tls { "s" } else { "" })?,
             Route::Unix(path) => write!(f, "unix://{}:", path.display())?,
+        }
+        if self.is_secret {
+            return f.write_str("/…");
         }
         f.write_str(self.target.path())?;
         if self.target.query().is_some() { f.write_str("?…") } else { Ok(()) }
@@ -242,6 +294,35 @@ mod tests {
             assert_eq!(text.parse::<Endpoint>(), Err(error), "{text}");
         }
         assert!(ParseEndpointError::Credentials.to_string().contains("--reload-auth-file"));
+    }
+
+    #[test]
+    fn user_and_password_of_a_url_are_taken_out_of_it() {
+        for (text, shown, user, password) in [
+            ("http://u:c4n4ry@host:1/x", "http://host:1/x", "u", "c4n4ry"),
+            ("https://u%40x:a%3Ab%25@host", "https://host/", "u@x", "a:b%"),
+            ("http://u@x:p@q@host/@", "http://host/@", "u@x", "p@q"),
+            ("http://u@host", "http://host/", "u", ""),
+        ] {
+            let (endpoint, given) = Endpoint::with_user(text).unwrap();
+            assert_eq!(endpoint.to_string(), shown);
+            assert_eq!(given, Some((user.into(), password.into())), "{text}");
+        }
+        let (endpoint, user) = Endpoint::with_user("http://host/c4n4ry/x?c4n4ry@").unwrap();
+        assert_eq!(user, None);
+        let endpoint = endpoint.secret();
+        let next = endpoint.redirected("/c4n4ry").unwrap();
+        let there = endpoint.redirected("http://host/c4n4ry").unwrap();
+        assert_eq!([endpoint.to_string(), next.to_string(), there.to_string()], ["http://host/…"; 3]);
+        for (bad, error) in [
+            ("http://u%0a:p@host/", ParseEndpointError::User),
+            ("http://u:%1@host/", ParseEndpointError::User),
+            ("http://u:%zz@host/", ParseEndpointError::User),
+            ("ftp://u:p@host/", ParseEndpointError::Scheme),
+            ("http://u:p@/", ParseEndpointError::Malformed),
+        ] {
+            assert_eq!(Endpoint::with_user(bad).err(), Some(error), "{bad}");
+        }
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub(super) fn render(
             None => match files.add(object) {
                 Ok(left_out) => {
                     let others = if left_out.len() < object.data.len() { "; its other keys are published" } else { "" };
+                    held_back.extend(object.held().map(|(key, reason)| held(Some(key), reason.clone())));
                     for (key, why) in left_out {
                         match why {
                             LeftOut::Collision(collision) if last_wins => {
@@ -91,9 +92,15 @@ enum LeftOut {
     #[error(transparent)]
     Collision(CollisionError),
     #[error(
-        "key {key:?} ends with {suffix:?}, and such keys are not published (--refuse-keys); put the content itself into the object"
+        "key {key:?} ends with {suffix:?}, and such keys are not published (--refuse-keys); put the content itself into the \
+         object{}",
+        way_out(suffix)
     )]
     Refused { key: String, suffix: String },
+}
+
+fn way_out(suffix: &str) -> &'static str {
+    if suffix == ".url" { ", or let what its URL has be fetched by --url-hosts HOST (TRIMTAB_URL_HOSTS)" } else { "" }
 }
 
 struct Files<'a> {

@@ -37,6 +37,7 @@ impl Inputs {
             let alike = taken.selected == before.selected
                 && (&new.id, new.created, new.secret) == (&old.id, old.created, old.secret)
                 && new.marks() == old.marks()
+                && new.held().next().is_none()
                 && new.data.keys().eq(old.data.keys());
             if !alike {
                 return None;

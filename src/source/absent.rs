@@ -40,7 +40,7 @@ impl Published {
     }
 }
 
-/// Objects as they were published; `None` where that could not be read back.
+/// Objects with what was published of them; `None` where nothing could be read back.
 pub type ReadBack = BTreeMap<ObjectRef, Option<Arc<Object>>>;
 
 /// What the published generation has of a source, and what was not seen since the start.
@@ -71,10 +71,9 @@ impl View {
     fn restore(&mut self, read_back: &ReadBack) -> bool {
         let mut restored = false;
         for (id, object) in read_back {
-            if !self.absent.parts.contains_key(id) {
-                continue;
-            }
-            if let Some(object) = object {
+            let Some(part) = self.absent.parts.get(id) else { continue };
+            let is_whole = |object: &&Arc<Object>| part.keys.iter().all(|key| object.data.contains_key(key));
+            if let Some(object) = object.as_ref().filter(is_whole) {
                 self.absent.parts.remove(id);
                 self.objects.insert(id.clone(), object.clone());
                 self.kept.insert(id.clone());

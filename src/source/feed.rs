@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::{debug, info, warn};
 
+use super::url::keys::Keys;
 use super::{Published, ReadBack, Seen, Sources, Spec, Update, View, files, kube, url};
 use crate::model::made_of::Parts;
 use crate::model::snapshot::Snapshot;
@@ -20,6 +21,10 @@ const QUEUE: usize = 64;
 pub struct Feed {
     sources: Sources,
     updates: mpsc::Receiver<Update>,
+    /// `None` without `--url-hosts`.
+    keys: Option<Keys>,
+    /// Whether a snapshot was taken: before that, `.url` keys are waited for.
+    begun: bool,
     /// Each change of it makes the watchers read everything again.
     refresh: watch::Sender<u64>,
     /// Each change of it makes the URLs be asked at once.
@@ -99,6 +104,8 @@ impl Feed {
         Self {
             sources: Sources::new(specs.iter().cloned()),
             updates,
+            keys: Keys::new(urls, specs, spool, fetch.subscribe()),
+            begun: false,
             refresh,
             fetch,
             was_up: vec![None; specs.len()],
@@ -109,13 +116,19 @@ impl Feed {
 
     /// As [`Sources::on_top_of`].
     #[must_use]
-    pub fn on_top_of(self, published: Published, plain: bool) -> Self {
+    pub fn on_top_of(mut self, published: Published, plain: bool) -> Self {
+        if let Some(keys) = self.keys.as_mut().filter(|_| !matches!(published, Published::Nothing)) {
+            keys.on_top();
+        }
         Self { sources: self.sources.on_top_of(published, plain), ..self }
     }
 
-    /// As [`Sources::absent`].
+    /// As [`Sources::absent`], and what `.url` keys stand for.
     pub fn absent(&mut self, news: &mut News) -> Parts {
-        let absent = self.sources.absent();
+        let mut absent = self.sources.absent();
+        for (id, part) in self.keys.iter_mut().filter(|_| !self.begun).flat_map(Keys::absent) {
+            absent.entry(id).or_insert(part);
+        }
         self.note_what_is_waited_for(news);
         absent
     }
@@ -127,6 +140,9 @@ impl Feed {
             let view = &self.views()[source];
             news.notes.push(Note::new(&view.spec.name, view.message().unwrap_or_default(), false));
             self.changed = true;
+        }
+        for update in self.keys.iter_mut().flat_map(|keys| keys.restore(read_back)) {
+            self.changed |= self.sources.take(update);
         }
         news
     }
@@ -149,11 +165,23 @@ impl Feed {
     /// Waits until a source reports something, and takes in all that is there. May be dropped at any time without a loss.
     pub async fn next(&mut self) -> News {
         let mut news = News::default();
-        let Some(first) = self.updates.recv().await else { return std::future::pending().await };
-        self.take(first, &mut news);
+        let of_keys = async {
+            match &mut self.keys {
+                Some(keys) => keys.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Some(first) = self.updates.recv() => self.take(first, &mut news),
+            Some(first) = of_keys => self.fetched(first),
+            else => return std::future::pending().await,
+        }
         // What is there already is one change.
         while let Ok(update) = self.updates.try_recv() {
             self.take(update, &mut news);
+        }
+        while let Some(update) = self.keys.as_mut().and_then(Keys::try_next) {
+            self.fetched(update);
         }
         self.note_what_is_waited_for(&mut news);
         news
@@ -174,10 +202,10 @@ impl Feed {
 
     /// The snapshot, if every source is known and it has changed since the last call.
     pub fn changed(&mut self) -> Option<Snapshot> {
-        if !self.changed || !self.sources.waits_for().is_empty() {
+        if !self.changed || !self.waits_for().is_empty() {
             return None;
         }
-        self.changed = false;
+        (self.changed, self.begun) = (false, true);
         Some(self.sources.snapshot())
     }
 
@@ -190,7 +218,9 @@ impl Feed {
     /// What is waited for before anything can be rendered.
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
-        self.sources.waits_for()
+        let mut waits_for = self.sources.waits_for();
+        waits_for.extend(self.keys.iter().filter(|_| !self.begun).flat_map(Keys::waits_for));
+        waits_for
     }
 
     /// Whether a source cannot be read for lack of a permission.
@@ -199,7 +229,16 @@ impl Feed {
         self.views().iter().any(View::is_forbidden)
     }
 
+    fn fetched(&mut self, update: Update) {
+        let update = self.keys.as_mut().and_then(|keys| keys.answered(update));
+        self.changed |= update.is_some_and(|update| self.sources.take(update));
+    }
+
     fn take(&mut self, update: Update, news: &mut News) {
+        let update = match &mut self.keys {
+            Some(keys) => keys.follow(update),
+            None => update,
+        };
         let source = update.source;
         let Some(view) = self.views().get(source) else { return };
         match &update.seen {
@@ -211,7 +250,7 @@ impl Feed {
                 debug!(source = view.spec.name, "its watch was cut");
                 news.cut += 1;
             }
-            Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => news.heard.push(source),
+            Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) | Seen::Fetched(_) => news.heard.push(source),
         }
         let selected_nothing = view.selects_nothing();
         self.changed |= self.sources.take(update);

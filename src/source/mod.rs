@@ -30,6 +30,8 @@ pub enum Seen {
     All(BTreeMap<ObjectRef, Arc<Object>>),
     /// One object was added or modified.
     Changed(Arc<Object>),
+    /// One object, of which the source has nothing new, has another content by what its `.url` keys name.
+    Fetched(Arc<Object>),
     /// One object was deleted.
     Gone(ObjectRef),
     /// The source cannot be read at the moment; what was known stays. The message names the cause and the remedy,
@@ -147,7 +149,10 @@ impl Sources {
     /// Takes in what a source saw; says whether the snapshot changed.
     pub fn take(&mut self, update: Update) -> bool {
         let Some(view) = self.views.get_mut(update.source) else { return false };
-        let edited = if let Seen::Changed(object) = &update.seen { Some(object.id.clone()) } else { None };
+        let edited = match &update.seen {
+            Seen::Changed(object) | Seen::Fetched(object) => Some(object.id.clone()),
+            _ => None,
+        };
         let may_move = matches!(update.seen, Seen::All(_) | Seen::Changed(_) | Seen::Gone(_));
         let old = edited.as_ref().and_then(|id| view.objects.get(id)).cloned();
         let changed = view.take(update.seen);

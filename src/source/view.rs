@@ -98,6 +98,9 @@ impl View {
             Some(format!("{name}: {gone}"))
         } else if self.spec.required && !self.had_content && self.is_missing() {
             let why = if self.objects.is_empty() { "does not exist" } else { "has no keys" };
+            if let Some((_, reason)) = self.objects.values().find_map(|object| object.held().next()) {
+                return Some(format!("{name}: {reason}"));
+            }
             Some(format!("{name}: it {why}; create it, or start without it by --optional"))
         } else {
             None
@@ -203,12 +206,12 @@ impl View {
                 return false;
             }
             Seen::Interrupted => return false,
+            Seen::Fetched(object) => return self.replace(object),
             Seen::All(_) | Seen::Changed(_) | Seen::Gone(_) => {}
         }
         self.trouble = None;
         self.at = Some(jiff::Timestamp::now());
         let first = !std::mem::replace(&mut self.heard, true);
-        let alike = |new: &Object, old: &Object| new.content() == old.content() && new.secret == old.secret;
         let same = match seen {
             Seen::Changed(object) if self.spec.apply_deletes => {
                 let old = self.objects.insert(object.id.clone(), object.clone());
@@ -232,7 +235,9 @@ impl View {
                         next.remove(&id);
                         next
                     }
-                    Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted => return false,
+                    Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted | Seen::Fetched(_) => {
+                        return false;
+                    }
                 };
                 if !self.spec.apply_deletes {
                     let kept = self.keep(&mut next);
@@ -249,6 +254,15 @@ impl View {
         first || !same
     }
 
+    /// Takes another version of an object that is there; of the source itself it says nothing.
+    fn replace(&mut self, object: Arc<Object>) -> bool {
+        let Some(old) = self.objects.get_mut(&object.id) else { return false };
+        let same = alike(&object, old);
+        *old = object;
+        self.had_content |= !self.lacks_content();
+        !same
+    }
+
     /// Puts back what is gone or has become empty, and returns which that was.
     fn keep(&self, next: &mut BTreeMap<ObjectRef, Arc<Object>>) -> Vec<ObjectRef> {
         let mut kept = Vec::new();
@@ -261,4 +275,8 @@ impl View {
         }
         kept
     }
+}
+
+fn alike(new: &Object, old: &Object) -> bool {
+    new.content() == old.content() && new.secret == old.secret
 }

@@ -7,7 +7,7 @@ use std::net::Ipv6Addr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
@@ -1227,6 +1227,7 @@ async fn grafanas_sidecar_runs_with_its_own_variables() {
     let two = |status: &Value| status["heldBack"].as_array().is_some_and(|held| held.len() == 2);
     let held = sidecar.until("two are held back", two)["heldBack"].to_string();
     assert!(held.contains("/out\"") && held.contains("y.json.url") && held.contains("--refuse-keys"), "{held}");
+    assert!(held.contains("TRIMTAB_URL_HOSTS"), "{held}");
     sidecar.until_idle();
     let calls = hook.calls();
     let call = calls.last().unwrap();
@@ -1250,6 +1251,102 @@ async fn grafanas_sidecar_runs_with_its_own_variables() {
     eventually("the last one, too", || grafana.finds(&[]));
     sidecar.until_idle();
     assert!(!sidecar.log().contains("c4n4ry"));
+}
+
+/// What is behind a URL, by its path.
+fn files_server(files: &Arc<Mutex<BTreeMap<String, (u16, String)>>>) -> Hook {
+    let files = files.clone();
+    Hook::responding(None, move |call| {
+        let path = call.head[0].split([' ', '?']).nth(1).unwrap().to_owned();
+        files.lock().unwrap().get(&path).cloned().unwrap_or((404, String::new()))
+    })
+}
+
+#[tokio::test]
+async fn grafanas_dashboards_are_fetched_from_hosts_that_are_allowed() {
+    let hook = Hook::start(None);
+    let files = [("/a", "one"), ("/s", "s1")].map(|(path, body)| (path.to_owned(), (200, body.to_owned())));
+    let files = Arc::new(Mutex::new(BTreeMap::from(files)));
+    let put = |path: &str, code, body: &str| _ = files.lock().unwrap().insert(path.to_owned(), (code, body.to_owned()));
+    let server = files_server(&files);
+    let port = server.address().port();
+    let grafana = OfGrafana::new(&hook.url()).await;
+    let own = ["TRIMTAB_URL_HOSTS=127.0.0.1", "TRIMTAB_URL_POLL=100ms", "UNIQUE_FILENAMES=true"].map(str::to_owned);
+    let url = |host: &str, path: &str| format!("http://u:c4n4ry@{host}:{port}{path}?token=c4n4ry");
+    let own_host = |path: &str| url("127.0.0.1", path);
+    let data = [
+        ("a.json.url", own_host("/a")),
+        ("b.json", "2".to_owned()),
+        ("m.json.url", own_host("/m")),
+        ("e.json.url", url("localhost", "/a")),
+    ];
+    let data = data.each_ref().map(|(key, value)| (*key, value.as_str()));
+    grafana.put("web", Some("team"), &data).await;
+    let string_data = Some(values(&[("s.json.url", &own_host("/s"))]));
+    grafana.place.put(&Secret { metadata: grafana.labelled("s", None), string_data, ..Secret::default() }).await;
+    let mut sidecar = grafana.start("log", &own);
+
+    let namespace = &grafana.place.namespace;
+    let of_web = |key: &str| format!("team/namespace_{namespace}.configmap_web.{key}");
+    let (a, b, m, s) =
+        (of_web("a.json"), of_web("b.json"), of_web("m.json"), format!("namespace_{namespace}.secret_s.s.json"));
+    let finds = |what: &str, all: &[(&str, &str)]| eventually(what, || grafana.finds(all));
+    finds("what can be fetched is there", &[(&a, "one"), (&b, "2"), (&s, "s1")]);
+    let held = |sidecar: &Sidecar, what: &str, words: &[&str]| {
+        let fits = |status: &Value| {
+            let held = status["heldBack"].to_string();
+            words.iter().all(|words| held.contains(words))
+        };
+        let status = sidecar.until(what, fits).to_string();
+        assert!(!status.contains("c4n4ry"), "{status}");
+    };
+    held(
+        &sidecar,
+        "two keys are held back",
+        &["e.json.url", "localhost", "TRIMTAB_URL_HOSTS", "m.json.url", "/m?…: nothing is there"],
+    );
+    sidecar.until_idle();
+    assert!(
+        server.calls().iter().all(|call| !call.head.iter().any(|head| head.contains("YWRtaW46"))),
+        "the hook's credentials"
+    );
+    // u:c4n4ry
+    assert!(server.calls()[0].head.iter().any(|head| head.eq_ignore_ascii_case("authorization: Basic dTpjNG40cnk=")));
+
+    // A body changes, one comes, and one cannot be had: what it was stays, also over a restart.
+    put("/a", 200, "two");
+    put("/m", 200, "m1");
+    put("/s", 500, "no dashboard");
+    finds("a change and a file that was missing", &[(&a, "two"), (&b, "2"), (&m, "m1"), (&s, "s1")]);
+    held(&sidecar, "the failed fetch is reported", &["s.json.url", "answered 500", "what was fetched before stays"]);
+    sidecar.kill();
+    put("/a", 503, "no dashboard");
+    grafana.put("more", None, &[("z.json", "9")]).await;
+    let nine = format!("namespace_{namespace}.configmap_more.z.json");
+    sidecar.start_again();
+    let all = [(nine.as_str(), "9"), (&a, "two"), (&b, "2"), (&m, "m1"), (&s, "s1")];
+    finds("what is new is published beside them", &all);
+    sidecar.until_idle();
+    finds("nothing is gone", &all);
+    put("/s", 200, "s2");
+    put("/a", 200, "three");
+    finds("it can be had again", &[(&nine, "9"), (&a, "three"), (&b, "2"), (&m, "m1"), (&s, "s2")]);
+    sidecar.until_idle();
+
+    // With the key goes its file.
+    grafana.put("web", Some("team"), &[("b.json", "2")]).await;
+    finds("its files go", &[(&nine, "9"), (&b, "2"), (&s, "s2")]);
+    grafana.place.delete::<Secret>("s").await;
+    finds("the secret's, too", &[(&nine, "9"), (&b, "2")]);
+    assert!(!sidecar.log().contains("c4n4ry"));
+    drop(sidecar);
+
+    // An init container waits for them.
+    fs::remove_dir_all(grafana.folder()).unwrap();
+    fs::create_dir(grafana.folder()).unwrap();
+    grafana.put("web", None, &[("a.json.url", &own_host("/a"))]).await;
+    grafana.run(&["METHOD=LIST", "TRIMTAB_URL_HOSTS=127.0.0.1"], &[]);
+    grafana.finds(&[("a.json", "three"), ("z.json", "9")]).unwrap();
 }
 
 #[tokio::test]

@@ -493,7 +493,7 @@ async fn what_happened_while_the_server_was_down_is_seen_deletions_included() {
                 }
             }
             Seen::Gone(id) => names.retain(|name| **name != *id.name),
-            Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted => {}
+            Seen::Trouble { .. } | Seen::Warning(_) | Seen::Healthy | Seen::Interrupted | Seen::Fetched(_) => {}
         }
     }
     loop {
@@ -670,7 +670,7 @@ async fn reported_by(answers: Vec<String>, done: &str) -> (Vec<String>, Vec<(Ins
         assert!(!format!("{seen:?}").contains("hunter2"), "{seen:?}");
         reported.push(match seen {
             Seen::All(all) => format!("all {}", all.len()),
-            Seen::Changed(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
+            Seen::Changed(object) | Seen::Fetched(object) => format!("changed {:?}", object.data["k"].read().unwrap()),
             Seen::Gone(id) => format!("gone {id}"),
             Seen::Healthy | Seen::Interrupted => "healthy".to_owned(),
             Seen::Warning(message) => message,

@@ -101,6 +101,8 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
         &["--reload-auth-file", "Authorization"],
     ),
     (FILES, &["--refuse-keys", ""], &["--refuse-keys", "every key"]),
+    (FILES, &["--url-hosts", "*.example"], &["--url-hosts", "wildcard"]),
+    (FILES, &["--url-hosts", "x", "--template", "/t"], &["--url-hosts", "--template", "plain copies"]),
     (FILES, &["--envsubst", "/x:../y"], &["--envsubst /x:../y"]),
     (FILES, &["--envsubst", "/x", "--path", "{key}"], &["--path", "--envsubst"]),
     (FILES, &["--envsubst", "/x", "--env", "A={pod.ordinal}"], &["--env A", "POD_NAME"]),

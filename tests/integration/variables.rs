@@ -143,6 +143,13 @@ fn by_variables_urls(variables: &mut Variables) {
     let (_, said) = variables.run(&[&own[..], &slow].concat());
     assert!(said.contains("raise --url-timeout"), "{said}");
 
+    hook.answer(Answer::Echo(200));
+    stage.write("x.url", hook.url());
+    let keys = [("WATCH_DIR", stage.text("x.url")), ("URL_HOSTS", "localhost,127.0.0.1".to_owned())];
+    let keys = keys.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let (_, said) = variables.run(&[&own[..1], &keys, &[("ONCE", "true")]].concat());
+    assert!(fs::read_to_string(stage.at("conf/x")).is_ok_and(|body| body.starts_with("GET ")), "{said}");
+
     let cert = rcgen::generate_simple_self_signed(["x".to_owned()]).unwrap().cert.pem();
     let (ca, key) = (stage.write("ca", cert), stage.write("key", "no key"));
     let tls = [("OUTPUT", &*output), ("WATCH_URL", "https://127.0.0.1:1/x"), ("ONCE", "1"), ("ONCE_TIMEOUT", "100ms")];

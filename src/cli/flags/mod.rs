@@ -126,6 +126,7 @@ impl RunArgs {
         }
         let notified = !matches!(reload_config.driver, Driver::None) || confirm_config.is_needed();
         let render = output.settings(env, sources.allow_empty || directory.is_none(), sources.selector.is_some())?;
+        let keys = urls.keys(sources.is_copied(), render.templated, sources.allow_empty)?;
         let marks: Arc<[String]> = render.path.marks().into();
         parts.watches.iter_mut().for_each(|watch| watch.marks = marks.clone());
         let rollout = rollout.config(&rollout::Others {
@@ -157,7 +158,7 @@ impl RunArgs {
                 max_size: output.max_size,
                 debounce: life.debounce,
             },
-            urls: Arc::new(urls.config(parts.urls, output.max_size)),
+            urls: Arc::new(urls.config(parts.urls, output.max_size, keys)),
             output: output.config(),
             digest_key_file: output.digest_key_file.clone(),
             render,

@@ -13,7 +13,7 @@ use crate::net::credentials::Header;
 use crate::net::endpoint::{Endpoint, ParseEndpointError};
 use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
-use crate::source::url::{Config, Signed, Source};
+use crate::source::url::{Config, Hosts, Signed, Source, keys};
 
 /// The shortest `--url-poll`.
 const LEAST: Duration = Duration::from_millis(100);
@@ -28,6 +28,12 @@ pub struct UrlArgs {
     /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
     pub watch_urls: Vec<String>,
+    /// Without templates: fetch what the keys x.url of objects and directories name, as files x, from these hosts alone
+    ///
+    /// Several have commas between. Without a port, each is meant. User and password come from the URL, and from nowhere else. Fetched by
+    /// --url-poll and --url-timeout; a failed fetch keeps what was there.
+    #[arg(long = "url-hosts", value_name = "HOST[:PORT]")]
+    pub url_hosts: Vec<String>,
     /// Ask each URL this often, a tenth more or less, whether it has something new
     #[arg(long, value_name = "D", default_value = "1m", value_parser = duration)]
     pub url_poll: Duration,
@@ -46,7 +52,7 @@ pub struct UrlArgs {
     /// Send this header to the --watch-url of this name, or to the only one; K: @FILE is read at each fetch. May be repeated
     #[arg(long = "url-header", value_name = "[NAME=]K: V")]
     pub url_headers: Vec<String>,
-    /// Trust the certificates in this file for --watch-url, and no others
+    /// Trust the certificates in this file for --watch-url and --url-hosts, and no others
     #[arg(long, value_name = "PATH")]
     pub url_ca_file: Option<PathBuf>,
     /// Authenticate to --watch-url with this TLS certificate
@@ -110,6 +116,7 @@ impl UrlArgs {
                 signed: None,
                 secret,
                 may_be_empty,
+                file: None,
             });
         }
         self.add_http(&mut sources)?;
@@ -125,7 +132,7 @@ impl UrlArgs {
                 ("--secret-url", !self.secret_urls.is_empty()),
                 ("--url-key", !self.url_keys.is_empty()),
                 ("--url-header", !self.url_headers.is_empty()),
-                ("--url-ca-file", self.url_ca_file.is_some()),
+                ("--url-ca-file", self.url_ca_file.is_some() && self.url_hosts.is_empty()),
                 ("--url-cert-file", self.url_cert_file.is_some()),
                 ("--url-key-file", self.url_key_file.is_some()),
             ],
@@ -221,7 +228,29 @@ impl UrlArgs {
         Ok(())
     }
 
-    pub(super) fn config(&self, sources: Vec<Source>, max_size: u64) -> Config {
-        Config { sources, poll: self.url_poll, timeout: self.url_timeout, max_size }
+    /// What becomes of `.url` keys. `copied`: whether objects or directories are; `templated`: whether by templates.
+    pub(super) fn keys(&self, copied: bool, templated: bool, may_be_empty: bool) -> Checked<Option<keys::Config>> {
+        let mut hosts = Hosts::default();
+        for given in &self.url_hosts {
+            hosts.extend(given.parse().map_err(|error| UsageError(format!("--url-hosts: {error}")))?);
+        }
+        if hosts.is_empty() {
+            return Ok(None);
+        }
+        if templated {
+            return usage(
+                "--url-hosts is for plain copies, and --template or --envsubst renders instead: give one of them",
+            );
+        }
+        if !copied {
+            return usage(
+                "--url-hosts is for keys of --configmap, --secret, --selector and --watch-dir, and none is given",
+            );
+        }
+        Ok(Some(keys::Config { hosts, ca_file: self.url_ca_file.clone(), may_be_empty }))
+    }
+
+    pub(super) fn config(&self, sources: Vec<Source>, max_size: u64, keys: Option<keys::Config>) -> Config {
+        Config { sources, poll: self.url_poll, timeout: self.url_timeout, max_size, keys }
     }
 }

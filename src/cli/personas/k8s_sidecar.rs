@@ -172,7 +172,11 @@ impl Peer<'_> {
         let name = if self.is_true("UNIQUE_FILENAMES") { "namespace_{namespace}.{kind}_{name}.{key}" } else { "{key}" };
         flags.add("--path", format!("{namespace}{{annotation:{annotation}|}}/{name}"));
         flags.add("--on-collision", "last");
-        flags.add("--refuse-keys", ".url");
+        if self.text("TRIMTAB_URL_HOSTS").is_none() {
+            flags.add("--refuse-keys", ".url");
+        } else if self.text("TRIMTAB_URL_TIMEOUT").is_none() {
+            flags.add("--url-timeout", self.timeout()?);
+        }
         let mode = match self.text("DEFAULT_FILE_MODE") {
             Some(mode) => mode.trim_start_matches("0o").to_owned(),
             None => "0644".to_owned(),
@@ -180,7 +184,7 @@ impl Peer<'_> {
         flags.add("--file-mode", &mode);
         flags.add("--secret-mode", &mode);
         if self.is_true("ENABLE_5XX") {
-            flags.warn("ENABLE_5XX has no effect: nothing is downloaded");
+            flags.warn("ENABLE_5XX has no effect: what an answer of 5xx has is never published");
         }
         Ok(())
     }
@@ -204,16 +208,18 @@ impl Peer<'_> {
         if script.is_none() && url.is_none() {
             return Ok(());
         }
-        let timeout = match self.text("REQ_TIMEOUT").map(|seconds| seconds.parse::<f64>()) {
-            _ if script.is_some() => SCRIPT_TIMEOUT.to_owned(),
-            None => "10s".to_owned(),
-            Some(Ok(seconds)) if seconds > 0.0 && seconds < 1e6 => format!("{:.0}ms", (seconds * 1000.0).ceil()),
-            Some(_) => return refused("REQ_TIMEOUT is no number of seconds"),
-        };
-        flags.add("--reload-timeout", timeout);
+        flags.add("--reload-timeout", if script.is_some() { SCRIPT_TIMEOUT.to_owned() } else { self.timeout()? });
         // It never takes a file back because a hook failed.
         flags.add("--on-reject", "hold");
         Ok(())
+    }
+
+    fn timeout(&self) -> Result<String, Refused> {
+        match self.text("REQ_TIMEOUT").map(|seconds| seconds.parse::<f64>()) {
+            None => Ok("10s".to_owned()),
+            Some(Ok(seconds)) if seconds > 0.0 && seconds < 1e6 => Ok(format!("{:.0}ms", (seconds * 1000.0).ceil())),
+            Some(_) => refused("REQ_TIMEOUT is no number of seconds"),
+        }
     }
 
     fn request(&self, flags: &mut Flags, url: &str, method: &str) -> Result<(), Refused> {
@@ -419,6 +425,7 @@ mod tests {
             ("HEALTH_HOST", "::1", "--listen=[::1]:8080"),
             ("LOG_LEVEL", "warning", "--log-level=warn"),
             ("LOG_FORMAT", "LOGFMT", "--log-format=text"),
+            ("TRIMTAB_URL_HOSTS", "x", "--on-collision=last --url-timeout=10s --file-mode"),
         ] {
             let words = words(&more(&[(name, value)]), &[]);
             assert!(words.contains(flags), "{name}={value}: {words}");
@@ -430,6 +437,10 @@ mod tests {
         let expected = "--reload-body=\"no json\" --reload-header=Content-Type: application/json \
                         --reload-user=$REQ_USERNAME --reload-password=@/q --reload-insecure --reload-timeout=1500ms";
         assert!(said.contains(expected), "{said}");
+        let hosts = [("TRIMTAB_URL_HOSTS", "x"), ("REQ_TIMEOUT", "0.5"), ("SCRIPT", "/bin/true")];
+        assert!(words(&more(&hosts), &[]).contains("--url-timeout=500ms"));
+        let own = [("TRIMTAB_URL_HOSTS", "x"), ("TRIMTAB_URL_TIMEOUT", "3s")];
+        assert!(!words(&more(&own), &[]).contains("--url-timeout"));
         let named = [("RESOURCE_NAME", "x,secret/y,b/secret/z,c/secret/z"), ("RESOURCE", "both"), ("NAMESPACE", "a,b")];
         let said = words(&more(&named), &[]);
         let expected =

@@ -157,7 +157,8 @@ impl FetchError {
 fn hint(code: u16) -> &'static str {
     match code {
         401 | 403 => {
-            "; it wants another credential (--url-header, --url-cert-file), or does not let this Pod's address in"
+            "; it wants another credential (--url-header, --url-cert-file; for a .url key a user and a password in the URL), \
+             or does not let this Pod's address in"
         }
         407 => ": the proxy wants a user; give one in its URL, as http://USER:PASSWORD@HOST:PORT, from a Secret",
         304 => " to a question without a condition; is a broken cache in the way?",

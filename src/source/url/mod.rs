@@ -5,6 +5,8 @@
 //! no name for a content outlives it.
 
 mod bundle;
+mod hosts;
+pub mod keys;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, watch as channel};
 use tokio::time::sleep;
 
 use self::bundle::{BundleError, Packing};
+pub use self::hosts::{Hosts, ParseHostsError};
 use self::signature::SignatureError;
 pub use self::signature::Signed;
 use super::{Seen, Update};
@@ -54,6 +57,8 @@ pub struct Source {
     pub secret: bool,
     /// Whether an empty body is a content, and not an absence.
     pub may_be_empty: bool,
+    /// Of a `.url` key: the file that the body is, whatever it holds. Whoever follows the key says what is wrong with it.
+    pub file: Option<String>,
 }
 
 /// What [`watch`] does.
@@ -66,6 +71,8 @@ pub struct Config {
     pub timeout: Duration,
     /// `--max-size`: the largest body of each, and what its keys and values may take up, in bytes.
     pub max_size: u64,
+    /// `--url-hosts`.
+    pub keys: Option<keys::Config>,
 }
 
 /// Why it is not known what is behind a URL. Each is retried: what was known stays.
@@ -178,8 +185,9 @@ impl Source {
     }
 
     fn object(&self, body: Bytes, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
-        let key = self.endpoint.last_segment().unwrap_or(&self.name);
-        let files = match Packing::of(key) {
+        let last = || self.endpoint.last_segment().unwrap_or(&self.name);
+        let key = self.file.as_deref().unwrap_or_else(last);
+        let files = match Packing::of(key).filter(|_| self.file.is_none()) {
             None => BTreeMap::from([(key.to_owned(), body)]),
             Some(packing) => bundle::unpack(&body, packing, limit)
                 .map_err(|error| UrlError::Bundle { endpoint: self.endpoint.to_string(), error })?,
@@ -288,7 +296,7 @@ impl Poller {
         let (object, conditions) = match found {
             Found::NotModified => (None, None),
             Found::Absent(code) => {
-                if self.sent != Sent::Absence {
+                if self.sent != Sent::Absence && self.source.file.is_none() {
                     let why = if code == 200 { "it is empty" } else { "nothing is there" };
                     tracing::warn!(source = self.source.name, "{} answered {code}: {why}", self.source.endpoint);
                 }
@@ -314,7 +322,11 @@ impl Poller {
     }
 
     async fn report(&mut self, error: &UrlError) {
-        let stays = if matches!(self.sent, Sent::Content(_)) { "; what was fetched before stays" } else { "" };
+        let stays = if self.source.file.is_none() && matches!(self.sent, Sent::Content(_)) {
+            "; what was fetched before stays"
+        } else {
+            ""
+        };
         let message = format!("{error}{stays}");
         if self.trouble.as_ref() != Some(&message) {
             self.healthy = false;

@@ -18,7 +18,7 @@ struct Running {
 impl Running {
     fn start(server: &Server, poll: Duration) -> Self {
         let source = source(server, false);
-        let config = Config { sources: vec![source.clone()], poll, timeout: DEADLINE, max_size: 64 };
+        let config = Config { sources: vec![source.clone()], poll, timeout: DEADLINE, max_size: 64, keys: None };
         let (sender, updates) = mpsc::channel(16);
         let (refresh, refreshes) = channel::channel(0);
         let task = tokio::spawn(watch(Arc::new(config), source, None, refreshes, sender));
@@ -57,7 +57,16 @@ impl Running {
 
 fn source(server: &Server, may_be_empty: bool) -> Source {
     let endpoint = server.url("/a/list").parse().unwrap();
-    Source { source: 0, name: "geo".into(), endpoint, http: Arc::default(), signed: None, secret: true, may_be_empty }
+    Source {
+        source: 0,
+        name: "geo".into(),
+        endpoint,
+        http: Arc::default(),
+        signed: None,
+        secret: true,
+        may_be_empty,
+        file: None,
+    }
 }
 
 fn text(objects: &BTreeMap<ObjectRef, Arc<Object>>) -> String {
