@@ -29,12 +29,12 @@ use crate::observe::status;
 use crate::observe::way::Stations;
 use crate::os::file;
 use crate::os::signals::{Signalled, Signals};
-use crate::publish::{self, FoundJournal, Lock, Output};
+use crate::publish::{self, FoundJournal, Lock, Output, PublishError};
 use crate::reload::Driver;
 use crate::reload::process::Clock;
 use crate::render::Pod;
 use crate::source::Published;
-use crate::source::feed::Feed;
+use crate::source::feed::{Feed, Keep};
 use crate::source::kube::{self, KubeError};
 
 /// The longest `--digest-key-file`, in bytes.
@@ -266,20 +266,12 @@ impl App {
                 output.as_ref().map(|output| History::restored(&output.read_history())).unwrap_or_default();
         });
         let api = clients.map(|clients| (clients, &config.watches[..]));
-        let keeps_on_disk = output.as_ref().filter(|_| config.keeps_on_disk());
-        let spool = keeps_on_disk.map(|output| output.spool()).transpose()?;
+        let keep = keep(&config, output.as_deref())?;
         let journal = machine.journal();
         let published = Published::of(journal.current.as_ref());
-        let feed = Feed::start(
-            &mut tasks,
-            &config.specs,
-            &config.files,
-            &config.urls,
-            api,
-            config.render.max_size,
-            spool.as_ref(),
-        )
-        .on_top_of(published, !config.render.templated);
+        let feed =
+            Feed::start(&mut tasks, &config.specs, &config.files, &config.urls, api, config.render.max_size, &keep)
+                .on_top_of(published, !config.render.templated);
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,
@@ -301,4 +293,16 @@ impl App {
         app.report();
         Ok(app)
     }
+}
+
+/// Where values are kept. What is secret goes to the output's volume only where all of it is published there.
+fn keep(config: &Config, output: Option<&Output>) -> Result<Keep, PublishError> {
+    let of_api = config.keeps_on_disk();
+    let of_urls = !config.urls.sources.is_empty();
+    let spool = output.filter(|_| of_api || of_urls).map(Output::spool).transpose()?;
+    Ok(Keep {
+        api: spool.clone().filter(|_| of_api),
+        secret_urls: spool.clone().filter(|_| !config.render.templated),
+        urls: spool,
+    })
 }

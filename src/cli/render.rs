@@ -33,7 +33,7 @@ use crate::model::tree::File;
 use crate::publish::{Output, PublishedFile};
 use crate::render::{Inputs, Rendered};
 use crate::source::Published;
-use crate::source::feed::Feed;
+use crate::source::feed::{Feed, Keep};
 
 /// How long the shortest diff of one file is looked for; then a longer one has to do.
 const DIFF_TIMEOUT: Duration = Duration::from_secs(2);
@@ -132,7 +132,15 @@ async fn read(config: &Config, output: Option<&Output>, limit: Duration) -> Resu
     let clients = app::clients(config).await.map_err(|(end, error)| (Exit::from(end), error))?;
     let api = clients.map(|clients| (clients, &config.watches[..]));
     let mut tasks = JoinSet::new();
-    let feed = Feed::start(&mut tasks, &config.specs, &config.files, &config.urls, api, config.render.max_size, None);
+    let feed = Feed::start(
+        &mut tasks,
+        &config.specs,
+        &config.files,
+        &config.urls,
+        api,
+        config.render.max_size,
+        &Keep::default(),
+    );
     let mut feed = feed.on_top_of(Published::of(current.as_ref()), plain);
     let until = Instant::now() + limit;
     loop {

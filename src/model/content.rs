@@ -5,6 +5,7 @@
 //! is written is read again. Nothing here prints a byte.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -27,6 +28,24 @@ enum Stored {
     Memory(Arc<Held>),
     Spool(Arc<Slot>),
     File(Arc<Stretch>),
+}
+
+/// Reads a [`Content`]. Whether the bytes are what they were, whoever reads them must see by themselves.
+pub struct Reader<'a> {
+    content: &'a Content,
+    at: usize,
+}
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = match &self.content.0 {
+            Stored::Memory(held) => held.bytes.get(self.at..).unwrap_or_default().read(buffer)?,
+            Stored::Spool(slot) => slot.read_at(buffer, self.at)?,
+            Stored::File(file) => file.read_at(buffer, self.at)?,
+        };
+        self.at += read;
+        Ok(read)
+    }
 }
 
 struct Held {
@@ -79,9 +98,15 @@ impl Content {
     pub fn pieces<E: From<SpoolError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         match &self.0 {
             Stored::Memory(held) => take(&held.bytes),
-            Stored::Spool(slot) => take(&slot.read()?),
+            Stored::Spool(slot) => slot.pieces(take),
             Stored::File(file) => file.pieces(take),
         }
+    }
+
+    /// The bytes in their order. An end that comes early is an error.
+    #[must_use]
+    pub fn reader(&self) -> Reader<'_> {
+        Reader { content: self, at: 0 }
     }
 
     /// Whether it is left in a file for its length, so that nobody should read it without a need.
@@ -115,6 +140,12 @@ impl From<Bytes> for Content {
     fn from(bytes: Bytes) -> Self {
         let digest = Digest::of(&bytes);
         Self(Stored::Memory(Arc::new(Held { bytes, digest, notes: AtomicU8::new(0) })))
+    }
+}
+
+impl From<Arc<Slot>> for Content {
+    fn from(slot: Arc<Slot>) -> Self {
+        Self(Stored::Spool(slot))
     }
 }
 

@@ -15,18 +15,21 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::ftruncate;
 
-use crate::model::digest::Digest;
+use crate::model::digest::{Digest, Hasher};
 
 /// What a value takes up in a spool is a multiple of this, in bytes: file systems free whole blocks alone.
 const BLOCK: u64 = 4096;
+
+/// How much of a longer value is read at once, in bytes: it stays in the processor's cache until it is written.
+pub(super) const PIECE: usize = 128 << 10;
 
 /// Why a value can be neither stored nor read. The inputs are not at fault: it is tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpoolError {
     /// The value was not taken in.
     #[error(
-        "a value cannot be kept in --output, where --layout files keeps all that it does not hold in memory: {0}; is its \
-         volume full? It needs twice the size of what is published"
+        "a value cannot be kept in --output, where what is not held in memory is kept: {0}; is its volume full? It needs twice \
+         the size of what is published"
     )]
     Write(Errno),
     #[error("a value that was kept in --output cannot be read again: {0}; if that goes on, restart this container")]
@@ -56,6 +59,14 @@ struct Space {
     /// Offset to length of what is free before the end; no two are adjacent.
     free: BTreeMap<u64, u64>,
     end: u64,
+}
+
+/// A value that is being written to a spool. Dropped, it leaves its place free.
+pub struct Writing {
+    /// Of all that is reserved, until it is known how long the value is.
+    slot: Slot,
+    hasher: Hasher,
+    written: usize,
 }
 
 /// A value in the spool. Its place is free again when this is dropped.
@@ -99,12 +110,68 @@ impl Spool {
         Ok(slot)
     }
 
+    /// Begins to store a value of at most so many bytes, which come in pieces.
+    #[must_use]
+    pub fn begin(&self, most: u64) -> Writing {
+        let most = usize::try_from(most).unwrap_or(usize::MAX >> 1);
+        let offset = self.space().take(blocks(most));
+        let slot = Slot { spool: self.clone(), digest: Digest::UNKNOWN, offset, len: most, notes: AtomicU8::new(0) };
+        Writing { slot, hasher: Hasher::plain(), written: 0 }
+    }
+
     fn space(&self) -> MutexGuard<'_, Space> {
         self.0.space.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+impl Writing {
+    /// Adds the next piece.
+    pub fn add(&mut self, piece: &[u8]) -> Result<(), SpoolError> {
+        let Slot { spool, offset, len, .. } = &self.slot;
+        let after = self.written.checked_add(piece.len()).filter(|after| after <= len);
+        let after = after.ok_or(SpoolError::Write(Errno::EFBIG))?;
+        let written = spool.0.file.write_all_at(piece, offset + self.written as u64);
+        written.map_err(|error| SpoolError::Write(errno(&error)))?;
+        self.hasher.more(piece);
+        self.written = after;
+        Ok(())
+    }
+
+    /// The value, which is stored once however often it comes.
+    #[must_use]
+    pub fn end(self) -> Arc<Slot> {
+        let Self { mut slot, hasher, written } = self;
+        slot.digest = hasher.finish();
+        let spool = slot.spool.clone();
+        let mut space = spool.space();
+        let reserved = blocks(std::mem::replace(&mut slot.len, written));
+        let used = blocks(written);
+        if used < reserved {
+            space.free_up(&spool.0.file, slot.offset + used, reserved - used);
+        }
+        if let Some(stored) = space.stored.get(&slot.digest).and_then(Weak::upgrade) {
+            // The drop of the other one takes the lock.
+            drop(space);
+            return stored;
+        }
+        let slot = Arc::new(slot);
+        space.stored.insert(slot.digest, Arc::downgrade(&slot));
+        slot
+    }
+}
+
 impl Space {
+    /// Gives a place back, and its blocks to the file system.
+    fn free_up(&mut self, file: &File, from: u64, length: u64) {
+        // Under the lock, so that it is not somebody else's yet. Where neither can be done, it is used again all the same.
+        let _ = if self.give_back(from, length) {
+            ftruncate(file, offset(self.end))
+        } else {
+            let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(file, mode, offset(from), offset(length))
+        };
+    }
+
     /// The first free piece that is long enough, or one at the end.
     fn take(&mut self, length: u64) -> u64 {
         let found = self.free.iter().find(|(_, free)| **free >= length).map(|(offset, free)| (*offset, *free));
@@ -164,6 +231,31 @@ impl Slot {
         &self.notes
     }
 
+    /// Some of the bytes from a place on, as far as they fit; none at the end. Nothing says whether they are what they were.
+    pub fn read_at(&self, buffer: &mut [u8], at: usize) -> io::Result<usize> {
+        let length = buffer.len().min(self.len.saturating_sub(at));
+        self.spool.0.file.read_at(&mut buffer[..length], self.offset + at as u64)
+    }
+
+    /// Gives the bytes to `take`, piece by piece. Only when it returns well were they the right ones.
+    pub fn pieces<E: From<SpoolError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        if self.len <= PIECE {
+            return take(&self.read()?);
+        }
+        let mut buffer = vec![0; PIECE];
+        let mut hasher = Hasher::plain();
+        let mut at = 0;
+        while at < self.len {
+            let piece = &mut buffer[..PIECE.min(self.len - at)];
+            let read = self.spool.0.file.read_exact_at(piece, self.offset + at as u64);
+            read.map_err(|error| SpoolError::Read(errno(&error)))?;
+            hasher.more(piece);
+            take(piece)?;
+            at += piece.len();
+        }
+        if hasher.finish() == self.digest { Ok(()) } else { Err(SpoolError::Spoilt.into()) }
+    }
+
     pub fn read(&self) -> Result<Bytes, SpoolError> {
         let mut bytes = vec![0; self.len];
         self.spool.0.file.read_exact_at(&mut bytes, self.offset).map_err(|error| SpoolError::Read(errno(&error)))?;
@@ -179,14 +271,7 @@ impl Drop for Slot {
         if space.stored.get(&self.digest).is_some_and(|stored| stored.strong_count() == 0) {
             space.stored.remove(&self.digest);
         }
-        let file = &self.spool.0.file;
-        // Under the lock, so that it is not somebody else's yet. Where neither can be done, it is used again all the same.
-        let _ = if space.give_back(self.offset, length) {
-            ftruncate(file, offset(space.end))
-        } else {
-            let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(file, mode, offset(self.offset), offset(length))
-        };
+        space.free_up(&self.spool.0.file, self.offset, length);
         if space.stored.is_empty() {
             space.stored.shrink_to_fit();
         }
@@ -253,6 +338,42 @@ mod tests {
         drop((kept, clone));
         assert!(more.iter().zip(100..).all(|(content, seed)| content.read().unwrap() == value(seed, 20_000)));
         drop(more);
+        assert_eq!((spool.0.file.metadata().unwrap().len(), spool.space().free.len()), (0, 0));
+    }
+
+    #[test]
+    fn what_comes_in_pieces_is_one_value_and_what_breaks_off_leaves_its_place() {
+        let spool = spool();
+        let whole = value(3, 700_000);
+        let before = spool.store(&value(1, 5000)).unwrap();
+        let mut writing = spool.begin(64 << 20);
+        let after = spool.store(&value(2, 5000)).unwrap();
+        whole.chunks(99_999).for_each(|piece| writing.add(piece).unwrap());
+        let slot = writing.end();
+        assert_eq!((slot.len(), slot.digest()), (whole.len(), Digest::of(&whole)));
+        let mut pieces = Vec::new();
+        slot.pieces(|piece| {
+            pieces.extend_from_slice(piece);
+            Ok::<_, SpoolError>(())
+        })
+        .unwrap();
+        assert!(pieces == whole && slot.read().unwrap() == whole);
+        assert!(Arc::ptr_eq(&slot, &spool.store(&whole).unwrap()), "it is known by its digest");
+        let mut again = spool.begin(whole.len() as u64);
+        again.add(&whole).unwrap();
+        assert!(Arc::ptr_eq(&slot, &again.end()));
+        let used = || spool.0.file.metadata().unwrap().blocks() * 512;
+        assert!(used() < 800_000, "{}", used());
+
+        let mut cut = spool.begin(1 << 20);
+        cut.add(&value(4, 300_000)).unwrap();
+        assert_eq!(cut.add(&vec![0; 1 << 20]).unwrap_err(), SpoolError::Write(Errno::EFBIG));
+        drop(cut);
+        assert!(used() < 800_000, "{}", used());
+        assert!(before.read().unwrap() == value(1, 5000) && after.read().unwrap() == value(2, 5000));
+        spool.0.file.write_all_at(b"!", slot.offset + 699_999).unwrap();
+        assert_eq!(slot.pieces(|_| Ok::<_, SpoolError>(())).unwrap_err(), SpoolError::Spoilt);
+        drop((before, after, slot));
         assert_eq!((spool.0.file.metadata().unwrap().len(), spool.space().free.len()), (0, 0));
     }
 

@@ -12,13 +12,10 @@ use bytes::Bytes;
 use nix::errno::Errno;
 
 use crate::model::digest::{Digest, Hasher};
-use crate::model::spool::{SpoolError, errno};
+use crate::model::spool::{PIECE, SpoolError, errno};
 
 /// What is longer, in bytes, is not held in memory where it can be left on a disk.
 pub const LARGE: u64 = 1 << 20;
-
-/// How much is read at once, in bytes: one piece stays in the processor's cache until it is written.
-const PIECE: usize = 128 << 10;
 
 /// A value in an open file.
 pub struct Stretch {
@@ -93,6 +90,12 @@ impl Stretch {
             at += length;
         }
         if hasher.finish() == self.digest { Ok(()) } else { Err(SpoolError::Changed.into()) }
+    }
+
+    /// Some of the bytes from a place on, as far as they fit; none at the end. Nothing says whether they are what they were.
+    pub fn read_at(&self, buffer: &mut [u8], at: usize) -> io::Result<usize> {
+        let length = buffer.len().min(self.len.saturating_sub(at));
+        self.file.read_at(&mut buffer[..length], at as u64)
     }
 
     pub fn read(&self) -> Result<Bytes, SpoolError> {

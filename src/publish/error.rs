@@ -102,7 +102,7 @@ impl PublishError {
     /// Whether the inputs are the reason, and not the volume.
     #[must_use]
     pub fn is_of_the_inputs(&self) -> bool {
-        self.rejected() || matches!(self, Self::Source { .. })
+        self.rejected() || matches!(self, Self::Source { error: SpoolError::Changed, .. })
     }
 }
 

@@ -13,6 +13,7 @@ use super::{Output, PublishError, directory};
 use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
+use crate::model::stretch::{LARGE, Stretch};
 use crate::model::tree::ContentHasher;
 
 /// How much is read back of one generation, names and bytes: far more than `--max-size` is in any use, and an end to
@@ -128,6 +129,13 @@ impl Output {
         stat: &FileStat,
         left: &mut u64,
     ) -> Result<PublishedFile, PublishError> {
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let secret = self.was_secret(stat.st_mode);
+        if size > LARGE && size <= *left {
+            let bytes = left_in_place(dir, name).map_err(|errno| self.io("read", path, errno))?;
+            *left -= bytes.as_ref().map_or(0, |bytes| (bytes.len() as u64).min(*left));
+            return Ok(PublishedFile { bytes, size, secret });
+        }
         let most = usize::try_from(*left).unwrap_or(usize::MAX);
         let bytes = match dir.read(name, most) {
             Ok(read) => read.map(|(bytes, _)| Bytes::from(bytes)),
@@ -139,7 +147,6 @@ impl Output {
             (Some(bytes), Some(spool)) => Some(Content::keep(bytes, spool)?),
             (bytes, _) => bytes.map(Content::from),
         };
-        let (size, secret) = (u64::try_from(stat.st_size).unwrap_or(0), self.was_secret(stat.st_mode));
         Ok(PublishedFile { bytes, size, secret })
     }
 
@@ -149,6 +156,15 @@ impl Output {
     fn was_secret(&self, mode: u32) -> Option<bool> {
         let others = self.file_mode.bits() & 0o007;
         (others & !self.secret_mode.bits() != 0).then_some(others & !mode != 0)
+    }
+}
+
+/// The content of a large file, which stays open; `None`: it cannot be read.
+fn left_in_place(dir: &Dir, name: &str) -> nix::Result<Option<Content>> {
+    match dir.open_file(name) {
+        Ok(Some((file, _))) => Ok(Some(Stretch::of(file.into(), |_| Ok(()), |errno| errno)?.into())),
+        Ok(None) | Err(Errno::EACCES | Errno::EPERM) => Ok(None),
+        Err(errno) => Err(errno),
     }
 }
 

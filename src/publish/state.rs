@@ -243,14 +243,13 @@ impl Output {
         // With O_EXCL nobody can give it a name later.
         let nameless = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let state = self.state(SPOOL)?;
+        // One that a kill has left.
+        state.remove(SPOOL).map_err(|errno| self.own_io("remove the left-over", SPOOL, errno))?;
         let file = match openat(state, ".", nameless, PRIVATE) {
             // The last two come from kernels and file systems that do not know the flag, and see a directory.
             Err(Errno::EOPNOTSUPP | Errno::EISDIR | Errno::ENOENT) => {
                 let named = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-                // One that a kill has left.
-                let removed = state.remove(SPOOL);
-                let opened = removed.and_then(|()| openat(state, SPOOL, named, PRIVATE));
-                opened.and_then(|file| state.remove(SPOOL).map(|()| file))
+                openat(state, SPOOL, named, PRIVATE).and_then(|file| state.remove(SPOOL).map(|()| file))
             }
             opened => opened,
         };

@@ -36,6 +36,17 @@ pub struct Feed {
     changed: bool,
 }
 
+/// Where values are kept, if not in memory.
+#[derive(Clone, Debug, Default)]
+pub struct Keep {
+    /// Those of the API server.
+    pub api: Option<Spool>,
+    /// Those of URLs.
+    pub urls: Option<Spool>,
+    /// Those of URLs that are secret.
+    pub secret_urls: Option<Spool>,
+}
+
 /// What sources reported, by their indices.
 #[derive(Debug, Default)]
 pub struct News {
@@ -76,7 +87,7 @@ impl Note {
 
 impl Feed {
     /// Starts a task for the directories, and one for each URL and each of the API server's `watches`. `max_size`: the largest source at
-    /// the API server, in bytes. `spool`: where its values are kept, if not in memory.
+    /// the API server, in bytes.
     pub fn start(
         tasks: &mut JoinSet<()>,
         specs: &[Spec],
@@ -84,7 +95,7 @@ impl Feed {
         urls: &Arc<url::Config>,
         api: Option<(kube::Clients, &[kube::Watch])>,
         max_size: u64,
-        spool: Option<&Spool>,
+        keep: &Keep,
     ) -> Self {
         let (reports, updates) = mpsc::channel(QUEUE);
         let [refresh, fetch] = [watch::Sender::new(0), watch::Sender::new(0)];
@@ -92,19 +103,20 @@ impl Feed {
             tasks.spawn(files::watch(files.clone(), refresh.subscribe(), reports.clone()));
         }
         for source in &urls.sources {
-            let (urls, source, spool) = (Arc::clone(urls), source.clone(), spool.cloned());
+            let spool = if source.secret { &keep.secret_urls } else { &keep.urls };
+            let (urls, source, spool) = (Arc::clone(urls), source.clone(), spool.clone());
             tasks.spawn(url::watch(urls, source, spool, fetch.subscribe(), reports.clone()));
         }
         if let Some((clients, watches)) = api {
             for watch in watches {
-                let (clients, watch, spool) = (clients.clone(), watch.clone(), spool.cloned());
+                let (clients, watch, spool) = (clients.clone(), watch.clone(), keep.api.clone());
                 tasks.spawn(kube::watch(clients, watch, max_size, spool, refresh.subscribe(), reports.clone()));
             }
         }
         Self {
             sources: Sources::new(specs.iter().cloned()),
             updates,
-            keys: Keys::new(urls, specs, spool, fetch.subscribe()),
+            keys: Keys::new(urls, specs, keep.api.as_ref(), fetch.subscribe()),
             begun: false,
             refresh,
             fetch,

@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::support::port::free_port;
 use super::support::scene::Scene;
-use super::support::sidecar::{eventually, run, trimtab};
+use super::support::sidecar::{Sidecar, eventually, run, trimtab};
 
 /// An nginx that has the files of a folder, and notes what it answers.
 struct Nginx {
@@ -63,7 +63,7 @@ impl Nginx {
     }
 
     /// Puts a file in its place; as nobody writes to it any more, in the past.
-    fn put(&self, name: &str, content: &str, age: u64) {
+    fn put(&self, name: &str, content: impl AsRef<[u8]>, age: u64) {
         let new = self.scene.at("new");
         fs::write(&new, content).unwrap();
         let modified = SystemTime::now() - Duration::from_secs(age);
@@ -273,6 +273,72 @@ fn bundle_that_the_system_tar_made_is_published_as_its_files() {
     pack("one", "web.tar.gz", "-czf");
     has("web/top.conf", "2");
     sidecar.until_idle();
+}
+
+/// What is larger than the margin below, twice, does not stand in memory: neither a file nor those of a bundle.
+#[test]
+fn large_files_of_urls_are_published_and_never_held() {
+    let nginx = Nginx::start();
+    let content = |number: usize, length: usize| {
+        let line = format!("{number}: what a list has many lines of\n");
+        let mut content = line.repeat(length / line.len() + 1).into_bytes();
+        content.truncate(length);
+        content
+    };
+    let pack = |length: usize| {
+        fs::create_dir_all(nginx.scene.at("lists")).unwrap();
+        (0..6).for_each(|number| {
+            fs::write(nginx.scene.at("lists").join(format!("{number}.list")), content(number, length)).unwrap();
+        });
+        let (folder, new) = (nginx.scene.text("lists"), nginx.scene.text("new.tar"));
+        assert!(Command::new("tar").args(["-cf", &new, "-C", &folder, "."]).status().unwrap().success());
+        fs::rename(new, nginx.scene.at("www/lists.tar")).unwrap();
+    };
+    nginx.put("geo.db", "small", 3600);
+    pack(100);
+    let scene = Scene::new();
+    let (geo, lists) = (format!("geo={}", nginx.url("geo.db")), format!("lists={}", nginx.url("lists.tar")));
+    let flags = ["--watch-url", &geo, "--watch-url", &lists, "--url-poll", "1h", "--max-size", "100Mi"];
+    let mut sidecar = scene.start(&flags);
+    sidecar.until_idle();
+    let memory = |what: &str| -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", sidecar.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(what)?.strip_prefix(':'));
+        line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    };
+    let before = memory("VmRSS");
+    nginx.put("geo.db", content(9, 40 << 20), 3600);
+    pack(7 << 20);
+    kill(sidecar.pid(), Signal::SIGHUP).unwrap();
+    let is = |path: &str, content: &[u8]| fs::read(scene.output.join(path)).is_ok_and(|found| found == content);
+    eventually("the file is published", || is("geo.db", &content(9, 40 << 20)).then_some(()));
+    eventually("the bundle is published", || {
+        (0..6).all(|number| is(&format!("{number}.list"), &content(number, 7 << 20))).then_some(())
+    });
+    sidecar.until_idle();
+    let most = memory("VmHWM");
+    println!("{before} kB before, {most} kB at most");
+    assert!(most < before + 20_000, "{before} kB before, {most} kB at most: a body or a file was held");
+    // A kill leaves nothing of what was kept.
+    sidecar.kill();
+    assert_eq!(scene.left_behind(), [""; 0]);
+
+    // What is secret, and of which templates make the files, is on no disk.
+    let template = scene.at("app.conf.j2");
+    fs::write(&template, "{{ data['geo.db'] | length }}").unwrap();
+    let output = scene.text("secret");
+    let flags = ["--watch-url", &geo, "--secret-url", "geo", "--max-size", "100Mi", "--output", &output];
+    let flags = [&flags[..], &["--template", template.to_str().unwrap(), "--url-poll", "1h"]].concat();
+    let sidecar = Sidecar::start(&scene.at("log-of-secret"), &flags);
+    sidecar.until_idle();
+    assert_eq!(fs::read_to_string(PathBuf::from(output).join("app.conf")).unwrap(), (40 << 20).to_string());
+    let files = fs::read_dir(format!("/proc/{}/fd", sidecar.pid())).unwrap();
+    for file in files.map(|file| file.unwrap().path()) {
+        let Ok(name) = fs::read_link(&file) else { continue };
+        if name.to_string_lossy().ends_with("(deleted)") && name.starts_with(scene.at("")) {
+            assert_eq!(fs::metadata(&file).unwrap().len(), 0, "{name:?}");
+        }
+    }
 }
 
 #[test]

@@ -23,6 +23,8 @@ use crate::net::proxy::place;
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 5;
+/// How much of a body is held where the rest can be spilled, in bytes.
+const PIECE: usize = 1 << 20;
 /// What was modified so shortly before it was sent may be modified again without a new `Last-Modified`, or a new `ETag`
 /// made of it, as nginx's is: both count in seconds (RFC 9110, section 8.8.2.2).
 const SETTLED: i64 = 2;
@@ -76,11 +78,31 @@ impl Conditions {
     }
 }
 
+/// Takes a body that is too large to be held.
+pub trait Spill: Send {
+    /// Whether it takes any.
+    fn is_there(&self) -> bool;
+
+    /// Takes the next piece; `false`: it could not, and knows why.
+    fn take(&mut self, piece: Vec<u8>) -> impl Future<Output = bool> + Send;
+}
+
+/// All is held.
+impl Spill for () {
+    fn is_there(&self) -> bool {
+        false
+    }
+
+    async fn take(&mut self, _: Vec<u8>) -> bool {
+        false
+    }
+}
+
 /// What a server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fetched {
-    /// The whole body, and how to ask whether there is another.
-    New { body: Bytes, conditions: Conditions },
+pub enum Fetched<B = Bytes> {
+    /// The whole body, or what is left of it beside what was spilled, and how to ask whether there is another.
+    New { body: B, conditions: Conditions },
     /// Still what the conditions stand for.
     NotModified,
     /// Nothing there: 404 or 410.
@@ -128,6 +150,8 @@ pub enum FetchError {
          (an object's metadata may say so)"
     )]
     Encoded { endpoint: String },
+    #[error("{endpoint}: the body could not be kept")]
+    NotKept { endpoint: String },
 }
 
 impl FetchError {
@@ -141,7 +165,7 @@ impl FetchError {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Http(_) | Self::Cut { .. } | Self::Silent { .. } => false,
+            Self::Http(_) | Self::Cut { .. } | Self::Silent { .. } | Self::NotKept { .. } => false,
             Self::Status { code, .. } => *code < 500 && ![408, 425, 429].contains(code),
             Self::Elsewhere { .. }
             | Self::Circle { .. }
@@ -168,8 +192,19 @@ fn hint(code: u16) -> &'static str {
     }
 }
 
-/// Fetches a body as a whole. Dropped, it closes the connection.
+/// Fetches a body as a whole, and holds it. Dropped, it closes the connection.
 pub async fn fetch(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    limits: &Limits,
+    conditions: &Conditions,
+) -> Result<Fetched, FetchError> {
+    fetch_into(&mut (), endpoint, config, limits, conditions).await
+}
+
+/// The same, of which a large body goes into `spill`, but for its last piece. What an error leaves there is no body.
+pub async fn fetch_into(
+    spill: &mut impl Spill,
     endpoint: &Endpoint,
     config: &HttpConfig,
     limits: &Limits,
@@ -178,7 +213,7 @@ pub async fn fetch(
     let whole = async {
         let mut at = endpoint.clone();
         for _ in 0..=REDIRECTS {
-            match ask(&at, config, limits, conditions).await? {
+            match ask(spill, &at, config, limits, conditions).await? {
                 Answer::Here(fetched) => return Ok(fetched),
                 Answer::There(next) => at = next,
             }
@@ -196,6 +231,7 @@ enum Answer {
 }
 
 async fn ask(
+    spill: &mut impl Spill,
     endpoint: &Endpoint,
     config: &HttpConfig,
     limits: &Limits,
@@ -213,7 +249,7 @@ async fn ask(
     let (mut sender, connection) = handshake.map_err(|error| attempt.broken(&error))?;
     let answer = async {
         let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
-        take(head, endpoint, limits, conditions).await
+        take(head, spill, endpoint, limits, conditions).await
     };
     let answer = beside(connection, answer).await;
     match (answer, config.forwarder(endpoint)) {
@@ -246,6 +282,7 @@ fn silent(endpoint: &Endpoint, limits: &Limits) -> FetchError {
 
 async fn take(
     head: Response<Incoming>,
+    spill: &mut impl Spill,
     endpoint: &Endpoint,
     limits: &Limits,
     conditions: &Conditions,
@@ -260,7 +297,7 @@ async fn take(
             }
             let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
             let conditions = Conditions::of(&head.headers);
-            let body = whole(body, chunked, endpoint, limits).await?;
+            let body = whole(body, chunked, spill, endpoint, limits).await?;
             Ok(Answer::Here(Fetched::New { body, conditions }))
         }
         StatusCode::NOT_MODIFIED if !conditions.is_empty() => Ok(Answer::Here(Fetched::NotModified)),
@@ -289,7 +326,13 @@ async fn take(
 }
 
 /// Reads a body to its end. Hyper fails where a body ends before its Content-Length, or its last chunk.
-async fn whole(mut rest: Incoming, chunked: bool, endpoint: &Endpoint, limits: &Limits) -> Result<Bytes, FetchError> {
+async fn whole(
+    mut rest: Incoming,
+    chunked: bool,
+    spill: &mut impl Spill,
+    endpoint: &Endpoint,
+    limits: &Limits,
+) -> Result<Bytes, FetchError> {
     let too_large = || FetchError::TooLarge { endpoint: endpoint.to_string(), limit: limits.bytes };
     let length = rest.size_hint().exact();
     match length {
@@ -297,14 +340,23 @@ async fn whole(mut rest: Incoming, chunked: bool, endpoint: &Endpoint, limits: &
         None if !chunked => return Err(FetchError::Endless { endpoint: endpoint.to_string() }),
         _ => {}
     }
-    let mut body = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0));
+    let most = if spill.is_there() { PIECE } else { usize::MAX };
+    let mut body = Vec::with_capacity(usize::try_from(length.unwrap_or(0)).unwrap_or(0).min(most));
+    let mut taken = 0;
     loop {
         let frame = timeout(limits.quiet, rest.frame()).await.map_err(|_| silent(endpoint, limits))?;
         let Some(frame) = frame else { return Ok(Bytes::from(body.into_boxed_slice())) };
         let cut = |error| FetchError::Cut { endpoint: endpoint.to_string(), reason: reason(&error) };
         let data = frame.map_err(cut)?.into_data().unwrap_or_default();
-        if (body.len() + data.len()) as u64 > limits.bytes {
+        taken += data.len() as u64;
+        if taken > limits.bytes {
             return Err(too_large());
+        }
+        if body.len() + data.len() > most {
+            let piece = std::mem::replace(&mut body, Vec::with_capacity(most));
+            if !spill.take(piece).await {
+                return Err(FetchError::NotKept { endpoint: endpoint.to_string() });
+            }
         }
         body.extend_from_slice(&data);
     }

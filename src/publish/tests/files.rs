@@ -136,6 +136,8 @@ fn a_spool_has_no_name_and_is_ours_alone_and_what_it_cannot_give_is_not_publishe
     let output = open_files(dir.path());
     publish(&output, &generation(1), &tree([("a", "1")]));
     let before = listing(dir.path());
+    // One that a kill has left in the moment that it had a name, where files cannot be without.
+    fs::write(dir.path().join("..trimtab/private/spool"), "left over").unwrap();
     let spool = output.spool().unwrap();
     assert_eq!(listing(dir.path()), before);
     let value = Bytes::from(vec![b'x'; 1000]);

@@ -1,14 +1,18 @@
-//! Bundles: the files of a tar archive, held to what keys may be. Nothing is unpacked onto a disk.
+//! Bundles: the files of a tar archive, held to what keys may be. Nothing is unpacked to where it has a name.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
+use std::io::{self, BufReader, Read};
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
+
+use crate::model::content::Content;
+use crate::model::spool::{Spool, SpoolError};
+use crate::model::stretch::LARGE;
 
 /// The most files of one bundle.
 const MOST: usize = 10_000;
@@ -63,17 +67,27 @@ pub enum BundleError {
     Special { path: String },
     #[error("{path:?} is in it twice; leave one of them out")]
     Twice { path: String },
+    /// The archive is not at fault.
+    #[error("{0}")]
+    NotKept(SpoolError),
 }
 
 /// The files of an archive, by their paths. `limit`: what names and contents may have together, links' contents among
-/// them, in bytes.
-pub fn unpack(bytes: &[u8], packing: Packing, limit: u64) -> Result<BTreeMap<String, Bytes>, BundleError> {
+/// them, in bytes. `spool`: where contents are kept, if not in memory.
+pub fn unpack(
+    archive: impl Read,
+    packing: Packing,
+    limit: u64,
+    spool: Option<&Spool>,
+) -> Result<BTreeMap<String, Content>, BundleError> {
+    // An archive is read in blocks of 512 bytes.
+    let archive = BufReader::with_capacity(64 << 10, archive);
     let (packed, reader): (bool, Box<dyn Read + '_>) = match packing {
-        Packing::Plain => (false, Box::new(bytes)),
-        Packing::Gzip => (true, Box::new(MultiGzDecoder::new(bytes))),
+        Packing::Plain => (false, Box::new(archive)),
+        Packing::Gzip => (true, Box::new(MultiGzDecoder::new(archive))),
     };
     let mut archive = Archive::new(Bounded { reader, left: limit.saturating_add(FRAME), exceeded: false, zeros: 0 });
-    let mut found = Found { limit, left: limit, ..Found::default() };
+    let mut found = Found { spool, limit, left: limit, ..Found::default() };
     let read = found.read(&mut archive);
     let mut rest = archive.into_inner();
     // What follows the end belongs to it, and the checksum of gzip with it.
@@ -137,15 +151,16 @@ impl From<BundleError> for Stop {
 }
 
 #[derive(Default)]
-struct Found {
-    files: BTreeMap<String, Bytes>,
+struct Found<'a> {
+    spool: Option<&'a Spool>,
+    files: BTreeMap<String, Content>,
     /// The path of each link, and of what it leads to.
     links: BTreeMap<String, String>,
     limit: u64,
     left: u64,
 }
 
-impl Found {
+impl Found<'_> {
     fn read<R: Read>(&mut self, archive: &mut Archive<R>) -> Result<(), Stop> {
         for entry in archive.entries()? {
             let mut entry = entry?;
@@ -162,13 +177,9 @@ impl Found {
                     self.take(path.len() as u64)?;
                     let size = entry.size();
                     self.take(size)?;
-                    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                    entry.by_ref().take(size).read_to_end(&mut content)?;
-                    if content.len() as u64 != size {
-                        return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-                    }
+                    let content = self.content(&mut entry, size)?;
                     self.add(&path)?;
-                    self.files.insert(path, content.into_boxed_slice().into());
+                    self.files.insert(path, content);
                 }
                 EntryType::Symlink | EntryType::Link => {
                     let target = entry.link_name_bytes().map(|target| text(&target)).transpose()?.unwrap_or_default();
@@ -188,6 +199,40 @@ impl Found {
         Ok(())
     }
 
+    /// Exactly so many bytes of a reader.
+    fn content(&self, reader: &mut impl Read, size: u64) -> Result<Content, Stop> {
+        let mut rest = reader.take(size);
+        let kept = |error| Stop::Refused(BundleError::NotKept(error));
+        let content: Content = match self.spool {
+            Some(spool) if size > LARGE => {
+                let mut writing = spool.begin(size);
+                let mut piece = vec![0; 128 << 10];
+                loop {
+                    match rest.read(&mut piece) {
+                        Ok(0) => break writing.end().into(),
+                        Ok(read) => writing.add(&piece[..read]).map_err(kept)?,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+            spool => {
+                let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+                rest.read_to_end(&mut bytes)?;
+                let bytes = Bytes::from(bytes.into_boxed_slice());
+                match spool {
+                    Some(spool) => Content::keep(bytes, spool).map_err(kept)?,
+                    None => bytes.into(),
+                }
+            }
+        };
+        if content.len() as u64 == size {
+            Ok(content)
+        } else {
+            Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())
+        }
+    }
+
     fn take(&mut self, bytes: u64) -> Result<(), BundleError> {
         self.left = self.left.checked_sub(bytes).ok_or(BundleError::TooLarge { limit: self.limit })?;
         Ok(())
@@ -200,9 +245,9 @@ impl Found {
         if self.files.len() + self.links.len() >= MOST { Err(BundleError::TooMany) } else { Ok(()) }
     }
 
-    /// With what links lead to: shared in memory, and a file for each link where it is published.
-    fn linked(self) -> Result<BTreeMap<String, Bytes>, BundleError> {
-        let Self { mut files, links, limit, mut left } = self;
+    /// With what links lead to: shared, and a file for each link where it is published.
+    fn linked(self) -> Result<BTreeMap<String, Content>, BundleError> {
+        let Self { mut files, links, limit, mut left, .. } = self;
         let mut followed = Vec::new();
         for (path, target) in &links {
             let mut to = target;

@@ -8,6 +8,7 @@ mod bundle;
 mod hosts;
 pub mod keys;
 mod signature;
+mod spill;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +16,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::sleep;
 
@@ -23,6 +23,7 @@ use self::bundle::{BundleError, Packing};
 pub use self::hosts::{Hosts, ParseHostsError};
 use self::signature::SignatureError;
 pub use self::signature::Signed;
+use self::spill::Spilled;
 use super::{Seen, Update};
 use crate::model::content::Content;
 use crate::model::digest::Digest;
@@ -31,7 +32,7 @@ use crate::model::spool::{Spool, SpoolError};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::HttpConfig;
 pub use crate::net::request::fetch::Conditions;
-use crate::net::request::fetch::{FetchError, Fetched, Limits, fetch};
+use crate::net::request::fetch::{FetchError, Fetched, Limits, fetch, fetch_into};
 use crate::os::backoff;
 
 /// A poll comes so much sooner or later than `--url-poll` says: a fleet does not ask at one instant.
@@ -130,7 +131,7 @@ pub async fn look(
     spool: Option<&Spool>,
     conditions: &Conditions,
 ) -> Result<Found, UrlError> {
-    let (body, conditions) = match source.fetch(config, conditions).await? {
+    let (body, conditions) = match source.fetch(config, spool, conditions).await? {
         Fetched::New { body, conditions } => (body, conditions),
         Fetched::NotModified => return Ok(Found::NotModified),
         Fetched::Absent(code) => return Ok(Found::Absent(code)),
@@ -143,9 +144,14 @@ pub async fn look(
 
 impl Source {
     /// What is there, as it may be used: verified where it is to be signed, and absent where it is empty.
-    async fn fetch(&self, config: &Config, conditions: &Conditions) -> Result<Fetched, UrlError> {
+    async fn fetch(
+        &self,
+        config: &Config,
+        spool: Option<&Spool>,
+        conditions: &Conditions,
+    ) -> Result<Fetched<Content>, UrlError> {
         let limits = Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size };
-        let mut fetched = fetch(&self.endpoint, &self.http, &limits, conditions).await?;
+        let mut fetched = self.fetch_once(&limits, spool, conditions).await?;
         let mut again = true;
         loop {
             let (body, conditions) = match fetched {
@@ -159,14 +165,35 @@ impl Source {
                 Err(UrlError::Unsigned { error, .. }) if again && error.may_be_of_two_versions() => again = false,
                 Err(error) => return Err(error),
             }
-            fetched = match fetch(&self.endpoint, &self.http, &limits, &conditions).await? {
+            fetched = match self.fetch_once(&limits, spool, &conditions).await? {
                 Fetched::NotModified => Fetched::New { body, conditions },
                 newer => newer,
             };
         }
     }
 
-    async fn verify(&self, body: &Bytes, limits: &Limits) -> Result<(), UrlError> {
+    async fn fetch_once(
+        &self,
+        limits: &Limits,
+        spool: Option<&Spool>,
+        conditions: &Conditions,
+    ) -> Result<Fetched<Content>, UrlError> {
+        let mut spilled = Spilled::new(spool.cloned(), limits.bytes);
+        let fetched = fetch_into(&mut spilled, &self.endpoint, &self.http, limits, conditions).await;
+        if let Some(error) = spilled.error {
+            return Err(error.into());
+        }
+        match fetched? {
+            Fetched::New { body, conditions } => {
+                let body = tokio::task::spawn_blocking(move || spilled.end(body)).await;
+                Ok(Fetched::New { body: body.map_err(|_| UrlError::Ended)??, conditions })
+            }
+            Fetched::NotModified => Ok(Fetched::NotModified),
+            Fetched::Absent(code) => Ok(Fetched::Absent(code)),
+        }
+    }
+
+    async fn verify(&self, body: &Content, limits: &Limits) -> Result<(), UrlError> {
         let Some(signed) = &self.signed else { return Ok(()) };
         let unsigned = |error| UrlError::Unsigned { endpoint: self.endpoint.to_string(), error };
         let at = || signed.at.to_string();
@@ -180,24 +207,21 @@ impl Source {
             Err(error) => return Err(error.into()),
         };
         let (signed, body) = (signed.clone(), body.clone());
-        let verified = tokio::task::spawn_blocking(move || signed.verify(&body, &signature)).await;
-        verified.map_err(|_| UrlError::Ended)?.map_err(unsigned)
+        let verify = move || Ok::<_, SpoolError>(signed.verify(&body.read()?, &signature));
+        tokio::task::spawn_blocking(verify).await.map_err(|_| UrlError::Ended)??.map_err(unsigned)
     }
 
-    fn object(&self, body: Bytes, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
+    fn object(&self, body: Content, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
         let last = || self.endpoint.last_segment().unwrap_or(&self.name);
         let key = self.file.as_deref().unwrap_or_else(last);
-        let files = match Packing::of(key).filter(|_| self.file.is_none()) {
+        let refused = |error| match error {
+            BundleError::NotKept(error) => error.into(),
+            error => UrlError::Bundle { endpoint: self.endpoint.to_string(), error },
+        };
+        let data = match Packing::of(key).filter(|_| self.file.is_none()) {
             None => BTreeMap::from([(key.to_owned(), body)]),
-            Some(packing) => bundle::unpack(&body, packing, limit)
-                .map_err(|error| UrlError::Bundle { endpoint: self.endpoint.to_string(), error })?,
+            Some(packing) => bundle::unpack(body.reader(), packing, limit, spool).map_err(refused)?,
         };
-        let content = |body: Bytes| match spool {
-            None => Ok(body.into()),
-            Some(spool) => Content::keep(body, spool),
-        };
-        let data = files.into_iter().map(|(key, body)| Ok((key, content(body)?)));
-        let data: BTreeMap<_, _> = data.collect::<Result<_, SpoolError>>()?;
         let id = ObjectRef { kind: Kind::Url, namespace: Arc::default(), name: self.name.as_str().into() };
         Ok(Arc::new(Object::new(id, String::new(), 0, self.secret, data)))
     }

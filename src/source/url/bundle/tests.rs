@@ -37,6 +37,13 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     packed.finish().unwrap()
 }
 
+fn unpack(bytes: &[u8], packing: Packing, limit: u64) -> Result<BTreeMap<String, Bytes>, BundleError> {
+    let files = super::unpack(bytes, packing, limit, None)?;
+    let spool = Spool::new(tempfile::tempfile().unwrap());
+    assert_eq!(super::unpack(bytes, packing, limit, Some(&spool)).as_ref(), Ok(&files));
+    Ok(files.into_iter().map(|(path, content)| (path, content.read().unwrap())).collect())
+}
+
 fn keys(entries: &[Entry<'_>]) -> Result<Vec<String>, BundleError> {
     let files = unpack(&tar(entries), Packing::Plain, LIMIT)?;
     Ok(files.into_iter().map(|(path, content)| format!("{path}={}", String::from_utf8_lossy(&content))).collect())
@@ -129,6 +136,24 @@ fn bundles_have_an_end_to_their_size() {
     header.set_size(1 << 40);
     header.set_cksum();
     assert_eq!(unpack(header.as_bytes(), Packing::Plain, LIMIT), Err(BundleError::TooLarge { limit: LIMIT }));
+}
+
+#[test]
+fn large_files_are_kept_in_the_spool_and_small_ones_beside_them() {
+    let large = "some lines of one length\n".repeat(100_000);
+    let archive = gzip(&tar(&[file("large", &large), file("small", "1"), ("link", EntryType::Symlink, "large", b"")]));
+    let spool = Spool::new(tempfile::tempfile().unwrap());
+    let files = super::unpack(&*archive, Packing::Gzip, 64 << 20, Some(&spool)).unwrap();
+    for (key, content) in [("large", large.as_str()), ("link", &large), ("small", "1")] {
+        assert!(files[key].read().unwrap() == content.as_bytes(), "{key}");
+    }
+    let broken = super::unpack(&archive[..archive.len() / 2], Packing::Gzip, 64 << 20, Some(&spool));
+    assert!(matches!(broken, Err(BundleError::Broken { .. })), "{broken:?}");
+    // A disk that is full is no fault of the archive.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let full = Spool::new(std::fs::File::open(file.path()).unwrap());
+    let error = super::unpack(&*archive, Packing::Gzip, 64 << 20, Some(&full)).unwrap_err();
+    assert!(matches!(error, BundleError::NotKept(_)), "{error}");
 }
 
 #[test]
