@@ -122,9 +122,12 @@ fn what_a_change_can_meet_shows_its_verdict() {
     let refuses = format!("grep -q good {}", stage.text("conf/app.conf"));
     let sidecar = stage.start(&[BRISK, &["--reload-exec", &refuses]].concat());
     well(&sidecar);
+    let good = sidecar.status()["confirmed"]["at"].clone();
     stage.edit("bad");
     let next = "Fix the files of volume; or fix the main process, and run `trimtab retry`.";
     shows("refused, rolled back", &sidecar, "rejected", &[EDIT], next);
+    let status = sidecar.until("it is back", |status| status["debt"].is_null() && status["phase"] == "idle");
+    assert_eq!([&status["confirmed"]["at"], &status["lastGood"]["at"]], [&good; 2], "not younger than the bad edit");
     let said_once = |sidecar: &Sidecar| {
         let log = sidecar.log();
         assert!(!log.contains("has not taken it") && log.matches("verdict=").count() == 1, "{log}");
