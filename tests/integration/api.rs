@@ -1117,15 +1117,16 @@ async fn one_forbidden_source_of_two_holds_back_none_that_is_optional_and_its_co
 /// The files as Grafana's provisioning finds them: each `.json`, in real folders whose names begin with no dot.
 fn dashboards(folder: &Path) -> BTreeMap<String, String> {
     fn walk(folder: &Path, top: &Path, found: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        // What is removed meanwhile is not there.
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let (path, name) = (entry.path(), entry.file_name().into_string().unwrap());
-            if entry.file_type().unwrap().is_dir() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 if !name.starts_with('.') {
                     walk(&path, top, found);
                 }
             } else if path.extension().is_some_and(|extension| extension == "json") {
                 let relative = path.strip_prefix(top).unwrap().to_str().unwrap().to_owned();
-                found.insert(relative, fs::read_to_string(path).unwrap());
+                found.extend(fs::read_to_string(path).ok().map(|text| (relative, text)));
             }
         }
     }
