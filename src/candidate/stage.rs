@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::syntax::{self, Syntax};
+use super::syntax::{self, Syntax, SyntaxError};
 use super::{Candidate, CandidateError, Maker, Order, in_pool, render};
+use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Generation;
 use crate::model::snapshot::Observed;
@@ -181,6 +182,8 @@ fn check_observed(observed: &[Observed], syntax: Syntax, warnings: &mut Vec<Stri
             let checked = syntax::check(&observed.place(key), bytes)
                 .map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
             match checked {
+                // Prometheus's sidecars unpack what begins so, whatever it is called.
+                Err(SyntaxError::NotUtf8 { .. }) if is_packed(bytes)? => {}
                 Err(error) if syntax == Syntax::Strict => {
                     return Err(CandidateError::new(Stage::Validate, true, &error));
                 }
@@ -190,6 +193,11 @@ fn check_observed(observed: &[Observed], syntax: Syntax, warnings: &mut Vec<Stri
         }
     }
     Ok(())
+}
+
+fn is_packed(content: &Content) -> Result<bool, CandidateError> {
+    let bytes = content.read().map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
+    Ok(crate::render::is_packed(&bytes))
 }
 
 /// The independent objects with a malformed key, and where.

@@ -24,7 +24,13 @@ pub(super) fn unpack(packed: &[u8], limit: u64) -> Result<Vec<u8>, GzipError> {
     if unpacked.len() as u64 > limit { Err(GzipError::TooLarge) } else { Ok(unpacked) }
 }
 
+/// Whether it begins as gzip files do.
+#[must_use]
+pub fn is_packed(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
 /// A file as it is, or what is in it if it begins as gzip files do. No text does: its second byte is no UTF-8.
 pub(super) fn opened(bytes: &[u8], limit: u64) -> Result<Cow<'_, [u8]>, GzipError> {
-    if bytes.starts_with(&MAGIC) { unpack(bytes, limit).map(Cow::Owned) } else { Ok(Cow::Borrowed(bytes)) }
+    if is_packed(bytes) { unpack(bytes, limit).map(Cow::Owned) } else { Ok(Cow::Borrowed(bytes)) }
 }

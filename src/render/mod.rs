@@ -27,6 +27,7 @@ use bytes::Bytes;
 
 pub use self::delimiters::{Delimiters, DelimitersError};
 pub use self::error::{Place, RenderError};
+pub use self::gzip::is_packed;
 pub use self::path::{PathPattern, PathPatternError};
 pub use self::pod::{Pod, PodInfoError, parse_podinfo};
 pub use self::redraw::Drawn;

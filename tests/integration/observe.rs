@@ -276,3 +276,22 @@ fn a_kill_at_any_point_costs_no_reload_of_what_is_remembered() {
         assert_eq!(ground.calls(), calls, "killed at point {point}");
     }
 }
+
+/// As the Prometheus Operator's configuration is, whatever its name says.
+#[test]
+fn what_is_packed_is_no_text_and_no_reason_for_a_warning() {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, b"a: 1").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("rules")).unwrap();
+    fs::write(at("rules/packed.yaml"), packed.finish().unwrap()).unwrap();
+    let rules = at("rules").to_str().unwrap().to_owned();
+    let sidecar = Sidecar::start(&at("log"), ["--observe-dir", &rules, "--debounce", "20ms"]);
+    sidecar.until_idle();
+    assert!(!sidecar.log().contains("packed.yaml"), "{}", sidecar.log());
+    // Other bytes are still no text.
+    fs::write(at("rules/bytes.yaml"), [0x1f, 0x8b, 9]).unwrap();
+    eventually("it is a warning", || sidecar.log().contains("bytes.yaml").then_some(()));
+    assert!(!sidecar.log().contains("packed.yaml"), "{}", sidecar.log());
+}
