@@ -515,7 +515,7 @@ fn urls_that_make_no_sense_are_refused_without_being_quoted() {
             "say which one",
         ),
         (&["--watch-url", "http://host/a", "--url-header", "Authorization: canary"], "@FILE"),
-        (&["--watch-url", "http://host/a", "--url-cert-file", "/x"], "--url-key-file"),
+        (&["--watch-url", "http://host/a", "--url-key-file", "/x"], "--url-cert-file"),
         (&["--watch-dir", "/x", "--secret-url", "b"], "goes with --watch-url"),
     ] {
         let (code, said) = run(trimtab().args(flags).arg("--output").arg(&output));

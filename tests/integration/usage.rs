@@ -167,7 +167,6 @@ const WRONG: &[(&[&str], &[&str], &[&str])] = &[
         &["--reload-header", "authorization: @/x", "--reload-auth-file", "/y"],
         &["--reload-header", "--reload-auth-file"],
     ),
-    (URL, &["--reload-cert-file", "/x"], &["--reload-cert-file", "--reload-key-file"]),
     (URL, &["--reload-key-file", "/x"], &["--reload-cert-file", "--reload-key-file"]),
     (URL, &["--reload-insecure", "--reload-ca-file", "/x"], &["--reload-insecure", "--reload-ca-file"]),
     (FILES, &["--reload-exec", ""], &["--reload-exec", "no program"]),

@@ -74,7 +74,7 @@ pub struct ReloadArgs {
     /// Present the client certificate in this file; for --confirm-url as well
     #[arg(long, value_name = "PATH")]
     pub reload_cert_file: Option<PathBuf>,
-    /// Key of --reload-cert-file
+    /// Key of --reload-cert-file [default: in that file]
     #[arg(long, value_name = "PATH")]
     pub reload_key_file: Option<PathBuf>,
     /// Accept any server certificate; for --confirm-url as well
@@ -195,10 +195,8 @@ impl ReloadArgs {
 
     /// Which servers are trusted, and the certificate that Trimtab presents.
     pub(super) fn trust(&self) -> Checked<HttpConfig> {
-        match (&self.reload_cert_file, &self.reload_key_file) {
-            (Some(_), None) => return usage("--reload-cert-file needs --reload-key-file"),
-            (None, Some(_)) => return usage("--reload-key-file needs --reload-cert-file"),
-            _ => {}
+        if self.reload_cert_file.is_none() && self.reload_key_file.is_some() {
+            return usage("--reload-key-file needs --reload-cert-file");
         }
         if self.reload_insecure && self.reload_ca_file.is_some() {
             return usage("--reload-insecure and --reload-ca-file contradict each other: give one of them");

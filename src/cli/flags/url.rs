@@ -58,7 +58,7 @@ pub struct UrlArgs {
     /// Authenticate to --watch-url with this TLS certificate
     #[arg(long, value_name = "PATH")]
     pub url_cert_file: Option<PathBuf>,
-    /// Key of --url-cert-file
+    /// Key of --url-cert-file [default: in that file]
     #[arg(long, value_name = "PATH")]
     pub url_key_file: Option<PathBuf>,
 }
@@ -137,10 +137,8 @@ impl UrlArgs {
                 ("--url-key-file", self.url_key_file.is_some()),
             ],
         )?;
-        match (&self.url_cert_file, &self.url_key_file) {
-            (Some(_), None) => return usage("--url-cert-file needs --url-key-file"),
-            (None, Some(_)) => return usage("--url-key-file needs --url-cert-file"),
-            _ => {}
+        if self.url_cert_file.is_none() && self.url_key_file.is_some() {
+            return usage("--url-key-file needs --url-cert-file");
         }
         if self.url_poll < LEAST {
             return usage(format!("--url-poll must be at least {LEAST:?}, or servers would be asked in a busy loop"));
