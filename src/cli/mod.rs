@@ -164,7 +164,7 @@ pub fn command() -> clap::Command {
 /// Parses the command line, the environment and the file of `--config`. Where there is nothing to run, what is to be said
 /// is printed.
 pub fn parse() -> Result<Cli, ExitCode> {
-    let (mut words, variables) = personas::announced(std::env::args_os().collect())?;
+    let (mut words, mut variables) = personas::announced(std::env::args_os().collect())?;
     let mut command = command();
     // It would be the help's look alone that changed, were it a value.
     if words.iter().any(|word| word == "-h") {
@@ -181,9 +181,10 @@ pub fn parse() -> Result<Cli, ExitCode> {
             return Err(refuse(&unknown.join("\n")));
         }
         own = own::flags(&command, &words);
-        if let Own::Found { flags, note } = &mut own {
+        if let Own::Found { flags, variables: theirs, note } = &mut own {
             eprintln!("trimtab: {}", escaped(note, '\0'));
             words.append(flags);
+            variables = std::mem::take(theirs);
             parsed = command.clone().try_get_matches_from(&words);
         }
         if let Some(path) = file::named(&command, &words) {
@@ -194,7 +195,14 @@ pub fn parse() -> Result<Cli, ExitCode> {
     }
     let parsed = parsed.and_then(|matches| {
         let given = given::given(&self::command(), &matches, &entries);
-        Cli::from_arg_matches(&matches).map(|cli| Cli { given, run: RunArgs { variables, ..cli.run }, ..cli })
+        Cli::from_arg_matches(&matches).map(|mut cli| {
+            let run = match &mut cli.command {
+                Some(Command::Check(args) | Command::Render(args)) => &mut args.run,
+                _ => &mut cli.run,
+            };
+            run.variables = variables;
+            Cli { given, ..cli }
+        })
     });
     let lacks_all = |cli: &Cli| match &cli.command {
         Some(Command::Check(args) | Command::Render(args)) => {

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 
+use super::flags::Variables;
 use super::given::given;
 use super::personas;
 use crate::os::beside;
@@ -37,6 +38,8 @@ pub(super) enum Own {
     /// The sidecar's flags, without those that the command line has by itself.
     Found {
         flags: Vec<OsString>,
+        /// What they name as variables, if the sidecar runs with another one's settings.
+        variables: Variables,
         /// What is said of it.
         note: String,
     },
@@ -56,21 +59,21 @@ pub(super) fn flags(command: &Command, words: &[OsString]) -> Own {
         Err(error) => return Own::None(format!("the running sidecar's flags cannot be read: {error}")),
     };
     let sidecar = |(pid, words): (i32, Vec<OsString>)| {
-        let words = personas::translated(words)?;
+        let (words, variables) = personas::translated(words)?;
         // A file may have what is required.
         let theirs = command.clone().ignore_errors(true).try_get_matches_from(words).ok()?;
-        theirs.subcommand().is_none().then_some((pid, theirs))
+        theirs.subcommand().is_none().then_some((pid, theirs, variables))
     };
     let mut sidecars = running.into_iter().filter_map(sidecar);
     match (sidecars.next(), sidecars.next()) {
         (None, _) => Own::None("no sidecar of this user runs in this container, whose flags could be taken".to_owned()),
-        (Some((one, _)), Some((other, _))) => Own::None(format!(
+        (Some((one, ..)), Some((other, ..))) => Own::None(format!(
             "two sidecars run here (pid {one} and pid {other}), so none of their flags are taken: give --output and the sources"
         )),
-        (Some((pid, theirs)), None) => {
+        (Some((pid, theirs, variables)), None) => {
             let shown = given(command, &theirs, &[]).join(" ");
             let note = format!("with the flags of the running sidecar (pid {pid}): {shown}");
-            Own::Found { flags: missing(command, &theirs, matches), note }
+            Own::Found { flags: missing(command, &theirs, matches), variables, note }
         }
     }
 }

@@ -993,3 +993,29 @@ fn check_and_render_take_the_flags_of_the_sidecar_in_their_container() {
     assert_eq!(ended.code, Some(64), "{}", ended.out);
     assert!(ended.err.contains("--output") && ended.err.contains("two sidecars run here (pid "), "{}", ended.err);
 }
+
+/// The user and the password of its URL, too, which no flag of Trimtab's holds.
+#[test]
+fn check_takes_the_settings_of_another_sidecars_name() {
+    needs_root("have a mount namespace of its own");
+    let hook = Hook::start(None);
+    let (scene, _volume, _) = scene(&[("a.conf", "1\n")]);
+    let servers = ["TRIMTAB_LISTEN=127.0.0.1:0", "TRIMTAB_ADMIN=127.0.0.1:0"];
+    let url = format!("--webhook-url={}", hook.url().replace("://", "://me:hunter22@"));
+    let volume = format!("--volume-dir={}", scene.text("volume"));
+    let program = ["env", servers[0], servers[1], "unshare", "--mount"];
+    let sidecar = Sidecar::start_by(&program, &scene.at("log"), ["as", "configmap-reload", &volume, &url]);
+    sidecar.until_idle();
+    let pid = sidecar.pid().to_string();
+    let mut command = Command::new("nsenter");
+    command
+        .args(["--target", &pid, "--mount", env!("CARGO_BIN_EXE_trimtab"), "check"])
+        .envs(servers.iter().filter_map(|variable| variable.split_once('=')));
+    let ended = Ended::of(output_of(&mut command));
+    assert_eq!((ended.code, &*ended.out), (Some(0), "no problems found\n"), "{}", ended.err);
+    assert!(
+        ended.err.contains(&format!("running sidecar (pid {pid})")) && !ended.err.contains("hunter22"),
+        "{}",
+        ended.err
+    );
+}

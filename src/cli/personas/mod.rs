@@ -179,11 +179,11 @@ impl Meant {
     }
 }
 
-/// The command line that another one means, if that is one that runs.
-pub(super) fn translated(words: Vec<OsString>) -> Option<Vec<OsString>> {
+/// The command line that another one means, with its variables, if that is one that runs.
+pub(super) fn translated(words: Vec<OsString>) -> Option<(Vec<OsString>, Variables)> {
     match Meant::of(words) {
-        Meant::Words(words) => Some(words),
-        Meant::Settings { flags: Ok(flags), print: false, .. } => Some(flags.command_line()),
+        Meant::Words(words) => Some((words, Variables::default())),
+        Meant::Settings { flags: Ok(flags), print: false, .. } => Some((flags.command_line(), flags.variables)),
         Meant::Settings { .. } => None,
     }
 }
@@ -244,11 +244,11 @@ mod tests {
     #[test]
     fn a_peer_is_named_by_the_subcommand_or_by_the_program() {
         for line in ["trimtab --watch-dir=/x", "trimtab as", "trimtab as nobody", "/bin/as k8s-sidecar"] {
-            assert_eq!(translated(split(line)), Some(split(line)), "{line}");
+            assert_eq!(translated(split(line)), Some((split(line), Variables::default())), "{line}");
         }
         assert_eq!(Peer::named(OsStr::new("k8s-sidecar")), Some(Peer::K8sSidecar));
         let line = "configmap-reload --volume-dir=/x --webhook-url=http://x/";
-        let meant = translated(split(line)).unwrap();
+        let (meant, _) = translated(split(line)).unwrap();
         assert!(meant.contains(&"--observe-dir=x=/x".into()), "{meant:?}");
         assert_eq!(translated(split(&format!("{line} {PRINT}"))), None, "it runs nothing");
         assert_eq!(translated(split("configmap-reload --what")), None, "it is refused");

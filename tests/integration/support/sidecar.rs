@@ -136,7 +136,8 @@ impl Sidecar {
         let own = || env!("CARGO_BIN_EXE_trimtab").to_owned();
         command.push(how.link.as_ref().map_or_else(own, |link| link.to_str().unwrap().to_owned()));
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
-        let by_variables = how.env.iter().any(|(name, _)| name == "TRIMTAB_LISTEN");
+        let by_variables = how.env.iter().any(|(name, _)| name == "TRIMTAB_LISTEN")
+            || how.program.iter().any(|word| word.starts_with("TRIMTAB_ADMIN="));
         for (flag, value) in [("--listen", "127.0.0.1:0"), ("--admin", "127.0.0.1:0")] {
             if !by_variables && !command.iter().any(|arg| arg == flag) {
                 command.extend([flag.to_owned(), value.to_owned()]);
