@@ -17,8 +17,11 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("publish", &["machine", "model"]),
     ("candidate", &["model", "os", "publish", "render"]),
     ("reload", &["model", "net", "os"]),
-    ("observe", &["machine", "model", "reload", "render", "rollout", "source"]),
-    ("app", &["candidate", "machine", "model", "observe", "os", "publish", "reload", "render", "rollout", "source"]),
+    ("observe", &["machine", "model", "net", "reload", "render", "rollout", "source"]),
+    (
+        "app",
+        &["candidate", "machine", "model", "net", "observe", "os", "publish", "reload", "render", "rollout", "source"],
+    ),
     (
         "cli",
         &[

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::candidate;
 use crate::machine;
+use crate::net::server::GuardConfig;
 use crate::publish;
 use crate::reload::{self, confirm};
 use crate::render::Settings;
@@ -45,6 +46,8 @@ pub struct Config {
     pub once: Option<Duration>,
     pub listen: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
+    /// Who may ask at `listen`. `None`: whoever can connect.
+    pub guard: Option<GuardConfig>,
     /// Whether a server that cannot be bound is the end.
     pub needs_servers: bool,
     pub shutdown_grace: Duration,

@@ -21,6 +21,7 @@ use crate::candidate::syntax::Syntax;
 use crate::machine::{self, Machine};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Journal;
+use crate::net::server::Guard;
 use crate::observe::admin::{self, Ask, Server, Shared};
 use crate::observe::history::History;
 use crate::observe::metrics::Metrics;
@@ -48,9 +49,12 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
     let shared = Shared { status: Arc::default(), metrics: Arc::new(Metrics::with_webhooks(&config.webhooks)), asks };
     let mut tasks = JoinSet::new();
     if config.once.is_none() {
+        let guard = config.guard.as_ref().filter(|_| config.listen.is_some()).map(Guard::load).transpose();
+        let guard = guard.map_err(|error| (End::StartUp, error.into()))?.map(Arc::new);
         let servers = bind(&config).map_err(|error| (End::StartUp, error))?;
         for (server, listener) in servers {
-            let serving = admin::serve(server, listener, shared.clone());
+            let guard = guard.clone().filter(|_| server == Server::Listen);
+            let serving = admin::serve(server, listener, shared.clone(), guard);
             tasks.spawn(async move { match serving.await {} });
         }
     }

@@ -17,8 +17,10 @@ use serde::Serialize;
 use tracing::error;
 
 use super::{escaped, prepare};
+use crate::app::Config;
 use crate::cli::exit::Exit;
 use crate::cli::{DryRunArgs, Format};
+use crate::net::server::Guard;
 
 /// How much a finding weighs; the exit code follows the heaviest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -73,6 +75,7 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     findings.extend(runtime.block_on(reload::of_urls(&config)));
     findings.extend(runtime.block_on(reload::of_target(&config)));
     findings.extend(reload::of_confirmation(&config));
+    findings.extend(of_listener(&config));
     runtime.shutdown_background();
     let written = match args.format {
         Format::Text => Ok(text(&findings, std::io::stdout().is_terminal())),
@@ -90,6 +93,13 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
         Some(Severity::Permission) => Exit::Forbidden,
     };
     exit.into()
+}
+
+fn of_listener(config: &Config) -> Option<Finding> {
+    let guard = config.guard.as_ref().filter(|_| config.listen.is_some() && config.once.is_none())?;
+    let error = Guard::load(guard).err()?;
+    let remedy = "mount the file, or correct it; Trimtab does not start without it";
+    Some(Finding::new(Severity::Problem, "--listen", error, remedy))
 }
 
 /// For people. `terminal`: what is found is shown on one, which names must not be able to steer.

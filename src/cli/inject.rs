@@ -99,7 +99,7 @@ fn field(text: &str) -> Result<(String, String), String> {
 
 /// Checks the sidecar's flags.
 fn settings(args: SidecarArgs) -> Result<(Settings, Config), ExitCode> {
-    let (needed, config) = sidecar(&args.flags, "")?;
+    let (needed, config) = sidecar(&args.flags, "", None)?;
     let SidecarArgs { container, image, mounts, fields, memory_limit, flags } = args;
     let settings =
         Settings { container, image, args: flags, needed, mounts, fields, memory_limit, ..Settings::default() };
@@ -166,7 +166,8 @@ pub(super) fn run_uninject() -> ExitCode {
 
 pub(super) fn run_rbac(args: &RbacArgs) -> ExitCode {
     let own = args.namespace.as_deref().unwrap_or_default();
-    let (_, config) = match sidecar(&args.flags, own) {
+    // No permission depends on where files go.
+    let (_, config) = match sidecar(&args.flags, own, Some(Path::new("/output"))) {
         Ok(sidecar) => sidecar,
         Err(code) => return code,
     };
@@ -230,12 +231,13 @@ fn fail(error: &str) -> ExitCode {
 }
 
 /// Parses the sidecar's flags as the sidecar will, with the variables that it will have and none of this environment.
-fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
+/// `output`: for files that would be written, where the flags do not say it.
+fn sidecar(flags: &[String], own: &str, output: Option<&Path>) -> Result<(Needed, Config), ExitCode> {
     let name = std::iter::once("trimtab".to_owned());
     let parsed = Cli::command()
         .try_get_matches_from(name.chain(flags.iter().cloned()))
         .and_then(|matches| Cli::from_arg_matches(&matches));
-    let cli = parsed.map_err(|error| {
+    let mut cli = parsed.map_err(|error| {
         // Nothing can be done about a closed standard output.
         let _ = error.print();
         ExitCode::from(if error.use_stderr() { Exit::Usage } else { Exit::Done })
@@ -247,6 +249,9 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
     if cli.command.is_some() {
         return Err(refuse(&"the sidecar's flags are expected, and no subcommand"));
     }
+    if cli.run.output.output.is_none() && cli.run.writes() {
+        cli.run.output.output = output.map(Path::to_owned);
+    }
     let mut needed = needed(&cli.run);
     let own = own.to_owned();
     // What the Pod will be called does not matter here.
@@ -257,13 +262,14 @@ fn sidecar(flags: &[String], own: &str) -> Result<(Needed, Config), ExitCode> {
     needed.signals = matches!(config.reload.driver, Driver::Signal { .. });
     needed.once = config.once.is_some();
     needed.port = config.listen.map(|address| address.port());
-    needed.probed = config.listen.is_some_and(|address| !address.ip().is_loopback());
+    // What the kubelet would have to know is in the guard's files.
+    needed.probed = config.listen.is_some_and(|address| !address.ip().is_loopback()) && config.guard.is_none();
     Ok((needed, config))
 }
 
 /// What the flags themselves say.
 fn needed(args: &RunArgs) -> Needed {
-    let RunArgs { sources, urls, output, reload, confirm, rollout, validate, .. } = args;
+    let RunArgs { sources, urls, output, reload, confirm, rollout, validate, listener, .. } = args;
     let text = |path: &Path| path.to_string_lossy().into_owned();
     let mut paths: Vec<(String, String)> = Vec::new();
     let mut add = |flag: &str, path: &Path| paths.push((flag.to_owned(), text(path)));
@@ -289,6 +295,10 @@ fn needed(args: &RunArgs) -> Needed {
         ("--url-ca-file", &urls.url_ca_file),
         ("--url-cert-file", &urls.url_cert_file),
         ("--url-key-file", &urls.url_key_file),
+        ("--listen-cert-file", &listener.listen_cert_file),
+        ("--listen-key-file", &listener.listen_key_file),
+        ("--listen-client-ca-file", &listener.listen_client_ca_file),
+        ("--listen-users-file", &listener.listen_users_file),
         ("--pid-file", &reload.pid_file),
         ("--reload-auth-file", &reload.reload_auth_file),
         ("--reload-token-file", &reload.reload_token_file),
@@ -360,7 +370,7 @@ mod tests {
     #[test]
     fn a_rollout_is_taken_and_its_rule_is_there() {
         let flags = ["--configmap=web", "--output=/shared/conf", "--reload-url=http://127.0.0.1:1/", "--rollout=web"];
-        let Ok((_, config)) = sidecar(&flags.map(str::to_owned), "shop") else { panic!("the flags are refused") };
+        let Ok((_, config)) = sidecar(&flags.map(str::to_owned), "shop", None) else { panic!("the flags are refused") };
         let rules = rules(&config, "shop");
         let text: Vec<_> = rules[2..].iter().map(|rule| rule.yaml().replace("\n  ", " ")).collect();
         let leases = r#"- apiGroups: ["coordination.k8s.io"] resources: ["leases"]"#;
@@ -375,10 +385,12 @@ mod tests {
     fn a_rollout_of_files_needs_the_pods_token() {
         let flags =
             ["--watch-dir=/etc/web", "--output=/shared/conf", "--reload-url=http://127.0.0.1:1/", "--rollout=web"];
-        let Ok((needed, config)) = sidecar(&flags.map(str::to_owned), "shop") else { panic!("the flags are refused") };
+        let Ok((needed, config)) = sidecar(&flags.map(str::to_owned), "shop", None) else {
+            panic!("the flags are refused")
+        };
         assert!(needed.token && asks(&config));
         let Ok((needed, config)) =
-            sidecar(&flags[..3].iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>(), "shop")
+            sidecar(&flags[..3].iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>(), "shop", None)
         else {
             panic!("the flags are refused")
         };

@@ -237,7 +237,8 @@ impl Settings {
         }
         if !self.needed.probed && !self.needed.once {
             advice.push(format!(
-                "no probes, as the kubelet does not reach --listen: {main_name} may start before there is a configuration"
+                "no probes, as the kubelet does not reach --listen, or would need TLS or a user there: {main_name} may start \
+                 before there is a configuration; a startupProbe with exec: {{command: [/trimtab, status]}} waits for it"
             ));
         }
         if place.spec.is_true_at(&["hostNetwork"]) && self.needed.port.is_some() {

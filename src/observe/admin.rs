@@ -11,8 +11,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, LOCATION, ORIGIN, REFERRER_POLICY,
-    REFRESH, X_CONTENT_TYPE_OPTIONS,
+    AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, LOCATION, ORIGIN,
+    REFERRER_POLICY, REFRESH, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::net::server::Guard;
 use crate::observe::metrics::Metrics;
 use crate::observe::status::Status;
 use crate::observe::verdict::Verdict;
@@ -124,8 +125,8 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Serves until it is dropped.
-pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Infallible {
+/// Serves until it is dropped; whom `guard` admits, if there is one.
+pub async fn serve(server: Server, listener: TcpListener, shared: Shared, guard: Option<Arc<Guard>>) -> Infallible {
     let mut connections = JoinSet::new();
     // And whether an answer is being made.
     let mut oldest_first: VecDeque<(AbortHandle, Arc<AtomicBool>)> = VecDeque::new();
@@ -143,24 +144,37 @@ pub async fn serve(server: Server, listener: TcpListener, shared: Shared) -> Inf
                 connection.abort();
             }
         }
-        let (shared, busy) = (shared.clone(), Arc::new(AtomicBool::new(false)));
+        let (shared, guard, busy) = (shared.clone(), guard.clone(), Arc::new(AtomicBool::new(false)));
         let answering = Arc::clone(&busy);
         let connection = connections.spawn(async move {
-            let service = service_fn(move |request| {
-                let (shared, busy) = (shared.clone(), Arc::clone(&answering));
+            let by_tls = guard.clone().filter(|guard| guard.speaks_tls());
+            let service = service_fn(move |request: Request<Incoming>| {
+                let (shared, guard, busy) = (shared.clone(), guard.clone(), Arc::clone(&answering));
                 async move {
                     busy.store(true, Ordering::Relaxed);
-                    let answer = answer(server, &request, &shared).await;
+                    let admitted = match guard {
+                        Some(guard) => guard.admits(request.headers().get(AUTHORIZATION)).await,
+                        None => true,
+                    };
+                    let answer = if admitted { answer(server, &request, &shared).await } else { unauthorized() };
                     busy.store(false, Ordering::Relaxed);
                     Ok::<_, Infallible>(answer)
                 }
             });
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(10))
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(stream), service);
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10)).max_buf_size(16 * 1024);
             // A client that goes away early is none of our trouble.
+            let Some(guard) = by_tls else {
+                let connection = http.serve_connection(TokioIo::new(stream), service);
+                let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+                return;
+            };
+            // Apart, as it is large and rare.
+            let connection = Box::pin(async move {
+                if let Some(stream) = guard.handshake(stream).await {
+                    let _ = http.serve_connection(TokioIo::new(stream), service).await;
+                }
+            });
             let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
         });
         oldest_first.push_back((connection, busy));
@@ -255,6 +269,13 @@ async fn ask<T>(shared: &Shared, question: impl FnOnce(oneshot::Sender<T>) -> As
         answered.await.ok()
     };
     tokio::time::timeout(TURN, asked).await.ok().flatten()
+}
+
+/// As Prometheus's own servers answer.
+fn unauthorized() -> Response<Full<Bytes>> {
+    let mut response = plain(StatusCode::UNAUTHORIZED, "Unauthorized\n");
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Basic"));
+    response
 }
 
 fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {

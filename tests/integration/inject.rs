@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::examples::{create, kubectl, restricted};
 use super::support::apiserver::{ADMIN, ApiServer, kubeconfig};
-use super::support::sidecar::{output_of, trimtab};
+use super::support::sidecar::{output_of, run, trimtab};
 
 /// Runs it with this on its standard input.
 pub fn piped(command: &mut Command, input: &str) -> Output {
@@ -179,4 +179,16 @@ fn wrong_flags_are_refused_when_the_manifest_is_made() {
         assert!(text.contains(expected), "{args:?}: {text}");
         assert_eq!(output.stdout, b"", "{args:?}");
     }
+}
+
+#[test]
+fn a_role_needs_no_output() {
+    for flags in
+        [&["--configmap=web"][..], &["--configmap=web", "--observe-dir=/x"], &["--configmap=web", "--output=/y"]]
+    {
+        let (code, said) = run(trimtab().args(["rbac", "--"]).args(flags));
+        assert!(code == Some(0) && said.contains("resourceNames") && said.contains("web"), "{flags:?}: {said}");
+    }
+    let (code, said) = run(trimtab().args(["rbac", "--", "--observe-dir=/x"]));
+    assert!(code == Some(0) && said.contains("no permission is needed"), "{said}");
 }

@@ -6,6 +6,7 @@ mod support;
 mod admin; // SIGHUP, `status`, `retry`, probes, metrics, their addresses
 mod ask; // `status --wait`, `status --watch`
 mod dryrun; // `render` and `check`: what would happen, and what is wrong
+mod guard; // who may ask `--listen`: TLS, client certificates, users
 mod help; // `-h`, `--help`, `--version`, completions, man pages
 mod logs; // the form of the log, and how often what lasts is logged
 mod once; // `--once`

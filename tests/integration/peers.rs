@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::guard::{Pki, code, get, hash};
 use super::support::hook::Hook;
 use super::support::port::free_port;
 use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
@@ -419,4 +420,76 @@ fn what_the_peer_leaves_bad_is_reported_taken_back_and_corrected_at_once() {
     assert!(pair.peer.was_last_called_with("bad 0"));
     eventually("it is reported", || (pair.own.metric(SUCCESSFUL) == Some(1.0)).then_some(()));
     assert_eq!(pair.peer.metric(SUCCESSFUL), Some(0.0));
+}
+
+/// `--web-config-file`: TLS, client certificates and users; what rotates.
+#[test]
+fn one_web_configuration_has_the_peers_answers() {
+    let (dir, pki) = (tempfile::tempdir().unwrap(), Pki::new());
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    let at = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(at("rules")).unwrap();
+    for (name, text) in ["tls.crt", "tls.key"].iter().zip(pki.issue()) {
+        write(name, &text);
+    }
+    write("ca.crt", &pki.ca());
+    let users = |password: &str| format!("basic_auth_users: {{me: {}}}\n", hash(password));
+    let pair = "cert_file: tls.crt, key_file: tls.key";
+    let tls = format!("tls_server_config: {{{pair}, min_version: TLS12}}\n");
+    let clients = "client_auth_type: RequireAndVerifyClientCert, client_ca_file: ca.crt";
+    let clients = format!("tls_server_config: {{{pair}, min_version: TLS13, {clients}}}\n");
+    let asks = [None, Some(("me", "a")), Some(("me", "b")), Some(("you", "a")), Some(("", ""))];
+    for config in [String::new(), users("a"), tls.clone(), tls + &users("a"), clients] {
+        write("web.yaml", &config);
+        let port = free_port();
+        let args = [&*format!("--watched-dir={}", at("rules")), &format!("--web-config-file={}", at("web.yaml"))];
+        let mut command = Command::new(program());
+        command
+            .args(args)
+            .arg(format!("--listen-address=127.0.0.1:{port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let peer = Killed(command.stdin(Stdio::null()).spawn().unwrap());
+        let own = Sidecar::start_as_peer(Path::new(PEER), Path::new(&at("log")), &[], &args);
+        let addresses = [([127, 0, 0, 1], port).into(), own.address("--listen")];
+        eventually("the peer listens", || TcpStream::connect(addresses[0]).ok());
+        eventually("it is ready", || own.log().contains("published").then_some(()));
+        let answers = |address| {
+            let mut answers = Vec::new();
+            for client in [None, Some(pki.client(None)), Some(pki.client(Some(&pki.issue())))] {
+                for path in ["/metrics", "/healthz", "/nowhere"] {
+                    for user in asks {
+                        let answer = get(address, client.as_ref(), path, user);
+                        let said = answer.as_deref().unwrap_or_default().to_lowercase();
+                        let asked = said.lines().find(|line| line.starts_with("www-authenticate")).map(str::to_owned);
+                        // Which words a refusal has is theirs, but for these.
+                        let said = said.rsplit("\r\n").next().filter(|_| matches!(code(&answer), 400 | 401));
+                        let said = said.map(str::to_owned);
+                        answers.push((path, client.is_some(), user, code(&answer), asked, said));
+                    }
+                }
+            }
+            answers
+        };
+        let [of_peer, of_own] = addresses.map(answers);
+        assert_eq!(of_own, of_peer, "{config}");
+        if config.contains("basic_auth_users") {
+            // Both read it anew.
+            write("web.yaml", &config.replace(config.lines().last().unwrap(), users("b").trim_end()));
+            let [of_peer, of_own] = addresses.map(answers);
+            assert_eq!(of_own, of_peer, "{config}");
+            assert!(of_own.iter().any(|(.., user, code, _, _)| *user == Some(("me", "b")) && *code == 200));
+        }
+        drop(peer);
+    }
+}
+
+/// A child that is killed when it is dropped.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::guard::{Pki, code, get, hash};
 use super::support::child::pid_of;
 use super::support::hook::{Answer, Hook};
 use super::support::sidecar::{SOON, Sidecar, Volume, eventually, run, trimtab};
@@ -119,6 +120,28 @@ fn works(variables: &mut Variables) {
     by_variables_what_is_observed(variables);
     by_variables_two_files_and_a_program(variables);
     by_variables_urls(variables);
+    by_variables_who_may_ask(variables);
+}
+
+fn by_variables_who_may_ask(variables: &mut Variables) {
+    let (stage, pki) = (Stage::new("x"), Pki::new());
+    let [certificate, key] = pki.issue();
+    let files = [
+        ("LISTEN_CERT_FILE", stage.write("certificate", certificate)),
+        ("LISTEN_KEY_FILE", stage.write("key", key)),
+        ("LISTEN_CLIENT_CA_FILE", stage.write("ca", pki.ca())),
+        ("LISTEN_USERS_FILE", stage.write("users", format!("basic_auth_users: {{me: {}}}", hash("x")))),
+    ];
+    let (output, volume) = (stage.text("conf"), stage.text("volume"));
+    let mut own = vec![("OUTPUT", &*output), ("WATCH_DIR", &volume), ("LISTEN_MIN_TLS", "1.3")];
+    own.extend(files.iter().map(|(name, path)| (*name, path.as_str())));
+    let sidecar = variables.start(&stage, "log", &own, &[]);
+    sidecar.until_idle();
+    let address = sidecar.address("--listen");
+    let ask = |client, user| code(&get(address, Some(&client), "/readyz", user));
+    assert_eq!(ask(pki.client(Some(&pki.issue())), Some(("me", "x"))), 200);
+    assert_eq!(ask(pki.client(Some(&pki.issue())), None), 401);
+    assert_eq!(ask(pki.client(None), Some(("me", "x"))), 0);
 }
 
 fn by_variables_urls(variables: &mut Variables) {

@@ -6,6 +6,7 @@
 mod confirm;
 mod gate;
 mod life;
+mod listener;
 mod output;
 mod reload;
 mod rollout;
@@ -23,6 +24,7 @@ use self::confirm::{ConfirmArgs, OnReject};
 use self::gate::Gate;
 use self::life::OnBindError;
 pub use self::life::{LifeArgs, LogFormat, LogLevel};
+use self::listener::ListenerArgs;
 use self::output::OutputArgs;
 use self::reload::ReloadArgs;
 use self::rollout::RolloutArgs;
@@ -99,6 +101,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub life: LifeArgs,
     #[command(flatten)]
+    pub listener: ListenerArgs,
+    #[command(flatten)]
     pub file: FileArgs,
     /// Beside those of the environment.
     #[arg(skip)]
@@ -108,10 +112,11 @@ pub struct RunArgs {
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, urls, output, validate, reload, confirm, rollout, life, file: _, variables: _ } = &self;
+        let Self { sources, urls, output, validate, reload, confirm, rollout, life, listener, file: _, variables: _ } =
+            &self;
         let mut parts = sources.parts(own_namespace, urls, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
-        let directory = output.directory(sources.is_copied() || urls.is_given())?;
+        let directory = output.directory(self.writes())?;
         life.check()?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;
@@ -181,11 +186,18 @@ impl RunArgs {
             once,
             listen: life.listen.0,
             admin: life.admin.0,
+            guard: listener.config()?,
             needs_servers: life.on_bind_error == OnBindError::End,
             shutdown_grace: life.shutdown_grace,
             webhooks,
             rollout,
         })
+    }
+
+    /// Whether there is something to write.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.sources.is_copied() || self.urls.is_given()
     }
 
     /// The identity of the flags that inputs can be rejected by.

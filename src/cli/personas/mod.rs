@@ -5,6 +5,7 @@ mod arguments;
 mod configmap_reload;
 mod k8s_sidecar;
 mod prometheus_config_reloader;
+mod web_config;
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;

@@ -1,11 +1,10 @@
 //! prometheus-config-reloader (0.93) of the Prometheus Operator: its flags.
 
 use std::ffi::OsString;
-use std::fs;
 use std::path::Path;
 
 use super::arguments::Arguments;
-use super::{Flags, Refused};
+use super::{Flags, Refused, web_config};
 use crate::cli::flags::Env;
 
 const KNOWN: [&str; 17] = [
@@ -45,10 +44,13 @@ pub(super) fn translate(settings: &[OsString], env: Env<'_>, names: &[String]) -
         // Every event restarts the peer's wait, up to the next poll.
         flags.add("--debounce-max", if matches!(delay, "1s" | "0" | "0s") { "5s" } else { interval });
     }
-    if let Some(path) = given.last("web-config-file").filter(|path| !path.is_empty()) {
-        web_config(&given, path, &mut flags)?;
-    }
     flags.add("--listen", given.last("listen-address").filter(|it| !it.is_empty()).unwrap_or("off"));
+    if let Some(path) = given.last("web-config-file").filter(|path| !path.is_empty()) {
+        let guard = web_config::flags(path, &mut flags.warnings).map_err(|message| given.refused(message))?;
+        for (flag, value) in guard {
+            flags.add(flag, value);
+        }
+    }
     flags.add("--admin", "off");
     flags.add(
         "--log-format",
@@ -114,33 +116,6 @@ fn sources(given: &Arguments, env: Env<'_>, names: &[String], flags: &mut Flags)
             message: "there is neither config-file nor watched-dir: nothing would be done".to_owned(),
             code: 1,
         });
-    }
-    Ok(())
-}
-
-/// The Prometheus Operator gives each Alertmanager such a file, and leaves it empty where neither TLS nor authentication is
-/// wanted.
-fn web_config(given: &Arguments, path: &str, flags: &mut Flags) -> Result<(), Refused> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        given.refused(format!("web-config-file {path} cannot be read: {error}; mount it, or leave it out"))
-    })?;
-    let parts: Option<serde_json::Map<String, serde_json::Value>> = serde_saphyr::from_str(&text)
-        // The parser's words could quote a password.
-        .map_err(|_| given.refused(format!("web-config-file {path} is no YAML of a web configuration")))?;
-    for part in parts.unwrap_or_default().keys() {
-        match part.as_str() {
-            "http_server_config" => {
-                flags.warn(
-                    "http_server_config of web-config-file is ignored: --listen speaks HTTP/1.1, without such headers",
-                );
-            }
-            _ => {
-                return Err(given.refused(format!(
-                    "{part} in web-config-file {path}: Trimtab's --listen has neither TLS nor authentication; leave it out, \
-                     and keep the port to the Pod by --listen-address=127.0.0.1:8080, or to the scraper by a NetworkPolicy"
-                )));
-            }
-        }
     }
     Ok(())
 }
@@ -254,28 +229,19 @@ mod tests {
         }
     }
 
+    /// Also where there is no `--listen-address`: `TRIMTAB_LISTEN` may be set.
     #[test]
-    fn a_web_configuration_may_be_there_and_ask_for_nothing() {
+    fn a_web_configuration_guards_what_is_listened_at() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let line = format!("--watched-dir=/a --web-config-file={}", file.path().display());
-        let plain = flags("--watched-dir=/a").unwrap();
-        for (text, warns) in
-            [("", false), ("# nothing\n", false), ("{}", false), ("http_server_config: {http2: true}", true)]
-        {
-            fs::write(file.path(), text).unwrap();
-            let flags = translate(&split(&line), &|_| None, &[]).unwrap();
-            assert_eq!((flags.line(), !flags.warnings.is_empty()), (plain.clone(), warns), "{text}");
+        let path = file.path().display();
+        std::fs::write(file.path(), "basic_auth_users: {me: x}").unwrap();
+        for listen in ["", " --listen-address=:1"] {
+            let plain = flags(&format!("--watched-dir=/a{listen}")).unwrap();
+            let guarded = flags(&format!("--watched-dir=/a{listen} --web-config-file={path}")).unwrap();
+            assert_eq!(guarded, plain.replace(" --admin", &format!(" --listen-users-file={path} --admin")));
         }
-        for (text, said) in [
-            ("tls_server_config: {cert_file: a, key_file: b}", "tls_server_config"),
-            ("basic_auth_users: {me: c4n4ry}", "NetworkPolicy"),
-            ("c4n4ry: [", "no YAML"),
-            ("c4n4ry", "no YAML"),
-        ] {
-            fs::write(file.path(), text).unwrap();
-            let refused = flags(&line).unwrap_err();
-            assert!(refused.code == 2 && refused.message.contains(said), "{text}: {refused:?}");
-            assert!(!refused.message.contains("c4n4ry"), "{refused:?}");
-        }
+        std::fs::write(file.path(), "c4n4ry: {}").unwrap();
+        let refused = flags(&format!("--watched-dir=/a --web-config-file={path}")).unwrap_err();
+        assert!(refused.code == 2 && refused.message.contains(&path.to_string()), "{refused:?}");
     }
 }
