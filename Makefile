@@ -124,6 +124,6 @@ deny:
 	$(CARGO) deny check bans licenses sources
 	-$(CARGO) deny check advisories
 
-# Each fuzz target for FUZZ_SECONDS (60), two at a time; the toolchain and cargo-fuzz are installed once.
+# Each fuzz target for FUZZ_SECONDS (45), two at a time; the toolchain and cargo-fuzz are installed once.
 fuzz:
 	fuzz/run $(FUZZ_TARGETS)

@@ -19,7 +19,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::sleep;
 
-use self::bundle::{BundleError, Packing};
+use self::bundle::BundleError;
+pub use self::bundle::Packing;
+#[cfg(fuzzing)]
+pub use self::bundle::unpack as unpack_bundle;
 pub use self::hosts::{Hosts, ParseHostsError};
 use self::signature::SignatureError;
 pub use self::signature::Signed;
