@@ -1,7 +1,7 @@
 //! Wake-ups by notify: one inotify instance for all roots, a watch for each directory in which something matters.
 //!
 //! notify keys watches by path and drops one when its path is removed or renamed, whichever directory has the path by
-//! then. Each such event reaches us as well and leads to a read, and a read sets all its watches anew: so no watch is
+//! then. Each such event reaches us as well and leads to a read, and a read sets again what does not stand: so no watch is
 //! missing for long. The mask is fixed and has OPEN in it, so what we read ourselves comes back as events: [`matters`]
 //! drops them before anybody is woken.
 
@@ -75,17 +75,20 @@ pub(super) struct Happened {
 #[derive(Default)]
 struct Inbox {
     happened: Mutex<Happened>,
+    /// The watches that no event has put in doubt: to set one is a round trip to notify's thread.
+    standing: Mutex<HashMap<PathBuf, Identity>>,
     woken: Notify,
 }
 
-impl Inbox {
-    fn lock(&self) -> MutexGuard<'_, Happened> {
-        self.happened.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    /// Runs on notify's thread.
+impl Inbox {
+    /// Runs on notify's thread, before it drops the watches of what was removed or renamed.
     fn put(&self, event: notify::Result<Event>) {
-        let mut happened = self.lock();
+        self.doubt(&event);
+        let mut happened = lock(&self.happened);
         match event {
             Ok(event) if event.need_rescan() => happened.overflow = true,
             Ok(event) if !matters(event.kind) => return,
@@ -96,6 +99,25 @@ impl Inbox {
         }
         drop(happened);
         self.woken.notify_one();
+    }
+
+    fn doubt(&self, event: &notify::Result<Event>) {
+        let mut standing = lock(&self.standing);
+        match event {
+            Ok(event) if !event.need_rescan() => {
+                if let EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)) = event.kind {
+                    event.paths.iter().for_each(|path| fall(&mut standing, path));
+                }
+            }
+            _ => standing.clear(),
+        }
+    }
+}
+
+/// A directory has one watch, by however many paths.
+fn fall(standing: &mut HashMap<PathBuf, Identity>, path: &Path) {
+    if let Some(identity) = standing.remove(path) {
+        standing.retain(|_, other| *other != identity);
     }
 }
 
@@ -143,7 +165,7 @@ impl Inotify {
     /// Waits until something happened, and takes it all, so that a burst costs one read. May take nothing.
     pub async fn happened(&self) -> Happened {
         self.inbox.woken.notified().await;
-        std::mem::take(&mut *self.inbox.lock())
+        std::mem::take(&mut *lock(&self.inbox.happened))
     }
 
     /// Whether a call would have to wait for another, which may be held up by a file system.
@@ -151,17 +173,24 @@ impl Inotify {
         matches!(self.watcher.try_lock(), Err(TryLockError::WouldBlock))
     }
 
-    fn watcher(&self) -> MutexGuard<'_, Box<dyn Watcher + Send>> {
-        self.watcher.lock().unwrap_or_else(PoisonError::into_inner)
+    fn stands(&self, path: &Path, identity: Identity) -> bool {
+        lock(&self.inbox.standing).get(path) == Some(&identity)
     }
 
-    fn watch(&self, path: &Path) -> Result<(), Errno> {
-        self.watcher().watch(path, RecursiveMode::NonRecursive).map_err(errno)
+    fn watch(&self, path: &Path, identity: Identity) -> Result<(), Errno> {
+        // Before it is set: an event right after that puts it in doubt again.
+        lock(&self.inbox.standing).insert(path.to_owned(), identity);
+        let set = lock(&self.watcher).watch(path, RecursiveMode::NonRecursive).map_err(errno);
+        if set.is_err() {
+            fall(&mut lock(&self.inbox.standing), path);
+        }
+        set
     }
 
     /// It may be gone already, and its watch with it.
     pub fn unwatch(&self, path: &Path) {
-        let _ = self.watcher().unwatch(path);
+        fall(&mut lock(&self.inbox.standing), path);
+        let _ = lock(&self.watcher).unwatch(path);
     }
 }
 
@@ -178,6 +207,8 @@ fn errno(error: notify::Error) -> Errno {
 /// Sets the watches of one read.
 pub(super) struct Setter {
     pub inotify: Result<Arc<Inotify>, InotifyError>,
+    /// Sets all of them, even those that stand: of one that ends by an unmount nobody says so.
+    anew: bool,
     /// Every path watched so far.
     pub watched: HashMap<PathBuf, Identity>,
     pub watches: Watches,
@@ -185,9 +216,9 @@ pub(super) struct Setter {
 }
 
 impl Setter {
-    pub fn new(inotify: Result<Arc<Inotify>, InotifyError>) -> Self {
+    pub fn new(inotify: Result<Arc<Inotify>, InotifyError>, anew: bool) -> Self {
         let refused = inotify.as_ref().err().copied();
-        Self { inotify, watched: HashMap::new(), watches: Watches::new(), refused }
+        Self { inotify, anew, watched: HashMap::new(), watches: Watches::new(), refused }
     }
 
     /// Watches a path, and says whether it was not watched before. `directory`: only if it is one.
@@ -201,7 +232,11 @@ impl Setter {
             if directory && SFlag::from_bits_truncate(found.st_mode) & SFlag::S_IFMT != SFlag::S_IFDIR {
                 return Err(Errno::ENOTDIR);
             }
-            inotify.watch(path).map(|()| (found.st_dev, found.st_ino))
+            let identity = (found.st_dev, found.st_ino);
+            if self.anew || !inotify.stands(path, identity) {
+                inotify.watch(path, identity)?;
+            }
+            Ok(identity)
         });
         match result {
             Ok(identity) => self.watched.insert(path.to_owned(), identity).is_none(),

@@ -51,7 +51,7 @@ pub(super) struct Read {
 
 impl Read {
     /// Watches, then reads. Blocks. `directories`: those that the last read found; `healthy`: what is known, unless
-    /// the root is in trouble; `look`: at its mount.
+    /// the root is in trouble; `anew`: all watches are set again; `look`: at its mount.
     #[expect(clippy::too_many_arguments, reason = "what the follower knows of one root")]
     pub fn new(
         index: usize,
@@ -61,10 +61,11 @@ impl Read {
         mut directories: Vec<PathBuf>,
         known: &Known,
         healthy: Option<Summary>,
+        anew: bool,
         look: bool,
     ) -> Self {
         let start = std::time::Instant::now();
-        let mut setter = Setter::new(inotify);
+        let mut setter = Setter::new(inotify, anew);
         let real = setter.follow(&without_trailing_slash(&root.path));
         if let Some(real) = &real {
             setter.watch(real, false);

@@ -301,7 +301,8 @@ impl Follower {
             let quick = followed.quick && !self.inotify.as_ref().is_ok_and(|inotify| inotify.is_busy());
             let inotify = self.inotify.clone();
             let directories = std::mem::take(&mut followed.directories);
-            let known = if std::mem::take(&mut followed.anew) {
+            let anew = std::mem::take(&mut followed.anew);
+            let known = if anew {
                 Known::default()
             } else {
                 Known { object: followed.object().cloned(), stamps: Arc::clone(&followed.stamps) }
@@ -310,7 +311,7 @@ impl Follower {
             let healthy = followed.summary().filter(|_| followed.healthy);
             let budget = Arc::clone(&self.budget);
             let look = !followed.looked;
-            let read = move || Read::new(index, &root, &budget, inotify, directories, &known, healthy, look);
+            let read = move || Read::new(index, &root, &budget, inotify, directories, &known, healthy, anew, look);
             if quick {
                 self.reads.spawn(async move { read() });
             } else {

@@ -876,6 +876,23 @@ async fn events_for_what_a_read_in_flight_found_are_not_lost() {
     assert!(follower.roots[0].due);
 }
 
+/// It is the same directory, and notify has dropped its watch.
+#[tokio::test]
+async fn a_directory_that_was_away_for_a_moment_is_watched_again() {
+    let dir = TempDir::new().unwrap();
+    let (conf, away) = (dir.path().join("conf"), dir.path().join("away"));
+    write(conf.join("x"), "1");
+    let (mut follower, _updates) = follower(vec![root(0, &conf)]);
+    settle(&mut follower).await;
+    fs::rename(&conf, &away).unwrap();
+    fs::rename(&away, &conf).unwrap();
+    catch_up(&mut follower, dir.path()).await;
+    settle(&mut follower).await;
+    replace(&conf.join("x"), "2");
+    catch_up(&mut follower, dir.path()).await;
+    assert!(follower.roots[0].due);
+}
+
 #[tokio::test]
 async fn a_root_on_the_way_to_another_stays_watched_as_a_root() {
     let dir = TempDir::new().unwrap();
@@ -943,6 +960,33 @@ async fn roots_that_are_one_directory_by_two_mounts_both_see_its_changes() {
             }
         }
     }
+}
+
+/// An unmount ends watches without an event, and what is mounted next can have the same device and inode.
+#[tokio::test]
+async fn what_is_mounted_in_place_of_another_is_followed_after_the_next_poll() {
+    if !in_own_mounts("what_is_mounted_in_place_of_another_is_followed_after_the_next_poll") {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let root = dir.path();
+    let run = |program: &str, args: &[&str]| {
+        let status = std::process::Command::new(program).args(args).arg(root).status();
+        assert!(status.unwrap().success());
+        let found = fs::metadata(root).unwrap();
+        (found.dev(), found.ino())
+    };
+    let first = run("mount", &["-t", "tmpfs", "none"]);
+    write(root.join("x"), "1");
+    let mut running = start(root);
+    running.expect("x=1").await;
+    run("umount", &[]);
+    assert_eq!(run("mount", &["-t", "tmpfs", "none"]), first);
+    write(root.join("x"), "2");
+    running.refresh.send(1).unwrap();
+    running.expect("x=2").await;
+    replace(&root.join("x"), "3");
+    running.expect("x=3").await;
 }
 
 #[tokio::test]
