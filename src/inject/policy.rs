@@ -15,6 +15,8 @@ pub const WANTS: &str = "trimtab.dev/inject";
 pub const PROFILE: &str = "trimtab.dev/profile";
 /// The name of the policies and of their bindings.
 const NAME: &str = "trimtab";
+/// The name of the policy that stays, and of its binding.
+const PARAMS: &str = "trimtab-params";
 
 /// The container of a profile's sidecar, as an expression.
 fn sidecar() -> Yaml {
@@ -71,6 +73,42 @@ fn patch() -> String {
         + "\n"
 }
 
+/// A policy for no object. As long as it is bound, the API server follows ConfigMaps for policies: it stops when the last
+/// binding with such a `paramKind` goes, and does not start again before it is itself started again
+/// (<https://github.com/kubernetes/kubernetes/issues/130887>). So it stays when the other policies are uninstalled.
+fn keeps_params() -> [Yaml; 2] {
+    let text = |text: &str| Yaml::Text(text.to_owned());
+    let list = |only: &str| Yaml::List(vec![text(only)]);
+    let nothing = map([
+        ("apiGroups", list("trimtab.dev")),
+        ("apiVersions", list("v1")),
+        ("operations", list("CREATE")),
+        ("resources", list("nothing")),
+    ]);
+    let none = map([
+        ("patchType", text("ApplyConfiguration")),
+        ("applyConfiguration", map([("expression", text("Object{}"))])),
+    ]);
+    let selector = map([("matchLabels", map([(PROFILE, text("none"))]))]);
+    [
+        map([
+            ("failurePolicy", text("Ignore")),
+            ("reinvocationPolicy", text("Never")),
+            ("paramKind", config_maps()),
+            ("matchConstraints", map([("resourceRules", Yaml::List(vec![nothing]))])),
+            ("mutations", Yaml::List(vec![none])),
+        ]),
+        map([
+            ("policyName", text(PARAMS)),
+            ("paramRef", map([("selector", selector), ("parameterNotFoundAction", text("Allow"))])),
+        ]),
+    ]
+}
+
+fn config_maps() -> Yaml {
+    map([("apiVersion", Yaml::Text("v1".to_owned())), ("kind", Yaml::Text("ConfigMap".to_owned()))])
+}
+
 /// The policies and what binds them. They are the cluster's, and do nothing to a Pod without the annotation.
 #[must_use]
 pub fn policy() -> String {
@@ -93,7 +131,7 @@ pub fn policy() -> String {
     let mutating = map([
         ("failurePolicy", text("Fail")),
         ("reinvocationPolicy", text("Never")),
-        ("paramKind", map([("apiVersion", text("v1")), ("kind", text("ConfigMap"))])),
+        ("paramKind", config_maps()),
         ("matchConstraints", of_pods.clone()),
         (
             "matchConditions",
@@ -146,8 +184,7 @@ pub fn policy() -> String {
     // Without any profile nothing is added, and the second policy says so.
     let params = map([("selector", selector), ("parameterNotFoundAction", text("Allow"))]);
     let bind = |more: (&str, Yaml)| map([("policyName", text(NAME)), more]);
-    let object = |kind: &str, spec: Yaml| {
-        let metadata = map([("name", text(NAME))]);
+    let object = |kind: &str, metadata: Yaml, spec: Yaml| {
         let object = map([
             ("apiVersion", text("admissionregistration.k8s.io/v1")),
             ("kind", text(kind)),
@@ -156,11 +193,24 @@ pub fn policy() -> String {
         ]);
         object.document()
     };
+    let named = || map([("name", text(NAME))]);
+    let stays = || {
+        let annotations =
+            [("helm.sh/resource-policy", "keep"), ("argocd.argoproj.io/sync-options", "Prune=false,Delete=false")];
+        map([("name", text(PARAMS)), ("annotations", map(annotations.map(|(key, value)| (key, text(value)))))])
+    };
+    let [for_nothing, bound] = keeps_params();
     [
-        object("MutatingAdmissionPolicy", mutating),
-        object("MutatingAdmissionPolicyBinding", bind(("paramRef", params))),
-        object("ValidatingAdmissionPolicy", validating),
-        object("ValidatingAdmissionPolicyBinding", bind(("validationActions", Yaml::List(vec![text("Deny")])))),
+        object("MutatingAdmissionPolicy", named(), mutating),
+        object("MutatingAdmissionPolicyBinding", named(), bind(("paramRef", params))),
+        object("ValidatingAdmissionPolicy", named(), validating),
+        object(
+            "ValidatingAdmissionPolicyBinding",
+            named(),
+            bind(("validationActions", Yaml::List(vec![text("Deny")]))),
+        ),
+        object("MutatingAdmissionPolicy", stays(), for_nothing),
+        object("MutatingAdmissionPolicyBinding", stays(), bound),
     ]
     .join("---\n")
 }

@@ -30,7 +30,12 @@ fn helm(args: &[&str], values: &str) {
 impl<'a> Release<'a> {
     /// With a profile `web` for nginx.
     fn install(space: &'a Space) -> Self {
-        let alone = RELEASE.lock().unwrap_or_else(PoisonError::into_inner);
+        let release = Self { space, _alone: RELEASE.lock().unwrap_or_else(PoisonError::into_inner) };
+        release.begin();
+        release
+    }
+
+    fn begin(&self) {
         let flags = [
             "--configmap=web",
             "--template=/templates",
@@ -47,16 +52,29 @@ impl<'a> Release<'a> {
             "roles": [{"serviceAccount": "web", "configMaps": ["web"]}],
         });
         let chart = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy/helm/trimtab");
-        let args = ["install", "trimtab", chart.to_str().unwrap(), "--namespace", space.name(), "--values=-"];
+        let args = ["install", "trimtab", chart.to_str().unwrap(), "--namespace", self.space.name(), "--values=-"];
         helm(&args, &values.to_string());
-        Self { space, _alone: alone }
+    }
+
+    fn end(&self) {
+        helm(&["uninstall", "trimtab", "--namespace", self.space.name()], "");
+        eventually("admission has forgotten the policies", || {
+            let pod = admitted(self.space, "web");
+            (pod.contains("\"name\": \"probe\"") && !pod.contains("\"name\": \"trimtab\"")).then_some(())
+        });
+    }
+
+    /// Uninstalls it, and installs it once more.
+    fn again(&self) {
+        self.end();
+        self.begin();
     }
 }
 
 impl Drop for Release<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            helm(&["uninstall", "trimtab", "--namespace", self.space.name()], "");
+            self.end();
         }
     }
 }
@@ -142,7 +160,7 @@ fn admitted(space: &Space, profile: &str) -> String {
 #[test]
 fn chart_and_one_annotation_are_enough() {
     let space = Space::new("annotation");
-    let _release = Release::install(&space);
+    let release = Release::install(&space);
     // Admission learns of a policy a moment after it is stored: both do what they are for.
     eventually("a Pod without its profile is refused", || {
         admitted(&space, "none").contains("no such profile").then_some(())
@@ -176,6 +194,13 @@ fn chart_and_one_annotation_are_enough() {
         space.kubectl(&["get", "events", "-o", "yaml"]).contains("trimtab.dev/inject: none").then_some(())
     });
     serve("good evening");
+
+    // What the API server follows for policies, it follows no more once the last one is gone: one stays.
+    space.kubectl(&["delete", "deployment", "web"]);
+    release.again();
+    eventually("a Pod gets the sidecar of a release that was uninstalled before", || {
+        admitted(&space, "web").contains("\"name\": \"trimtab\"").then_some(())
+    });
 }
 
 /// What a service mesh's injector adds to Pods with the label `mesh`: a native sidecar before all others, through which the

@@ -141,7 +141,8 @@ fn chart_brings_what_deploy_has() {
         serde_saphyr::from_multiple(&fs::read_to_string(root("deploy").join(name)).unwrap()).unwrap()
     };
     for policy in file("policy.yaml") {
-        assert_eq!(of(&objects, policy["kind"].as_str().unwrap(), "trimtab"), &policy);
+        let [kind, name] = [&policy["kind"], &policy["metadata"]["name"]].map(|it| it.as_str().unwrap());
+        assert_eq!(of(&objects, kind, name), &policy);
     }
     for (name, kind) in [("podmonitor.yaml", "PodMonitor"), ("prometheusrule.yaml", "PrometheusRule")] {
         assert_eq!(of(&objects, kind, "trimtab")["spec"], file(name)[0]["spec"]);
@@ -160,7 +161,7 @@ fn chart_brings_what_deploy_has() {
         objects.iter().map(|object| object["kind"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     let default = kinds(&yaml(template(&root("deploy/helm/trimtab"), "{}", &[])));
-    assert_eq!(default.len(), 4, "{default:?}");
+    assert_eq!(default.len(), 6, "{default:?}");
     assert_eq!(kinds(&yaml(template(&root("deploy/helm/trimtab"), "policy: {enabled: false}", &[]))), [""; 0]);
 }
 
