@@ -210,8 +210,10 @@ impl Source {
             Err(error) => return Err(error.into()),
         };
         let (signed, body) = (signed.clone(), body.clone());
-        let verify = move || Ok::<_, SpoolError>(signed.verify(&body.read()?, &signature));
-        tokio::task::spawn_blocking(verify).await.map_err(|_| UrlError::Ended)??.map_err(unsigned)
+        tokio::task::spawn_blocking(move || signed.verify(&body, &signature))
+            .await
+            .map_err(|_| UrlError::Ended)??
+            .map_err(unsigned)
     }
 
     fn object(&self, body: Content, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {

@@ -9,6 +9,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use minisign_verify::{Error, PublicKey, Signature};
 
+use crate::model::content::Content;
+use crate::model::spool::SpoolError;
 use crate::net::endpoint::Endpoint;
 use crate::os::file::read_regular;
 
@@ -71,25 +73,32 @@ impl Signed {
     }
 
     /// Reads the keys, anew each time: one that is rotated counts at once. `signature`: as it was fetched.
-    pub(super) fn verify(&self, content: &[u8], signature: &[u8]) -> Result<(), SignatureError> {
-        let keys = self.keys()?;
-        let unreadable = || SignatureError::Unreadable { at: self.at.to_string() };
-        let text = std::str::from_utf8(signature).map_err(|_| unreadable())?;
-        let signature = Signature::decode(text).map_err(|_| unreadable())?;
+    pub(super) fn verify(&self, content: &Content, signature: &[u8]) -> Result<Result<(), SignatureError>, SpoolError> {
+        let (keys, parsed) = match self.keys().and_then(|keys| Ok((keys, self.parsed(signature)?))) {
+            Ok(both) => both,
+            Err(error) => return Ok(Err(error)),
+        };
         let mut known = false;
         for (_, key) in &keys {
-            match key.verify(content, &signature, true) {
-                Ok(()) => return Ok(()),
+            match checked(key, content, &parsed)? {
+                Ok(()) => return Ok(Ok(())),
                 Err(Error::UnexpectedKeyId) => {}
                 Err(_) => known = true,
             }
         }
         if known {
-            return Err(SignatureError::Mismatch { at: self.at.to_string() });
+            return Ok(Err(SignatureError::Mismatch { at: self.at.to_string() }));
         }
+        let text = String::from_utf8_lossy(signature);
         let signer = text.lines().nth(1).and_then(id).unwrap_or_default();
         let keys: Vec<_> = keys.into_iter().map(|(id, _)| id).collect();
-        Err(SignatureError::Stranger { signer, path: shown(&self.keys), keys: keys.join(", ") })
+        Ok(Err(SignatureError::Stranger { signer, path: shown(&self.keys), keys: keys.join(", ") }))
+    }
+
+    fn parsed(&self, signature: &[u8]) -> Result<Signature, SignatureError> {
+        let text = std::str::from_utf8(signature).ok();
+        let parsed = text.and_then(|text| Signature::decode(text).ok());
+        parsed.ok_or_else(|| SignatureError::Unreadable { at: self.at.to_string() })
     }
 
     fn keys(&self) -> Result<Vec<(String, PublicKey)>, SignatureError> {
@@ -108,6 +117,20 @@ impl Signed {
         }
         if keys.is_empty() { Err(SignatureError::NoKey { path }) } else { Ok(keys) }
     }
+}
+
+/// Piece by piece, but for what minisign's legacy mode has signed: that signs the content itself, and not a hash of it.
+fn checked(key: &PublicKey, content: &Content, signature: &Signature) -> Result<Result<(), Error>, SpoolError> {
+    let mut stream = match key.verify_stream(signature) {
+        Ok(stream) => stream,
+        Err(Error::UnsupportedLegacyMode) => return Ok(key.verify(&content.read()?, signature, true)),
+        Err(error) => return Ok(Err(error)),
+    };
+    content.pieces(|piece| {
+        stream.update(piece);
+        Ok::<_, SpoolError>(())
+    })?;
+    Ok(stream.finalize())
 }
 
 fn shown(path: &Path) -> String {

@@ -1,3 +1,5 @@
+use bytes::Bytes;
+
 use super::*;
 
 /// Made by minisign 0.11: two keys, and signatures of the four bytes `test`.
@@ -18,13 +20,17 @@ const LEGACY: &str = "untrusted comment: signature from minisign secret key\n\
     trusted comment: timestamp:1796066738\tfile:test\n\
     zYfRXbotXQErY1stMFNZa0vp9Q+nn5D57/N51l9FxO57fQ1NgcvU5SuV/o+I5JBnIqPI9FOpWFjAcTU+i+9CDQ==\n";
 
+fn of(content: &str) -> Content {
+    Bytes::copy_from_slice(content.as_bytes()).into()
+}
+
 /// Verifies by a file of keys with this text.
 fn verify(keys: &str, content: &str, signature: &str) -> Result<(), SignatureError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys");
     std::fs::write(&path, keys).unwrap();
     let what = "https://host/web.tar?token=canary".parse().unwrap();
-    Signed::by(path, &what).unwrap().verify(content.as_bytes(), signature.as_bytes())
+    Signed::by(path, &what).unwrap().verify(&of(content), signature.as_bytes()).unwrap()
 }
 
 #[test]
@@ -82,6 +88,6 @@ fn files_that_are_none_are_refused_without_being_quoted() {
         assert!(error.contains(words) && !error.contains("canary"), "{error}");
     }
     let gone = Signed::by("/no/keys".into(), &"http://host/a".parse().unwrap()).unwrap();
-    let error = gone.verify(b"test", PREHASHED.as_bytes()).unwrap_err().to_string();
+    let error = gone.verify(&of("test"), PREHASHED.as_bytes()).unwrap().unwrap_err().to_string();
     assert!(error.starts_with("--url-key /no/keys: ") && error.contains("unverified"), "{error}");
 }
