@@ -2,12 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, thread};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Bench, setting};
@@ -39,16 +43,16 @@ fn flawless(tallies: &BTreeMap<Who, Tally>) -> Option<bool> {
     tallies.get(&Who::Trimtab).map(|tally| tally.lost + tally.doubled == 0)
 }
 
-/// On a disk, at most the peer's; in memory, at most twice the floor that syncs.
+/// As a share of the peer's, which syncs nothing.
 fn delays_and_faults(row: &'static str, name: &str, disk: bool, tallies: &BTreeMap<Who, Tally>) -> Vec<Figure> {
     let figure = Figure::new(row, name).main().cells(delays(tallies));
-    let figure = if disk {
-        let limit = figure.value(Who::PrometheusConfigReloader);
-        figure.at_most(limit, "p50 at most prometheus-config-reloader's")
+    let (share, goal) = if disk {
+        (0.6, "p50 at most 0.6 × prometheus-config-reloader's")
     } else {
-        let limit = figure.value(Who::FsyncFloor).map(|floor| floor * 2.0);
-        figure.at_most(limit, "p50 at most twice the floor with fsync")
+        (0.5, "p50 at most 0.5 × prometheus-config-reloader's")
     };
+    let limit = figure.value(Who::PrometheusConfigReloader).map(|peer| peer * share);
+    let figure = figure.at_most(limit, goal);
     let faults = Figure::new(row, format!("{name}: lost / doubled")).cells(faults(tallies));
     vec![figure, faults.goal(flawless(tallies), "0 / 0")]
 }
@@ -85,6 +89,58 @@ pub fn signal(bench: &Bench) -> Result<Vec<Figure>> {
         figures.extend(delays_and_faults("signal", &name, place == &bench.disk, &tallies));
     }
     Ok(figures)
+}
+
+/// Swaps on a disk, in peace and then beside a program that writes and syncs 64 kB two hundred times a second.
+pub fn busy(bench: &Bench) -> Result<Vec<Figure>> {
+    let rounds = setting("SWAPS", 200)?;
+    let programs = bench.only(&[Who::Trimtab, Who::Floor, Who::FsyncFloor, Who::PrometheusConfigReloader]);
+    let mut subjects = start_all(&programs, &bench.disk, Pace::Eager)?;
+    let quiet = take_turns(&mut subjects, rounds, Swap::default(), PATIENCE)?;
+    let writer = Writer::start(&bench.disk)?;
+    let busy = take_turns(&mut subjects, rounds, Swap::default(), PATIENCE)?;
+    let written = writer.end()?;
+    let name = format!("swap → hook, {}, beside {written:.0} fsyncs a second", file_system(&bench.disk)?);
+    let last = |tally: &Tally| tally.samples().rank(99).unwrap_or_default();
+    let over = |who: &Who, tally: &Tally| quiet.get(who).map_or(0.0, |quiet| last(tally) / last(quiet));
+    let times = busy.iter().map(|(who, tally)| (*who, over(who, tally)));
+    let cells = times.map(|(who, over)| (who, Cell::number(over, format!("{over:.1} ×"))));
+    Ok(vec![
+        Figure::new("busy", name.clone()).main().cells(delays(&busy)),
+        Figure::new("busy", "the same: p99 over that in peace").cells(cells).at_most(Some(3.0), "at most 3 ×"),
+        Figure::new("busy", format!("{name}: lost / doubled")).cells(faults(&busy)).goal(flawless(&busy), "0 / 0"),
+    ])
+}
+
+/// Writes and syncs until it is ended.
+struct Writer {
+    go: Arc<AtomicBool>,
+    /// Gives how often it has synced in a second.
+    thread: JoinHandle<Result<f64>>,
+}
+
+impl Writer {
+    fn start(below: &Path) -> Result<Self> {
+        let file = tempfile::tempfile_in(below)?;
+        let go = Arc::new(AtomicBool::new(true));
+        let goes = Arc::clone(&go);
+        let thread = thread::spawn(move || {
+            let (began, block, mut synced) = (now(), vec![7; 64 << 10], 0_u32);
+            while goes.load(Ordering::Relaxed) {
+                file.write_all_at(&block, u64::from(synced % 1024) * block.len() as u64)?;
+                file.sync_all()?;
+                synced += 1;
+                thread::sleep((began + Duration::from_millis(5) * synced).saturating_sub(now()));
+            }
+            Ok(f64::from(synced) / now().saturating_sub(began).as_secs_f64())
+        });
+        Ok(Self { go, thread })
+    }
+
+    fn end(self) -> Result<f64> {
+        self.go.store(false, Ordering::Relaxed);
+        self.thread.join().map_err(|_| anyhow!("the writer has panicked"))?
+    }
 }
 
 /// Swaps with a pause between the kubelet's mkdir and its rename, and swaps that change no byte.

@@ -27,9 +27,10 @@ pub struct Row {
 }
 
 /// All of them.
-pub const ROWS: [Row; 14] = [
+pub const ROWS: [Row; 15] = [
     Row { name: "swap", about: "a mounted volume is swapped → the hook is called", run: files::swap },
     Row { name: "signal", about: "the same → the signal arrives", run: files::signal },
+    Row { name: "busy", about: "swaps on a disk that another program keeps busy", run: files::busy },
     Row { name: "edit", about: "a ConfigMap is edited on a real API server → the hook is called", run: api::edit },
     Row { name: "start", about: "exec → first publish", run: files::start },
     Row { name: "twice", about: "swaps with a pause in them, and with the same bytes", run: files::twice },

@@ -62,9 +62,9 @@ pub fn rest(bench: &Bench) -> Result<Vec<Figure>> {
         (files.join(), api)
     });
     let files = files.map_err(|_| anyhow::anyhow!("the measurement of the files' side broke off"))??;
-    let mut figures = lines("mounted files", seconds, &files, [3.0, 0.6]);
+    let mut figures = lines("mounted files", seconds, &files, [5.0, 1.0]);
     figures[0].cells.insert(Who::Elsewhere, Cell::text(elsewhere::RESIDENT_FILES));
-    let mut served = lines("API watch", seconds, &api?, [5.0, 1.0]);
+    let mut served = lines("API watch", seconds, &api?, [6.0, 1.0]);
     served[0].cells.insert(Who::Elsewhere, Cell::text(elsewhere::RESIDENT_API));
     figures.extend(served);
     Ok(figures)

@@ -79,7 +79,7 @@ pub fn labels(bench: &Bench) -> Result<Vec<Figure>> {
                 Figure::new("labels", format!("one edit's p50 at {last} over that at {first}, {layout}"))
                     .main()
                     .cell(Who::Trimtab, Cell::number(ratio, format!("{ratio:.2} ×")))
-                    .at_most(Some(1.5), "1.5 ×"),
+                    .at_most(Some(1.3), "1.3 ×"),
             );
         }
     }
@@ -94,12 +94,12 @@ pub fn size(bench: &Bench) -> Result<Vec<Figure>> {
         Figure::new("size", "binary, stripped")
             .main()
             .cells(cells.collect::<Result<Vec<_>>>()?)
-            .at_most(Some(5.0), "5 MB"),
+            .at_most(Some(8.0), "8 MB"),
     ];
     if let Some(image) = env::var_os("TRIMTAB_BENCH_IMAGE") {
         let size = fs::metadata(&image).with_context(|| format!("TRIMTAB_BENCH_IMAGE={}", image.display()))?.len();
         figures
-            .push(Figure::new("size", "image").main().cell(Who::Trimtab, Cell::bytes(size)).at_most(Some(6.0), "6 MB"));
+            .push(Figure::new("size", "image").main().cell(Who::Trimtab, Cell::bytes(size)).at_most(Some(9.0), "9 MB"));
     }
     Ok(figures)
 }
