@@ -5,6 +5,7 @@ mod files;
 mod fleet;
 mod rest;
 mod scale;
+mod url;
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ pub struct Row {
 }
 
 /// All of them.
-pub const ROWS: [Row; 15] = [
+pub const ROWS: [Row; 16] = [
     Row { name: "swap", about: "a mounted volume is swapped → the hook is called", run: files::swap },
     Row { name: "signal", about: "the same → the signal arrives", run: files::signal },
     Row { name: "busy", about: "swaps on a disk that another program keeps busy", run: files::busy },
@@ -39,6 +40,7 @@ pub const ROWS: [Row; 15] = [
     Row { name: "rest", about: "memory, wake-ups and CPU at rest", run: rest::rest },
     Row { name: "peak", about: "memory while a ConfigMap of 1 MB is edited", run: rest::peak },
     Row { name: "labels", about: "many labelled ConfigMaps of 20 kB", run: scale::labels },
+    Row { name: "url", about: "a bundle of 50 MB behind a URL", run: url::url },
     Row { name: "size", about: "binary and image", run: scale::size },
     Row { name: "server", about: "what one sidecar costs the API server", run: fleet::server },
     Row { name: "fleet", about: "many sidecars, one edit, a restart of the API server", run: fleet::fleet },
