@@ -245,7 +245,7 @@ impl UrlArgs {
                 "--url-hosts is for keys of --configmap, --secret, --selector and --watch-dir, and none is given",
             );
         }
-        Ok(Some(keys::Config { hosts, ca_file: self.url_ca_file.clone(), may_be_empty }))
+        Ok(Some(keys::Config { hosts, ca_file: self.url_ca_file.clone(), proxies: Proxies::default(), may_be_empty }))
     }
 
     pub(super) fn config(&self, sources: Vec<Source>, max_size: u64, keys: Option<keys::Config>) -> Config {

@@ -21,6 +21,7 @@ use crate::model::object::{Held, Kind, Object, ObjectRef};
 use crate::model::spool::Spool;
 use crate::net::credentials::LiteralOrFile;
 use crate::net::endpoint::Endpoint;
+use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
 use crate::source::{ReadBack, Role, Seen, Spec, Update};
 
@@ -38,6 +39,7 @@ pub struct Config {
     pub hosts: Hosts,
     /// `--url-ca-file`. No credential is sent but those in a URL.
     pub ca_file: Option<PathBuf>,
+    pub proxies: Proxies,
     /// As [`Source::may_be_empty`].
     pub may_be_empty: bool,
 }
@@ -246,6 +248,7 @@ impl Keys {
             owner: Owner::Url,
             user: user.map(|(user, password)| (literal(user), literal(password))),
             ca_file: config.ca_file.clone(),
+            proxies: Some(config.proxies.clone()),
             ..HttpConfig::default()
         };
         Ok(Source {

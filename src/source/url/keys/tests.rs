@@ -18,7 +18,13 @@ struct Case {
 
 impl Case {
     fn new(hosts: &str) -> Self {
-        let followed = Config { hosts: hosts.parse().unwrap(), ca_file: None, may_be_empty: true };
+        Self::by(hosts, String::new())
+    }
+
+    /// Without TLS, by this proxy.
+    fn by(hosts: &str, proxy: String) -> Self {
+        let proxies = Proxies::new(String::new(), proxy, String::new());
+        let followed = Config { hosts: hosts.parse().unwrap(), ca_file: None, proxies, may_be_empty: true };
         let poll = Duration::from_hours(1);
         let config =
             super::super::Config { poll, timeout: DEADLINE, max_size: 64, keys: Some(followed), sources: Vec::new() };
@@ -119,6 +125,15 @@ async fn key_is_the_file_that_its_url_has_and_what_was_fetched_stays() {
     assert!(said.contains("--url-hosts (TRIMTAB_URL_HOSTS)") && said.ends_with("before stays"), "{said}");
     assert_eq!(case.takes(object(Kind::ConfigMap, &[("y", "3")])), "y=3");
     assert_eq!(server.heads().len(), asked);
+}
+
+#[tokio::test]
+async fn hosts_are_asked_through_the_proxy_of_the_environment() {
+    let proxy = Server::start(&ok("", "one"));
+    let mut case = Case::by("files.invalid", proxy.url(""));
+    case.takes(object(Kind::ConfigMap, &[("x.url", "http://files.invalid/a")]));
+    case.until("x=one").await;
+    assert!(proxy.heads()[0].starts_with("GET http://files.invalid/a "), "{}", proxy.heads()[0]);
 }
 
 #[tokio::test]
