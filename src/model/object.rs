@@ -163,13 +163,7 @@ impl Object {
         if marks.is_empty() {
             return self;
         }
-        let mut hasher = Hasher::plain();
-        hasher.field(self.content.as_bytes());
-        for (name, value) in &marks {
-            hasher.field(name.as_bytes());
-            hasher.field(value.as_bytes());
-        }
-        Self { content: hasher.finish(), marks: Some(Box::new(marks)), ..self }
+        Self { content: self.content_with(&marks), marks: Some(Box::new(marks)), ..self }
     }
 
     /// The same where what these keys stand for is not there as it should be.
@@ -178,13 +172,17 @@ impl Object {
         if held.is_empty() {
             return self;
         }
+        Self { content: self.content_with(&held), held: Some(Box::new(held)), ..self }
+    }
+
+    fn content_with(&self, more: &BTreeMap<String, String>) -> Digest {
         let mut hasher = Hasher::plain();
         hasher.field(self.content.as_bytes());
-        for (key, reason) in &held {
-            hasher.field(key.as_bytes());
-            hasher.field(reason.as_bytes());
+        for (name, value) in more {
+            hasher.field(name.as_bytes());
+            hasher.field(value.as_bytes());
         }
-        Self { content: hasher.finish(), held: Some(Box::new(held)), ..self }
+        hasher.finish()
     }
 
     /// What is held back of it, where its source knows that.

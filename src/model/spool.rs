@@ -242,18 +242,12 @@ impl Slot {
         if self.len <= PIECE {
             return take(&self.read()?);
         }
-        let mut buffer = vec![0; PIECE];
-        let mut hasher = Hasher::plain();
-        let mut at = 0;
-        while at < self.len {
-            let piece = &mut buffer[..PIECE.min(self.len - at)];
-            let read = self.spool.0.file.read_exact_at(piece, self.offset + at as u64);
-            read.map_err(|error| SpoolError::Read(errno(&error)))?;
-            hasher.more(piece);
-            take(piece)?;
-            at += piece.len();
-        }
-        if hasher.finish() == self.digest { Ok(()) } else { Err(SpoolError::Spoilt.into()) }
+        let read = |piece: &mut [u8], at| {
+            let read = self.spool.0.file.read_exact_at(piece, self.offset + at);
+            read.map_err(|error| SpoolError::Read(errno(&error)))
+        };
+        let digest = in_pieces(self.len, read, take)?;
+        if digest == self.digest { Ok(()) } else { Err(SpoolError::Spoilt.into()) }
     }
 
     pub fn read(&self) -> Result<Bytes, SpoolError> {
@@ -276,6 +270,26 @@ impl Drop for Slot {
             space.stored.shrink_to_fit();
         }
     }
+}
+
+/// Gives so many bytes to `take`, piece by piece, as `read` fills each from a place on; the digest of them all.
+pub(super) fn in_pieces<E: From<SpoolError>>(
+    len: usize,
+    read: impl Fn(&mut [u8], u64) -> Result<(), SpoolError>,
+    mut take: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<Digest, E> {
+    let mut buffer = vec![0; PIECE.min(len)];
+    let mut hasher = Hasher::plain();
+    let mut at = 0;
+    while at < len {
+        let length = buffer.len().min(len - at);
+        let piece = &mut buffer[..length];
+        read(piece, at as u64)?;
+        hasher.more(piece);
+        take(piece)?;
+        at += length;
+    }
+    Ok(hasher.finish())
 }
 
 /// The length of what so many bytes take up.

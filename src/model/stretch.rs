@@ -12,7 +12,7 @@ use bytes::Bytes;
 use nix::errno::Errno;
 
 use crate::model::digest::{Digest, Hasher};
-use crate::model::spool::{PIECE, SpoolError, errno};
+use crate::model::spool::{PIECE, SpoolError, errno, in_pieces};
 
 /// What is longer, in bytes, is not held in memory where it can be left on a disk.
 pub const LARGE: u64 = 1 << 20;
@@ -74,22 +74,15 @@ impl Stretch {
     }
 
     /// Gives the bytes to `take`, piece by piece. Only when it returns well were they the right ones.
-    pub fn pieces<E: From<SpoolError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        let mut buffer = vec![0; PIECE.min(self.len)];
-        let mut hasher = Hasher::plain();
-        let mut at = 0;
-        while at < self.len {
-            let length = buffer.len().min(self.len - at);
-            let piece = &mut buffer[..length];
-            self.file.read_exact_at(piece, at as u64).map_err(|error| match error.kind() {
+    pub fn pieces<E: From<SpoolError>>(&self, take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let read = |piece: &mut [u8], at| {
+            self.file.read_exact_at(piece, at).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => SpoolError::Changed,
                 _ => SpoolError::Read(errno(&error)),
-            })?;
-            hasher.more(piece);
-            take(piece)?;
-            at += length;
-        }
-        if hasher.finish() == self.digest { Ok(()) } else { Err(SpoolError::Changed.into()) }
+            })
+        };
+        let digest = in_pieces(self.len, read, take)?;
+        if digest == self.digest { Ok(()) } else { Err(SpoolError::Changed.into()) }
     }
 
     /// Some of the bytes from a place on, as far as they fit; none at the end. Nothing says whether they are what they were.

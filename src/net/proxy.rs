@@ -74,10 +74,10 @@ pub fn host_and_port(url: &Uri) -> (&str, u16) {
     (host, url.port_u16().unwrap_or(port))
 }
 
-/// `host:port` of a proxy.
+/// `host:port` of a proxy's URL.
 #[must_use]
-pub fn place(proxy: &Intercept) -> String {
-    let (host, port) = host_and_port(proxy.uri());
+pub fn place(proxy: &Uri) -> String {
+    let (host, port) = host_and_port(proxy);
     format!("{host}:{port}")
 }
 
@@ -147,7 +147,7 @@ impl Dialer {
         }
         let tunnel = Tunnel::new(proxy.uri().clone(), HttpsConnector::from((direct, Arc::clone(tls))));
         Self::Tunnel(
-            place(proxy),
+            place(proxy.uri()),
             match proxy.basic_auth() {
                 Some(header) => tunnel.with_auth(header.clone()),
                 None => tunnel,
@@ -169,7 +169,7 @@ impl Dialer {
     fn socks(proxy: &Intercept, direct: Tcp) -> Self {
         let socks = SocksV5::new(proxy.uri().clone(), direct);
         Self::Socks(
-            place(proxy),
+            place(proxy.uri()),
             match proxy.raw_auth() {
                 Some((user, password)) => socks.with_auth(user.to_owned(), password.to_owned()),
                 None => socks,
@@ -191,10 +191,6 @@ impl Service<Uri> for Dialer {
         let dialer = self.clone();
         Box::pin(async move {
             let none = |proxy: String, why: BoxError| BoxError::from(NoTunnel { proxy, why });
-            let at = |proxy: &Uri| {
-                let (host, port) = host_and_port(proxy);
-                format!("{host}:{port}")
-            };
             match dialer {
                 Self::Direct(direct) => Ok(MaybeHttpsStream::Http(direct.oneshot(url).await?)),
                 Self::Tunnel(proxy, tunnel) => tunnel.oneshot(url).await.map_err(|why| none(proxy, why.into())),
@@ -203,11 +199,11 @@ impl Service<Uri> for Dialer {
                     Ok(MaybeHttpsStream::Http(stream))
                 }
                 Self::Forward(proxy, direct) => {
-                    let stream = direct.oneshot(proxy.clone()).await.map_err(|why| none(at(&proxy), why.into()))?;
+                    let stream = direct.oneshot(proxy.clone()).await.map_err(|why| none(place(&proxy), why.into()))?;
                     Ok(MaybeHttpsStream::Http(stream))
                 }
                 Self::ForwardByTls(proxy, direct) => {
-                    direct.oneshot(proxy.clone()).await.map_err(|why| none(at(&proxy), why))
+                    direct.oneshot(proxy.clone()).await.map_err(|why| none(place(&proxy), why))
                 }
             }
         })
@@ -254,7 +250,7 @@ mod tests {
             "10.0.0.0/8,.svc,example.org".to_owned(),
         );
         assert!(!format!("{some:?}").contains("canary"));
-        let of = |server: &str| some.of(&server.parse().unwrap()).map(|proxy| place(&proxy));
+        let of = |server: &str| some.of(&server.parse().unwrap()).map(|proxy| place(proxy.uri()));
         assert_eq!(of("https://api.example.com:6443").as_deref(), Some("proxy:3128"));
         assert_eq!(of("http://api.example.com").as_deref(), Some("plain:80"));
         for direct in [

@@ -255,7 +255,7 @@ async fn ask(
     match (answer, config.forwarder(endpoint)) {
         // The answer may be the proxy's own.
         (Err(FetchError::Status { endpoint, code, after }), Some(proxy)) => {
-            let endpoint = format!("{endpoint} through the proxy at {} (HTTP_PROXY)", place(&proxy));
+            let endpoint = format!("{endpoint} through the proxy at {} (HTTP_PROXY)", place(proxy.uri()));
             Err(FetchError::Status { endpoint, code, after })
         }
         (answer, _) => answer,

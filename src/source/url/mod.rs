@@ -210,10 +210,11 @@ impl Source {
             Err(error) => return Err(error.into()),
         };
         let (signed, body) = (signed.clone(), body.clone());
-        tokio::task::spawn_blocking(move || signed.verify(&body, &signature))
-            .await
-            .map_err(|_| UrlError::Ended)??
-            .map_err(unsigned)
+        let verified = tokio::task::spawn_blocking(move || signed.verify(&body, &signature)).await;
+        verified.map_err(|_| UrlError::Ended)?.map_err(|error| match error {
+            SignatureError::NotKept(error) => error.into(),
+            error => unsigned(error),
+        })
     }
 
     fn object(&self, body: Content, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {

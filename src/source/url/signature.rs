@@ -56,6 +56,9 @@ pub enum SignatureError {
          upload the .minisig first"
     )]
     Mismatch { at: String },
+    /// What was fetched cannot be read again.
+    #[error(transparent)]
+    NotKept(#[from] SpoolError),
 }
 
 impl SignatureError {
@@ -73,26 +76,23 @@ impl Signed {
     }
 
     /// Reads the keys, anew each time: one that is rotated counts at once. `signature`: as it was fetched.
-    pub(super) fn verify(&self, content: &Content, signature: &[u8]) -> Result<Result<(), SignatureError>, SpoolError> {
-        let (keys, parsed) = match self.keys().and_then(|keys| Ok((keys, self.parsed(signature)?))) {
-            Ok(both) => both,
-            Err(error) => return Ok(Err(error)),
-        };
+    pub(super) fn verify(&self, content: &Content, signature: &[u8]) -> Result<(), SignatureError> {
+        let (keys, parsed) = (self.keys()?, self.parsed(signature)?);
         let mut known = false;
         for (_, key) in &keys {
             match checked(key, content, &parsed)? {
-                Ok(()) => return Ok(Ok(())),
+                Ok(()) => return Ok(()),
                 Err(Error::UnexpectedKeyId) => {}
                 Err(_) => known = true,
             }
         }
         if known {
-            return Ok(Err(SignatureError::Mismatch { at: self.at.to_string() }));
+            return Err(SignatureError::Mismatch { at: self.at.to_string() });
         }
         let text = String::from_utf8_lossy(signature);
         let signer = text.lines().nth(1).and_then(id).unwrap_or_default();
         let keys: Vec<_> = keys.into_iter().map(|(id, _)| id).collect();
-        Ok(Err(SignatureError::Stranger { signer, path: shown(&self.keys), keys: keys.join(", ") }))
+        Err(SignatureError::Stranger { signer, path: shown(&self.keys), keys: keys.join(", ") })
     }
 
     fn parsed(&self, signature: &[u8]) -> Result<Signature, SignatureError> {

@@ -30,7 +30,7 @@ fn verify(keys: &str, content: &str, signature: &str) -> Result<(), SignatureErr
     let path = folder.path().join("keys");
     std::fs::write(&path, keys).unwrap();
     let what = "https://host/web.tar?token=canary".parse().unwrap();
-    Signed::by(path, &what).unwrap().verify(&of(content), signature.as_bytes()).unwrap()
+    Signed::by(path, &what).unwrap().verify(&of(content), signature.as_bytes())
 }
 
 #[test]
@@ -88,6 +88,6 @@ fn files_that_are_none_are_refused_without_being_quoted() {
         assert!(error.contains(words) && !error.contains("canary"), "{error}");
     }
     let gone = Signed::by("/no/keys".into(), &"http://host/a".parse().unwrap()).unwrap();
-    let error = gone.verify(&of("test"), PREHASHED.as_bytes()).unwrap().unwrap_err().to_string();
+    let error = gone.verify(&of("test"), PREHASHED.as_bytes()).unwrap_err().to_string();
     assert!(error.starts_with("--url-key /no/keys: ") && error.contains("unverified"), "{error}");
 }
