@@ -19,17 +19,24 @@ pub enum PublishError {
     Io { doing: &'static str, path: PathBuf, errno: Errno },
     /// Fatal.
     #[error(
-        "cannot create --output {}: its parent directory {} cannot be opened: {}; Trimtab creates the last \
+        "cannot create {flag} {}: its parent directory {} cannot be opened: {}; Trimtab creates the last \
          directory of the path alone: is the volume in this container's volumeMounts, and at this path?",
         path.display(), parent.display(), io::Error::from(*errno)
     )]
-    Parent { path: PathBuf, parent: PathBuf, errno: Errno },
-    /// The output directory is gone. Fatal: the next start makes it anew.
-    #[error("--output {} was removed while Trimtab was running; a start makes it anew", path.display())]
+    Parent { flag: &'static str, path: PathBuf, parent: PathBuf, errno: Errno },
+    /// The output directory, or what is Trimtab's own, is gone. Fatal: the next start makes it anew.
+    #[error("{} was removed while Trimtab was running; a start makes it anew", path.display())]
     Removed { path: PathBuf },
-    /// The output is a symlink, a file or a device. Fatal.
-    #[error("--output {} is {what}, and must be a directory, named by its own path", path.display())]
-    NotADirectory { path: PathBuf, what: String },
+    /// It is a symlink, a file or a device. Fatal.
+    #[error("{flag} {} is {what}, and must be a directory, named by its own path", path.display())]
+    NotADirectory { flag: &'static str, path: PathBuf, what: String },
+    /// What is kept apart is on another mount, and single files cannot be renamed from there. Fatal.
+    #[error(
+        "--state-dir {} is not on the mount of --output {}, and --layout files renames each file from the one to the \
+         other: give this container one volumeMount of the volume, without subPath, and name two directories in it",
+        state.display(), output.display()
+    )]
+    OtherMount { state: PathBuf, output: PathBuf },
     /// Fatal.
     #[error(
         "--output {} is a sticky directory (mode {mode:04o}), as the root of an emptyDir of medium Memory is: other \
@@ -37,6 +44,13 @@ pub enum PublishError {
         path.display(), path.join("conf").display()
     )]
     Sticky { path: PathBuf, mode: u32 },
+    /// What is in the output cannot be moved to where it is to be. Fatal.
+    #[error(
+        "{} holds what Trimtab remembers of this output, and --state-dir {} is on another mount, where it cannot be moved \
+         to: remove it (the main process is notified once more than it needs to be), or leave --state-dir away",
+        own.display(), state.display()
+    )]
+    CannotMove { state: PathBuf, own: PathBuf },
     /// `..data` is not ours. Fatal at start, retried later; it is never touched.
     #[error(
         "{} is {what}, which Trimtab did not make: --output must be a directory of its own, and neither a ConfigMap, \
@@ -66,10 +80,16 @@ pub enum PublishError {
     /// A name that the tree needs in the output is taken, and `more` others. Rejected.
     #[error(
         "{} is {what}, which Trimtab did not make and will not replace{}: move it away, or give the file another place \
-         with --template SRC:DEST or --path",
-        path.display(), and_more(*more)
+         with --template SRC:DEST or --path{}",
+        path.display(), and_more(*more), without_state(*first)
     )]
-    ForeignName { path: PathBuf, what: String, more: usize },
+    ForeignName {
+        path: PathBuf,
+        what: String,
+        more: usize,
+        /// Whether it is not known that anything was published here.
+        first: bool,
+    },
     /// A generation's directory holds what cannot have been published. The generation is not to be trusted.
     #[error("{} is {what}, which Trimtab did not publish", path.display())]
     Spoilt { path: PathBuf, what: String },
@@ -123,10 +143,17 @@ fn remedy(errno: Errno) -> &'static str {
         Errno::ENAMETOOLONG | Errno::EILSEQ => {
             "; the file system refuses the name: choose another with --template SRC:DEST or --path"
         }
+        Errno::EXDEV => {
+            "; the two are on different mounts: a volume that is mounted twice, or by subPath, is two mounts"
+        }
         Errno::ELOOP => "; it is a symlink, which Trimtab did not make: remove it",
         Errno::ENOENT => "; something removed it",
         _ => "",
     }
+}
+
+fn without_state(first: bool) -> &'static str {
+    if first { "; if it was published with --state-dir, give that again" } else { "" }
 }
 
 fn and_more(more: usize) -> String {

@@ -50,6 +50,8 @@ use crate::model::tree::{File, Tree};
 pub struct Config {
     /// `--output`. Its parents may be symlinks; it itself may not.
     pub output: PathBuf,
+    /// `--state-dir`: where Trimtab keeps what is its own, if not in the output.
+    pub state_dir: Option<PathBuf>,
     pub layout: Layout,
     /// `--file-mode`: permissions of files that no secret went into. Bits beyond 0777 are ignored.
     pub file_mode: u32,
@@ -61,6 +63,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Output {
     dir: Dir,
+    /// `--state-dir`, and its path.
+    apart: Option<(Dir, PathBuf)>,
     /// What Trimtab keeps for itself.
     state: Option<Dir>,
     /// For messages, and for programs that get the candidate's path.
@@ -273,9 +277,12 @@ impl Output {
     fn refuse(&self, foreign: &[(String, String)]) -> Result<(), PublishError> {
         match foreign {
             [] => Ok(()),
-            [(name, what), more @ ..] => {
-                Err(PublishError::ForeignName { path: self.path.join(name), what: what.clone(), more: more.len() })
-            }
+            [(name, what), more @ ..] => Err(PublishError::ForeignName {
+                path: self.path.join(name),
+                what: what.clone(),
+                more: more.len(),
+                first: self.layout == Layout::Files && self.apart.is_none() && self.layout().current()?.is_none(),
+            }),
         }
     }
 

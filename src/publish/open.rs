@@ -14,12 +14,15 @@ use rustix::fs::{StatxAttributes, StatxFlags, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look, permissions};
-use super::state::{JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE};
+use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE, TAKEN};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
 pub(super) const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
+
+const OUTPUT: &str = "--output";
+const STATE_DIR: &str = "--state-dir";
 
 /// File systems on which a chmod succeeds and has often no effect, by the numbers of statfs(2).
 const IGNORE_MODES: [(FsType, &str); 8] = [
@@ -45,11 +48,18 @@ impl Output {
             let path = path.clone();
             move |errno| PublishError::Io { doing, path, errno }
         };
-        let dir = match existing(&path)? {
-            Some(dir) => dir,
-            None => create(&path)?,
+        let open = |flag, path: &Path| match existing(flag, path)? {
+            Some(dir) => Ok(dir),
+            None => create(flag, path),
         };
-        let found = own_dir(&dir, &path)?;
+        let dir = open(OUTPUT, &path)?;
+        let state_dir = config.state_dir.as_deref().map(own_path);
+        let apart = state_dir.map(|path| Ok::<_, PublishError>((open(STATE_DIR, &path)?, path))).transpose()?;
+        let (mut found, earlier) = found(&dir, &path, apart.as_ref(), config.layout)?;
+        if earlier && found.is_none() && apart.is_some() {
+            // What the first version left is put together before it is moved.
+            found = Some(make_own_dir(&dir).map_err(io("make a directory in"))?);
+        }
         let mut stat = checked(&dir, found.as_ref(), &path, config.layout)?;
         if stat.st_mode & SETGID == 0 && is_own(&stat) {
             let mode = Mode::from_bits_truncate(stat.st_mode | SETGID);
@@ -57,34 +67,38 @@ impl Output {
             // The kernel silently clears the bit if we are not in the group.
             stat = fstat(&dir).map_err(io("stat --output"))?;
         }
-        let state = found.map_or_else(|| make_own_dir(&dir), Ok);
+        let (home, home_path) = apart.as_ref().map_or((&dir, &path), |(apart, path)| (apart, path));
+        let state = found.map_or_else(|| make_own_dir(home), Ok);
         let state = state.and_then(|own| keep_mode(&own, Mode::S_IRWXU).map(|()| own));
         let state = state.map_err(|errno| PublishError::Io {
             doing: "make",
-            path: path.join(STATE).join(PRIVATE_DIR),
+            path: home_path.join(STATE).join(PRIVATE_DIR),
             errno,
         })?;
-        Self::of(dir, Some(state), path, &stat, config)
+        Self::of(dir, apart, Some(state), path, &stat, config)
     }
 
     /// What [`Output::open`] would open, left as it is: nothing is created, and no mode is set. `None`: it does not
     /// exist yet. The errors are those of `open`, except that a missing parent is no error here.
     pub fn inspect(config: &Config) -> Result<Option<(Self, Vec<String>)>, PublishError> {
         let path = own_path(&config.output);
-        let Some(dir) = existing(&path)? else { return Ok(None) };
-        let state = own_dir(&dir, &path)?;
+        let Some(dir) = existing(OUTPUT, &path)? else { return Ok(None) };
+        let state_dir = config.state_dir.as_deref().map(own_path);
+        let apart = state_dir.map(|path| existing(STATE_DIR, &path).map(|dir| Some((dir?, path))));
+        let apart = apart.transpose()?.flatten();
+        let (state, _) = found(&dir, &path, apart.as_ref(), config.layout)?;
         let mut stat = checked(&dir, state.as_ref(), &path, config.layout)?;
         if is_own(&stat) {
             // `open` sets it.
             stat.st_mode |= SETGID;
         }
-        Self::of(dir, state, path, &stat, config).map(Some)
+        Self::of(dir, apart, state, path, &stat, config).map(Some)
     }
 
     /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
     pub fn creatable(config: &Config) -> Result<(u32, u32), PublishError> {
         let path = own_path(&config.output);
-        let above = above(&path)?;
+        let above = above(OUTPUT, &path)?;
         let failed = |errno| PublishError::Io { doing: "create --output", path: path.clone(), errno };
         may_write(&above).map_err(failed)?;
         Ok((geteuid().as_raw(), fstat(&above).map_err(failed)?.st_gid))
@@ -92,7 +106,13 @@ impl Output {
 
     /// An error if this process may not write into the directory, or if its file system is read-only.
     pub fn writable(&self) -> Result<(), PublishError> {
-        may_write(&self.dir).map_err(|errno| self.io("write into --output", "", errno))
+        may_write(&self.dir).map_err(|errno| self.io("write into --output", "", errno))?;
+        let Some((apart, path)) = &self.apart else { return Ok(()) };
+        may_write(apart).map_err(|errno| PublishError::Io {
+            doing: "write into --state-dir",
+            path: path.clone(),
+            errno,
+        })
     }
 
     /// An error once the output directory was removed: what is written goes nowhere from then on, and a start makes it
@@ -103,8 +123,10 @@ impl Output {
             // What a network's file system says of it.
             Err(errno) => errno == Errno::ESTALE,
         };
-        if removed(&self.dir) || self.state.as_ref().is_some_and(removed) {
+        if removed(&self.dir) {
             Err(PublishError::Removed { path: self.path.clone() })
+        } else if self.state.as_ref().is_some_and(removed) {
+            Err(PublishError::Removed { path: self.own("") })
         } else {
             Ok(())
         }
@@ -136,6 +158,7 @@ impl Output {
     /// The output of a directory that was checked, and warnings.
     fn of(
         dir: Dir,
+        apart: Option<(Dir, PathBuf)>,
         state: Option<Dir>,
         path: PathBuf,
         stat: &FileStat,
@@ -149,7 +172,12 @@ impl Output {
         let shown = path.display();
         let group = Gid::from_raw(stat.st_gid);
         let groups = getgroups().map_err(io("list this process's groups for"))?;
-        let setgid = stat.st_mode & SETGID != 0;
+        let mut setgid = stat.st_mode & SETGID != 0;
+        if let Some(state) = state.as_ref().filter(|_| apart.is_some() && config.layout == Layout::Files) {
+            // There the files are made that are renamed into the output.
+            let made_in = fstat(state).map_err(io("stat --state-dir for"))?;
+            setgid &= made_in.st_mode & SETGID != 0 && made_in.st_gid == stat.st_gid;
+        }
         // Root in a container has often no capabilities at all.
         let may_give = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
         let group = (setgid || may_give || group == getegid() || groups.contains(&group)).then_some(group);
@@ -175,6 +203,7 @@ impl Output {
 
         let output = Self {
             dir,
+            apart,
             state,
             path,
             layout: config.layout,
@@ -198,23 +227,73 @@ fn own_path(output: &Path) -> PathBuf {
     output.components().collect()
 }
 
-/// Opens the output directory, if it is there.
-fn existing(path: &Path) -> Result<Option<Dir>, PublishError> {
-    let io = |errno| PublishError::Io { doing: "open --output", path: path.to_owned(), errno };
+/// Opens a directory that a flag names, if it is there.
+fn existing(flag: &'static str, path: &Path) -> Result<Option<Dir>, PublishError> {
+    let doing = if flag == OUTPUT { "open --output" } else { "open --state-dir" };
+    let io = |errno| PublishError::Io { doing, path: path.to_owned(), errno };
     match Dir::open(AT_FDCWD, path) {
         Ok(dir) => Ok(Some(dir)),
         Err(Errno::ENOENT) => Ok(None),
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             let what = look(AT_FDCWD, path).map_err(io)?.describe();
-            Err(PublishError::NotADirectory { path: path.to_owned(), what })
+            Err(PublishError::NotADirectory { flag, path: path.to_owned(), what })
         }
         Err(errno) => Err(io(errno)),
     }
 }
 
-/// Opens Trimtab's own directory in the output, if it is there: where it is now, or where an earlier version or a move
-/// that was cut off has it.
-fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
+/// Trimtab's own directory, if it is there, and whether the first version has left something in the output. What was
+/// used in the output counts before what is in `--state-dir`: see `Output::take_apart`. An error if what would have to be renamed
+/// from one to the other is on two mounts.
+fn found(
+    dir: &Dir,
+    path: &Path,
+    apart: Option<&(Dir, PathBuf)>,
+    layout: Layout,
+) -> Result<(Option<Dir>, bool), PublishError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |errno| PublishError::Io { doing: "read", path, errno }
+    };
+    let mut inside = own_dir(dir, path)?;
+    let Some((state, state_path)) = apart else { return Ok((inside, false)) };
+    inside = inside.map(|own| was_used(&own).map(|used| used.then_some(own))).transpose().map_err(io(path))?.flatten();
+    let earlier = dir.stat(EARLIER_LOCK).map_err(io(path))?.is_some();
+    let two_mounts = mount(dir).map_err(io(path))? != mount(state).map_err(io(state_path))?;
+    if two_mounts && layout == Layout::Files {
+        return Err(PublishError::OtherMount { state: state_path.clone(), output: path.to_owned() });
+    }
+    if two_mounts && (inside.is_some() || earlier) {
+        return Err(PublishError::CannotMove { state: state_path.clone(), own: path.join(STATE) });
+    }
+    match inside {
+        None if !earlier => Ok((own_dir(state, state_path)?, earlier)),
+        inside => Ok((inside, earlier)),
+    }
+}
+
+/// The number of its mount, or where the kernel does not say that (before Linux 5.8), of its device.
+fn mount(dir: &Dir) -> nix::Result<u64> {
+    let flags = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    if let Ok(found) = statx(dir, "", rustix::fs::AtFlags::EMPTY_PATH, flags)
+        && found.stx_mask & StatxFlags::MNT_ID.bits() != 0
+    {
+        return Ok(found.stx_mnt_id);
+    }
+    Ok(fstat(dir)?.st_dev)
+}
+
+/// Whether more was done there than to ask for the lock.
+pub(super) fn was_used(own: &Dir) -> nix::Result<bool> {
+    Ok(own.names()?.iter().any(|name| name.as_bytes() != LOCK.as_bytes()))
+}
+
+/// Opens Trimtab's own directory in the output or in what is kept apart, if it is there: where it is now, or where an
+/// earlier version or a move that was cut off has it.
+pub(super) fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
+    if let Some(taken) = opened(dir, TAKEN, path)? {
+        return opened(&taken, PRIVATE_DIR, &path.join(TAKEN));
+    }
     let Some(shown) = opened(dir, STATE, path)? else {
         let moving = opened(dir, MOVING, path)?;
         return moving.map_or(Ok(None), |moving| opened(&moving, PRIVATE_DIR, &path.join(MOVING)));
@@ -299,19 +378,20 @@ fn checked(dir: &Dir, state: Option<&Dir>, path: &Path, layout: Layout) -> Resul
 }
 
 /// Opens the directory in which the output directory is, or is to be.
-fn above(path: &Path) -> Result<OwnedFd, PublishError> {
+fn above(flag: &'static str, path: &Path) -> Result<OwnedFd, PublishError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
+        flag,
         path: path.to_owned(),
         parent: parent.to_owned(),
         errno,
     })
 }
 
-/// Makes the output directory with its parent's group.
-fn create(path: &Path) -> Result<Dir, PublishError> {
-    let above = above(path)?;
+/// Makes a directory that a flag names, with its parent's group.
+fn create(flag: &'static str, path: &Path) -> Result<Dir, PublishError> {
+    let above = above(flag, path)?;
     let create = || {
         let name = path.file_name().unwrap_or_default();
         match mkdirat(&above, name, Mode::from_bits_truncate(0o755)) {
@@ -336,7 +416,8 @@ fn create(path: &Path) -> Result<Dir, PublishError> {
         fsync(&above)?;
         Ok(dir)
     };
-    create().map_err(|errno| PublishError::Io { doing: "create --output", path: path.to_owned(), errno })
+    let doing = if flag == OUTPUT { "create --output" } else { "create --state-dir" };
+    create().map_err(|errno| PublishError::Io { doing, path: path.to_owned(), errno })
 }
 
 fn may_write(dir: impl std::os::fd::AsFd) -> nix::Result<()> {

@@ -1,4 +1,4 @@
-//! What Trimtab keeps for itself, in a directory of its own below the output: the lock, the digest key, the journal, and
+//! What Trimtab keeps for itself, in a directory of its own below the output, or below `--state-dir`: the lock, the digest key, the journal, and
 //! the spool. Programs that scan the output find nothing there but what a kubelet's volume has, and one directory
 //! without files: Loki's ruler lists each directory of its rules' as a tenant, fails if one cannot be read, and parses
 //! each file in it.
@@ -14,7 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::warn;
 
 use super::dir::{Dir, Occupant, PRIVATE, is_own, look, permissions, settle};
-use super::open::{is_earlier, make_shown_dir};
+use super::open::{is_earlier, make_shown_dir, own_dir, was_used};
 use super::sys::{fstat, openat, renameat};
 use super::{Layout, Output, PublishError, files};
 use crate::model::digest::DigestKey;
@@ -28,6 +28,8 @@ pub(super) const STATE: &str = "..trimtab";
 pub(super) const PRIVATE_DIR: &str = "private";
 /// [`STATE`] in the making, out of what versions up to 0.2 have at its place.
 pub(super) const MOVING: &str = "..trimtab.tmp";
+/// [`STATE`] as it came from an output, in `--state-dir`: it takes the place of what is there.
+pub(super) const TAKEN: &str = "..trimtab.taken";
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const KEY: &str = "key";
@@ -51,7 +53,7 @@ pub(super) const TEMPORARIES: [&str; 5] =
     [files::CURRENT_TEMPORARY, JOURNAL_TEMPORARY, KEY_TEMPORARY, SYNCED_JOURNAL_TEMPORARY, BOOT_TEMPORARY];
 
 /// The lock of versions up to 0.1, which kept all of this beside the published files.
-const EARLIER_LOCK: &str = "..trimtab.lock";
+pub(super) const EARLIER_LOCK: &str = "..trimtab.lock";
 
 /// Their other names and today's, if it is to be kept. In this order: what names others follows them.
 const EARLIER: [(&str, Option<&str>); 8] = [
@@ -75,7 +77,7 @@ pub(super) const JOURNAL_LIMIT: usize = 4 * made_of::LIMIT;
 #[derive(Debug)]
 #[must_use]
 pub struct Lock {
-    _file: File,
+    _files: Vec<File>,
 }
 
 /// What was found at the journal's place.
@@ -99,28 +101,110 @@ type Parsed = Result<(Journal, Vec<u8>), JournalError>;
 impl Output {
     /// Takes the lock, and takes over what an earlier version left; `None` if another process holds the output.
     pub fn try_lock(&self) -> Result<Option<Lock>, PublishError> {
+        // Another may keep elsewhere what is its own.
+        let directory = self.lock_directory().map_err(|errno| self.io("lock", "", errno))?;
+        let Some(mut files) = directory else { return Ok(None) };
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(self.state(LOCK)?, LOCK, flags | OFlag::O_CREAT, PRIVATE);
         let file = file.map_err(|errno| self.own_io("open", LOCK, errno))?;
-        let Some(lock) = locked(file).map_err(|errno| self.own_io("lock", LOCK, errno))? else { return Ok(None) };
+        match locked(file).map_err(|errno| self.own_io("lock", LOCK, errno))? {
+            None => return Ok(None),
+            Some(file) => files.push(file),
+        }
         // Held until all is moved.
-        let _earlier = match openat(&self.dir, EARLIER_LOCK, flags, PRIVATE) {
-            Err(Errno::ENOENT) => None,
-            Err(errno) => return Err(self.io("open", EARLIER_LOCK, errno)),
-            Ok(file) => match locked(file).map_err(|errno| self.io("lock", EARLIER_LOCK, errno))? {
-                None => return Ok(None),
-                earlier => earlier,
-            },
-        };
+        let others = [(Some(&self.dir), EARLIER_LOCK), (self.replaced()?.as_ref(), LOCK)].map(|(dir, name)| {
+            let opened = dir.map_or(Err(Errno::ENOENT), |dir| openat(dir, name, flags, PRIVATE));
+            (name, opened)
+        });
+        let mut meanwhile = Vec::new();
+        for (name, opened) in others {
+            match opened {
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(self.io("open", name, errno)),
+                Ok(file) => match locked(file).map_err(|errno| self.io("lock", name, errno))? {
+                    None => return Ok(None),
+                    Some(file) => meanwhile.push(file),
+                },
+            }
+        }
         self.take_over()?;
-        Ok(Some(lock))
+        self.take_apart()?;
+        Ok(Some(Lock { _files: files }))
+    }
+
+    /// Locks the output directory itself; `None` if another holds it. A network's file system may lock files alone.
+    fn lock_directory(&self) -> nix::Result<Option<Vec<File>>> {
+        match locked(Dir::open(&self.dir, ".")?.into()) {
+            Ok(locked) => Ok(locked.map(|file| vec![file])),
+            Err(Errno::EBADF | Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Some(Vec::new())),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// What is in `--state-dir` and gives way to what comes from the output.
+    fn replaced(&self) -> Result<Option<Dir>, PublishError> {
+        let Some((apart, _)) = &self.apart else { return Ok(None) };
+        if !self.comes_from_output()? {
+            return Ok(None);
+        }
+        let opened = Dir::open(apart, STATE).and_then(|shown| Dir::open(&shown, PRIVATE_DIR));
+        match opened {
+            Err(Errno::ENOENT) => Ok(None),
+            opened => opened.map(Some).map_err(|errno| self.own_io("open", "", errno)),
+        }
+    }
+
+    /// Whether what is Trimtab's own is still in the output, and is to be apart.
+    fn comes_from_output(&self) -> Result<bool, PublishError> {
+        let (Some(_), Some(state)) = (&self.apart, &self.state) else { return Ok(false) };
+        let Some(inside) = own_dir(&self.dir, &self.path)? else { return Ok(false) };
+        let failed = |errno| self.io("stat", STATE, errno);
+        let (state, inside) = (fstat(state).map_err(failed)?, fstat(inside).map_err(failed)?);
+        Ok((state.st_dev, state.st_ino) == (inside.st_dev, inside.st_ino))
+    }
+
+    /// Moves what is Trimtab's own out of the output into `--state-dir`, in the place of what is there: only a start
+    /// without `--state-dir` leaves something in the output. Each of the renames leaves all in it where it is open, and
+    /// the next start goes on after any of them.
+    fn take_apart(&self) -> Result<(), PublishError> {
+        let home = self.home();
+        let failed = |errno| self.own_io("take over", "", errno);
+        if self.comes_from_output()? {
+            let moved = home.remove(TAKEN).and_then(|()| {
+                renameat(&self.dir, STATE, home, TAKEN)?;
+                home.sync()?;
+                self.dir.sync()
+            });
+            moved.map_err(failed)?;
+        } else if self.apart.is_some()
+            && let Some(inside) = own_dir(&self.dir, &self.path)?
+        {
+            // Made by a start without --state-dir that has asked for the lock in vain; or that had it since we looked.
+            let unused = was_used(&inside).and_then(|used| if used { Err(Errno::ESTALE) } else { Ok(()) });
+            unused.and_then(|()| self.dir.remove(STATE)).map_err(|errno| self.io("take over", STATE, errno))?;
+        }
+        if look(home, TAKEN).map_err(failed)? == Occupant::Nothing {
+            return Ok(());
+        }
+        let taken = home.remove(STATE).and_then(|()| {
+            home.remove(MOVING)?;
+            renameat(home, TAKEN, home, STATE)?;
+            home.sync()
+        });
+        taken.map_err(failed)
+    }
+
+    /// The directory that what is Trimtab's own is in.
+    fn home(&self) -> &Dir {
+        self.apart.as_ref().map_or(&self.dir, |(apart, _)| apart)
     }
 
     /// Moves what an earlier version keeps beside the published files to today's place. It is what counts, also where
     /// there is something at today's place: today's versions leave nothing at the earlier one. Cut off at any point, it
     /// goes on at the next start, before anything is read.
     fn take_over(&self) -> Result<(), PublishError> {
-        self.move_inside().map_err(|errno| self.io("take over", STATE, errno))?;
+        let from = if self.comes_from_output()? { &self.dir } else { self.home() };
+        Self::move_inside(from).map_err(|errno| self.own_io("take over", "", errno))?;
         let state = self.state("")?;
         let mut changed = false;
         let mut take = |from: &str, to: Option<&str>| {
@@ -149,9 +233,9 @@ impl Output {
 
     /// Versions up to 0.2 had [`STATE`] for themselves: it becomes [`PRIVATE_DIR`], by a rename that leaves all in it where
     /// it is open.
-    fn move_inside(&self) -> nix::Result<()> {
-        let dir = &self.dir;
+    fn move_inside(dir: &Dir) -> nix::Result<()> {
         match Dir::open(dir, STATE) {
+            Err(Errno::ENOENT) if look(dir, TAKEN)? != Occupant::Nothing => return Ok(()),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
             Ok(shown) if !is_earlier(&shown)? => return Ok(()),
@@ -175,7 +259,8 @@ impl Output {
 
     /// The path of a name in it.
     pub(super) fn own(&self, name: &str) -> PathBuf {
-        self.path.join(STATE).join(PRIVATE_DIR).join(name)
+        let home = self.apart.as_ref().map_or(&self.path, |(_, path)| path);
+        home.join(STATE).join(PRIVATE_DIR).join(name)
     }
 
     pub(super) fn own_io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
@@ -328,10 +413,10 @@ impl Output {
     }
 }
 
-fn locked(file: OwnedFd) -> nix::Result<Option<Lock>> {
+fn locked(file: OwnedFd) -> nix::Result<Option<File>> {
     let file = File::from(file);
     match file.try_lock() {
-        Ok(()) => Ok(Some(Lock { _file: file })),
+        Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
     }

@@ -41,6 +41,7 @@ mod crash; // kills and trouble with the output: nothing is lost or left behind
 mod disk; // a disk that refuses writes
 mod kills; // the kill matrix: before and after every effect
 mod secrets; // a secret byte where it does not belong
+mod state_dir; // what is Trimtab's own beside the output
 
 // What we ship.
 mod chart; // deploy/helm and deploy/kustomize: rendered, and on an API server

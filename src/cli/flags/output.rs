@@ -26,9 +26,9 @@ pub struct OutputArgs {
     /// Trimtab creates and owns it; its parent is the shared volume.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// With --observe-dir and without --output, remember in this directory what the main process has [default: in memory]
+    /// Keep in this directory what is Trimtab's own [default: ..trimtab in --output; without --output, in memory]
     ///
-    /// Without it, a restart means one reload too many.
+    /// With --layout files, on the same mount as --output. With --observe-dir and without both, a restart means one reload too many.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Render this file, or each of a directory
@@ -150,10 +150,12 @@ impl OutputArgs {
     pub(super) fn directory(&self, copied: bool) -> Checked<Option<&Path>> {
         let written = copied || !self.templates.is_empty() || !self.envsubst.is_empty();
         match (&self.output, &self.state_dir) {
-            (Some(_), Some(_)) => usage(
-                "--state-dir is for --observe-dir without --output: what is to be remembered of an --output is in it",
-            ),
-            (Some(_), None) if !written => usage(
+            (Some(output), Some(state)) if real(state).starts_with(real(output)) => usage(format!(
+                "--state-dir {} is in --output {}, whose readers would find it there: name a directory beside it",
+                state.display(),
+                output.display()
+            )),
+            (Some(_), _) if !written => usage(
                 "nothing would be written into --output: what --observe-dir names is not copied; leave --output away, \
                  or give something to write, as --template",
             ),
@@ -166,28 +168,28 @@ impl OutputArgs {
 
     /// A watched directory in the output, or the output in a watched one, would make each publish a change.
     pub(super) fn check_apart(&self, watched: &Path) -> Checked<()> {
-        let Some((flag, output)) = self.home() else { return Ok(()) };
-        let (output_real, watched_real) = (real(output), real(watched));
-        if output_real.starts_with(&watched_real) || watched_real.starts_with(&output_real) {
-            return usage(format!(
-                "{flag} {} and the watched {} are in one another: each publish would be a change; keep them apart",
-                output.display(),
-                watched.display()
-            ));
+        for (flag, written) in [("--output", &self.output), ("--state-dir", &self.state_dir)] {
+            let Some(written) = written else { continue };
+            let (written_real, watched_real) = (real(written), real(watched));
+            if written_real.starts_with(&watched_real) || watched_real.starts_with(&written_real) {
+                return usage(format!(
+                    "{flag} {} and the watched {} are in one another: each publish would be a change; keep them apart",
+                    written.display(),
+                    watched.display()
+                ));
+            }
         }
         Ok(())
     }
 
-    /// The directory that Trimtab works in, and its flag.
-    fn home(&self) -> Option<(&'static str, &Path)> {
-        let output = self.output.as_deref().map(|output| ("--output", output));
-        output.or_else(|| Some(("--state-dir", self.state_dir.as_deref()?)))
-    }
-
     pub(super) fn config(&self) -> Option<publish::Config> {
-        let (_, home) = self.home()?;
+        let (output, state_dir) = match (&self.output, &self.state_dir) {
+            (Some(output), state) => (output, state.clone()),
+            (None, state) => (state.as_ref()?, None),
+        };
         Some(publish::Config {
-            output: home.to_owned(),
+            output: output.clone(),
+            state_dir,
             // With nothing in it, this layout leaves nothing at the top but Trimtab's own directory.
             layout: if self.output.is_some() { self.layout } else { Layout::Files },
             file_mode: self.file_mode,

@@ -73,6 +73,7 @@ impl<'a> Publisher<'a> for Files<'a> {
         let Some(manifest) = self.complete(true)? else { return Ok(Vec::new()) };
         let key = self.key()?;
         let mut changed = Vec::new();
+        let mut gone = 0;
         let mut place = Cursor::from(&self.0.dir);
         for (path, record) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
@@ -81,8 +82,20 @@ impl<'a> Publisher<'a> for Files<'a> {
                 None => None,
             };
             if found != Some(record.digest) {
+                gone += usize::from(found.is_none());
                 changed.push(path);
             }
+        }
+        if let Some((_, state)) = self.0.apart.as_ref().filter(|_| gone > 0 && gone == manifest.files.len()) {
+            // The output is another one, or was made anew, and what is apart has outlived it.
+            let own = self.0.state(CURRENT)?;
+            own.remove(CURRENT).and_then(|()| own.sync()).map_err(|errno| self.0.own_io("remove", CURRENT, errno))?;
+            return Ok(vec![format!(
+                "--output {} has none of the {gone} files that were published by what --state-dir {} remembers: it is \
+                 published anew",
+                self.0.path.display(),
+                state.display()
+            )]);
         }
         let first = changed.first().map(|path| {
             format!(

@@ -5,6 +5,7 @@ pub(in crate::publish) mod faulty;
 mod files;
 mod large;
 mod power;
+mod state_dir;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,7 +61,7 @@ fn scratch() -> TempDir {
 }
 
 fn config(output: &Path) -> Config {
-    Config { output: output.to_owned(), layout: Layout::Atomic, file_mode: 0o644, secret_mode: 0o640 }
+    Config { output: output.to_owned(), state_dir: None, layout: Layout::Atomic, file_mode: 0o644, secret_mode: 0o640 }
 }
 
 fn open_as(output: &Path, layout: Layout) -> Output {
