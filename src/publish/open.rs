@@ -1,7 +1,7 @@
 //! The one checked way into the output directory: opened and created by the sidecar, only looked at by `render` and
 //! `check`.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
@@ -132,7 +132,14 @@ impl Output {
         }
     }
 
-    /// What suggests that files in the output do not keep their modes, without writing one.
+    /// What suggests that files in the output do not keep their modes, without writing one. Of an output that is not
+    /// there yet its volume alone says so.
+    #[must_use]
+    pub fn would_ignore_modes(config: &Config) -> Option<String> {
+        often_ignored(above(&own_path(&config.output)).ok()?, &config.output)
+    }
+
+    /// The same of one that is there.
     #[must_use]
     pub fn may_ignore_modes(&self) -> Option<String> {
         for name in [LOCK, KEY, JOURNAL] {
@@ -150,9 +157,7 @@ impl Output {
                 ));
             }
         }
-        let kind = fstatfs(&self.dir).ok()?.filesystem_type();
-        let (_, name) = IGNORE_MODES.iter().find(|(magic, _)| *magic == kind)?;
-        Some(format!("{} is on a file system ({name}) that often does not", self.path.display()))
+        often_ignored(&self.dir, &self.path)
     }
 
     /// The output of a directory that was checked, and warnings.
@@ -420,7 +425,13 @@ fn create(flag: &'static str, path: &Path) -> Result<Dir, PublishError> {
     create().map_err(|errno| PublishError::Io { doing, path: path.to_owned(), errno })
 }
 
-fn may_write(dir: impl std::os::fd::AsFd) -> nix::Result<()> {
+fn often_ignored(dir: impl AsFd, path: &Path) -> Option<String> {
+    let kind = fstatfs(dir).ok()?.filesystem_type();
+    let (_, name) = IGNORE_MODES.iter().find(|(magic, _)| *magic == kind)?;
+    Some(format!("{} is on a file system ({name}) that often does not", path.display()))
+}
+
+fn may_write(dir: impl AsFd) -> nix::Result<()> {
     faccessat(dir, ".", AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS)
 }
 

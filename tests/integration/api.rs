@@ -27,6 +27,7 @@ use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::sleep;
 
+use super::kube_source::cutting;
 use super::support::apiserver::{ADMIN, APP, ApiServer, NOBODY, kubeconfig, token};
 use super::support::hook::Hook;
 use super::support::mounts::Mounted;
@@ -1066,6 +1067,27 @@ async fn exec_plugin_that_hangs_ends_with_the_sidecar_at_once() {
         let group = Command::new("pgrep").args(["-g", &pid.to_string()]).output().ok()?;
         group.stdout.is_empty().then_some(())
     });
+}
+
+#[tokio::test]
+async fn a_watch_that_a_load_balancer_cuts_is_counted_and_goes_on() {
+    let place = Place::new().await;
+    place.put(&configmap("web", &[("a", "1")])).await;
+    let server = place.shared.as_ref().unwrap();
+    // Longer than a watch must last to be resumed at once.
+    let port = cutting(server.port(), Duration::from_secs(6)).await;
+    fs::write(place.at(ADMIN), kubeconfig(port, &server.ca(), &json!({"token": token(ADMIN)}))).unwrap();
+    let sidecar = place.start(&["--configmap", "web"]);
+    until_read(&place, "a", "1");
+    let cuts = || {
+        let (_, text) = sidecar.request("--listen", "GET", "/metrics").unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("reloader_watch_errors_total "));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    eventually("the cut is counted", || (cuts() >= 1.0).then_some(()));
+    assert_eq!(sidecar.status()["sources"][0]["healthy"], true);
+    place.put(&configmap("web", &[("a", "2")])).await;
+    until_read(&place, "a", "2");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::mount::MsFlags;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::support::hook::Hook;
 use super::support::mounts::Mounted;
 use super::support::scene::{Layout, Scene};
-use super::support::sidecar::{Sidecar, Volume, eventually, output_of, trimtab};
+use super::support::sidecar::{Sidecar, Volume, eventually, output_of, run, trimtab};
 
 const QUICK: [&str; 6] = ["--debounce", "5ms", "--retry-min", "20ms", "--retry-max", "100ms"];
 
@@ -205,6 +205,43 @@ fn check_finds_modes_that_are_not_kept() {
     disk.edit(1, 1);
     sidecar.start_again();
     disk.settled(&sidecar, 1);
+}
+
+#[test]
+fn a_secret_is_not_written_to_a_file_system_that_keeps_no_modes() {
+    for layout in [Layout::Atomic, Layout::Files] {
+        let mut scene = Scene::of(layout);
+        let (mounted, image) = (scene.at("shared"), scene.at("ntfs"));
+        fs::create_dir(&mounted).unwrap();
+        scene.output = mounted.join("conf");
+        let mounted = Mounted::ntfs(mounted, &image);
+        let public = Volume::new(scene.at("public"), &[("n", "0")]);
+        let secret = Volume::new(scene.at("secret"), &[("password", "canary-of-0600")]);
+        let flags = [
+            &QUICK[..],
+            &["--watch-dir", public.path.to_str().unwrap(), "--once", "--once-timeout", "1s"],
+            &["--watch-dir", secret.path.to_str().unwrap(), "--secret-dir", "secret"],
+        ];
+        let flags = scene.flags(&flags.concat());
+        let (code, said) = run(trimtab().arg("check").args(&flags));
+        let words = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let what = "may not keep the mode of --file-mode and --secret-mode";
+        assert!(words.contains(what) && words.contains("(FUSE)"), "before the first start, {code:?}: {said}");
+        assert!(!scene.output.exists());
+        let (code, said) = run(trimtab().args(&flags));
+        let parts = ["password holds a secret and is not written", "gives it 0777 instead of --secret-mode 0640"];
+        assert!(code != Some(0) && parts.iter().all(|part| said.contains(part)), "{code:?}: {said}");
+        assert_eq!(scene.published("n"), None, "all of a generation or nothing");
+        let (_, said) = run(trimtab().arg("check").args(&flags));
+        assert!(said.contains("lock was made with mode 0600") && said.contains("0777"), "{said}");
+        let holds = |image: &Path| fs::read(image).unwrap().windows(14).any(|bytes| bytes == b"canary-of-0600");
+        assert!(!holds(&image), "no byte of it came to the disk");
+        let (code, said) = run(trimtab().args(&flags).args(["--secret-mode", "0777"]));
+        assert!(code == Some(0) && said.contains("has mode 0777, and was given 0644"), "{code:?}: {said}");
+        assert_eq!(scene.published("password").as_deref(), Some("canary-of-0600"));
+        drop(mounted);
+        assert!(holds(&image), "else it could not be found above");
+    }
 }
 
 /// While Trimtab runs, its lock keeps the kernel from making the volume read-only: it is found so after a restart.

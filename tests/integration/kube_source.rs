@@ -1144,7 +1144,7 @@ async fn an_older_version_or_a_future_that_is_none_is_listed_anew() {
 }
 
 /// A load balancer before the server: it cuts each connection after a while. Its port.
-async fn cutting(server: u16, after: Duration) -> u16 {
+pub async fn cutting(server: u16, after: Duration) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     tokio::spawn(async move {

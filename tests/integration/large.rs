@@ -79,3 +79,28 @@ fn large_files_of_a_directory_are_published_and_never_held() {
     let read = || fs::read_to_string(rendered.join("t")).is_ok_and(|text| text == LENGTH.to_string());
     eventually("the template has read it", || read().then_some(()));
 }
+
+/// A mask once took fourteen times the secrets, and the container its end.
+#[test]
+fn what_a_validator_says_is_masked_in_the_memory_of_one_secret() {
+    let stage = Stage::new("1");
+    let secret = stage.at("secret");
+    fs::create_dir(&secret).unwrap();
+    let lines: String = (0..3 << 16).map(|number| format!("{number:015}\n")).collect();
+    fs::write(secret.join("lines"), &lines).unwrap();
+    let most = |says: &str| {
+        let validator = format!("sh -c '{says} exit 1' {{dir}}");
+        let flags = ["--watch-dir", &stage.text("secret"), "--secret-dir", "secret", "--validate", &validator];
+        let mut sidecar = stage.start(&flags);
+        sidecar.until("it is rejected", |status| !status["quarantine"].is_null());
+        if !says.is_empty() {
+            eventually("what it said is logged", || sidecar.log_of_this_life().contains("zebra ***").then_some(()));
+        }
+        let most = memory(&sidecar, "VmHWM");
+        sidecar.kill();
+        most
+    };
+    let (silent, speaks) = (most(""), most("echo zebra 000000000000077;"));
+    println!("{silent} kB at most where it says nothing, {speaks} kB where it speaks");
+    assert!(speaks < silent + 8_000, "{silent} kB where it says nothing, {speaks} kB where it speaks");
+}

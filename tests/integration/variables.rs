@@ -555,7 +555,7 @@ fn by_variables_objects(variables: &mut Variables) {
         ["configmap/n", "secret/n", "configmap/m", "secret/m"].map(|kind| format!("{kind}/[{}]", selected[0].1));
     assert_eq!(names(&sidecar), expected);
     sidecar.kill();
-    let all = [("SELECTOR", "a"), ("RESOURCE", "secret"), ("ALL_NAMESPACES", "true")];
+    let all = [("SELECTOR", "a"), ("RESOURCE", "secret"), ("ALL_NAMESPACES", "1")];
     let sidecar = variables.start(&stage, "log-3", &[&own[..], &all].concat(), &[]);
     assert_eq!(names(&sidecar), ["secret/*/[a]"]);
 }

@@ -15,24 +15,29 @@ pub(super) fn of_output(config: &Config) -> Vec<Finding> {
         Ok(Some((output, warnings))) => {
             let remedy = "a directory of its own below the volume, and securityContext.fsGroup of the Pod";
             findings.extend(warnings.iter().map(|warning| Finding::new(Severity::Advice, &place, warning, remedy)));
-            findings.extend(output.may_ignore_modes().map(|why| {
-                let message = format!(
-                    "files may not keep the mode of --file-mode and --secret-mode: {why}; a secret is not written where \
-                     others could read it"
-                );
-                let remedy = "an emptyDir; or the mode in the volume's mountOptions (file_mode, umask), and the same as \
-                              --secret-mode";
-                Finding::new(Severity::Advice, &place, message, remedy)
-            }));
+            findings.extend(output.may_ignore_modes().map(|why| of_modes(&place, &why)));
             output.writable()
         }
-        Ok(None) => Output::creatable(config).map(drop),
+        Ok(None) => {
+            findings.extend(Output::would_ignore_modes(config).map(|why| of_modes(&place, &why)));
+            Output::creatable(config).map(drop)
+        }
         Err(error) => Err(error),
     };
     if let Err(error) = result {
         findings.push(of_publish_error(&place, &error));
     }
     findings
+}
+
+fn of_modes(place: &str, why: &str) -> Finding {
+    let message = format!(
+        "files may not keep the mode of --file-mode and --secret-mode: {why}; a secret is not written where others could \
+         read it"
+    );
+    let remedy =
+        "an emptyDir; or the mode in the volume's mountOptions (file_mode, umask), and the same as --secret-mode";
+    Finding::new(Severity::Advice, place, message, remedy)
 }
 
 fn of_publish_error(place: &str, error: &PublishError) -> Finding {

@@ -1,10 +1,12 @@
 //! What a test mounts, as root.
 
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::sidecar::needs_root;
+use super::sidecar::{needs_root, run};
 
 const NONE: Option<&str> = None;
 
@@ -16,6 +18,20 @@ impl Mounted {
     pub fn tmpfs(path: PathBuf, options: &str) -> Self {
         needs_root("mount a tmpfs");
         mount(Some("trimtab-test"), &path, Some("tmpfs"), MsFlags::empty(), Some(options)).unwrap();
+        Self(path)
+    }
+
+    /// NTFS in a file, by Debian's ntfs-3g over FUSE. Without a map of users, as here, it keeps no modes, and takes
+    /// each chmod for done. It has symlinks, which FAT has not.
+    pub fn ntfs(path: PathBuf, image: &Path) -> Self {
+        needs_root("mount NTFS");
+        let program = std::env::var("TRIMTAB_TEST_NTFS").expect("TRIMTAB_TEST_NTFS is not set: run `make test`");
+        fs::File::create(image).unwrap().set_len(16 << 20).unwrap();
+        let make = Path::new(&program).with_file_name("mkntfs");
+        let (code, said) = run(Command::new(make).args(["-F", "-q", "-Q"]).arg(image));
+        assert_eq!(code, Some(0), "{said}");
+        let (code, said) = run(Command::new(program).arg(image).arg(&path));
+        assert_eq!(code, Some(0), "{said}");
         Self(path)
     }
 
