@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch as channel};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::bundle::BundleError;
 pub use self::bundle::Packing;
@@ -134,7 +134,10 @@ pub async fn look(
     spool: Option<&Spool>,
     conditions: &Conditions,
 ) -> Result<Found, UrlError> {
-    let (body, conditions) = match source.fetch(config, spool, conditions).await? {
+    // A signature, and both of them once more, come within the time of one.
+    let fetched = timeout(config.timeout, source.fetch(config, spool, conditions)).await;
+    let slow = |_| Err(FetchError::Slow { endpoint: source.endpoint.to_string(), whole: config.timeout }.into());
+    let (body, conditions) = match fetched.unwrap_or_else(slow)? {
         Fetched::New { body, conditions } => (body, conditions),
         Fetched::NotModified => return Ok(Found::NotModified),
         Fetched::Absent(code) => return Ok(Found::Absent(code)),

@@ -244,6 +244,22 @@ async fn nothing_unsigned_is_used_or_unpacked() {
 }
 
 #[tokio::test]
+async fn signature_comes_within_the_time_of_its_content() {
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(keys.path(), KEY).unwrap();
+    let server = Server::start("");
+    let content = ok(SETTLED, "test");
+    server.answer_first([&*content]);
+    // A signature of which nothing comes but its head.
+    server.hold("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n");
+    let signed = Signed::by(keys.path().into(), &source(&server, false).endpoint);
+    let source = Source { signed, ..source(&server, false) };
+    let config = Config { timeout: Duration::from_millis(300), max_size: 1 << 20, ..Config::default() };
+    let error = look(&config, &source, None, &Conditions::default()).await.unwrap_err().to_string();
+    assert!(error.contains("/a/list: not all of it came within 300ms"), "the signature has a time of its own: {error}");
+}
+
+#[tokio::test]
 async fn task_ends_with_its_receiver() {
     let server = Server::start(&ok("", "1"));
     let Running { updates, task, refresh: _refresh } = Running::start(&server, Duration::from_hours(1));
