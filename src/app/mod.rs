@@ -350,7 +350,8 @@ impl App {
         let rejected = self.machine.is_held() || self.machine.is_rejected();
         let newest = self.inputs.as_ref().filter(|_| rejected);
         self.report.edited_in_place(newest.map(|newest| self.ledger.edited_in_place(newest)).unwrap_or_default());
-        self.report.state(&self.machine, self.feed.views(), self.observed.map(|(digest, at, _)| (digest, at)), fleet);
+        let observed = self.observed.map(|(digest, at, _)| (digest, at));
+        self.report.state(&self.machine, self.feed.views(), &self.feed.fetches().collect::<Vec<_>>(), observed, fleet);
         // An init container's life is over before anyone asks.
         if self.config.once.is_none()
             && self.steps.may_store()

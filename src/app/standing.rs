@@ -35,6 +35,7 @@ impl Reporter {
         &mut self,
         machine: &Machine,
         views: &[View],
+        fetches: &[String],
         observed: Option<(Digest, Timestamp)>,
         fleet: Option<(Rollout, Wait)>,
     ) {
@@ -62,9 +63,13 @@ impl Reporter {
                 .map(|good| status::Published::new(good, confirmed.filter(|it| it.is(good)).and_then(|it| it.at)));
             status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
             status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
-            status.sources = views.iter().map(source).collect();
+            status.sources = views.iter().map(|view| source(view, fetches)).collect();
             status.held = machine.is_held();
-            status.waits_for = machine.paced_by().map(|flag| Wait { reason: flag.to_owned(), next: None });
+            status.waits_for = machine
+                .paced_by()
+                .map(str::to_owned)
+                .or_else(|| fetches.first().cloned())
+                .map(|reason| Wait { reason, next: None });
             if let Some((_, wait)) = fleet.filter(|_| machine.waits_for_fleet()) {
                 status.waits_for = Some(wait);
             }
@@ -82,14 +87,17 @@ impl Reporter {
     }
 }
 
-fn source(view: &View) -> status::Source {
+fn source(view: &View, fetches: &[String]) -> status::Source {
+    // While its `.url` keys are fetched it may look as if it had none.
+    let is_of = |fetch: &&String| fetch.strip_prefix(&view.spec.name).is_some_and(|rest| rest.starts_with(": "));
+    let fetch = fetches.iter().find(is_of).filter(|_| lack(view) == Some(Lack::Missing));
     status::Source {
         name: view.spec.name.clone(),
         resource_version: view.resource_version().map(str::to_owned),
         healthy: view.is_up() && !view.is_kept() && view.waits_for().is_none(),
-        message: view.message(),
+        message: fetch.cloned().or_else(|| view.message()),
         at: view.at,
-        lack: lack(view),
+        lack: lack(view).filter(|_| fetch.is_none()),
     }
 }
 

@@ -65,9 +65,10 @@ pub(super) fn check(args: DryRunArgs) -> ExitCode {
     };
     let config = Arc::new(config);
     let mut findings = runtime.block_on(sources::of_api(&config));
-    findings.extend(sources::of_files(&config));
+    let directories = runtime.block_on(sources::directories(&config));
+    findings.extend(sources::of_files(&config, directories.views()));
     findings.extend(runtime.block_on(sources::of_sources_behind_urls(&config)));
-    findings.extend(runtime.block_on(rollout::of_rollout(&config)));
+    findings.extend(runtime.block_on(rollout::of_rollout(&config, directories.views())));
     if findings.is_empty() {
         findings.extend(runtime.block_on(sources::of_content(&config)));
     }

@@ -27,6 +27,7 @@ use crate::candidate;
 use crate::cli::exit::Exit;
 use crate::cli::{DryRunArgs, Format};
 use crate::model::content::Content;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::{HeldBack, Snapshot};
 use crate::model::spool::SpoolError;
 use crate::model::tree::File;
@@ -74,7 +75,7 @@ fn start_up(error: anyhow::Error) -> Failure {
 }
 
 async fn report(config: &Config, limit: Duration) -> Result<Report, Failure> {
-    let Rehearsed { rendered, warnings, published, kept } = rehearse(config, limit).await?;
+    let Rehearsed { rendered, warnings, published, kept, fetched: _ } = rehearse(config, limit).await?;
     for warning in warnings {
         warn!("{warning}");
     }
@@ -83,9 +84,11 @@ async fn report(config: &Config, limit: Duration) -> Result<Report, Failure> {
 
 /// What the sidecar would write, and what is there.
 pub(super) struct Rehearsed {
-    rendered: Rendered,
+    pub rendered: Rendered,
     /// What `--syntax warn` found.
     pub warnings: Vec<String>,
+    /// What `.url` keys stand for: the object, from where it was fetched, and how much it is.
+    pub fetched: Vec<(ObjectRef, String)>,
     published: BTreeMap<String, PublishedFile>,
     kept: Vec<Kept>,
 }
@@ -103,7 +106,7 @@ pub(super) async fn rehearse(config: &Config, limit: Duration) -> Result<Rehears
         // For what is only compared with itself.
         None => app::own_key(None).map_err(start_up)?,
     };
-    let (snapshot, kept) = read(config, output.as_ref(), limit).await?;
+    let (snapshot, kept, fetched) = read(config, output.as_ref(), limit).await?;
     let inputs = Inputs { snapshot, settings: Arc::new(config.render.clone()) };
     let published = match &output {
         Some(output) => output.published(config.render.max_size).map_err(|error| cannot_write(error.into()))?,
@@ -119,12 +122,16 @@ pub(super) async fn rehearse(config: &Config, limit: Duration) -> Result<Rehears
             .has_room_for(&rendered.tree)
             .map_err(|error| if error.rejected() { rejected(error.to_string()) } else { cannot_write(error.into()) })?;
     }
-    Ok(Rehearsed { rendered, warnings, published, kept })
+    Ok(Rehearsed { rendered, warnings, fetched, published, kept })
 }
 
 /// Reads all sources once, and waits for those that are missing. What is gone and was published
 /// is kept, as the sidecar keeps it.
-async fn read(config: &Config, output: Option<&Output>, limit: Duration) -> Result<(Snapshot, Vec<Kept>), Failure> {
+async fn read(
+    config: &Config,
+    output: Option<&Output>,
+    limit: Duration,
+) -> Result<(Snapshot, Vec<Kept>, Vec<(ObjectRef, String)>), Failure> {
     // One that cannot be believed is set aside by the sidecar, which then knows no more.
     let journal = output.map(Output::journal).transpose().map_err(|error| (Exit::CannotWrite, error.into()))?;
     let current = journal.flatten().and_then(Result::ok).and_then(|journal| journal.current);
@@ -148,7 +155,7 @@ async fn read(config: &Config, output: Option<&Output>, limit: Duration) -> Resu
             let kept = feed.views().iter().filter(|view| view.is_kept());
             let kept =
                 kept.map(|view| Kept { source: view.spec.name.clone(), message: view.message().unwrap_or_default() });
-            return Ok((snapshot, kept.collect()));
+            return Ok((snapshot, kept.collect(), feed.fetched()));
         }
         let Ok(mut news) = timeout_at(until, feed.next()).await else {
             let exit = if feed.is_forbidden() { Exit::Forbidden } else { Exit::Unavailable };

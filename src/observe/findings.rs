@@ -180,14 +180,23 @@ fn unread(status: &Status) -> Option<Finding> {
     if status.observed.is_some() {
         return None;
     }
+    let running = if status.published.is_some() { running(status) } else { String::new() };
     let Some((source, cause, more)) = troubled(status) else {
-        return Some(Finding::calm(State::Working, Station::Source, "The sources are read for the first time"));
+        let read = Finding::calm(State::Working, Station::Source, "The sources are read for the first time");
+        let Some(wait) = &status.waits_for else { return Some(read) };
+        return Some(Finding {
+            state: State::Waiting,
+            link: ", which waits for",
+            cause: Some(wait.reason.clone()),
+            meanwhile: running,
+            next: wait.next.clone(),
+            ..read
+        });
     };
     let (state, what) = match &status.published {
         None => (State::Waiting, "Nothing is published yet"),
         Some(_) => (State::Stale, "No edit is seen"),
     };
-    let running = if status.published.is_some() { running(status) } else { String::new() };
     Some(Finding {
         state,
         at: Station::Source,

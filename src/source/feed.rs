@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use super::url::keys::Keys;
 use super::{Published, ReadBack, Seen, Sources, Spec, Update, View, files, kube, url};
 use crate::model::made_of::Parts;
+use crate::model::object::ObjectRef;
 use crate::model::snapshot::Snapshot;
 use crate::model::spool::Spool;
 
@@ -185,7 +186,7 @@ impl Feed {
         };
         tokio::select! {
             Some(first) = self.updates.recv() => self.take(first, &mut news),
-            Some(first) = of_keys => self.fetched(first),
+            Some(first) = of_keys => self.answered(first),
             else => return std::future::pending().await,
         }
         // What is there already is one change.
@@ -193,7 +194,7 @@ impl Feed {
             self.take(update, &mut news);
         }
         while let Some(update) = self.keys.as_mut().and_then(Keys::try_next) {
-            self.fetched(update);
+            self.answered(update);
         }
         self.note_what_is_waited_for(&mut news);
         news
@@ -231,8 +232,19 @@ impl Feed {
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = self.sources.waits_for();
-        waits_for.extend(self.keys.iter().filter(|_| !self.begun).flat_map(Keys::waits_for));
+        waits_for.extend(self.fetches());
         waits_for
+    }
+
+    /// What is waited for of that though nothing is wrong: servers that `.url` keys name, before the first snapshot.
+    pub fn fetches(&self) -> impl Iterator<Item = String> {
+        self.keys.iter().filter(|_| !self.begun).flat_map(Keys::waits_for)
+    }
+
+    /// As [`Keys::fetched`].
+    #[must_use]
+    pub fn fetched(&self) -> Vec<(ObjectRef, String)> {
+        self.keys.as_ref().map(Keys::fetched).unwrap_or_default()
     }
 
     /// Whether a source cannot be read for lack of a permission.
@@ -241,7 +253,7 @@ impl Feed {
         self.views().iter().any(View::is_forbidden)
     }
 
-    fn fetched(&mut self, update: Update) {
+    fn answered(&mut self, update: Update) {
         let update = self.keys.as_mut().and_then(|keys| keys.answered(update));
         self.changed |= update.is_some_and(|update| self.sources.take(update));
     }
@@ -297,7 +309,7 @@ impl Feed {
         let waits_for = self.sources.waits_for();
         // Until each has been read once, and back, it would be true for a moment alone.
         let is_known = |view: &View| view.is_known() && (!view.is_gone() || view.is_lost());
-        if waits_for == self.waited_for || !self.views().iter().all(is_known) {
+        if waits_for == self.waited_for || !self.views().iter().all(is_known) || self.fetches().next().is_some() {
             return;
         }
         for waited in waits_for.iter().filter(|waited| !self.waited_for.contains(waited)) {

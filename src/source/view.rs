@@ -124,6 +124,12 @@ impl View {
         }
     }
 
+    /// Whether what it has is secret.
+    #[must_use]
+    pub fn has_secrets(&self) -> bool {
+        self.objects.values().any(|object| object.secret)
+    }
+
     /// Whether it is a selector, and no object has these labels.
     #[must_use]
     pub fn selects_nothing(&self) -> bool {

@@ -426,6 +426,54 @@ fn secret_of_a_url_is_a_secret_and_goes_by_its_header() {
 }
 
 #[test]
+fn check_fetches_what_url_keys_name() {
+    let (nginx, scene) = (Nginx::start(), Scene::new());
+    nginx.put("list.txt", "12345", 3600);
+    fs::create_dir(scene.at("in")).unwrap();
+    let key = |name: &str, url: &str| fs::write(scene.at("in").join(name), url).unwrap();
+    let at = |path: &str| format!("http://127.0.0.1:{}/{path}", nginx.port);
+    key("a.url", &at("list.txt"));
+    key("b.url", &at("none"));
+    key("c.url", "http://elsewhere.example/c");
+    let flags = scene.flags(&["--watch-dir", &scene.text("in"), "--url-hosts", "127.0.0.1"]);
+    let check = || run(trimtab().arg("check").args(&flags));
+    let (code, said) = check();
+    let parts = [
+        &*format!("{} has 5 bytes, for key \"a.url\"", at("list.txt")),
+        "problem: dir/in",
+        "key \"b.url\"",
+        "nothing is there (404)",
+        "names elsewhere.example, and nothing is fetched from hosts that --url-hosts",
+        "2 problems",
+    ];
+    assert!(code == Some(1) && parts.iter().all(|part| said.contains(part)), "{code:?}: {said}");
+    for name in ["b.url", "c.url"] {
+        fs::remove_file(scene.at("in").join(name)).unwrap();
+    }
+    let (code, said) = check();
+    assert!(code == Some(0) && said.contains("no problems found"), "{code:?}: {said}");
+    assert!(!scene.output.exists());
+}
+
+#[test]
+fn start_that_waits_for_the_server_of_a_url_key_says_so() {
+    // The kernel takes connections, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let scene = Scene::new();
+    fs::create_dir(scene.at("in")).unwrap();
+    let url = format!("http://{}/list", silent.local_addr().unwrap());
+    fs::write(scene.at("in/a.url"), &url).unwrap();
+    let sidecar = scene.start(&["--watch-dir", &scene.text("in"), "--url-hosts", "127.0.0.1", "--url-timeout", "10m"]);
+    let status = sidecar.until("it waits", |status| status["verdict"]["state"] == "waiting");
+    let parts = ["dir/in: what", &url, "has for its key \"a.url\"", "--url-timeout"];
+    let summary = status["verdict"]["summary"].as_str().unwrap();
+    assert!(parts.iter().all(|part| summary.contains(part)), "{summary}");
+    assert!(status["waitsFor"]["reason"].as_str().unwrap().contains(&url), "{status}");
+    assert!(status["sources"][0]["message"].as_str().unwrap().contains(&url), "it has keys: {status}");
+    eventually("the log says it", || sidecar.log().contains(summary).then_some(()));
+}
+
+#[test]
 fn proxy_that_the_environment_names_is_used_and_one_that_refuses_is_named() {
     let nginx = Nginx::start();
     nginx.put("list.txt", "1", 3600);

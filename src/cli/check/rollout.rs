@@ -6,12 +6,12 @@ use super::sources::to_bind;
 use super::{Finding, Severity};
 use crate::app::{self, Config, RolloutConfig};
 use crate::rollout::lease_name;
-use crate::source::files;
 use crate::source::kube::{Clients, Rule};
+use crate::source::{View, files};
 
-pub(super) async fn of_rollout(config: &Config) -> Vec<Finding> {
+pub(super) async fn of_rollout(config: &Config, views: &[View]) -> Vec<Finding> {
     let Some(rollout) = &config.rollout else { return Vec::new() };
-    let mut findings = Vec::from_iter(of_key(config));
+    let mut findings = Vec::from_iter(of_key(config, views));
     // What is wrong with the way itself is reported with the sources.
     let Ok(clients) = app::clients(config).await else { return findings };
     let Some(clients) = clients.or_else(Clients::of_this_pod) else {
@@ -44,11 +44,9 @@ fn place(rollout: &RolloutConfig) -> String {
 }
 
 /// A mounted directory may turn out to be secret: then each replica would take a key of its own, and agree with nobody.
-fn of_key(config: &Config) -> Option<Finding> {
+fn of_key(config: &Config, views: &[View]) -> Option<Finding> {
     let rollout = config.rollout.as_ref().filter(|_| config.digest_key_file.is_none())?;
-    let budget = files::Budget::new(config.files.max_size);
-    let secret =
-        |root: &&files::Root| files::read(root, &budget).is_ok_and(|object| object.is_some_and(|it| it.secret));
+    let secret = |root: &&files::Root| views.get(root.source).is_some_and(View::has_secrets);
     let root = config.files.roots.iter().find(secret)?;
     let message = format!(
         "{} is on tmpfs, as Secrets are: without a common key no two replicas agree on what a change is, and none follows",

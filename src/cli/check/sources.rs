@@ -4,16 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tracing::info;
 
 use super::{Finding, Severity};
 use crate::app::{self, Config};
 use crate::cli::exit::Exit;
 use crate::cli::render;
+use crate::source::View;
+use crate::source::feed::{Feed, Keep};
 use crate::source::files::{self, Frozen};
 use crate::source::kube::{self, Access};
 use crate::source::url::{self, Found};
-use crate::source::{Seen, Sources, Update, View};
 
 /// How long sources are waited for that are there and may be read: a container may have a hundredth of a processor.
 const LOOK: Duration = Duration::from_secs(30);
@@ -74,19 +77,26 @@ async fn of_presence(config: &Config, clients: &kube::Clients, watch: &kube::Wat
     Some(Finding::new(severity, watch, message, remedy))
 }
 
-pub(super) fn of_files(config: &Config) -> Vec<Finding> {
+/// Reads the directories, as the sidecar does.
+pub(super) async fn directories(config: &Config) -> Feed {
+    let (mut tasks, nowhere, keep) = (JoinSet::new(), Arc::default(), Keep::default());
+    let max_size = config.render.max_size;
+    let mut feed = Feed::start(&mut tasks, &config.specs, &config.files, &nowhere, None, max_size, &keep);
+    let is_known = |feed: &Feed, root: &files::Root| feed.views().get(root.source).is_none_or(View::is_known);
+    let read = async {
+        while !config.files.roots.iter().all(|root| is_known(&feed, root)) {
+            feed.next().await;
+        }
+    };
+    // One that hangs is one that was not read.
+    let _ = timeout(LOOK, read).await;
+    feed
+}
+
+pub(super) fn of_files(config: &Config, views: &[View]) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let mut sources = Sources::new(config.specs.iter().cloned());
-    let budget = files::Budget::new(config.files.max_size);
     for root in &config.files.roots {
-        let seen = match files::read(root, &budget) {
-            Ok(object) => Seen::All(object.into_iter().map(|object| (object.id.clone(), Arc::new(object))).collect()),
-            Err(error) => {
-                Seen::Trouble { message: error.to_string(), forbidden: error.forbidden(), held_back: Vec::new() }
-            }
-        };
-        sources.take(Update { source: root.source, seen });
-        let Some(view) = sources.views().get(root.source) else { continue };
+        let Some(view) = views.get(root.source) else { continue };
         let place = &view.spec.name;
         if let Some(waited) = view.waits_for() {
             let message = waited.strip_prefix(&format!("{place}: ")).unwrap_or(&waited);
@@ -167,8 +177,15 @@ pub(super) async fn of_content(config: &Config) -> Vec<Finding> {
     let place = "what would be published";
     match render::rehearse(config, LOOK).await {
         Ok(rehearsed) => {
+            for (source, fetched) in rehearsed.fetched {
+                info!(source = source.to_string(), "{fetched}");
+            }
             let remedy = "fix it; --syntax strict would reject it";
-            rehearsed.warnings.iter().map(|warning| Finding::new(Severity::Advice, place, warning, remedy)).collect()
+            let odd = rehearsed.warnings.iter().map(|warning| Finding::new(Severity::Advice, place, warning, remedy));
+            let remedy = "fix what it names: until then it is held back, and all else is published";
+            let held_back = rehearsed.rendered.held_back.iter();
+            odd.chain(held_back.map(|held| Finding::new(Severity::Problem, &held.source, &held.reason, remedy)))
+                .collect()
         }
         // The output is looked at by itself.
         Err((Exit::CannotWrite, _)) => Vec::new(),

@@ -229,6 +229,19 @@ const CASES: &[Case] = &[
     (
         |status| {
             nothing_published(status);
+            status.observed = None;
+            let reason = "configmap/shop/web: what http://files/a has for its key \"a.url\"".to_owned();
+            status.waits_for = Some(Wait { reason, next: None });
+        },
+        State::Waiting,
+        Station::Source,
+        "The sources are read for the first time, which waits for configmap/shop/web: what http://files/a has for its \
+         key \"a.url\".",
+        None,
+    ),
+    (
+        |status| {
+            nothing_published(status);
             fails(status, "lock", "another Trimtab holds the output's lock");
         },
         State::Waiting,

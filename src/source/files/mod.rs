@@ -1,6 +1,6 @@
 //! Directories and files as sources: mounted volumes, templates, the downward API.
 //!
-//! inotify only wakes; what decides is a fresh read ([`read`]) and its digest. So no event can be misread, and a lost
+//! inotify only wakes; what decides is a fresh read ([`read::reading`]) and its digest. So no event can be misread, and a lost
 //! one costs until the next `--poll-interval`, never a wrong state. After an event, files whose stamps show no change
 //! are not read again ([`stamp`]); a poll reads everything. One task and one inotify instance serve all roots
 //! ([`watch`]): instances are few on a node (`fs.inotify.max_user_instances`, 128 for each user by default).
@@ -29,9 +29,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-pub use budget::Budget;
 pub use mount::{Frozen, frozen};
-pub use read::read;
 pub use watch::watch;
 
 /// A directory, or a single file, that is read and followed.

@@ -37,7 +37,7 @@ const MOST_OPEN: usize = 256;
 
 /// What one read found.
 pub(super) struct Reading {
-    /// As [`read`] gives it.
+    /// `Ok(None)`: the root does not exist.
     pub object: Result<Option<Object>, FilesError>,
     /// The directories, relative to the root, in which a change can change the object; also after a failure, as far
     /// as the read came. Empty if the root is a file.
@@ -51,11 +51,7 @@ pub(super) struct Reading {
 ///
 /// A directory's keys are paths relative to it, with `/` between segments; a file has one key, its file name.
 /// Never holds more bytes than there is room for, and none of a large file that is on this node: such stays open.
-pub fn read(root: &Root, budget: &Budget) -> Result<Option<Object>, FilesError> {
-    reading(root, budget, &Known::default(), SystemTime::now()).object
-}
-
-/// The same. `known`: what is not read again if its files have not changed; `now`: no later than now.
+/// `known`: what is not read again if its files have not changed; `now`: no later than now.
 pub(super) fn reading(root: &Root, budget: &Budget, known: &Known, now: SystemTime) -> Reading {
     let held = budget.held(root);
     let mut directories = Vec::new();

@@ -10,6 +10,10 @@ use tempfile::TempDir;
 use super::super::volume::{Volume, as_nobody};
 use super::*;
 
+fn read(root: &Root, budget: &Budget) -> Result<Option<Object>, FilesError> {
+    reading(root, budget, &Known::default(), SystemTime::now()).object
+}
+
 fn root(path: impl Into<PathBuf>) -> Root {
     Root { source: 0, name: "conf".into(), path: path.into(), secret: Some(false) }
 }

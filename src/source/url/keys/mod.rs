@@ -290,10 +290,28 @@ impl Keys {
         let waits = |followed: &Followed| {
             let reading = followed.read_back == ReadingBack::Asked && followed.links.values().any(Link::is_bare);
             let mut waiting = followed.links.iter().filter(|(_, link)| !link.answered || (reading && link.is_bare()));
-            let (key, _) = waiting.next()?;
-            Some(format!("{}: what is behind the URL of its key {key:?} has not been fetched yet", followed.object.id))
+            let (key, link) = waiting.next()?;
+            let from = link.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
+            Some(format!(
+                "{}: what {from} has for its key {key:?}, until it has answered or --url-timeout is over",
+                followed.object.id
+            ))
         };
         self.objects.values().filter_map(waits).collect()
+    }
+
+    /// What was fetched, by its object: from where, and how much.
+    #[must_use]
+    pub fn fetched(&self) -> Vec<(ObjectRef, String)> {
+        let of = |followed: &Followed| {
+            let said = |(key, link): (&String, &Link)| {
+                let (endpoint, content) = (link.endpoint.as_ref()?, link.content.as_ref()?);
+                let said = format!("{endpoint} has {} bytes, for key {key:?}", content.len());
+                Some((followed.object.id.clone(), said))
+            };
+            followed.links.iter().filter_map(said).collect::<Vec<_>>()
+        };
+        self.objects.values().flat_map(of).collect()
     }
 
     /// What is to be read back of what was published; each is asked for once.
