@@ -136,7 +136,7 @@ impl Output {
     /// there yet its volume alone says so.
     #[must_use]
     pub fn would_ignore_modes(config: &Config) -> Option<String> {
-        often_ignored(above(&own_path(&config.output)).ok()?, &config.output)
+        often_ignored(above("--output", &own_path(&config.output)).ok()?, &config.output)
     }
 
     /// The same of one that is there.
