@@ -86,8 +86,8 @@ fn what_a_validator_says_is_masked_in_the_memory_of_one_secret() {
     let stage = Stage::new("1");
     let secret = stage.at("secret");
     fs::create_dir(&secret).unwrap();
-    let lines: String = (0..3 << 16).map(|number| format!("{number:015}\n")).collect();
-    fs::write(secret.join("lines"), &lines).unwrap();
+    let lines: Vec<_> = (0..3 << 16).map(|number| format!("{number:015}")).collect();
+    fs::write(secret.join("lines"), lines.join("\n")).unwrap();
     let most = |says: &str| {
         let validator = format!("sh -c '{says} exit 1' {{dir}}");
         let flags = ["--watch-dir", &stage.text("secret"), "--secret-dir", "secret", "--validate", &validator];
