@@ -118,6 +118,11 @@ pub enum ParseHeaderError {
 }
 
 impl Header {
+    /// One that is not the command line's.
+    pub(super) fn sensitive(name: HeaderName, value: &[u8]) -> Self {
+        Self { name, value: LiteralOrFile::Literal(Bytes::copy_from_slice(value)) }
+    }
+
     /// In lower case.
     #[must_use]
     pub fn name(&self) -> &str {

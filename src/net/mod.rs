@@ -7,4 +7,5 @@ pub mod endpoint;
 pub mod proxy;
 pub mod request;
 pub mod server;
+pub mod store;
 pub mod tls;

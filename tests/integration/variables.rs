@@ -166,6 +166,10 @@ fn by_variables_urls(variables: &mut Variables) {
     let (_, said) = variables.run(&[&own[..], &slow].concat());
     assert!(said.contains("raise --url-timeout"), "{said}");
 
+    let store = [("OUTPUT", output.as_str()), ("WATCH_URL", "s3://web/x"), ("URL_ANONYMOUS", "true")];
+    let (_, said) = variables.run(&[&store[..], &[("URL_INSTANCE_IDENTITY", "true")]].concat());
+    assert!(said.contains("--url-anonymous and --url-instance-identity contradict each other"), "{said}");
+
     hook.answer(Answer::Echo(200));
     stage.write("x.url", hook.url());
     let keys = [("WATCH_DIR", stage.text("x.url")), ("URL_HOSTS", "localhost,127.0.0.1".to_owned())];

@@ -13,6 +13,8 @@ use crate::net::credentials::Header;
 use crate::net::endpoint::{Endpoint, ParseEndpointError};
 use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
+use crate::net::store::address::Address;
+use crate::net::store::{self, Access, Environment, Store};
 use crate::source::url::{Config, Hosts, Signed, Source, keys};
 
 /// The shortest `--url-poll`.
@@ -22,9 +24,10 @@ const LEAST: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources behind URLs")]
 pub struct UrlArgs {
-    /// Watch what is behind this http or https URL: one key, the last segment of its path
+    /// Watch what is behind this http, https or s3 URL: one key, the last segment of its path
     ///
-    /// Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
+    /// s3://BUCKET/KEY is an object of a store that speaks S3: keys, region and another server than AWS' come from the environment, as
+    /// AWS' own tools have them. Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
     /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
     pub watch_urls: Vec<String>,
@@ -52,6 +55,14 @@ pub struct UrlArgs {
     /// Send this header to the --watch-url of this name, or to the only one; K: @FILE is read at each fetch. May be repeated
     #[arg(long = "url-header", value_name = "[NAME=]K: V")]
     pub url_headers: Vec<String>,
+    /// Ask s3:// URLs as nobody: for public buckets
+    #[arg(long)]
+    pub url_anonymous: bool,
+    /// Ask s3:// URLs by the role of this node, where the environment has no other identity
+    ///
+    /// Its metadata service must answer in Pods. A role of the Pod's own (IRSA, EKS Pod Identity) is better: it can do less.
+    #[arg(long)]
+    pub url_instance_identity: bool,
     /// Trust the certificates in this file for --watch-url and --url-hosts, and no others
     #[arg(long, value_name = "PATH")]
     pub url_ca_file: Option<PathBuf>,
@@ -71,6 +82,34 @@ fn named(text: &str) -> (Option<&str>, &str) {
     }
 }
 
+const SCHEMES: &str = "a URL starts with http://, https:// or s3://";
+
+/// Where a file is, and what it is called.
+fn of_server(url: &str) -> Result<(Endpoint, String), String> {
+    let endpoint: Endpoint = url.parse().map_err(|error| match error {
+        ParseEndpointError::Credentials => {
+            "a URL must not hold credentials, as command lines are readable: use --url-header".to_owned()
+        }
+        ParseEndpointError::Scheme => SCHEMES.to_owned(),
+        error => error.to_string(),
+    })?;
+    if endpoint.is_unix() {
+        return Err(SCHEMES.to_owned());
+    }
+    let last = endpoint.last_segment().filter(|last| !last.starts_with("..")).map(str::to_owned);
+    let last = last.ok_or("its path has no last segment to call the key by, as app.conf in https://host/app.conf")?;
+    Ok((endpoint, last))
+}
+
+/// The same of an object.
+fn of_object(address: &Address, environment: &Environment) -> Result<(Endpoint, String), String> {
+    if address.is_prefix() {
+        return Err("the object's key is missing, as app.conf in s3://BUCKET/app.conf".to_owned());
+    }
+    let endpoint = store::endpoint(address, environment).ok_or("the object's key is too long for a URL")?;
+    Ok((endpoint, address.last_segment().to_owned()))
+}
+
 impl UrlArgs {
     pub(super) fn is_given(&self) -> bool {
         !self.watch_urls.is_empty()
@@ -79,26 +118,21 @@ impl UrlArgs {
     /// One for each URL; its index is not set.
     pub(super) fn sources(&self, may_be_empty: bool) -> Checked<Vec<Source>> {
         self.check()?;
+        let environment = Environment::of_process();
+        let mut addresses = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
         for (index, url) in self.watch_urls.iter().enumerate() {
             // It is not quoted: it may hold a credential.
             let refused = |why: &str| UsageError(format!("--watch-url (number {}): {why}", index + 1));
             let (name, url) = named(url);
-            let endpoint: Endpoint = url.parse().map_err(|error| match error {
-                ParseEndpointError::Credentials => {
-                    refused("a URL must not hold credentials, as command lines are readable: use --url-header")
-                }
-                ParseEndpointError::Scheme => refused("a URL starts with http:// or https://"),
-                error => refused(&error.to_string()),
-            })?;
-            if endpoint.is_unix() {
-                return Err(refused("a URL starts with http:// or https://"));
+            let address = Address::parse(url).transpose().map_err(|error| refused(&error.to_string()))?;
+            let (endpoint, key) = match &address {
+                Some(address) => of_object(address, &environment),
+                None => of_server(url),
             }
-            let last = endpoint.last_segment().filter(|last| !last.starts_with(".."));
-            let last = last.ok_or_else(|| {
-                refused("its path has no last segment to call the key by, as app.conf in https://host/app.conf")
-            })?;
-            let name = name.unwrap_or(last).to_owned();
+            .map_err(|why| refused(&why))?;
+            addresses.push(address);
+            let name = name.unwrap_or(&key).to_owned();
             if name.is_empty() {
                 return Err(refused("the name before the '=' is empty"));
             }
@@ -112,14 +146,16 @@ impl UrlArgs {
                 source: 0,
                 name,
                 endpoint,
+                key,
                 http: Arc::default(),
                 signed: None,
                 secret,
                 may_be_empty,
-                file: None,
+                linked: false,
             });
         }
         self.add_http(&mut sources)?;
+        self.add_stores(&mut sources, &addresses, &environment)?;
         self.add_keys(&mut sources)?;
         Ok(sources)
     }
@@ -132,6 +168,8 @@ impl UrlArgs {
                 ("--secret-url", !self.secret_urls.is_empty()),
                 ("--url-key", !self.url_keys.is_empty()),
                 ("--url-header", !self.url_headers.is_empty()),
+                ("--url-anonymous", self.url_anonymous),
+                ("--url-instance-identity", self.url_instance_identity),
                 ("--url-ca-file", self.url_ca_file.is_some() && self.url_hosts.is_empty()),
                 ("--url-cert-file", self.url_cert_file.is_some()),
                 ("--url-key-file", self.url_key_file.is_some()),
@@ -185,6 +223,32 @@ impl UrlArgs {
                 proxies: Some(proxies.clone()),
                 ..HttpConfig::default()
             });
+        }
+        Ok(())
+    }
+
+    fn add_stores(
+        &self,
+        sources: &mut [Source],
+        addresses: &[Option<Address>],
+        environment: &Environment,
+    ) -> Checked<()> {
+        let any = addresses.iter().any(Option::is_some);
+        for (flag, given) in
+            [("--url-anonymous", self.url_anonymous), ("--url-instance-identity", self.url_instance_identity)]
+        {
+            if given && !any {
+                return usage(format!("{flag} is for s3:// URLs, and no --watch-url is one"));
+            }
+        }
+        if self.url_anonymous && self.url_instance_identity {
+            return usage("--url-anonymous and --url-instance-identity contradict each other: give one of them");
+        }
+        let access = Access { anonymous: self.url_anonymous, instance_identity: self.url_instance_identity };
+        for (source, address) in sources.iter_mut().zip(addresses) {
+            let Some(address) = address else { continue };
+            let store = Store::new(address, environment, access, (*source.http).clone());
+            source.http = Arc::clone(store.http());
         }
         Ok(())
     }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
@@ -65,6 +68,53 @@ pub struct HttpConfig {
     pub insecure: bool,
     /// Which servers are reached through a proxy; `None`: no server is, whatever the environment says.
     pub proxies: Option<Proxies>,
+    /// What proves to an object store who asks.
+    pub signer: Option<Arc<dyn Sign>>,
+}
+
+/// Adds to a request what proves who asks. Nothing may change the request's method and URI any more.
+pub trait Sign: Send + Sync {
+    /// The request as it would be sent without a proxy; its headers are those that are to be signed as well.
+    fn sign<'a>(&'a self, request: &'a mut Parts) -> Pin<Box<dyn Future<Output = Result<(), SignError>> + Send + 'a>>;
+}
+
+/// Why a request cannot say who asks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct SignError {
+    reason: String,
+    /// Whether it will hardly be otherwise soon.
+    pub(super) lasting: bool,
+}
+
+impl SignError {
+    pub(in crate::net) fn lasting(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), lasting: true }
+    }
+
+    pub(in crate::net) fn passing(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), lasting: false }
+    }
+}
+
+/// Lets the request say who asks, if it is to.
+pub(super) async fn sign<B>(
+    endpoint: &Endpoint,
+    config: &HttpConfig,
+    request: &mut Request<B>,
+) -> Result<(), HttpError> {
+    let Some((signer, url)) = config.signer.as_ref().zip(endpoint.url()) else { return Ok(()) };
+    // Only these: a proxy may change other headers, and what is signed must arrive as it is.
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri = url;
+    let own = request.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-"));
+    parts.headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
+    let done = signer.sign(&mut parts).await;
+    done.map_err(|error| HttpError::Unsigned { endpoint: endpoint.to_string(), error })?;
+    parts.headers.remove(header::HOST);
+    request.headers_mut().extend(parts.headers);
+    Ok(())
 }
 
 impl HttpConfig {

@@ -17,7 +17,8 @@ use hyper_util::rt::TokioIo;
 use jiff::Timestamp;
 use tokio::time::timeout;
 
-use super::{Attempt, HEAD, HttpConfig, HttpError, beside, prepare, reason};
+use super::refused::Refused;
+use super::{Attempt, HEAD, HttpConfig, HttpError, beside, prepare, reason, sign};
 use crate::net::endpoint::Endpoint;
 use crate::net::proxy::place;
 
@@ -49,6 +50,8 @@ pub struct Limits {
 pub struct Conditions {
     etag: Option<HeaderValue>,
     modified: Option<HeaderValue>,
+    /// The only one that is wanted.
+    only: Option<HeaderValue>,
 }
 
 impl Conditions {
@@ -62,7 +65,18 @@ impl Conditions {
         if !settled {
             return Self::default();
         }
-        Self { etag: headers.get(header::ETAG).cloned(), modified: modified.cloned() }
+        Self { etag: headers.get(header::ETAG).cloned(), modified: modified.cloned(), only: None }
+    }
+
+    /// An object store's, which knows its objects by their content.
+    fn of_object(headers: &HeaderMap) -> Self {
+        Self { etag: headers.get(header::ETAG).cloned(), ..Self::default() }
+    }
+
+    /// What has this ETag, and nothing else: 412 otherwise.
+    #[must_use]
+    pub fn only(etag: &str) -> Option<Self> {
+        Some(Self { only: Some(HeaderValue::from_str(etag).ok()?), ..Self::default() })
     }
 
     fn is_empty(&self) -> bool {
@@ -70,7 +84,11 @@ impl Conditions {
     }
 
     fn add_to(&self, headers: &mut HeaderMap) {
-        for (name, value) in [(header::IF_NONE_MATCH, &self.etag), (header::IF_MODIFIED_SINCE, &self.modified)] {
+        for (name, value) in [
+            (header::IF_NONE_MATCH, &self.etag),
+            (header::IF_MODIFIED_SINCE, &self.modified),
+            (header::IF_MATCH, &self.only),
+        ] {
             if let Some(value) = value {
                 headers.insert(name, value.clone());
             }
@@ -121,6 +139,13 @@ pub enum FetchError {
         /// Its Retry-After.
         after: Option<Duration>,
     },
+    #[error("{endpoint}: {refused}")]
+    Refused {
+        endpoint: String,
+        refused: Refused,
+        /// Its Retry-After.
+        after: Option<Duration>,
+    },
     #[error(
         "{endpoint}: the server sends us to {to}, and only redirects within one scheme, host and port are followed, so that no \
          credential goes astray; give the URL that it leads to"
@@ -158,15 +183,37 @@ impl FetchError {
     /// How long the server wants to be left alone.
     #[must_use]
     pub fn after(&self) -> Option<Duration> {
-        if let Self::Status { after, .. } = self { *after } else { None }
+        match self {
+            Self::Status { after, .. } | Self::Refused { after, .. } => *after,
+            _ => None,
+        }
+    }
+
+    /// Whether a credential is missing, or not the right one.
+    #[must_use]
+    pub fn forbidden(&self) -> bool {
+        matches!(self.code(), Some(401 | 403)) || matches!(self, Self::Http(HttpError::Unsigned { .. }))
+    }
+
+    /// The server's status, if that is why.
+    #[must_use]
+    pub fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            Self::Refused { refused, .. } => Some(refused.code),
+            _ => None,
+        }
     }
 
     /// Whether the next answer will hardly be another one, so that it is not worth asking sooner than usual.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
+            Self::Http(HttpError::Unsigned { error, .. }) => error.lasting,
             Self::Http(_) | Self::Cut { .. } | Self::Silent { .. } | Self::NotKept { .. } => false,
-            Self::Status { code, .. } => *code < 500 && ![408, 425, 429].contains(code),
+            Self::Status { code, .. } | Self::Refused { refused: Refused { code, .. }, .. } => {
+                *code < 500 && ![408, 412, 425, 429].contains(code)
+            }
             Self::Elsewhere { .. }
             | Self::Circle { .. }
             | Self::Slow { .. }
@@ -244,12 +291,20 @@ async fn ask(
     // What is compressed on the way would have to be unpacked within bounds, and has another ETag.
     headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     conditions.add_to(headers);
+    sign(endpoint, config, &mut request).await?;
     let socket = attempt.connect(config).await?;
     let handshake = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(TokioIo::new(socket)).await;
     let (mut sender, connection) = handshake.map_err(|error| attempt.broken(&error))?;
     let answer = async {
         let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
-        take(head, spill, endpoint, limits, conditions).await
+        if config.signer.is_some() {
+            let head = permitted(head, endpoint, limits, conditions).await?;
+            return match head {
+                Some(head) => take(head, spill, endpoint, limits, conditions, Conditions::of_object).await,
+                None => Ok(Answer::Here(Fetched::Absent(404))),
+            };
+        }
+        take(head, spill, endpoint, limits, conditions, Conditions::of).await
     };
     let answer = beside(connection, answer).await;
     match (answer, config.forwarder(endpoint)) {
@@ -280,12 +335,32 @@ fn silent(endpoint: &Endpoint, limits: &Limits) -> FetchError {
     FetchError::Silent { endpoint: endpoint.to_string(), quiet: limits.quiet }
 }
 
+/// An object store's answer, if it has what was asked for; `None`: there is no such object.
+async fn permitted(
+    head: Response<Incoming>,
+    endpoint: &Endpoint,
+    limits: &Limits,
+    conditions: &Conditions,
+) -> Result<Option<Response<Incoming>>, FetchError> {
+    let ((StatusCode::OK, _) | (StatusCode::NOT_MODIFIED, false)) = (head.status(), conditions.is_empty()) else {
+        let (head, body) = head.into_parts();
+        let after = head.headers.get(header::RETRY_AFTER).and_then(|after| pause(after, Timestamp::now()));
+        let refused = Refused::read(head.status.as_u16(), &head.headers, body, limits.quiet).await;
+        if refused.is_absence() {
+            return Ok(None);
+        }
+        return Err(FetchError::Refused { endpoint: endpoint.to_string(), refused, after });
+    };
+    Ok(Some(head))
+}
+
 async fn take(
     head: Response<Incoming>,
     spill: &mut impl Spill,
     endpoint: &Endpoint,
     limits: &Limits,
     conditions: &Conditions,
+    named: fn(&HeaderMap) -> Conditions,
 ) -> Result<Answer, FetchError> {
     let (head, body) = head.into_parts();
     let code = head.status.as_u16();
@@ -296,7 +371,7 @@ async fn take(
                 return Err(FetchError::Encoded { endpoint: endpoint.to_string() });
             }
             let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);
-            let conditions = Conditions::of(&head.headers);
+            let conditions = named(&head.headers);
             let body = whole(body, chunked, spill, endpoint, limits).await?;
             Ok(Answer::Here(Fetched::New { body, conditions }))
         }

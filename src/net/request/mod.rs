@@ -4,6 +4,7 @@
 
 mod config;
 pub mod fetch;
+pub mod refused;
 
 use std::fmt;
 use std::io;
@@ -24,8 +25,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tower::ServiceExt as _;
 
-pub use self::config::{HttpConfig, Owner};
-use self::config::{prepare, tls_config};
+pub use self::config::{HttpConfig, Owner, Sign, SignError};
+use self::config::{prepare, sign, tls_config};
 use crate::net::connect;
 use crate::net::credentials::FileError;
 use crate::net::endpoint::{Endpoint, Route};
@@ -64,6 +65,9 @@ pub enum HttpError {
     /// There is nothing to check the server by. Nothing was sent.
     #[error("{endpoint}: there are no CA certificates in this image to check the server by: give them with {flag}")]
     NoRoots { endpoint: String, flag: String },
+    /// It cannot be said who asks. Nothing was sent.
+    #[error("{endpoint}: {error}")]
+    Unsigned { endpoint: String, error: SignError },
     /// No connection, or no handshake. Nothing was sent.
     #[error("{endpoint}: no connection: {reason}")]
     Connect {
@@ -103,7 +107,7 @@ impl HttpError {
     #[must_use]
     pub fn accepted(&self) -> bool {
         match self {
-            Self::File(_) | Self::NoRoots { .. } => false,
+            Self::File(_) | Self::NoRoots { .. } | Self::Unsigned { .. } => false,
             Self::Broken { .. } => true,
             Self::Connect { accepted, .. } | Self::Timeout { accepted, .. } => *accepted,
         }

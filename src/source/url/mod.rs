@@ -53,6 +53,8 @@ pub struct Source {
     /// NAME of `--watch-url NAME=URL`: the object's name.
     pub name: String,
     pub endpoint: Endpoint,
+    /// What the file, or the bundle, is called.
+    pub key: String,
     /// What is sent with it, and who is trusted.
     pub http: Arc<HttpConfig>,
     /// `--url-key`: what is used of it must be signed.
@@ -61,8 +63,8 @@ pub struct Source {
     pub secret: bool,
     /// Whether an empty body is a content, and not an absence.
     pub may_be_empty: bool,
-    /// Of a `.url` key: the file that the body is, whatever it holds. Whoever follows the key says what is wrong with it.
-    pub file: Option<String>,
+    /// Of a `.url` key: the body is the file, whatever it holds, and whoever follows the key says what is wrong with it.
+    pub linked: bool,
 }
 
 /// What [`watch`] does.
@@ -99,7 +101,7 @@ impl UrlError {
     /// Whether a credential is missing, or not the right one.
     #[must_use]
     pub fn forbidden(&self) -> bool {
-        matches!(self, Self::Fetch(FetchError::Status { code: 401 | 403, .. }))
+        matches!(self, Self::Fetch(error) if error.forbidden())
     }
 
     /// Whether it was fetched, and a signature is missing or not the right one.
@@ -221,14 +223,12 @@ impl Source {
     }
 
     fn object(&self, body: Content, limit: u64, spool: Option<&Spool>) -> Result<Arc<Object>, UrlError> {
-        let last = || self.endpoint.last_segment().unwrap_or(&self.name);
-        let key = self.file.as_deref().unwrap_or_else(last);
         let refused = |error| match error {
             BundleError::NotKept(error) => error.into(),
             error => UrlError::Bundle { endpoint: self.endpoint.to_string(), error },
         };
-        let data = match Packing::of(key).filter(|_| self.file.is_none()) {
-            None => BTreeMap::from([(key.to_owned(), body)]),
+        let data = match Packing::of(&self.key).filter(|_| !self.linked) {
+            None => BTreeMap::from([(self.key.clone(), body)]),
             Some(packing) => bundle::unpack(body.reader(), packing, limit, spool).map_err(refused)?,
         };
         let id = ObjectRef { kind: Kind::Url, namespace: Arc::default(), name: self.name.as_str().into() };
@@ -329,7 +329,7 @@ impl Poller {
         let (object, conditions) = match found {
             Found::NotModified => (None, None),
             Found::Absent(code) => {
-                if self.sent != Sent::Absence && self.source.file.is_none() {
+                if self.sent != Sent::Absence && !self.source.linked {
                     let why = if code == 200 { "it is empty" } else { "nothing is there" };
                     tracing::warn!(source = self.source.name, "{} answered {code}: {why}", self.source.endpoint);
                 }
@@ -355,7 +355,7 @@ impl Poller {
     }
 
     async fn report(&mut self, error: &UrlError) {
-        let stays = if self.source.file.is_none() && matches!(self.sent, Sent::Content(_)) {
+        let stays = if !self.source.linked && matches!(self.sent, Sent::Content(_)) {
             "; what was fetched before stays"
         } else {
             ""

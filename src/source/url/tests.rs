@@ -61,11 +61,12 @@ fn source(server: &Server, may_be_empty: bool) -> Source {
         source: 0,
         name: "geo".into(),
         endpoint,
+        key: "list".into(),
         http: Arc::default(),
         signed: None,
         secret: true,
         may_be_empty,
-        file: None,
+        linked: false,
     }
 }
 
@@ -179,7 +180,7 @@ async fn each_file_of_a_bundle_is_a_key_and_one_that_is_refused_leaves_what_was_
     let server = Server::start("");
     server.answer(answer(&whole));
     let endpoint = server.url("/web.tar?token=canary").parse().unwrap();
-    let source = Source { endpoint, ..source(&server, false) };
+    let source = Source { endpoint, key: "web.tar".into(), ..source(&server, false) };
     let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
     let found = look(&config, &source, None, &Conditions::default()).await.unwrap();
     let Found::Object(object, _) = found else { panic!("{found:?}") };
@@ -198,7 +199,8 @@ async fn look_signed(path: &str, answers: &[&str]) -> (Result<Found, UrlError>, 
     server.answer_first(answers.iter().copied());
     let endpoint: Endpoint = server.url(path).parse().unwrap();
     let signed = Signed::by(keys.path().into(), &endpoint);
-    let source = Source { endpoint, signed, ..source(&server, false) };
+    let key = endpoint.last_segment().unwrap().to_owned();
+    let source = Source { endpoint, key, signed, ..source(&server, false) };
     let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
     let found = look(&config, &source, None, &Conditions::default()).await;
     (found, server.heads())

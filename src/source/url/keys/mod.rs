@@ -255,11 +255,12 @@ impl Keys {
             source: self.number,
             name: format!("{} {key:?}", object.id),
             endpoint: if object.secret { endpoint.secret() } else { endpoint },
+            key: file.to_owned(),
             http: Arc::new(http),
             signed: None,
             secret: object.secret,
             may_be_empty: config.may_be_empty,
-            file: Some(file.to_owned()),
+            linked: true,
         })
     }
 

@@ -1,0 +1,141 @@
+//! What an object store says of a request that it refuses: names and numbers, and no other word of its own. Its texts quote
+//! keys, tokens and the request.
+
+use std::fmt;
+use std::time::Duration;
+
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper::header::{HeaderMap, HeaderValue};
+
+/// How much of an answer is looked into, in bytes.
+const LONGEST: usize = 16 * 1024;
+
+/// Of a request that was refused.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    pub code: u16,
+    /// Its `Code`, as `AccessDenied`.
+    pub name: Option<String>,
+    /// The number by which the store's owner finds it.
+    request: Option<String>,
+    /// Where the bucket is, if the store says so.
+    region: Option<String>,
+}
+
+/// Short, and of harmless characters.
+fn harmless(text: &str) -> Option<String> {
+    let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+/=".contains(&byte);
+    (!text.is_empty() && text.len() <= 128 && text.bytes().all(harmless)).then(|| text.to_owned())
+}
+
+impl Refused {
+    #[must_use]
+    pub fn of(code: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+        let header = |name: &str| headers.get(name).and_then(|value: &HeaderValue| harmless(value.to_str().ok()?));
+        let text = String::from_utf8_lossy(body);
+        let name = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
+        Self {
+            code,
+            name: name.and_then(|(name, _)| harmless(name.trim())),
+            request: header("x-amz-request-id"),
+            region: header("x-amz-bucket-region"),
+        }
+    }
+
+    /// With the start of a body, waited for so long.
+    pub(super) async fn read(code: u16, headers: &HeaderMap, mut rest: Incoming, quiet: Duration) -> Self {
+        let mut body = Vec::new();
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(quiet, rest.frame()).await {
+            body.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if body.len() >= LONGEST {
+                break;
+            }
+        }
+        Self::of(code, headers, &body)
+    }
+
+    /// Whether there is no such object, in a bucket that is there.
+    pub(super) fn is_absence(&self) -> bool {
+        self.code == 404 && self.name.as_deref() == Some("NoSuchKey")
+    }
+
+    /// What to do about it.
+    fn hint(&self) -> &'static str {
+        match (self.name.as_deref().unwrap_or_default(), self.code) {
+            ("RequestTimeTooSkewed", _) => {
+                "; this machine's clock and the store's are minutes apart: set the node's clock (NTP)"
+            }
+            ("NoSuchBucket", _) => {
+                "; is the bucket's name right, and AWS_REGION, or AWS_ENDPOINT_URL for a store that is not AWS'?"
+            }
+            // The second is versitygw's.
+            ("InvalidAccessKeyId" | "XAdminUserNotFound", _) => {
+                "; it does not know the access key: is AWS_ACCESS_KEY_ID of this store, and not deleted?"
+            }
+            ("SignatureDoesNotMatch", _) => "; AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
+            ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
+                "; AWS_SESSION_TOKEN is past its time, or not of this key: temporary keys in the environment are not renewed, those of a \
+                 role are"
+            }
+            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "Redirect", _)
+            | (_, 301 | 307) => "; the bucket is in another region: set AWS_REGION to its own",
+            ("SlowDown", _) | (_, 429 | 503) => "; trying again as it asks",
+            (_, 401 | 403) => {
+                "; this identity needs s3:GetObject on the object, and s3:ListBucket on the bucket, without which an absent object is \
+                 refused as well"
+            }
+            (_, 412) => "; the object was replaced meanwhile",
+            (_, 500..) => "; trying again, and its own log says why",
+            _ => "; is the URL right, and AWS_ENDPOINT_URL a store that speaks S3?",
+        }
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the store answered {}", self.code)?;
+        if let Some(name) = &self.name {
+            write!(f, " {name}")?;
+        }
+        if let Some(request) = &self.request {
+            write!(f, " (request {request})")?;
+        }
+        f.write_str(self.hint())?;
+        self.region.as_ref().map_or(Ok(()), |region| write!(f, " ({region})"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_has_names_and_numbers_and_nothing_else_that_the_store_says() {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-request-id", HeaderValue::from_static("17F0A/b+c="));
+        let body = b"<?xml version='1.0'?><Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>canary</AWSAccessKeyId></Error>";
+        let text = Refused::of(403, &headers, body).to_string();
+        assert!(
+            text.starts_with("the store answered 403 InvalidAccessKeyId (request 17F0A/b+c=); it does not know"),
+            "{text}"
+        );
+        assert!(!text.contains("canary"));
+        headers.insert("x-amz-request-id", HeaderValue::from_static("canary canary"));
+        for body in
+            [&b"<Code>can ary</Code>"[..], b"<Code>canary", b"<Code><canary></Code>", b"canary", b"\xff<Code></Code>"]
+        {
+            let text = Refused::of(403, &headers, body).to_string();
+            assert!(text.starts_with("the store answered 403; this identity needs") && !text.contains("can"), "{text}");
+        }
+        headers.insert("x-amz-bucket-region", HeaderValue::from_static("eu-west-1"));
+        let text = Refused::of(301, &headers, b"<Code>PermanentRedirect</Code>").to_string();
+        assert!(text.ends_with("set AWS_REGION to its own (eu-west-1)"), "{text}");
+        let text = Refused::of(403, &HeaderMap::new(), b"<Code>RequestTimeTooSkewed</Code>").to_string();
+        assert!(text.contains("clock"), "{text}");
+        assert!(Refused::of(404, &headers, b"<Code>NoSuchKey</Code>").is_absence());
+        for body in [&b"<Code>NoSuchBucket</Code>"[..], b"<html>404</html>"] {
+            assert!(!Refused::of(404, &headers, body).is_absence());
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! `s3://bucket/key`: what an object store's URL names.
+
+use std::fmt;
+
+/// An object, or all objects below a prefix. What a `%` stands before is meant as it is, as with the stores' own tools.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub bucket: String,
+    /// Ends in `/`, or is empty, where it is a prefix.
+    pub key: String,
+}
+
+/// Why a text is no [`Address`]. The text is not repeated: it may hold a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseAddressError {
+    #[error(
+        "an object store's URL is s3://BUCKET/KEY, without a user, a port or a query: keys come from the environment, and another \
+         server than AWS' from AWS_ENDPOINT_URL"
+    )]
+    Extra,
+    #[error("the bucket is missing, or has characters that a bucket's name cannot have")]
+    Bucket,
+    #[error("the object's key has an empty segment, '.' or '..': write it as the store lists it")]
+    Key,
+}
+
+impl Address {
+    /// `None`: it is another scheme's.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Result<Self, ParseAddressError>> {
+        let (scheme, rest) = text.split_once("://")?;
+        scheme.eq_ignore_ascii_case("s3").then(|| Self::of(rest))
+    }
+
+    fn of(rest: &str) -> Result<Self, ParseAddressError> {
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.contains(['@', ':', '?', '#']) || key.contains(['?', '#']) {
+            return Err(ParseAddressError::Extra);
+        }
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
+        if !bucket.bytes().any(|byte| byte.is_ascii_alphanumeric()) || !bucket.bytes().all(named) {
+            return Err(ParseAddressError::Bucket);
+        }
+        let inner = key.strip_suffix('/').unwrap_or(key);
+        if !key.is_empty() && inner.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+            return Err(ParseAddressError::Key);
+        }
+        Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
+    }
+
+    /// Whether it is all that is below.
+    #[must_use]
+    pub fn is_prefix(&self) -> bool {
+        self.key.is_empty() || self.key.ends_with('/')
+    }
+
+    /// The last segment of the key, or of the prefix; of a whole bucket, its name.
+    #[must_use]
+    pub fn last_segment(&self) -> &str {
+        let key = self.key.strip_suffix('/').unwrap_or(&self.key);
+        key.rsplit('/').next().filter(|last| !last.is_empty()).unwrap_or(&self.bucket)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "s3://{}/{}", self.bucket, self.key)
+    }
+}
+
+/// As a URL has it, and as a signature counts it: `/` stands for itself where `slash` says so.
+pub(super) fn encoded(text: &str, slash: bool) -> String {
+    let digit = |four: u8| char::from(b"0123456789ABCDEF"[usize::from(four)]);
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
+            b'/' if slash => encoded.push('/'),
+            byte => encoded.extend(['%', digit(byte >> 4), digit(byte & 15)]),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_or_refused_without_being_quoted() {
+        let read = |text: &str| Address::parse(text).unwrap();
+        let web = read("s3://web/conf/a b.tar.gz").unwrap();
+        assert_eq!((web.bucket.as_str(), web.key.as_str()), ("web", "conf/a b.tar.gz"));
+        assert!(
+            !web.is_prefix() && web.last_segment() == "a b.tar.gz" && web.to_string() == "s3://web/conf/a b.tar.gz"
+        );
+        for (prefix, last) in [("s3://web", "web"), ("S3://web/", "web"), ("s3://web/all/conf/", "conf")] {
+            let prefix = read(prefix).unwrap();
+            assert!(prefix.is_prefix() && prefix.last_segment() == last, "{prefix}");
+        }
+        assert_eq!(Address::parse("https://host/a"), None);
+        for (text, error) in [
+            ("s3://canary@web/a", ParseAddressError::Extra),
+            ("s3://web:9000/a", ParseAddressError::Extra),
+            ("s3://web/a?canary", ParseAddressError::Extra),
+            ("s3:///a", ParseAddressError::Bucket),
+            ("s3://../a", ParseAddressError::Bucket),
+            ("s3://we b/a", ParseAddressError::Bucket),
+            ("s3://web//a", ParseAddressError::Key),
+            ("s3://web/a//", ParseAddressError::Key),
+            ("s3://web/../a", ParseAddressError::Key),
+        ] {
+            assert_eq!(read(text), Err(error), "{text}");
+        }
+        assert_eq!((encoded("a b/ü~", true), encoded("a/b", false)), ("a%20b/%C3%BC~".to_owned(), "a%2Fb".to_owned()));
+    }
+}

@@ -1,0 +1,199 @@
+//! `--watch-url s3://…`: a real S3 store (versitygw), and what stands in its way.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use super::support::port::free_port;
+use super::support::scene::Scene;
+use super::support::sidecar::{Sidecar, eventually, run, trimtab};
+
+const KEY: &str = "AKIDCANARY";
+const SECRET: &str = "canary+secret/key";
+
+/// A versitygw with a bucket `web`.
+struct Store {
+    scene: Scene,
+    port: u16,
+    child: Child,
+}
+
+impl Store {
+    fn start() -> Self {
+        let (scene, port) = (Scene::new(), free_port());
+        fs::create_dir_all(scene.at("data/web")).unwrap();
+        let tools =
+            std::env::var("TRIMTAB_TEST_VERSITYGW").expect("TRIMTAB_TEST_VERSITYGW is not set: run `make test`");
+        let mut command = Command::new(Path::new(&tools).join("versitygw"));
+        command.args(["--port", &format!("127.0.0.1:{port}"), "posix", &scene.text("data")]);
+        command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
+        let log = fs::File::create(scene.at("store.log")).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().unwrap();
+        let store = Self { scene, port, child };
+        eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+        store
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn curl(&self, key: &str, flags: &[&str]) {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--fail", "--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &format!("{KEY}:{SECRET}")]);
+        command.args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]).args(flags);
+        let done = command.arg(format!("{}/web/{key}", self.url())).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    }
+
+    fn put(&self, key: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.scene.at("new"), content).unwrap();
+        self.curl(key, &["-T", &self.scene.text("new")]);
+    }
+
+    fn delete(&self, key: &str) {
+        self.curl(key, &["-X", "DELETE"]);
+    }
+
+    /// The requests for an object so far, as their statuses.
+    fn answers(&self, path: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.scene.at("store.log")).unwrap_or_default();
+        let lines = log.lines().filter(|line| line.contains(&format!("| GET | {path} ")));
+        lines.filter_map(|line| Some(line.split('|').nth(2)?.trim().to_owned())).collect()
+    }
+
+    fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("AWS_ENDPOINT_URL", self.url()),
+            ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
+        ]
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(scene: &Scene, environment: &[(&str, String)], flags: &[&str]) -> Sidecar {
+    let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let flags = [flags, &["--url-poll", "100ms", "--debounce", "10ms"]].concat();
+    Sidecar::start_with(&scene.at("log"), &environment, scene.flags(&flags))
+}
+
+fn source(status: &Value) -> String {
+    status["sources"].to_string()
+}
+
+fn published(scene: &Scene, path: &str, content: Option<&str>) {
+    eventually(&format!("{path} is {content:?}"), || (scene.published(path).as_deref() == content).then_some(()));
+}
+
+fn nothing_secret(sidecar: &Sidecar) {
+    let said = format!("{}{}", sidecar.log(), sidecar.status());
+    assert!(!said.contains(KEY) && !said.contains(SECRET) && !said.contains("Signature"), "{said}");
+}
+
+#[test]
+fn object_and_bundle_of_a_real_store_are_published_and_cost_nothing_while_they_stay() {
+    let store = Store::start();
+    store.put("geo%20ip/list.txt", "1");
+    fs::create_dir(store.scene.at("one")).unwrap();
+    fs::write(store.scene.at("one/top.conf"), "packed").unwrap();
+    let tar = store.scene.text("web.tar.gz");
+    let packed = Command::new("tar").args(["-czf", &tar, "-C", &store.scene.text("one"), "."]).status().unwrap();
+    assert!(packed.success());
+    store.put("web.tar.gz", fs::read(tar).unwrap());
+    let scene = Scene::new();
+    let flags = ["--watch-url", "geo=s3://web/geo ip/list.txt", "--watch-url", "s3://web/web.tar.gz"];
+    let sidecar = start(&scene, &store.environment(), &flags);
+    published(&scene, "list.txt", Some("1"));
+    published(&scene, "top.conf", Some("packed"));
+    sidecar.until_idle();
+    let path = "/web/geo ip/list.txt";
+    eventually("unchanged, it is not sent", || {
+        (store.answers(path).iter().filter(|status| *status == "304").count() >= 2).then_some(())
+    });
+    assert_eq!(store.answers(path).iter().filter(|status| *status == "200").count(), 1, "{:?}", store.answers(path));
+    store.put("geo%20ip/list.txt", "2");
+    published(&scene, "list.txt", Some("2"));
+    store.delete("geo%20ip/list.txt");
+    sidecar.until("its absence is reported", |status| source(status).contains("--on-delete keep"));
+    assert_eq!(scene.published("list.txt").as_deref(), Some("2"));
+    nothing_secret(&sidecar);
+
+    let environment = store.environment();
+    let environment = environment.iter().map(|(name, value)| (*name, value.as_str()));
+    let output = scene.text("once");
+    let once = ["--once", "--watch-url", "s3://web/web.tar.gz", "--output", &output];
+    let (code, said) = run(trimtab().args(once).envs(environment.clone()));
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(fs::read_to_string(Path::new(&output).join("top.conf")).unwrap(), "packed");
+    let check = ["check", "--watch-url", "s3://web/web.tar.gz", "--output", &output];
+    let (code, said) = run(trimtab().args(check).envs(environment));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("in 1 keys"), "{said}");
+}
+
+#[test]
+fn what_a_real_store_refuses_is_said_without_its_words() {
+    let store = Store::start();
+    store.put("list.txt", "1");
+    let scene = Scene::new();
+    let look = |url: &str, changed: &[(&str, &str)], flags: &[&str]| {
+        let mut command = trimtab();
+        command.args(["check", "--watch-url", url, "--output", &scene.text("conf")]).args(flags);
+        command.envs(store.environment()).envs(changed.iter().copied());
+        let (code, said) = run(&mut command);
+        assert!(!said.contains(KEY) && !said.contains(SECRET) && !said.contains("StringToSign"), "{said}");
+        (code, said)
+    };
+    assert_eq!(look("s3://web/list.txt", &[], &[]).0, Some(0));
+    for (url, changed, flags, words) in [
+        (
+            "s3://web/list.txt",
+            &[("AWS_SECRET_ACCESS_KEY", "wrong-canary")][..],
+            &[][..],
+            "403 SignatureDoesNotMatch (request ",
+        ),
+        ("s3://web/list.txt", &[("AWS_ACCESS_KEY_ID", "wrong")], &[], "it does not know the access key"),
+        ("s3://nobucket/list.txt", &[], &[], "404 NoSuchBucket (request "),
+        ("s3://web/list.txt", &[], &["--url-anonymous"], "403 AccessDenied (request "),
+        ("s3://web/none.txt", &[], &[], "answers 404: that nothing is there"),
+        ("s3://web/list.txt", &[("AWS_ACCESS_KEY_ID", "")], &[], "AWS_ACCESS_KEY_ID is not"),
+        (
+            "s3://web/list.txt",
+            &[("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", "")],
+            &[],
+            "AWS_WEB_IDENTITY_TOKEN_FILE (IRSA)",
+        ),
+    ] {
+        let (code, said) = look(url, changed, flags);
+        assert!(code != Some(0) && said.contains(words) && !said.contains("canary"), "{words}: {said}");
+    }
+    let faketime = std::env::var("TRIMTAB_TEST_FAKETIME").expect("TRIMTAB_TEST_FAKETIME is not set: run `make test`");
+    let (_, said) = look("s3://web/list.txt", &[("LD_PRELOAD", &faketime), ("FAKETIME", "+2h")], &[]);
+    assert!(said.contains("403 RequestTimeTooSkewed") && said.contains("set the node's clock"), "{said}");
+}
+
+#[test]
+fn urls_of_object_stores_are_checked_before_anything_is_asked() {
+    let scene = Scene::new();
+    for (flags, words) in [
+        (&["--watch-url", "s3://canary@web/a"][..], "from the environment"),
+        (&["--watch-url", "s3://web/../canary"], "has an empty segment"),
+        (&["--watch-url", "ftp://canary/a"], "http://, https:// or s3://"),
+        (&["--watch-url", "http://canary/a", "--url-anonymous"], "no --watch-url is one"),
+        (&["--watch-url", "s3://web/a", "--url-anonymous", "--url-instance-identity"], "contradict each other"),
+    ] {
+        let (code, said) = run(trimtab().args(["--output", &scene.text("conf")]).args(flags));
+        assert!(code == Some(64) && said.contains(words) && !said.contains("canary"), "{code:?} {said}");
+    }
+}
