@@ -9,11 +9,11 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _};
 
 use super::Cli;
 use super::exit::Exit;
-use super::flags::RunArgs;
+use super::flags::{ADMIN, RunArgs};
 use super::values::namespace;
 use crate::app::Config;
 use crate::inject::role::{self, Subject};
-use crate::inject::{Mount, Needed, OF_THE_POD, Settings, inject, policy, profile, uninject};
+use crate::inject::{Mount, Needed, OF_THE_POD, Probes, Settings, inject, policy, profile, uninject};
 use crate::reload::Driver;
 use crate::rollout::lease_name;
 use crate::source::kube::Rule;
@@ -262,9 +262,30 @@ fn sidecar(flags: &[String], own: &str, output: Option<&Path>) -> Result<(Needed
     needed.signals = matches!(config.reload.driver, Driver::Signal { .. });
     needed.once = config.once.is_some();
     needed.port = config.listen.map(|address| address.port());
-    // What the kubelet would have to know is in the guard's files.
-    needed.probed = config.listen.is_some_and(|address| !address.ip().is_loopback()) && config.guard.is_none();
+    needed.probes = probes(&config);
     Ok((needed, config))
+}
+
+/// The kubelet shows no certificate, and a password would have to stand in the manifest.
+fn probes(config: &Config) -> Probes {
+    let guard = config.guard.as_ref();
+    let wants_more = guard.is_some_and(|guard| {
+        guard.users_file.is_some() || guard.tls.as_ref().is_some_and(|tls| tls.client_ca_file.is_some())
+    });
+    match config.admin {
+        _ if config.listen.is_some_and(|address| !address.ip().is_loopback()) && !wants_more => {
+            if guard.is_some() {
+                Probes::Https
+            } else {
+                Probes::Http
+            }
+        }
+        Some(admin) if admin.port() != 0 => {
+            let given = (admin.to_string() != ADMIN).then(|| format!("--admin={admin}"));
+            Probes::Exec(["/trimtab", "status"].map(str::to_owned).into_iter().chain(given).collect())
+        }
+        _ => Probes::None,
+    }
 }
 
 /// What the flags themselves say.
@@ -395,6 +416,29 @@ mod tests {
             panic!("the flags are refused")
         };
         assert!(!needed.token && !asks(&config));
+    }
+
+    #[test]
+    fn probes_are_such_as_the_kubelet_can_make() {
+        let exec = |more: &[&str]| {
+            Probes::Exec(["/trimtab", "status"].iter().chain(more).map(|&word| word.to_owned()).collect())
+        };
+        let (tls, users) = ("--listen-cert-file=/tls/tls.crt", "--listen-users-file=/users");
+        let other = "--admin=127.0.0.1:99";
+        for (more, expected) in [
+            (&[][..], Probes::Http),
+            (&[tls], Probes::Https),
+            (&[tls, "--listen-client-ca-file=/ca"], exec(&[])),
+            (&[users], exec(&[])),
+            (&["--listen=off"], exec(&[])),
+            (&["--listen=127.0.0.1:9533", other], exec(&[other])),
+            (&["--listen=off", "--admin=off"], Probes::None),
+        ] {
+            let flags = ["--watch-dir=/etc/web", "--output=/shared/conf"];
+            let flags: Vec<_> = flags.iter().chain(more).map(|&flag| flag.to_owned()).collect();
+            let Ok((needed, _)) = sidecar(&flags, "shop", None) else { panic!("{more:?} is refused") };
+            assert_eq!(needed.probes, expected, "{more:?}");
+        }
     }
 
     /// A path that a flag names must be in a volume of the sidecar: a new such flag has to be thought of here.

@@ -151,7 +151,7 @@ pub struct AdminArgs {
     #[command(flatten)]
     pub file: FileArgs,
     /// The running sidecar's --admin address
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9534")]
+    #[arg(long, value_name = "ADDR", default_value = flags::ADMIN)]
     pub admin: Listen,
 }
 

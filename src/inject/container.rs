@@ -4,13 +4,28 @@ use super::CONTAINER;
 use super::emit::{Yaml, map};
 use super::pod::is_in;
 
+/// How the kubelet asks after the sidecar.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Probes {
+    /// It has no way.
+    #[default]
+    None,
+    /// By HTTP at `--listen`.
+    Http,
+    /// By TLS there; the kubelet does not verify the certificate.
+    Https,
+    /// By a program in the container that asks at `--admin`: the kubelet does not reach `--listen`, or has neither the
+    /// certificate nor the password that it wants. This is what it is run with.
+    Exec(Vec<String>),
+}
+
 /// What differs between sidecars.
 pub(super) struct Parts {
     pub image: Yaml,
     pub args: Yaml,
     pub env: Yaml,
     pub port: Option<Yaml>,
-    pub probed: bool,
+    pub probes: Probes,
     pub once: bool,
     pub memory_limit: Yaml,
     pub context: Yaml,
@@ -19,20 +34,41 @@ pub(super) struct Parts {
 
 /// The sidecar's container.
 pub(super) fn container(parts: Parts) -> Yaml {
-    let Parts { image, args, env, port, probed, once, memory_limit, context, mounts } = parts;
+    let Parts { image, args, env, port, probes, once, memory_limit, context, mounts } = parts;
     let mut container = vec![("name", CONTAINER.into()), ("image", image)];
     if !once {
         container.push(("restartPolicy", "Always".into()));
     }
     container.extend([("args", args), ("env", env)]);
-    if let Some(port) = port.filter(|_| !once) {
-        container.push(("ports", Yaml::List(vec![map([("name", "metrics".into()), ("containerPort", port.clone())])])));
-        if probed {
-            let get = |path: &str| map([("path", path.into()), ("port", port.clone())]);
+    if !once {
+        if let Some(port) = &port {
+            let port = map([("name", "metrics".into()), ("containerPort", port.clone())]);
+            container.push(("ports", Yaml::List(vec![port])));
+        }
+        let get = |path: &str| {
+            let mut get = vec![("path".to_owned(), path.into()), ("port".to_owned(), port.clone()?)];
+            if probes == Probes::Https {
+                get.push(("scheme".to_owned(), "HTTPS".into()));
+            }
+            Some(vec![("httpGet", Yaml::Map(get))])
+        };
+        let asks = match &probes {
+            Probes::None => None,
+            Probes::Http | Probes::Https => get("/readyz").zip(get("/livez")),
+            Probes::Exec(command) => {
+                let command = Yaml::List(command.iter().cloned().map(Yaml::Text).collect());
+                // It is there once a generation is published, which it stays. A second is little for a new process.
+                let ask = vec![("exec", map([("command", command)])), ("timeoutSeconds", 10.into())];
+                Some((ask.clone(), ask))
+            }
+        };
+        if let Some((mut startup, live)) = asks {
             // The main container starts when its configuration is there.
-            let startup = [("httpGet", get("/readyz")), ("periodSeconds", 1.into()), ("failureThreshold", 60.into())];
-            container.push(("startupProbe", map(startup)));
-            container.push(("livenessProbe", map([("httpGet", get("/livez"))])));
+            startup.extend([("periodSeconds", 1.into()), ("failureThreshold", 60.into())]);
+            for (key, probe) in [("startupProbe", startup), ("livenessProbe", live)] {
+                let probe = probe.into_iter().map(|(key, value)| (key.to_owned(), value));
+                container.push((key, Yaml::Map(probe.collect())));
+            }
         }
     }
     let requests = map([("cpu", "5m".into()), ("memory", "16Mi".into())]);

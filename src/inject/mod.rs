@@ -15,7 +15,7 @@ mod tests;
 
 use std::fmt;
 
-pub use self::container::OF_THE_POD;
+pub use self::container::{OF_THE_POD, Probes};
 use self::document::{Edits, Node, parse};
 use self::emit::{Yaml, map};
 use self::pod::{Place, named, places};

@@ -4,7 +4,7 @@
 //! The expressions are CEL. What they build is a JSON patch of plain maps: the other way, an apply configuration, refuses
 //! lists without a merge key, such as `args`. Types differ within a map, so every value in one is `dyn(…)`.
 
-use super::container::{Parts, container, is_token, of_the_pod, restricted, volume_name};
+use super::container::{Parts, Probes, container, is_token, of_the_pod, restricted, volume_name};
 use super::emit::{Yaml, map};
 use super::pod::is_in;
 use super::{CONTAINER, MountSource, Problem, Settings};
@@ -31,7 +31,7 @@ fn sidecar() -> Yaml {
         args: Yaml::Cel("params.data.args.split('\\n').filter(line, line != '')".to_owned()),
         env: Yaml::Cel(format!("{} + {fields}", Yaml::List(env).cel())),
         port: Some(Yaml::Cel("int(params.data.port)".to_owned())),
-        probed: true,
+        probes: Probes::Http,
         once: false,
         memory_limit: of_profile("memoryLimit"),
         context: restricted(Vec::new()),
@@ -223,7 +223,9 @@ pub fn profile(name: &str, settings: &Settings) -> Result<String, Problem> {
     if !output.starts_with('/') || above.is_empty() {
         return Err(Problem::NoParent(needed.output.clone()));
     }
-    let Some(port) = needed.port.filter(|_| needed.probed && !needed.once) else { return Err(Problem::NotForProfiles) };
+    let Some(port) = needed.port.filter(|_| needed.probes == Probes::Http && !needed.once) else {
+        return Err(Problem::NotForProfiles);
+    };
     if let Some(name) = needed.variables.iter().find(|name| !settings.fields.iter().any(|(field, _)| field == *name)) {
         return Err(Problem::VariableOfProfile(name.clone()));
     }

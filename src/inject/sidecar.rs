@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::container::{Parts, container, field, is_token, of_the_pod, restricted, volume_name};
+use super::container::{Parts, Probes, container, field, is_token, of_the_pod, restricted, volume_name};
 use super::emit::{Yaml, map};
 use super::pod::{Place, is_in, mount_of, named, names};
 use super::{CONTAINER, Plan, Problem, list_or};
@@ -26,8 +26,7 @@ pub struct Needed {
     pub signals: bool,
     /// The port of `--listen`.
     pub port: Option<u16>,
-    /// Whether `--listen` is an address of the Pod, where the kubelet reaches it.
-    pub probed: bool,
+    pub probes: Probes,
     /// Whether the API server is asked, with the token of the Pod's service account.
     pub token: bool,
     /// Whether files with a secret in them are published.
@@ -235,10 +234,10 @@ impl Settings {
                  made FROM it"
             ));
         }
-        if !self.needed.probed && !self.needed.once {
+        if self.needed.probes == Probes::None && !self.needed.once {
             advice.push(format!(
-                "no probes, as the kubelet does not reach --listen, or would need TLS or a user there: {main_name} may start \
-                 before there is a configuration; a startupProbe with exec: {{command: [/trimtab, status]}} waits for it"
+                "no probes, as the kubelet can ask neither --listen nor --admin: {main_name} may start before there is a \
+                 configuration"
             ));
         }
         if place.spec.is_true_at(&["hostNetwork"]) && self.needed.port.is_some() {
@@ -273,7 +272,7 @@ impl Settings {
             args: Yaml::List(self.args.iter().cloned().map(Yaml::Text).collect()),
             env: Yaml::List(env),
             port: self.needed.port.map(Yaml::from),
-            probed: self.needed.probed,
+            probes: self.needed.probes.clone(),
             once: self.needed.once,
             memory_limit: Yaml::Text(self.memory_limit.clone()),
             context,

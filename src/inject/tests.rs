@@ -20,7 +20,7 @@ fn settings() -> Settings {
         needed: Needed {
             output: "/shared/conf".into(),
             port: Some(9533),
-            probed: true,
+            probes: Probes::Http,
             token: true,
             ..Needed::default()
         },
@@ -271,9 +271,28 @@ fn what_contradicts_the_pod_is_an_error_that_names_the_remedy() {
 }
 
 #[test]
+fn the_kubelet_probes_by_tls_or_by_a_program_where_listen_wants_more_than_http() {
+    let of = |probes| {
+        let settings = Settings { needed: Needed { probes, ..settings().needed }, ..settings() };
+        let result = injected(&pod("hostIPC: false", ""), &settings);
+        assert!(result.advice.is_empty(), "{:?}", result.advice);
+        let spec = spec(&values(&result.text)[0]).clone();
+        let sidecar = spec["initContainers"][0].clone();
+        [sidecar["startupProbe"].clone(), sidecar["livenessProbe"].clone()]
+    };
+    let get = |path: &str| json!({"path": path, "port": 9533, "scheme": "HTTPS"});
+    let startup = json!({"httpGet": get("/readyz"), "periodSeconds": 1, "failureThreshold": 60});
+    assert_eq!(of(Probes::Https), [startup, json!({"httpGet": get("/livez")})]);
+    let exec = json!({"command": ["/trimtab", "status", "--admin=127.0.0.1:99"]});
+    let startup = json!({"exec": exec, "timeoutSeconds": 10, "periodSeconds": 1, "failureThreshold": 60});
+    let command = ["/trimtab", "status", "--admin=127.0.0.1:99"].map(str::to_owned);
+    assert_eq!(of(Probes::Exec(command.into())), [startup, json!({"exec": exec, "timeoutSeconds": 10})]);
+}
+
+#[test]
 fn what_works_and_may_surprise_is_said() {
     let secret = Settings { needed: Needed { secrets: true, ..settings().needed }, ..settings() };
-    let deaf = Settings { needed: Needed { probed: false, ..settings().needed }, ..settings() };
+    let deaf = Settings { needed: Needed { probes: Probes::None, ..settings().needed }, ..settings() };
     let program = Settings { needed: Needed { program: Some("--reload-exec"), ..settings().needed }, ..settings() };
     let variable = Settings { needed: Needed { variables: vec!["LEVEL".into()], ..settings().needed }, ..settings() };
     let hides = Settings { needed: Needed { output: "/etc/nginx/conf.d".into(), ..settings().needed }, ..settings() };

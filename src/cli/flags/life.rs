@@ -7,6 +7,9 @@ use clap::{Args, ValueEnum};
 use super::{Checked, usage};
 use crate::cli::values::{Listen, duration};
 
+/// Where `--admin` is by default.
+pub const ADMIN: &str = "127.0.0.1:9534";
+
 /// Pace and life.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Pace and life")]
@@ -29,7 +32,7 @@ pub struct LifeArgs {
     #[arg(long, value_name = "ADDR", default_value = ":9533")]
     pub listen: Listen,
     /// Serve /status, POST /retry and a page for people at this address; off: do not serve them
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9534")]
+    #[arg(long, value_name = "ADDR", default_value = ADMIN)]
     pub admin: Listen,
     /// What happens if --listen or --admin cannot be served, as another program has the port
     #[arg(long, value_name = "WHAT", default_value = "end")]

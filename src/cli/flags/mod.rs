@@ -23,7 +23,7 @@ use clap::Args;
 use self::confirm::{ConfirmArgs, OnReject};
 use self::gate::Gate;
 use self::life::OnBindError;
-pub use self::life::{LifeArgs, LogFormat, LogLevel};
+pub use self::life::{ADMIN, LifeArgs, LogFormat, LogLevel};
 use self::listener::ListenerArgs;
 use self::output::OutputArgs;
 use self::reload::ReloadArgs;
