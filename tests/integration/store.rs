@@ -1,9 +1,11 @@
 //! `--watch-url s3://…`: a real S3 store (versitygw), and what stands in its way.
 
 use std::fs;
-use std::net::TcpStream;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
@@ -195,5 +197,110 @@ fn urls_of_object_stores_are_checked_before_anything_is_asked() {
     ] {
         let (code, said) = run(trimtab().args(["--output", &scene.text("conf")]).args(flags));
         assert!(code == Some(64) && said.contains(words) && !said.contains("canary"), "{code:?} {said}");
+    }
+}
+
+/// Who hands out credentials: with one answer to all, and what it was asked.
+struct Cloud {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    answer: Arc<Mutex<(u16, String)>>,
+}
+
+impl Cloud {
+    fn start(answer: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let answer = Arc::new(Mutex::new((200, answer.to_owned())));
+        let cloud = Self { address: listener.local_addr().unwrap(), asked: Arc::default(), answer };
+        let (asked, answer) = (cloud.asked.clone(), cloud.answer.clone());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                let (mut head, mut length) = (String::new(), 0);
+                while !head.ends_with("\r\n\r\n") {
+                    let so_far = head.len();
+                    if reader.read_line(&mut head).unwrap_or(0) == 0 {
+                        break;
+                    }
+                    let line = head[so_far..].to_ascii_lowercase();
+                    length = line.strip_prefix("content-length:").map_or(length, |value| value.trim().parse().unwrap());
+                }
+                let mut body = vec![0; length];
+                let _ = reader.read_exact(&mut body);
+                asked.lock().unwrap().push(head + &String::from_utf8_lossy(&body));
+                let (code, text) = answer.lock().unwrap().clone();
+                let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+            }
+        });
+        cloud
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/credentials", self.address)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn role_of_the_pod_is_asked_for_by_its_token_and_kept() {
+    let store = Store::start();
+    store.put("list.txt", "1");
+    // versitygw knows no session tokens, and takes an empty one for none.
+    let xml = format!(
+        "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>{KEY}</AccessKeyId>\
+         <SecretAccessKey>{SECRET}</SecretAccessKey><SessionToken></SessionToken>\
+         <Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult>\
+         </AssumeRoleWithWebIdentityResponse>"
+    );
+    let json = serde_json::json!({
+        "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2099-01-01T00:00:00Z"
+    });
+    for (by_token_service, answer) in [(true, xml), (false, json.to_string())] {
+        let (cloud, scene) = (Cloud::start(&answer), Scene::new());
+        let token = scene.text("token");
+        fs::write(&token, "canary-token\n").unwrap();
+        let role = [
+            ("AWS_ROLE_ARN", "arn:aws:iam::1:role/web".to_owned()),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.clone()),
+            ("AWS_ENDPOINT_URL_STS", cloud.url()),
+        ];
+        let pod =
+            [("AWS_CONTAINER_CREDENTIALS_FULL_URI", cloud.url()), ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token)];
+        let identity = if by_token_service { &role[..] } else { &pod };
+        let environment = [&[("AWS_ENDPOINT_URL", store.url())], identity].concat();
+        let flags = ["--watch-url", "s3://web/list.txt"];
+        let mut sidecar = start(&scene, &environment, &flags);
+        published(&scene, "list.txt", Some("1"));
+        let polls = store.answers("/web/list.txt").len();
+        eventually("it asks the store again", || (store.answers("/web/list.txt").len() > polls + 2).then_some(()));
+        let asked = cloud.asked();
+        assert_eq!(asked.len(), 1, "what was got is kept until it ends: {asked:?}");
+        if by_token_service {
+            assert!(
+                asked[0].contains("Action=AssumeRoleWithWebIdentity")
+                    && asked[0].contains("WebIdentityToken=canary-token&")
+            );
+            assert!(asked[0].contains("RoleSessionName=trimtab"), "{asked:?}");
+        } else {
+            assert!(asked[0].contains("authorization: canary-token\r\n"), "{asked:?}");
+        }
+        nothing_secret(&sidecar);
+        sidecar.kill();
+
+        // Refused, with a text that must not be shown.
+        let refusal =
+            "<ErrorResponse><Error><Code>AccessDenied</Code><Message>canary-message</Message></Error></ErrorResponse>";
+        *cloud.answer.lock().unwrap() = (403, refusal.to_owned());
+        let other = Scene::new();
+        let sidecar = start(&other, &environment, &flags);
+        let status =
+            sidecar.until("the role is refused", |status| source(status).contains("answered 403 AccessDenied"));
+        assert!(source(&status).contains("trust policy"), "{status}");
+        *cloud.answer.lock().unwrap() = (200, "canary-nonsense".to_owned());
+        let status = sidecar.until("the answer is nonsense", |status| source(status).contains("makes no sense"));
+        assert!(!format!("{status}{}", sidecar.log()).contains("canary"), "{status}");
     }
 }

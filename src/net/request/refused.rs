@@ -75,7 +75,7 @@ impl Refused {
             }
             ("SignatureDoesNotMatch", _) => "; AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
             ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
-                "; AWS_SESSION_TOKEN is past its time, or not of this key: temporary keys in the environment are not renewed, those of a \
+                "; the session token is past its time, or not of this key: temporary keys in the environment are not renewed, those of a \
                  role are"
             }
             ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "Redirect", _)
