@@ -6,7 +6,6 @@ use tokio::time::Instant;
 
 use super::syntax::{self, Syntax, SyntaxError};
 use super::{Candidate, CandidateError, Maker, Order, in_pool, render};
-use crate::model::content::Content;
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::journal::Generation;
 use crate::model::snapshot::Observed;
@@ -183,21 +182,15 @@ fn check_observed(observed: &[Observed], syntax: Syntax, warnings: &mut Vec<Stri
                 .map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
             match checked {
                 // Prometheus's sidecars unpack what begins so, whatever it is called.
-                Err(SyntaxError::NotUtf8 { .. }) if is_packed(bytes)? => {}
+                Ok(()) | Err(SyntaxError::NotUtf8 { packed: true, .. }) => {}
                 Err(error) if syntax == Syntax::Strict => {
                     return Err(CandidateError::new(Stage::Validate, true, &error));
                 }
                 Err(error) => warnings.push(error.to_string()),
-                Ok(()) => {}
             }
         }
     }
     Ok(())
-}
-
-fn is_packed(content: &Content) -> Result<bool, CandidateError> {
-    let bytes = content.read().map_err(|error| CandidateError::new(Stage::Validate, false, &error))?;
-    Ok(crate::render::is_packed(&bytes))
 }
 
 /// The independent objects with a malformed key, and where.

@@ -260,7 +260,10 @@ fn held_back(status: &Status) -> Option<Finding> {
         link: ", it is held back:",
         cause: Some(held.reason.clone()),
         meanwhile: more,
-        next: Some(format!("Fix {}; all other objects flow.", held.source)),
+        next: Some(format!(
+            "Fix {}; or fix what refuses it, and run `trimtab retry`. All other objects flow.",
+            held.source
+        )),
         calm: false,
     })
 }

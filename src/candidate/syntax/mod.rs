@@ -8,7 +8,7 @@ use serde_saphyr::budget::{Budget, EnforcingPolicy, check_yaml_budget};
 use crate::model::content::Content;
 use crate::model::spool::SpoolError;
 use crate::model::tree::TreePath;
-use crate::render::without_marks;
+use crate::render::{is_packed, without_marks};
 
 /// How deeply YAML may be nested. Those who read it have limits of their own, and none that is known is wider.
 const YAML_DEPTH: usize = 255;
@@ -51,6 +51,8 @@ pub enum SyntaxError {
         line: usize,
         /// Of the first wrong byte, from 1, in characters.
         column: usize,
+        /// Whether it begins as gzip files do.
+        packed: bool,
     },
     #[error(
         "{path} begins with a byte order mark (U+FEFF), which {format} does not allow: save it as UTF-8 without one, or let \
@@ -118,7 +120,7 @@ fn well_formed(path: &str, format: Format, bytes: &[u8]) -> Result<(), SyntaxErr
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let before = std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default();
         let (line, column) = end_of(before);
-        SyntaxError::NotUtf8 { path: path(), format, line, column }
+        SyntaxError::NotUtf8 { path: path(), format, line, column, packed: is_packed(bytes) }
     })?;
     parse(text).map_err(|error| match error {
         ParseError::At(line, column) => SyntaxError::Malformed { path: path(), format, line, column },

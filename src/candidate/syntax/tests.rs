@@ -134,3 +134,11 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_begins_as_gzip_files_do_is_known_by_what_was_read() {
+    for (bytes, begins_so) in [(&b"\x1f\x8b\x08\x00"[..], true), (b"\x1f\x8b\x09\x00", false), (b"\xff", false)] {
+        let found = parse("a.yaml", bytes);
+        assert!(matches!(found, Err(SyntaxError::NotUtf8 { packed, .. }) if packed == begins_so), "{found:?}");
+    }
+}

@@ -258,7 +258,7 @@ const CASES: &[Case] = &[
         Station::Validate,
         "The newest version of configmap/shop/extra is not in effect, it is held back: a.json, line 2. All other objects \
          are in effect.",
-        Some("Fix configmap/shop/extra; all other objects flow."),
+        Some("Fix configmap/shop/extra; or fix what refuses it, and run `trimtab retry`. All other objects flow."),
     ),
     (
         |status| {
