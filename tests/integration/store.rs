@@ -304,3 +304,71 @@ fn role_of_the_pod_is_asked_for_by_its_token_and_kept() {
         assert!(!format!("{status}{}", sidecar.log()).contains("canary"), "{status}");
     }
 }
+
+#[test]
+fn objects_below_a_prefix_of_a_real_store_are_published_as_one() {
+    let store = Store::start();
+    for (key, content) in [("conf/top.conf", "1"), ("conf/sub/a%20b", "1"), ("other/x", "no")] {
+        store.put(key, content);
+    }
+    let scene = Scene::new();
+    let sidecar = start(&scene, &store.environment(), &["--watch-url", "web=s3://web/conf/"]);
+    published(&scene, "top.conf", Some("1"));
+    published(&scene, "sub/a b", Some("1"));
+    sidecar.until_idle();
+    let lists = |least: usize| eventually("it is listed", || (store.answers("/web/").len() >= least).then_some(()));
+    let so_far = store.answers("/web/").len();
+    lists(so_far + 3);
+    assert_eq!(store.answers("/web/conf/top.conf"), ["200"], "unchanged, none is sent");
+    store.put("conf/top.conf", "2");
+    published(&scene, "top.conf", Some("2"));
+    store.put("conf/new", "3");
+    published(&scene, "new", Some("3"));
+    store.delete("conf/new");
+    published(&scene, "new", None);
+    sidecar.until_idle();
+    assert_eq!(store.answers("/web/conf/sub/a b"), ["200"], "what did not change is not sent");
+    assert!(scene.published("x").is_none());
+    for key in ["conf/top.conf", "conf/sub/a%20b"] {
+        store.delete(key);
+    }
+    // Between the two, one of them may be gone alone.
+    let status = sidecar.until("its absence is reported", |status| source(status).contains("--on-delete keep"));
+    assert!(scene.published("top.conf").is_some() || scene.published("sub/a b").is_some(), "{status}");
+    nothing_secret(&sidecar);
+}
+
+#[test]
+fn list_that_is_of_no_use_leaves_what_was_published() {
+    let entry = |key: &str, etag: &str| {
+        format!("<Contents><Key>conf/{key}</Key><ETag>\"{etag}\"</ETag><Size>1</Size></Contents>")
+    };
+    let list = |contents: &str| format!("<ListBucketResult>{contents}</ListBucketResult>");
+    // The objects are served by the same words as the list: they are never what was listed.
+    let cloud = Cloud::start(&list(""));
+    let scene = Scene::new();
+    let environment = [("AWS_ENDPOINT_URL", format!("http://{}", cloud.address))];
+    let sidecar = start(&scene, &environment, &["--watch-url", "web=s3://web/conf/", "--url-anonymous"]);
+    sidecar.until("an empty list is an absence", |status| source(status).contains("does not exist"));
+    for (answer, words) in [
+        (list(&entry("a", "1")), "it changed three times"),
+        (list(&entry("../canary-a", "1")), "has an empty segment"),
+        (list(&(entry("a", "1") + &entry("a/b", "1"))), "an object and a folder"),
+        (list(&(entry("a", "1") + &entry("a", "1"))), "listed twice"),
+        (list("<IsTruncated>true</IsTruncated>"), "makes no sense"),
+        (list(&(0..10_001).map(|number| entry(&number.to_string(), "1")).collect::<String>()), "more than 10,000"),
+        (list(&entry("a", "1").replace("<Size>1<", "<Size>99999999999<")), "--max-size"),
+        ("<html>".to_owned(), "makes no sense"),
+    ] {
+        *cloud.answer.lock().unwrap() = (200, answer);
+        nix::sys::signal::kill(sidecar.pid(), nix::sys::signal::Signal::SIGHUP).unwrap();
+        sidecar.until(words, |status| source(status).contains(words));
+    }
+    assert!(
+        cloud.asked().iter().any(|head| head.contains("if-match: \"1\"")),
+        "objects are fetched as they were listed"
+    );
+    let flags = ["--watch-url", "web=s3://web/conf/", "--url-key", "web=/k", "--output", &scene.text("other")];
+    let (code, said) = run(trimtab().args(flags));
+    assert!(code == Some(64) && said.contains("sign a bundle"), "{said}");
+}

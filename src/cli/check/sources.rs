@@ -117,7 +117,7 @@ pub(super) async fn of_sources_behind_urls(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for source in &config.urls.sources {
         let place = format!("url/{}", source.name);
-        let found = url::look(&config.urls, source, None, &url::Conditions::default()).await;
+        let found = url::look(&config.urls, source, None, &url::Known::default()).await;
         let (severity, message, remedy) = match found {
             Ok(Found::Object(object, _)) => {
                 let (keys, size) = (object.data.len(), object.size());

@@ -15,7 +15,7 @@ use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
 use crate::net::store::address::Address;
 use crate::net::store::{self, Access, Environment, Store};
-use crate::source::url::{Config, Hosts, Signed, Source, keys};
+use crate::source::url::{Config, Hosts, Prefix, Signed, Source, keys};
 
 /// The shortest `--url-poll`.
 const LEAST: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ const LEAST: Duration = Duration::from_millis(100);
 pub struct UrlArgs {
     /// Watch what is behind this http, https or s3 URL: one key, the last segment of its path
     ///
-    /// s3://BUCKET/KEY is an object of a store that speaks S3: keys, region and another server than AWS' come from the environment, as
+    /// s3://BUCKET/KEY is an object of a store that speaks S3, and s3://BUCKET/PREFIX/ all that are below it, each a key by the rest of its path: keys, region and another server than AWS' come from the environment, as
     /// AWS' own tools have them. Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
     /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
@@ -103,9 +103,6 @@ fn of_server(url: &str) -> Result<(Endpoint, String), String> {
 
 /// The same of an object.
 fn of_object(address: &Address, environment: &Environment) -> Result<(Endpoint, String), String> {
-    if address.is_prefix() {
-        return Err("the object's key is missing, as app.conf in s3://BUCKET/app.conf".to_owned());
-    }
     let endpoint = store::endpoint(address, environment).ok_or("the object's key is too long for a URL")?;
     Ok((endpoint, address.last_segment().to_owned()))
 }
@@ -147,6 +144,7 @@ impl UrlArgs {
                 name,
                 endpoint,
                 key,
+                prefix: None,
                 http: Arc::default(),
                 signed: None,
                 secret,
@@ -249,6 +247,7 @@ impl UrlArgs {
             let Some(address) = address else { continue };
             let store = Store::new(address, environment, access, (*source.http).clone());
             source.http = Arc::clone(store.http());
+            source.prefix = address.is_prefix().then(|| Prefix { store, key: address.key.clone() });
         }
         Ok(())
     }
@@ -279,6 +278,12 @@ impl UrlArgs {
                     ),
                 };
             };
+            if source.prefix.is_some() {
+                return usage(format!(
+                    "{flag}: {} is a prefix, whose objects have no signature as a whole: sign a bundle, as s3://BUCKET/web.tar.gz",
+                    source.name
+                ));
+            }
             if source.signed.is_some() {
                 return usage(format!("{flag}: {} has one already; put all its keys into one file", source.name));
             }

@@ -5,6 +5,7 @@
 
 pub mod address;
 mod credentials;
+pub mod listing;
 #[cfg(test)]
 mod tests;
 
@@ -110,6 +111,13 @@ impl Store {
     #[must_use]
     pub fn object(&self, key: &str) -> Option<Endpoint> {
         object(&self.base, key)
+    }
+
+    /// Where a page of the list of what is below a prefix is; `next`: where another one ended.
+    #[must_use]
+    pub fn list(&self, prefix: &str, next: Option<&str>) -> Option<Endpoint> {
+        let next = next.map(|next| format!("&continuation-token={}", encoded(next, false))).unwrap_or_default();
+        format!("{}/?list-type=2&prefix={}{next}", self.base, encoded(prefix, false)).parse().ok()
     }
 
     /// By what a request to the store is sent and signed.

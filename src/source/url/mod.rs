@@ -7,6 +7,7 @@
 mod bundle;
 mod hosts;
 pub mod keys;
+mod prefix;
 mod signature;
 mod spill;
 #[cfg(test)]
@@ -24,6 +25,8 @@ pub use self::bundle::Packing;
 #[cfg(fuzzing)]
 pub use self::bundle::unpack as unpack_bundle;
 pub use self::hosts::{Hosts, ParseHostsError};
+pub use self::prefix::Prefix;
+use self::prefix::Whole;
 use self::signature::SignatureError;
 pub use self::signature::Signed;
 use self::spill::Spilled;
@@ -34,8 +37,8 @@ use crate::model::object::{Kind, Object, ObjectRef};
 use crate::model::spool::{Spool, SpoolError};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::HttpConfig;
-pub use crate::net::request::fetch::Conditions;
-use crate::net::request::fetch::{FetchError, Fetched, Limits, fetch, fetch_into};
+use crate::net::request::fetch::{Conditions, FetchError, Fetched, Limits, fetch, fetch_into};
+use crate::net::store::listing::ListingError;
 use crate::os::backoff;
 
 /// A poll comes so much sooner or later than `--url-poll` says: a fleet does not ask at one instant.
@@ -55,6 +58,8 @@ pub struct Source {
     pub endpoint: Endpoint,
     /// What the file, or the bundle, is called.
     pub key: String,
+    /// Where it is all that is below a prefix: by which way.
+    pub prefix: Option<Prefix>,
     /// What is sent with it, and who is trusted.
     pub http: Arc<HttpConfig>,
     /// `--url-key`: what is used of it must be signed.
@@ -90,6 +95,8 @@ pub enum UrlError {
     Unsigned { endpoint: String, error: SignatureError },
     #[error("{endpoint}: {error}; nothing of the bundle is used")]
     Bundle { endpoint: String, error: BundleError },
+    #[error("{endpoint}: {error}; nothing below the prefix is used")]
+    Listing { endpoint: String, error: ListingError },
     #[error("{0}")]
     NotKept(#[from] SpoolError),
     /// The runtime ends.
@@ -113,33 +120,41 @@ impl UrlError {
     fn is_lasting(&self) -> bool {
         match self {
             Self::Fetch(error) => error.is_lasting(),
+            Self::Listing { error, .. } => error.is_lasting(),
             Self::Unsigned { .. } | Self::Bundle { .. } => true,
             Self::NotKept(_) | Self::Ended => false,
         }
     }
 }
 
+/// What stands for a content that somebody has.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    conditions: Conditions,
+    whole: Option<Arc<Whole>>,
+}
+
 /// What is behind a URL.
 #[derive(Debug)]
 pub enum Found {
-    Object(Arc<Object>, Conditions),
-    /// What the conditions stand for.
+    Object(Arc<Object>, Known),
+    /// What is known.
     NotModified,
     /// Nothing: the server's status, which is 200 where the body is empty.
     Absent(u16),
 }
 
-/// Asks once. `conditions`: what is known already.
-pub async fn look(
-    config: &Config,
-    source: &Source,
-    spool: Option<&Spool>,
-    conditions: &Conditions,
-) -> Result<Found, UrlError> {
+/// Asks once.
+pub async fn look(config: &Config, source: &Source, spool: Option<&Spool>, known: &Known) -> Result<Found, UrlError> {
     // A signature, and both of them once more, come within the time of one.
-    let fetched = timeout(config.timeout, source.fetch(config, spool, conditions)).await;
-    let slow = |_| Err(FetchError::Slow { endpoint: source.endpoint.to_string(), whole: config.timeout }.into());
-    let (body, conditions) = match fetched.unwrap_or_else(slow)? {
+    let slow = |_| UrlError::from(FetchError::Slow { endpoint: source.endpoint.to_string(), whole: config.timeout });
+    if let Some(prefix) = &source.prefix {
+        let limits = limits(config);
+        let found = prefix.look(source, &limits, spool, known.whole.as_deref());
+        return timeout(config.timeout, found).await.map_err(slow)?;
+    }
+    let fetched = timeout(config.timeout, source.fetch(config, spool, &known.conditions)).await;
+    let (body, conditions) = match fetched.map_err(slow)?? {
         Fetched::New { body, conditions } => (body, conditions),
         Fetched::NotModified => return Ok(Found::NotModified),
         Fetched::Absent(code) => return Ok(Found::Absent(code)),
@@ -147,7 +162,11 @@ pub async fn look(
     let (source, spool, limit) = (source.clone(), spool.cloned(), config.max_size);
     // Megabytes are unpacked and digested.
     let object = tokio::task::spawn_blocking(move || source.object(body, limit, spool.as_ref())).await;
-    Ok(Found::Object(object.unwrap_or(Err(UrlError::Ended))?, conditions))
+    Ok(Found::Object(object.unwrap_or(Err(UrlError::Ended))?, Known { conditions, whole: None }))
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size }
 }
 
 impl Source {
@@ -158,8 +177,8 @@ impl Source {
         spool: Option<&Spool>,
         conditions: &Conditions,
     ) -> Result<Fetched<Content>, UrlError> {
-        let limits = Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size };
-        let mut fetched = self.fetch_once(&limits, spool, conditions).await?;
+        let limits = limits(config);
+        let mut fetched = self.fetch_once(&self.endpoint, &limits, spool, conditions).await?;
         let mut again = true;
         loop {
             let (body, conditions) = match fetched {
@@ -173,7 +192,7 @@ impl Source {
                 Err(UrlError::Unsigned { error, .. }) if again && error.may_be_of_two_versions() => again = false,
                 Err(error) => return Err(error),
             }
-            fetched = match self.fetch_once(&limits, spool, &conditions).await? {
+            fetched = match self.fetch_once(&self.endpoint, &limits, spool, &conditions).await? {
                 Fetched::NotModified => Fetched::New { body, conditions },
                 newer => newer,
             };
@@ -182,12 +201,13 @@ impl Source {
 
     async fn fetch_once(
         &self,
+        endpoint: &Endpoint,
         limits: &Limits,
         spool: Option<&Spool>,
         conditions: &Conditions,
     ) -> Result<Fetched<Content>, UrlError> {
         let mut spilled = Spilled::new(spool.cloned(), limits.bytes);
-        let fetched = fetch_into(&mut spilled, &self.endpoint, &self.http, limits, conditions).await;
+        let fetched = fetch_into(&mut spilled, endpoint, &self.http, limits, conditions).await;
         if let Some(error) = spilled.error {
             return Err(error.into());
         }
@@ -231,8 +251,12 @@ impl Source {
             None => BTreeMap::from([(self.key.clone(), body)]),
             Some(packing) => bundle::unpack(body.reader(), packing, limit, spool).map_err(refused)?,
         };
+        Ok(self.of(data))
+    }
+
+    fn of(&self, data: BTreeMap<String, Content>) -> Arc<Object> {
         let id = ObjectRef { kind: Kind::Url, namespace: Arc::default(), name: self.name.as_str().into() };
-        Ok(Arc::new(Object::new(id, String::new(), 0, self.secret, data)))
+        Arc::new(Object::new(id, String::new(), 0, self.secret, data))
     }
 }
 
@@ -251,7 +275,7 @@ pub async fn watch(
         source,
         spool,
         updates,
-        conditions: Conditions::default(),
+        known: Known::default(),
         sent: Sent::Nothing,
         failures: 0,
         trouble: None,
@@ -268,7 +292,7 @@ pub async fn watch(
                 () = super::changed(&mut refresh) => true,
             };
             if refreshed {
-                poller.conditions = Conditions::default();
+                poller.known = Known::default();
                 poller.failures = 0;
             }
         }
@@ -294,7 +318,7 @@ struct Poller {
     spool: Option<Spool>,
     updates: mpsc::Sender<Update>,
     /// What stands for the content that was last sent; none where it is to be fetched whole.
-    conditions: Conditions,
+    known: Known,
     /// What was last sent.
     sent: Sent,
     /// In a row.
@@ -308,7 +332,7 @@ impl Poller {
     /// Asks, reports what is new, and says how long to wait.
     async fn ask(&mut self) -> Duration {
         let poll = backoff::spread(self.config.poll.mul_f64(1.0 + JITTER), (1.0 - JITTER) / (1.0 + JITTER));
-        match look(&self.config, &self.source, self.spool.as_ref(), &self.conditions).await {
+        match look(&self.config, &self.source, self.spool.as_ref(), &self.known).await {
             Ok(found) => {
                 self.failures = 0;
                 self.take(found).await;
@@ -326,7 +350,7 @@ impl Poller {
     }
 
     async fn take(&mut self, found: Found) {
-        let (object, conditions) = match found {
+        let (object, known) = match found {
             Found::NotModified => (None, None),
             Found::Absent(code) => {
                 if self.sent != Sent::Absence && !self.source.linked {
@@ -335,18 +359,18 @@ impl Poller {
                 }
                 (Some(None), None)
             }
-            Found::Object(object, conditions) => (Some(Some(object)), Some(conditions)),
+            Found::Object(object, known) => (Some(Some(object)), Some(known)),
         };
         if let Some(object) = object {
             let sent = object.as_ref().map_or(Sent::Absence, |object| Sent::Content(object.content()));
             if self.sent != sent {
                 // Until it has arrived nothing is known of it.
-                self.conditions = Conditions::default();
+                self.known = Known::default();
                 let objects = object.into_iter().map(|object| (object.id.clone(), object));
                 self.send(Seen::All(objects.collect())).await;
                 self.sent = sent;
             }
-            self.conditions = conditions.unwrap_or_default();
+            self.known = known.unwrap_or_default();
         }
         if !std::mem::replace(&mut self.healthy, true) {
             self.trouble = None;

@@ -62,6 +62,7 @@ fn source(server: &Server, may_be_empty: bool) -> Source {
         name: "geo".into(),
         endpoint,
         key: "list".into(),
+        prefix: None,
         http: Arc::default(),
         signed: None,
         secret: true,
@@ -158,9 +159,9 @@ async fn what_is_refused_leaves_what_was_known() {
 async fn empty_body_counts_as_absence_unless_it_may_be_empty() {
     let server = Server::start(&ok("", ""));
     let config = Config { timeout: DEADLINE, max_size: 64, ..Config::default() };
-    let found = look(&config, &source(&server, false), None, &Conditions::default()).await.unwrap();
+    let found = look(&config, &source(&server, false), None, &Known::default()).await.unwrap();
     assert!(matches!(found, Found::Absent(200)), "{found:?}");
-    let found = look(&config, &source(&server, true), None, &Conditions::default()).await.unwrap();
+    let found = look(&config, &source(&server, true), None, &Known::default()).await.unwrap();
     let Found::Object(object, _) = found else { panic!("{found:?}") };
     assert!(object.secret && object.data["list"].is_empty() && object.id.to_string() == "url/geo");
 }
@@ -182,11 +183,11 @@ async fn each_file_of_a_bundle_is_a_key_and_one_that_is_refused_leaves_what_was_
     let endpoint = server.url("/web.tar?token=canary").parse().unwrap();
     let source = Source { endpoint, key: "web.tar".into(), ..source(&server, false) };
     let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
-    let found = look(&config, &source, None, &Conditions::default()).await.unwrap();
+    let found = look(&config, &source, None, &Known::default()).await.unwrap();
     let Found::Object(object, _) = found else { panic!("{found:?}") };
     assert_eq!(text(&BTreeMap::from([(object.id.clone(), object)])), "a=1 b/c=2");
     server.answer(answer(&whole[..1024]));
-    let error = look(&config, &source, None, &Conditions::default()).await.unwrap_err();
+    let error = look(&config, &source, None, &Known::default()).await.unwrap_err();
     assert!(matches!(error, UrlError::Bundle { .. }) && error.is_lasting(), "{error:?}");
     assert!(error.to_string().contains("end of the archive") && !error.to_string().contains("canary"), "{error}");
 }
@@ -202,7 +203,7 @@ async fn look_signed(path: &str, answers: &[&str]) -> (Result<Found, UrlError>, 
     let key = endpoint.last_segment().unwrap().to_owned();
     let source = Source { endpoint, key, signed, ..source(&server, false) };
     let config = Config { timeout: DEADLINE, max_size: 1 << 20, ..Config::default() };
-    let found = look(&config, &source, None, &Conditions::default()).await;
+    let found = look(&config, &source, None, &Known::default()).await;
     (found, server.heads())
 }
 
@@ -257,7 +258,7 @@ async fn signature_comes_within_the_time_of_its_content() {
     let signed = Signed::by(keys.path().into(), &source(&server, false).endpoint);
     let source = Source { signed, ..source(&server, false) };
     let config = Config { timeout: Duration::from_millis(300), max_size: 1 << 20, ..Config::default() };
-    let error = look(&config, &source, None, &Conditions::default()).await.unwrap_err().to_string();
+    let error = look(&config, &source, None, &Known::default()).await.unwrap_err().to_string();
     assert!(error.contains("/a/list: not all of it came within 300ms"), "the signature has a time of its own: {error}");
 }
 

@@ -256,6 +256,7 @@ impl Keys {
             name: format!("{} {key:?}", object.id),
             endpoint: if object.secret { endpoint.secret() } else { endpoint },
             key: file.to_owned(),
+            prefix: None,
             http: Arc::new(http),
             signed: None,
             secret: object.secret,
