@@ -63,6 +63,7 @@ impl Case {
     async fn make(&self) -> (Made, Arc<Output>) {
         let config = publish::Config {
             state_dir: None,
+            folders: Vec::new(),
             output: self.dir.path().join("conf"),
             layout: publish::Layout::Atomic,
             file_mode: 0o644,

@@ -306,6 +306,9 @@ fn needed(args: &RunArgs) -> Needed {
     for dir in &sources.observe_dirs {
         add("--observe-dir", &dir.path);
     }
+    for path in output.all_folders() {
+        add("--folders", &path);
+    }
     for path in urls.key_files() {
         add("--url-key", path);
     }

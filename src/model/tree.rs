@@ -11,7 +11,7 @@ use crate::model::digest::{Digest, DigestKey, Hasher};
 
 /// A path below the output directory that cannot lead out of it.
 ///
-/// Relative, at least one segment; no segment is empty, `.` or starts with `..` (that prefix is the publisher's own,
+/// Relative, but for one made by [`TreePath::in_folder`]; at least one segment; no segment is empty, `.` or starts with `..` (that prefix is the publisher's own,
 /// as it is the kubelet's: `pkg/volume/util/atomic_writer.go`), is longer than 255 bytes (`NAME_MAX`), or holds a
 /// control character; at most 1,024 bytes in all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,6 +50,12 @@ impl TreePath {
             }
         }
         Ok(Self(text.into()))
+    }
+
+    /// A path in a further directory, which is absolute itself: below that, `text` is what a path below the output is.
+    pub fn in_folder(folder: &str, text: &str) -> Result<Self, TreePathError> {
+        Self::parse(text)?;
+        Ok(Self(format!("{folder}/{text}").into()))
     }
 
     /// The path's text.

@@ -10,11 +10,21 @@ use super::dir::Dir;
 
 /// The directories from a root down to one path after another. In the order of paths, each directory is opened once,
 /// and is on the disk, if it was changed, when it is left.
+///
+/// There may be several roots: an absolute path is below the root that it names, any other below the one without a path.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
-    root: &'a Dir,
-    root_changed: bool,
+    roots: Vec<Root<'a>>,
+    /// Which of them is the one at hand.
+    at: usize,
     open: Vec<Level>,
+}
+
+#[derive(Debug)]
+struct Root<'a> {
+    path: &'a str,
+    dir: &'a Dir,
+    changed: bool,
 }
 
 #[derive(Debug)]
@@ -31,9 +41,19 @@ pub(super) struct Blocked {
     pub(super) errno: Errno,
 }
 
+/// A path below a root's; `None` if it is not below it.
+pub(super) fn below<'p>(root: &str, path: &'p str) -> Option<&'p str> {
+    match root {
+        "" => Some(path).filter(|path| !path.starts_with('/')),
+        _ => path.strip_prefix(root)?.strip_prefix('/'),
+    }
+}
+
 impl<'a> Cursor<'a> {
-    pub(super) fn from(root: &'a Dir) -> Self {
-        Self { root, root_changed: false, open: Vec::new() }
+    /// Over several roots with their paths, none of which is below another.
+    pub(super) fn over(roots: impl IntoIterator<Item = (&'a str, &'a Dir)>) -> Self {
+        let roots = roots.into_iter().map(|(path, dir)| Root { path, dir, changed: false }).collect();
+        Self { roots, at: 0, open: Vec::new() }
     }
 
     /// The directory of the path's last segment, and that segment.
@@ -78,35 +98,55 @@ impl<'a> Cursor<'a> {
     pub(super) fn changed(&mut self) {
         match self.open.last_mut() {
             Some(level) => level.changed = true,
-            None => self.root_changed = true,
+            None => self.root_changed(),
         }
     }
 
     /// Notes the same of all directories above it.
     pub(super) fn all_changed(&mut self) {
-        self.root_changed = true;
+        self.root_changed();
         self.open.iter_mut().for_each(|level| level.changed = true);
+    }
+
+    fn root_changed(&mut self) {
+        if let Some(root) = self.roots.get_mut(self.at) {
+            root.changed = true;
+        }
     }
 
     /// Waits until all that was changed is on the disk.
     pub(super) fn end(mut self) -> nix::Result<()> {
         self.leave(0)?;
-        if self.root_changed { self.root.sync() } else { Ok(()) }
+        self.roots.iter().filter(|root| root.changed).try_for_each(|root| root.dir.sync())
     }
 
     fn descend<'p>(&mut self, path: &'p str, make: Option<(Option<Gid>, Mode)>) -> Result<(&Dir, &'p str), Blocked> {
-        let (above, leaf) = path.rsplit_once('/').unwrap_or(("", path));
+        let mut roots = self.roots.iter().enumerate();
+        let found = roots.find_map(|(number, root)| Some((number, (root.dir, root.path), below(root.path, path)?)));
+        let Some((number, (root, root_path), inside)) = found else {
+            return Err(Blocked { at: path.to_owned(), errno: Errno::ENOENT });
+        };
+        let (above, leaf) = inside.rsplit_once('/').unwrap_or(("", inside));
         let segments: Vec<&str> = above.split('/').filter(|segment| !segment.is_empty()).collect();
-        let common = self.open.iter().zip(&segments).take_while(|(level, segment)| level.name == **segment).count();
-        let blocked = |depth: usize, errno| Blocked { at: segments.get(..depth).unwrap_or_default().join("/"), errno };
+        let blocked = |depth: usize, errno| {
+            let at = segments.get(..depth).unwrap_or_default().join("/");
+            Blocked { at: if root_path.is_empty() { at } else { format!("{root_path}/{at}") }, errno }
+        };
+        let alike = |(level, segment): &(&Level, &&str)| level.name == **segment;
+        let mut common = self.open.iter().zip(&segments).take_while(alike).count();
+        if number != self.at {
+            common = 0;
+        }
         self.leave(common).map_err(|errno| blocked(common, errno))?;
+        self.at = number;
         for (depth, segment) in segments.iter().enumerate().skip(common) {
             let failed = |errno| blocked(depth + 1, errno);
-            let dir = match (Dir::open(self.last(), *segment), make) {
+            let last = self.open.last().map_or(root, |level| &level.dir);
+            let dir = match (Dir::open(last, *segment), make) {
                 (Err(Errno::ENOENT), Some((group, mode))) => {
-                    let fresh = match self.last().make(segment, group, mode) {
+                    let fresh = match last.make(segment, group, mode) {
                         // Somebody was quicker.
-                        Err(Errno::EEXIST) => Dir::open(self.last(), *segment),
+                        Err(Errno::EEXIST) => Dir::open(last, *segment),
                         other => other,
                     };
                     self.changed();
@@ -117,11 +157,7 @@ impl<'a> Cursor<'a> {
             };
             self.open.push(Level { name: (*segment).to_owned(), dir, changed: false });
         }
-        Ok((self.last(), leaf))
-    }
-
-    fn last(&self) -> &Dir {
-        self.open.last().map_or(self.root, |level| &level.dir)
+        Ok((self.open.last().map_or(root, |level| &level.dir), leaf))
     }
 
     fn leave(&mut self, depth: usize) -> nix::Result<()> {

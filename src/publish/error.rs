@@ -44,6 +44,13 @@ pub enum PublishError {
         path.display(), path.join("conf").display()
     )]
     Sticky { path: PathBuf, mode: u32 },
+    /// Fatal.
+    #[error(
+        "{}, one of --folders, is or was the --output of a Trimtab: name another directory, or remove ..trimtab and ..data \
+         in it if no other Trimtab needs them",
+        path.display()
+    )]
+    OtherOutput { path: PathBuf },
     /// What is in the output cannot be moved to where it is to be. Fatal.
     #[error(
         "{} holds what Trimtab remembers of this output, and --state-dir {} is on another mount, where it cannot be moved \

@@ -13,6 +13,7 @@ mod dir;
 mod durable;
 mod error;
 mod files;
+mod folder;
 mod layout;
 mod open;
 mod read_back;
@@ -34,6 +35,7 @@ use self::dir::{Dir, Occupant, look};
 use self::durable::Unsynced;
 pub use self::error::PublishError;
 use self::files::Files;
+use self::folder::Folder;
 pub use self::layout::Layout;
 use self::layout::Publisher;
 pub use self::read_back::{MayAccess, PublishedFile};
@@ -52,6 +54,8 @@ pub struct Config {
     pub output: PathBuf,
     /// `--state-dir`: where Trimtab keeps what is its own, if not in the output.
     pub state_dir: Option<PathBuf>,
+    /// `--folders`: absolute, none in another, and with single files alone.
+    pub folders: Vec<PathBuf>,
     pub layout: Layout,
     /// `--file-mode`: permissions of files that no secret went into. Bits beyond 0777 are ignored.
     pub file_mode: u32,
@@ -67,6 +71,8 @@ pub struct Output {
     apart: Option<(Dir, PathBuf)>,
     /// What Trimtab keeps for itself.
     state: Option<Dir>,
+    /// Where single files are published as well.
+    folders: Vec<Folder>,
     /// For messages, and for programs that get the candidate's path.
     path: PathBuf,
     layout: Layout,
@@ -209,6 +215,15 @@ impl Output {
         for name in stale {
             result = result.and(self.remove("remove", name));
         }
+        for root in self.roots().filter(|root| !root.path.is_empty()) {
+            // Also what is left of those that went while the folder was not given.
+            for name in self.generations_in(root.own)? {
+                if !keep.contains(&name.as_str()) && current.as_ref() != Some(&name) {
+                    let removed = root.own.remove(name.as_str());
+                    result = result.and(removed.map_err(|errno| self.io("remove", &root.place(&name), errno)));
+                }
+            }
+        }
         let temporaries = TEMPORARIES.map(|name| (self.state(name), name));
         for (dir, name) in temporaries.into_iter().chain([(Ok(&self.dir), atomic::DATA_TEMPORARY)]) {
             let removed = dir.and_then(|dir| dir.remove(name).map_err(|errno| self.io("remove", name, errno)));
@@ -265,6 +280,7 @@ impl Output {
 
     /// Removes what is at a generation's name.
     fn remove(&self, doing: &'static str, name: &str) -> Result<(), PublishError> {
+        self.remove_from_folders(doing, name)?;
         let removed = self.layout().home().map_or(Ok(()), |home| home.remove(name));
         removed.map_err(|errno| self.io(doing, name, errno))
     }

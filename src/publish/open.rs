@@ -14,6 +14,7 @@ use rustix::fs::{StatxAttributes, StatxFlags, statx};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look, permissions};
+use super::folder::{Access, Folder};
 use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE, TAKEN};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
@@ -23,6 +24,7 @@ const STICKY: u32 = 0o1000;
 
 const OUTPUT: &str = "--output";
 const STATE_DIR: &str = "--state-dir";
+const FOLDERS: &str = "--folders";
 
 /// File systems on which a chmod succeeds and has often no effect, by the numbers of statfs(2).
 const IGNORE_MODES: [(FsType, &str); 8] = [
@@ -67,6 +69,8 @@ impl Output {
             // The kernel silently clears the bit if we are not in the group.
             stat = fstat(&dir).map_err(io("stat --output"))?;
         }
+        let folders = config.folders.iter().map(|path| open_folder(&own_path(path)));
+        let folders = folders.collect::<Result<Vec<_>, _>>()?;
         let (home, home_path) = apart.as_ref().map_or((&dir, &path), |(apart, path)| (apart, path));
         let state = found.map_or_else(|| make_own_dir(home), Ok);
         let state = state.and_then(|own| keep_mode(&own, Mode::S_IRWXU).map(|()| own));
@@ -75,7 +79,7 @@ impl Output {
             path: home_path.join(STATE).join(PRIVATE_DIR),
             errno,
         })?;
-        Self::of(dir, apart, Some(state), path, &stat, config)
+        Self::of(dir, apart, Some(state), folders, path, &stat, config)
     }
 
     /// What [`Output::open`] would open, left as it is: nothing is created, and no mode is set. `None`: it does not
@@ -92,7 +96,9 @@ impl Output {
             // `open` sets it.
             stat.st_mode |= SETGID;
         }
-        Self::of(dir, apart, state, path, &stat, config).map(Some)
+        let folders = config.folders.iter().map(|path| look_at_folder(&own_path(path)));
+        let folders = folders.filter_map(Result::transpose).collect::<Result<Vec<_>, _>>()?;
+        Self::of(dir, apart, state, folders, path, &stat, config).map(Some)
     }
 
     /// Whether [`Output::open`] could create the directory, and who it would belong to: user and group.
@@ -107,6 +113,9 @@ impl Output {
     /// An error if this process may not write into the directory, or if its file system is read-only.
     pub fn writable(&self) -> Result<(), PublishError> {
         may_write(&self.dir).map_err(|errno| self.io("write into --output", "", errno))?;
+        for folder in &self.folders {
+            may_write(&folder.dir).map_err(|errno| self.io("write into one of --folders,", &folder.path, errno))?;
+        }
         let Some((apart, path)) = &self.apart else { return Ok(()) };
         may_write(apart).map_err(|errno| PublishError::Io {
             doing: "write into --state-dir",
@@ -123,8 +132,11 @@ impl Output {
             // What a network's file system says of it.
             Err(errno) => errno == Errno::ESTALE,
         };
+        let gone = |folder: &&Folder| removed(&folder.dir) || folder.own.as_ref().is_some_and(removed);
         if removed(&self.dir) {
             Err(PublishError::Removed { path: self.path.clone() })
+        } else if let Some(folder) = self.folders.iter().find(gone) {
+            Err(PublishError::Removed { path: PathBuf::from(&folder.path) })
         } else if self.state.as_ref().is_some_and(removed) {
             Err(PublishError::Removed { path: self.own("") })
         } else {
@@ -165,6 +177,7 @@ impl Output {
         dir: Dir,
         apart: Option<(Dir, PathBuf)>,
         state: Option<Dir>,
+        folders: Vec<Folder>,
         path: PathBuf,
         stat: &FileStat,
         config: &Config,
@@ -176,16 +189,13 @@ impl Output {
         let mut warnings = Vec::new();
         let shown = path.display();
         let group = Gid::from_raw(stat.st_gid);
-        let groups = getgroups().map_err(io("list this process's groups for"))?;
         let mut setgid = stat.st_mode & SETGID != 0;
         if let Some(state) = state.as_ref().filter(|_| apart.is_some() && config.layout == Layout::Files) {
             // There the files are made that are renamed into the output.
             let made_in = fstat(state).map_err(io("stat --state-dir for"))?;
             setgid &= made_in.st_mode & SETGID != 0 && made_in.st_gid == stat.st_gid;
         }
-        // Root in a container has often no capabilities at all.
-        let may_give = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
-        let group = (setgid || may_give || group == getegid() || groups.contains(&group)).then_some(group);
+        let group = given(group, setgid).map_err(io("list this process's groups for"))?;
         if group.is_none() {
             warnings.push(format!(
                 "--output {shown} has group {} and no setgid bit, and this process is not in that group: files that \
@@ -210,6 +220,7 @@ impl Output {
             dir,
             apart,
             state,
+            folders,
             path,
             layout: config.layout,
             file_mode: Mode::from_bits_truncate(config.file_mode & 0o777),
@@ -227,6 +238,54 @@ impl Output {
     }
 }
 
+/// The group that files get: `None` where this process can neither inherit nor give it.
+fn given(group: Gid, setgid: bool) -> nix::Result<Option<Gid>> {
+    // Root in a container has often no capabilities at all.
+    let may_give = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::CHOWN));
+    Ok((setgid || may_give || group == getegid() || getgroups()?.contains(&group)).then_some(group))
+}
+
+/// One of `--folders`, and Trimtab's own directory in it, both made if need be.
+fn open_folder(path: &Path) -> Result<Folder, PublishError> {
+    let io = |errno| PublishError::Io { doing: "make a directory in --folders", path: path.to_owned(), errno };
+    let dir = match existing(FOLDERS, path)? {
+        Some(dir) => dir,
+        None => create(FOLDERS, path)?,
+    };
+    let mut folder = folder(path, dir)?;
+    let own = folder.own.take().map_or_else(|| make_own_dir(&folder.dir), Ok).map_err(io)?;
+    keep_mode(&own, Mode::S_IRWXU).map_err(io)?;
+    // Files are made there, and take its group along.
+    let (here, made) = (fstat(&folder.dir).map_err(io)?, fstat(&own).map_err(io)?);
+    let setgid = here.st_mode & made.st_mode & SETGID != 0 && here.st_gid == made.st_gid;
+    folder.access.group = given(Gid::from_raw(here.st_gid), setgid).map_err(io)?;
+    folder.own = Some(own);
+    Ok(folder)
+}
+
+/// The same as it is; `None`: it does not exist yet.
+fn look_at_folder(path: &Path) -> Result<Option<Folder>, PublishError> {
+    existing(FOLDERS, path)?.map(|dir| folder(path, dir)).transpose()
+}
+
+fn folder(path: &Path, dir: Dir) -> Result<Folder, PublishError> {
+    let io = |errno| PublishError::Io { doing: "read", path: path.to_owned(), errno };
+    let own = own_dir(&dir, path)?;
+    let is_output = [atomic::DATA, EARLIER_LOCK].iter().any(|name| !matches!(dir.stat(name), Ok(None)));
+    let has = |name| own.as_ref().is_some_and(|own| !matches!(own.stat(name), Ok(None)));
+    if is_output || has(JOURNAL) || has(files::CURRENT) {
+        return Err(PublishError::OtherOutput { path: path.to_owned() });
+    }
+    let stat = fstat(&dir).map_err(io)?;
+    let access = Access { group: None, dir_mode: Mode::from_bits_truncate(0o755 | stat.st_mode & SETGID) };
+    Ok(Folder { path: path.to_string_lossy().into_owned(), dir, own, access })
+}
+
+/// Where a name in Trimtab's own directory of a folder is, for messages.
+pub(super) fn own_path_of(folder: &Path, name: &str) -> String {
+    folder.join(STATE).join(PRIVATE_DIR).join(name).display().to_string()
+}
+
 /// Without trailing slashes, which would make open(2) follow a symlink after all.
 fn own_path(output: &Path) -> PathBuf {
     output.components().collect()
@@ -234,7 +293,11 @@ fn own_path(output: &Path) -> PathBuf {
 
 /// Opens a directory that a flag names, if it is there.
 fn existing(flag: &'static str, path: &Path) -> Result<Option<Dir>, PublishError> {
-    let doing = if flag == OUTPUT { "open --output" } else { "open --state-dir" };
+    let doing = match flag {
+        OUTPUT => "open --output",
+        FOLDERS => "open one of --folders,",
+        _ => "open --state-dir",
+    };
     let io = |errno| PublishError::Io { doing, path: path.to_owned(), errno };
     match Dir::open(AT_FDCWD, path) {
         Ok(dir) => Ok(Some(dir)),
@@ -421,7 +484,11 @@ fn create(flag: &'static str, path: &Path) -> Result<Dir, PublishError> {
         fsync(&above)?;
         Ok(dir)
     };
-    let doing = if flag == OUTPUT { "create --output" } else { "create --state-dir" };
+    let doing = match flag {
+        OUTPUT => "create --output",
+        FOLDERS => "create one of --folders,",
+        _ => "create --state-dir",
+    };
     create().map_err(|errno| PublishError::Io { doing, path: path.to_owned(), errno })
 }
 

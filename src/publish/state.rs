@@ -102,7 +102,7 @@ impl Output {
     /// Takes the lock, and takes over what an earlier version left; `None` if another process holds the output.
     pub fn try_lock(&self) -> Result<Option<Lock>, PublishError> {
         // Another may keep elsewhere what is its own.
-        let directory = self.lock_directory().map_err(|errno| self.io("lock", "", errno))?;
+        let directory = lock_directory(&self.dir).map_err(|errno| self.io("lock", "", errno))?;
         let Some(mut files) = directory else { return Ok(None) };
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(self.state(LOCK)?, LOCK, flags | OFlag::O_CREAT, PRIVATE);
@@ -110,6 +110,15 @@ impl Output {
         match locked(file).map_err(|errno| self.own_io("lock", LOCK, errno))? {
             None => return Ok(None),
             Some(file) => files.push(file),
+        }
+        for folder in &self.folders {
+            let failed = |errno| self.io("lock", &folder.path, errno);
+            let Some(own) = &folder.own else { continue };
+            let file = openat(own, LOCK, flags | OFlag::O_CREAT, PRIVATE).map_err(failed)?;
+            let locked = locked(file).map_err(failed)?.zip(lock_directory(&folder.dir).map_err(failed)?);
+            let Some((file, directory)) = locked else { return Ok(None) };
+            files.push(file);
+            files.extend(directory);
         }
         // Held until all is moved.
         let others = [(Some(&self.dir), EARLIER_LOCK), (self.replaced()?.as_ref(), LOCK)].map(|(dir, name)| {
@@ -130,15 +139,6 @@ impl Output {
         self.take_over()?;
         self.take_apart()?;
         Ok(Some(Lock { _files: files }))
-    }
-
-    /// Locks the output directory itself; `None` if another holds it. A network's file system may lock files alone.
-    fn lock_directory(&self) -> nix::Result<Option<Vec<File>>> {
-        match locked(Dir::open(&self.dir, ".")?.into()) {
-            Ok(locked) => Ok(locked.map(|file| vec![file])),
-            Err(Errno::EBADF | Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Some(Vec::new())),
-            Err(errno) => Err(errno),
-        }
     }
 
     /// What is in `--state-dir` and gives way to what comes from the output.
@@ -419,5 +419,14 @@ fn locked(file: OwnedFd) -> nix::Result<Option<File>> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(Errno::from_raw(error.raw_os_error().unwrap_or_default())),
+    }
+}
+
+/// Locks the directory itself; `None` if another holds it. A network's file system may lock files alone.
+fn lock_directory(dir: &Dir) -> nix::Result<Option<Vec<File>>> {
+    match locked(Dir::open(dir, ".")?.into()) {
+        Ok(locked) => Ok(locked.map(|file| vec![file])),
+        Err(Errno::EBADF | Errno::ENOLCK | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(Some(Vec::new())),
+        Err(errno) => Err(errno),
     }
 }

@@ -4,29 +4,32 @@ use std::os::fd::OwnedFd;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use nix::sys::stat::Mode;
+use nix::unistd::Gid;
 use tracing::warn;
 
 use super::dir::{Dir, permissions, settle, write_all};
+use super::folder::Access;
 use super::sys::{fstat, fsync};
 use super::{Layout, Output, PublishError};
-use crate::model::tree::{File, TreePath};
+use crate::model::tree::File;
 
 /// How many files are held open until they are on the disk.
 pub(super) const BATCH: usize = 128;
 
 impl Output {
-    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`. In the layout of single files it waits
+    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, by their paths below it. In the layout of single files it waits
     /// until all but the name of that directory is on the disk.
     pub(super) fn write_tree<'a>(
         &self,
         at: &Dir,
         name: &str,
         top: &str,
-        files: impl Iterator<Item = (&'a TreePath, &'a File)>,
+        access: Access,
+        files: impl Iterator<Item = (&'a str, &'a File)>,
     ) -> Result<(), PublishError> {
         let mut written: Vec<(OwnedFd, String)> = Vec::new();
         let make = |above: &Dir, name: &str, path: &str| {
-            above.make(name, self.group, self.dir_mode).map_err(|errno| self.io("make the directory", path, errno))
+            above.make(name, access.group, access.dir_mode).map_err(|errno| self.io("make the directory", path, errno))
         };
         let root = make(at, name, top)?;
         // The directories between the root and the file at hand. Paths come in the order of their bytes, so that all
@@ -34,7 +37,7 @@ impl Output {
         let mut open: Vec<(&str, String, Dir)> = Vec::new();
         for (path, file) in files {
             let path_text = format!("{top}/{path}");
-            let mut segments: Vec<&str> = path.segments().collect();
+            let mut segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
             let Some(name) = segments.pop() else { continue };
             let common = open.iter().zip(&segments).take_while(|((at, ..), segment)| at == *segment).count();
             written.extend(open.drain(common..).rev().map(|(_, path, dir)| (dir.into(), path)));
@@ -47,7 +50,7 @@ impl Output {
                 open.push((segment, path, dir));
             }
             let dir = open.last().map_or(&root, |(.., dir)| dir);
-            written.push((self.write_file(dir, name, &path_text, file)?, path_text));
+            written.push((self.write_file(dir, name, &path_text, access.group, file)?, path_text));
             if written.len() >= BATCH {
                 self.written(&mut written)?;
             }
@@ -58,7 +61,14 @@ impl Output {
     }
 
     /// Writes one file of a tree. A secret is not written where others could read it more than its mode says.
-    fn write_file(&self, dir: &Dir, name: &str, path: &str, file: &File) -> Result<OwnedFd, PublishError> {
+    fn write_file(
+        &self,
+        dir: &Dir,
+        name: &str,
+        path: &str,
+        group: Option<Gid>,
+        file: &File,
+    ) -> Result<OwnedFd, PublishError> {
         let failed = |errno| self.io("write", path, errno);
         let mode = self.mode_of(file);
         let fd = dir.create_new(name, mode).map_err(failed)?;
@@ -74,7 +84,7 @@ impl Output {
             PublishError::Kept(error) => PublishError::Source { origin: file.origin.to_string(), error },
             error => error,
         })?;
-        let found = settle(&fd, self.group, mode).map_err(failed)?;
+        let found = settle(&fd, group, mode).map_err(failed)?;
         exposed(found)?;
         if found != mode && self.keeps_no_modes.set(()).is_ok() {
             warn!(

@@ -1,6 +1,6 @@
 //! `--path`: where each key goes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::model::object::{Kind, Marks, ObjectRef};
@@ -12,6 +12,8 @@ pub struct PathPattern {
     parts: Vec<Part>,
     /// The output's absolute path, with a slash at its end.
     output: Option<String>,
+    /// The absolute paths of further directories, without one.
+    folders: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,7 +93,7 @@ impl FromStr for PathPattern {
         if !parts.contains(&Part::Key) {
             return Err(PathPatternError::NoKey { pattern: pattern.to_owned() });
         }
-        let pattern = Self { parts, output: None };
+        let pattern = Self { parts, output: None, folders: Vec::new() };
         let sample = ObjectRef { kind: Kind::ConfigMap, namespace: "namespace".into(), name: "name".into() };
         let marks = pattern.parts.iter().filter_map(|part| match part {
             Part::Mark { name, default: None } => Some((name.clone(), "value".to_owned())),
@@ -120,6 +122,23 @@ impl PathPattern {
         Self { output: output.map(|output| format!("{}/", output.trim_end_matches('/'))), ..self }
     }
 
+    /// The same with further directories, absolute and none in another: a value that is one of them, or below one, leads
+    /// there.
+    #[must_use]
+    pub fn with_folders(self, folders: &[PathBuf]) -> Self {
+        let folders = folders.iter().filter_map(|folder| folder.to_str());
+        Self { folders: folders.map(|folder| folder.trim_end_matches('/').to_owned()).collect(), ..self }
+    }
+
+    /// A path that was filled in.
+    pub(super) fn checked(&self, text: &str) -> Result<TreePath, TreePathError> {
+        let inside = |folder: &String| Some((folder.clone(), text.strip_prefix(folder.as_str())?.strip_prefix('/')?));
+        match self.folders.iter().find_map(inside) {
+            Some((folder, below)) => TreePath::in_folder(&folder, below),
+            None => TreePath::parse(text),
+        }
+    }
+
     /// The labels and annotations that it names.
     #[must_use]
     pub fn marks(&self) -> Vec<String> {
@@ -136,7 +155,7 @@ impl PathPattern {
 
     /// Where a key goes, if that can be a path.
     pub(crate) fn place(&self, id: &ObjectRef, marks: Option<&Marks>, key: &str) -> Option<TreePath> {
-        TreePath::parse(&self.expand(id, marks, key).ok()?).ok()
+        self.checked(&self.expand(id, marks, key).ok()?).ok()
     }
 
     /// The text of a key's path; the name of the label or annotation that is missing.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use super::{Inputs, OnCollision, Refused, RenderError, Rendered, tree_path};
+use super::{Inputs, OnCollision, Refused, RenderError, Rendered};
 use crate::model::object::{Object, ObjectRef};
 use crate::model::snapshot::{HeldBack, Taken};
 use crate::model::tree::{CollisionError, File, Tree};
@@ -129,7 +129,8 @@ impl Files<'_> {
             let expanded = settings.path.expand(id, object.marks(), key);
             let expanded =
                 expanded.map_err(|what| RenderError::NoMark { origin: id.to_string(), what: what.to_owned() })?;
-            let path = tree_path(&expanded, &origin)?;
+            let checked = settings.path.checked(&expanded);
+            let path = checked.map_err(|error| RenderError::Path { origin: origin.clone(), error })?;
             size = size.saturating_add(bytes.len() as u64);
             if size > settings.max_size {
                 return Err(RenderError::TooLarge { origin, max_size: settings.max_size });

@@ -450,6 +450,32 @@ fn labels_and_annotations_say_where_keys_go() {
         let error = case(pattern, Some(value), Origin::Selected).render().unwrap_err().to_string();
         assert!(error.contains("held back"), "{value}: {error}");
     }
+    let folders = ["/data/x".into(), "/more/".into()];
+    let case = |value: &str, origin| {
+        let plain = case(pattern, Some(value), origin);
+        Case { path: plain.path.clone().with_folders(&folders), ..plain }
+    };
+    for (value, expected) in [
+        ("/data/x", "/data/x/k"),
+        ("/data/x/", "/data/x/k"),
+        ("/data/x/team/a/", "/data/x/team/a/k"),
+        ("/more", "/more/k"),
+        ("/out/conf/team", "team/k"),
+        ("data/x", "data/x/k"),
+    ] {
+        assert_eq!(case(value, Origin::Selected).paths(), [expected], "{value}");
+    }
+    for value in
+        ["/data", "/data/xy", "/data/x/../y", "/data/x/..", "/data/x//y", "/etc", "/data/x/..trimtab", "../data/x"]
+    {
+        let error = case(value, Origin::Named).render().unwrap_err().to_string();
+        assert!(error.contains("cannot be a path"), "{value}: {error}");
+    }
+    let case = |pattern: &str, value: Option<&str>, origin| {
+        let marks = value.map(|value| ("annotation:folder".to_owned(), value.to_owned()));
+        let object = object(Kind::ConfigMap, "web", &[("k", b"1")]).marked(marks.into_iter().collect());
+        Case::plain(pattern, vec![input(object, origin)])
+    };
     let error = case("{annotation:folder}/{key}", None, Origin::Named).render().unwrap_err().to_string();
     assert!(error.contains("configmap/ns/web has no annotation:folder") && error.contains("|DEFAULT}"), "{error}");
 }

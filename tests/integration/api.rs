@@ -1384,6 +1384,74 @@ async fn grafanas_dashboards_are_fetched_from_hosts_that_are_allowed() {
 }
 
 #[tokio::test]
+async fn an_annotation_leads_to_another_mount_that_is_named_and_nowhere_else() {
+    let hook = Hook::start(None);
+    let grafana = OfGrafana::new(&hook.url()).await;
+    // On another mount than FOLDER, as a chart's further emptyDir.
+    let (alerts, plugins) = (tempfile::tempdir_in("/dev/shm").unwrap(), tempfile::tempdir().unwrap());
+    let crosses = fs::write(alerts.path().join("x"), "x")
+        .and_then(|()| fs::rename(alerts.path().join("x"), grafana.folder().join("x")));
+    assert_eq!(crosses.unwrap_err().raw_os_error(), Some(nix::errno::Errno::EXDEV as i32), "they are on one mount");
+    fs::remove_file(alerts.path().join("x")).unwrap();
+    let at = |folder: &TempDir, name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let folders = format!("TRIMTAB_FOLDERS={},{}", alerts.path().display(), plugins.path().display());
+    let mut sidecar = grafana.start("log", std::slice::from_ref(&folders));
+    sidecar.until_idle();
+    let read = |path: String| fs::read_to_string(path).ok();
+    let finds = |what: &str, all: &[(String, Option<&str>)]| {
+        eventually(what, || all.iter().all(|(path, text)| read(path.clone()).as_deref() == *text).then_some(()));
+    };
+
+    grafana.put("here", None, &[("a.json", "1")]).await;
+    grafana.put("alerts", Some(&at(&alerts, "team/")), &[("b.json", "2")]).await;
+    grafana.put("plugins", Some(plugins.path().to_str().unwrap()), &[("c.json", "3")]).await;
+    let hostile =
+        ["/etc", "..", "/dev/shm", &at(&alerts, "../x"), &at(&plugins, "../../etc"), &at(&alerts, "..trimtab")];
+    for (number, folder) in hostile.iter().enumerate() {
+        grafana.put(&format!("hostile-{number}"), Some(folder), &[("trimtab-hostile.json", "x")]).await;
+    }
+    let (b, c) = (at(&alerts, "team/b.json"), at(&plugins, "c.json"));
+    finds("each is where it is to be", &[(b.clone(), Some("2")), (c.clone(), Some("3"))]);
+    eventually("and so is what is in FOLDER", || grafana.finds(&[("a.json", "1")]));
+    let status = sidecar.until("what leads elsewhere is held back", |status| {
+        let held = status["heldBack"].to_string();
+        (0..hostile.len()).all(|number| held.contains(&format!("hostile-{number}")))
+    });
+    assert!(!status["heldBack"].to_string().contains("plugins\""), "{status}");
+    for outside in ["/etc/trimtab-hostile.json", "/dev/shm/trimtab-hostile.json", "/dev/shm/x", "/tmp/etc"] {
+        assert!(!Path::new(outside).exists(), "{outside}");
+    }
+    sidecar.until_idle();
+
+    // An edit, a move from one mount to the other, and what is deleted while nobody looks.
+    grafana.put("alerts", Some(&at(&plugins, "team")), &[("b.json", "4")]).await;
+    let moved = at(&plugins, "team/b.json");
+    finds("it moves", &[(b.clone(), None), (moved.clone(), Some("4"))]);
+    assert!(!alerts.path().join("team").exists());
+    sidecar.until_idle();
+    sidecar.kill();
+    let calls = hook.calls().len();
+    grafana.place.delete::<ConfigMap>("plugins").await;
+    sidecar.start_again();
+    finds("it goes", &[(c.clone(), None), (moved.clone(), Some("4"))]);
+    sidecar.until_idle();
+    assert_eq!(hook.calls().len(), calls + 1);
+    sidecar.kill();
+    sidecar.start_again();
+    sidecar.until_idle();
+    assert_eq!(hook.calls().len(), calls + 1, "nothing has changed");
+
+    // What a folder has stays when it is not named any more, and its objects are held back.
+    drop(sidecar);
+    let sidecar = grafana.start("log2", &[format!("TRIMTAB_FOLDERS={}", alerts.path().display())]);
+    sidecar.until("it is held back", |status| status["heldBack"].to_string().contains("alerts"));
+    assert!(sidecar.log().contains("stays there") && sidecar.log().contains("--folders"), "{}", sidecar.log());
+    finds("it stays", &[(moved, Some("4"))]);
+    let printed = grafana.run(&[&folders], &["--print-flags"]);
+    println!("{printed}");
+}
+
+#[tokio::test]
 async fn grafanas_other_sidecars_share_the_pod_and_its_init_containers_end() {
     let hook = Hook::start(None);
     let grafana = OfGrafana::new(&hook.url()).await;

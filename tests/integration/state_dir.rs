@@ -78,6 +78,28 @@ fn what_is_remembered_moves_beside_the_output_and_a_pending_reload_with_it() {
 }
 
 #[test]
+fn folders_that_could_not_be_published_into_are_refused() {
+    let stage = Stage::of(Layout::Files, "1");
+    let pattern = "--path={annotation:folder|}/{key}";
+    let other = stage.text("other");
+    for (more, words) in [
+        (vec!["--folders", &other], "--path"),
+        (vec!["--layout=atomic", pattern, "--folders", &other], "--layout files"),
+        (vec![pattern, "--folders", &format!("{other},{other}/below")], "in one another"),
+        (vec![pattern, "--folders", &stage.text("conf/below")], "in one another"),
+        (vec![pattern, "--folders", &stage.text("volume")], "in one another"),
+        (vec![pattern, "--folders", &other, "--template", &stage.text("volume/app.conf")], "plain copies"),
+    ] {
+        let flags = stage
+            .flags(&[])
+            .into_iter()
+            .filter(|flag| !more.contains(&"--layout=atomic") || !["--layout", "files"].contains(&flag.as_str()));
+        let (code, said) = run(trimtab().args(flags).args(&more));
+        assert!(code == Some(64) && said.contains(words), "{more:?}: {code:?}: {said}");
+    }
+}
+
+#[test]
 fn a_state_dir_where_readers_would_find_it_or_on_another_mount_is_refused() {
     let stage = Stage::of(Layout::Files, "1");
     let refused = |state: &str| run(trimtab().args(stage.flags(&["--state-dir", state])));

@@ -244,6 +244,8 @@ fn by_variables_rollout(variables: &mut Variables) {
     let more = [("ROLLOUT", "web"), ("ROLLOUT_BAKE", "1s"), ("ROLLOUT_SPREAD", "2s"), ("ONCE", "1")];
     let (code, said) = variables.run(&[&[("WATCH_DIR", &*volume), ("OUTPUT", &*output)][..], &more].concat());
     assert!(code == Some(64) && said.contains("--rollout and --once contradict each other"), "{said}");
+    let (code, said) = variables.run(&[("WATCH_DIR", &*volume), ("OUTPUT", &*output), ("FOLDERS", "/a,/b")]);
+    assert!(code == Some(64) && said.contains("--folders goes with --layout files"), "{said}");
     let (code, said) = variables.run(&[("WATCH_DIR", &*volume), ("OUTPUT", &*output), ("ROLLOUT_BAKE", "1s")]);
     assert!(code == Some(64) && said.contains("--rollout-bake goes with --rollout"), "{said}");
     for (variable, flag, value) in [

@@ -31,6 +31,11 @@ pub struct OutputArgs {
     /// With --layout files, on the same mount as --output. With --observe-dir and without both, a restart means one reload too many.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Let --path lead into these directories as well, by a label or annotation with an absolute path
+    ///
+    /// Several have commas between; they may be on other volumes. With --layout files.
+    #[arg(long, value_name = "DIR")]
+    pub folders: Vec<String>,
     /// Render this file, or each of a directory
     ///
     /// DEST is its place [default: its name without .j2]. May be repeated. Without it, each key is written as a file.
@@ -122,6 +127,13 @@ impl ValueEnum for Layout {
 }
 
 impl OutputArgs {
+    /// Those of `--folders`, absolute and without a slash at the end.
+    pub fn all_folders(&self) -> Vec<PathBuf> {
+        let all = self.folders.iter().flat_map(|several| several.split(',')).map(str::trim);
+        let absolute = |folder| std::path::absolute(folder).unwrap_or_else(|_| PathBuf::from(folder));
+        all.map(|folder| absolute(folder).components().collect()).collect()
+    }
+
     /// Adds the templates and the Pod's labels, which are watched like sources.
     pub(super) fn add_sources(&self, parts: &mut Parts) -> Checked<()> {
         // A template in a watched directory is as secret as that.
@@ -168,14 +180,48 @@ impl OutputArgs {
 
     /// A watched directory in the output, or the output in a watched one, would make each publish a change.
     pub(super) fn check_apart(&self, watched: &Path) -> Checked<()> {
-        for (flag, written) in [("--output", &self.output), ("--state-dir", &self.state_dir)] {
-            let Some(written) = written else { continue };
+        let one = [("--output", &self.output), ("--state-dir", &self.state_dir)];
+        let one = one.into_iter().filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+        let folders = self.all_folders();
+        for (flag, written) in one.chain(folders.iter().map(|folder| ("--folders", folder))) {
             let (written_real, watched_real) = (real(written), real(watched));
             if written_real.starts_with(&watched_real) || watched_real.starts_with(&written_real) {
                 return usage(format!(
                     "{flag} {} and the watched {} are in one another: each publish would be a change; keep them apart",
                     written.display(),
                     watched.display()
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Folders are written into beside the output, and each path is in one of them alone.
+    fn check_folders(&self, path: &PathPattern) -> Checked<()> {
+        let folders = self.all_folders();
+        let Some(first) = folders.first() else { return Ok(()) };
+        if self.layout != Layout::Files {
+            return usage("--folders goes with --layout files: one rename cannot change all files of several volumes");
+        }
+        if path.marks().is_empty() {
+            return usage(format!(
+                "--folders goes with a --path in which a label or an annotation says where a key goes; else nothing leads \
+                 into {}",
+                first.display()
+            ));
+        }
+        let others = self.output.iter().chain(&self.state_dir).chain(&folders);
+        for (number, folder) in folders.iter().enumerate() {
+            if folder.as_os_str().is_empty() {
+                return usage("--folders has an empty name");
+            }
+            let apart = |other: &Path| !real(other).starts_with(real(folder)) && !real(folder).starts_with(real(other));
+            let position = others.clone().count() - folders.len() + number;
+            if let Some((_, other)) = others.clone().enumerate().find(|(at, other)| *at != position && !apart(other)) {
+                return usage(format!(
+                    "--folders {} and {} are in one another: what is in both has two names",
+                    folder.display(),
+                    other.display()
                 ));
             }
         }
@@ -190,6 +236,7 @@ impl OutputArgs {
         Some(publish::Config {
             output: output.clone(),
             state_dir,
+            folders: self.all_folders(),
             // With nothing in it, this layout leaves nothing at the top but Trimtab's own directory.
             layout: if self.output.is_some() { self.layout } else { Layout::Files },
             file_mode: self.file_mode,
@@ -205,6 +252,7 @@ impl OutputArgs {
             ("--path", self.path.is_some()),
             ("--on-collision", self.on_collision != OnCollision::Hold),
             ("--refuse-keys", self.refuse_keys.is_some()),
+            ("--folders", !self.folders.is_empty()),
         ];
         if self.refuse_keys.as_deref() == Some("") {
             return usage("--refuse-keys is empty, and would hold back every key");
@@ -214,6 +262,9 @@ impl OutputArgs {
         }
         let pattern = self.path.as_deref().unwrap_or("{key}");
         let path: PathPattern = pattern.parse().map_err(|error| UsageError(format!("--path {pattern}: {error}")))?;
+        self.check_folders(&path)?;
+        let folders = self.all_folders();
+        let path = path.with_folders(&folders);
         let output = self.output.as_ref().and_then(|output| std::path::absolute(output).ok());
         let path = output.map_or(path.clone(), |output| path.below(&output));
         let (suffix, signs) = (&self.template_suffix, &self.template_delimiters);
@@ -251,7 +302,8 @@ impl OutputArgs {
             allow_empty,
             selects,
             flags: format!(
-                "{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?} {on_collision:?} {refuse_keys:?}"
+                "{pattern} {file_mode:o} {secret_mode:o} {max_size} {allow_empty} {suffix:?} {signs:?} {on_collision:?} {refuse_keys:?}{}",
+                if folders.is_empty() { String::new() } else { format!(" {folders:?}") }
             ),
         })
     }

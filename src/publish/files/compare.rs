@@ -40,7 +40,7 @@ impl Files<'_> {
         let current_name = self.pointer()?.map(|pointer| pointer.current);
         let before = Some(self.0.cache.in_place()).filter(|before| current_name.as_ref() == Some(&before.generation));
         let before = before.map(|before| before.clone()).unwrap_or_default();
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         let mut directories = BTreeMap::new();
         for directory in before.directories.keys() {
             if let Some(now) = self.stamp_of(&mut place, directory)? {
@@ -51,7 +51,9 @@ impl Files<'_> {
         let untouched = before.all && directories == before.directories && ownership.absent.is_empty();
         let chunks = tree.chunks().iter().map(Arc::downgrade).collect();
         let in_place = InPlace { generation: name.to_owned(), directories, all: true, chunks };
-        let comparison = Comparison { manifest: Manifest::default(), changed: Vec::new(), in_place };
+        let folders = self.0.folders.iter().map(|folder| folder.path.clone()).collect();
+        let comparison =
+            Comparison { manifest: Manifest { folders, ..Manifest::default() }, changed: Vec::new(), in_place };
         let mut comparing = Comparing {
             files: self,
             key: self.key()?,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::model::chunked_map::{self, ChunkedMap};
 use crate::model::digest::Digest;
 use crate::model::tree::TreePath;
+use crate::publish::cursor::below;
 
 const FIRST_LINE: &str = "trimtab manifest 1";
 const LAST_LINE: &str = "end";
@@ -45,6 +46,10 @@ pub(super) type FileRecords = ChunkedMap<Arc<str>, FileRecord, Box<[u8]>>;
 pub(super) struct Manifest {
     pub(super) files: FileRecords,
     pub(super) directories: BTreeSet<String>,
+    /// Those of `--folders` that there were: what is in them has an absolute path.
+    pub(super) folders: BTreeSet<String>,
+    /// Those of them that had files and are not given any more: their files are nobody's. Not written down.
+    pub(super) left_out: BTreeSet<String>,
 }
 
 impl Manifest {
@@ -58,6 +63,9 @@ impl Manifest {
     /// One line for each, given to `write` in chunks: a manifest of thousands is long.
     pub(super) fn write<E>(&self, mut write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut text = format!("{FIRST_LINE}\n").into_bytes();
+        for folder in &self.folders {
+            let _ = writeln!(text, "r {folder}");
+        }
         for chunk in self.files.chunks() {
             text.extend_from_slice(chunk.found(lines));
             if text.len() >= PIECE {
@@ -73,17 +81,22 @@ impl Manifest {
         write(&text)
     }
 
-    /// Reads it back; `None` if it is cut short, or names what cannot be ours.
-    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+    /// Reads it back, for these folders; `None` if it is cut short, or names what cannot be ours.
+    pub(super) fn parse(bytes: &[u8], folders: &[&str]) -> Option<Self> {
         let mut lines = std::str::from_utf8(bytes).ok()?.strip_suffix('\n')?.split('\n');
         if lines.next() != Some(FIRST_LINE) || lines.next_back() != Some(LAST_LINE) {
             return None;
         }
         let mut manifest = Self::default();
         for line in lines {
+            if let Some(folder) = line.strip_prefix("r ") {
+                manifest.folders.insert(folder.to_owned());
+                continue;
+            }
             if let Some(path) = line.strip_prefix("d ") {
-                TreePath::parse(path).ok()?;
-                manifest.directories.insert(path.to_owned());
+                if manifest.admits(path, folders)? {
+                    manifest.directories.insert(path.to_owned());
+                }
                 continue;
             }
             let mut fields = line.strip_prefix("f ")?.splitn(4, ' ');
@@ -91,10 +104,24 @@ impl Manifest {
             let size = fields.next()?.parse().ok()?;
             let digest = fields.next()?.parse().ok()?;
             let path = fields.next()?;
-            TreePath::parse(path).ok()?;
-            manifest.files.insert(path.into(), FileRecord { digest, plain: None, size, mode });
+            if manifest.admits(path, folders)? {
+                manifest.files.insert(path.into(), FileRecord { digest, plain: None, size, mode });
+            }
         }
         Some(manifest)
+    }
+
+    /// Whether a path is in the output or in a folder that is given; `None` if it cannot be ours.
+    fn admits(&mut self, path: &str, given: &[&str]) -> Option<bool> {
+        let Some(folder) = self.folders.iter().find(|folder| below(folder, path).is_some()) else {
+            return TreePath::parse(path).ok().map(|_| true);
+        };
+        TreePath::in_folder(folder, below(folder, path)?).ok()?;
+        let is_given = given.contains(&folder.as_str());
+        if !is_given {
+            self.left_out.insert(folder.clone());
+        }
+        Some(is_given)
     }
 }
 
@@ -121,6 +148,25 @@ mod tests {
         Manifest {
             files: [("a b".into(), record), ("d/e/f".into(), record)].into_iter().collect(),
             directories: ["d".to_owned(), "d/e".to_owned()].into(),
+            ..Manifest::default()
+        }
+    }
+
+    #[test]
+    fn what_is_in_a_folder_is_known_while_that_is_given_and_left_out_when_it_is_not() {
+        let record = *manifest().files.get("a b").unwrap();
+        let mut all = manifest();
+        all.files.insert("/data/x/y".into(), record);
+        all.directories.insert("/data/x".into());
+        all.folders = ["/data".to_owned(), "/none".to_owned()].into();
+        let bytes = to_bytes(&all);
+        assert_eq!(Manifest::parse(&bytes, &["/data", "/new"]), Some(all.clone()));
+        let without = Manifest::parse(&bytes, &["/dat"]).unwrap();
+        assert_eq!((&without.files, &without.directories), (&manifest().files, &manifest().directories));
+        assert_eq!(without.left_out, ["/data".to_owned()].into());
+        let text = String::from_utf8(bytes).unwrap();
+        for path in ["/data/../x", "/data", "/etc/x", "/data//x", "/database/x"] {
+            assert_eq!(Manifest::parse(text.replace("/data/x/y", path).as_bytes(), &["/data"]), None, "{path}");
         }
     }
 
@@ -144,15 +190,15 @@ mod tests {
             Ok::<_, std::convert::Infallible>(())
         });
         assert!(longest < 2 * PIECE, "{longest}");
-        assert_eq!(Manifest::parse(&to_bytes(&long)), Some(long));
+        assert_eq!(Manifest::parse(&to_bytes(&long), &[]), Some(long));
     }
 
     #[test]
     fn manifest_round_trips_and_is_refused_when_it_is_cut_short_at_any_byte() {
         let bytes = to_bytes(&manifest());
-        assert_eq!(Manifest::parse(&bytes), Some(manifest()));
+        assert_eq!(Manifest::parse(&bytes, &[]), Some(manifest()));
         for end in 0..bytes.len() {
-            assert_eq!(Manifest::parse(&bytes[..end]), None, "cut at {end}");
+            assert_eq!(Manifest::parse(&bytes[..end], &[]), None, "cut at {end}");
         }
     }
 
@@ -160,10 +206,14 @@ mod tests {
     fn a_manifest_that_leads_out_of_the_output_is_refused() {
         let text = String::from_utf8(to_bytes(&manifest())).unwrap();
         for path in ["../f", "/etc/f", "d/../f", "..trimtab.json", "", "d//f"] {
-            assert_eq!(Manifest::parse(text.replace("d/e/f", path).as_bytes()), None, "{path}");
-            assert_eq!(Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes()), None, "{path}");
+            assert_eq!(Manifest::parse(text.replace("d/e/f", path).as_bytes(), &[]), None, "{path}");
+            assert_eq!(
+                Manifest::parse(text.replace("d d/e\n", &format!("d {path}\n")).as_bytes(), &[]),
+                None,
+                "{path}"
+            );
         }
-        assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes()), None);
+        assert_eq!(Manifest::parse(text.replace("0640", "4755").as_bytes(), &[]), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! place: before the swap, what it changes; after a newer one's, what that has replaced or removed. So each of its
 //! files is there or in place, and each move between the two is one rename. `..trimtab/private/current` says which generation
 //! is current, and is written before the first file moves: from then on a swap that is cut off is ended, and never
-//! undone half way.
+//! undone half way. All of that is so in each of `--folders`, but for the manifest and `current`: see `folder`.
 //!
 //! What is ours, and may be replaced or removed, is in `ownership`. No hard links: a copy that shares its bytes with a
 //! file in place would change with it.
@@ -22,7 +22,6 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
-use nix::sys::stat::Mode;
 use nix::unistd::UnlinkatFlags;
 use tracing::warn;
 
@@ -36,7 +35,6 @@ use super::dir::{
     Dir, MAX_DEPTH, Occupant, PRIVATE, digest_of_size, is_directory, is_file, look, read_to_end, write_all,
 };
 use super::layout::Publisher;
-use super::open::SETGID;
 use super::read_back::{Among, MayAccess, PublishedFile, describe};
 use super::sys::{fstat, fstatat, fsync, unlinkat};
 use super::{Output, PublishError};
@@ -50,6 +48,8 @@ pub(super) const CURRENT_TEMPORARY: &str = "current.tmp";
 pub(super) const EARLIER_CURRENT: &str = "..trimtab.current";
 /// What is not in place.
 const FILES: &str = "files";
+/// There, for programs: what goes to folders, by its absolute path. No file of the output has such a name.
+const ELSEWHERE: &str = "..folders";
 
 /// Whether this layout was published in a directory, with this one of Trimtab's own.
 pub(super) fn is_laid_out(dir: &Dir, state: Option<&Dir>) -> nix::Result<bool> {
@@ -74,7 +74,7 @@ impl<'a> Publisher<'a> for Files<'a> {
         let key = self.key()?;
         let mut changed = Vec::new();
         let mut gone = 0;
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for (path, record) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
             let found = match place.find(path).map_err(failed)? {
@@ -97,6 +97,12 @@ impl<'a> Publisher<'a> for Files<'a> {
                 state.display()
             )]);
         }
+        let left: BTreeSet<_> = manifest.left_out.iter().map(String::as_str).collect();
+        let left = left.into_iter().map(|folder| {
+            format!(
+                "what was published into {folder} stays there and is not looked after any more: --folders does not name it"
+            )
+        });
         let first = changed.first().map(|path| {
             format!(
                 "{} was changed or removed by somebody else since it was published ({} such in all): it stays so until \
@@ -105,7 +111,7 @@ impl<'a> Publisher<'a> for Files<'a> {
                 changed.len()
             )
         });
-        Ok(first.into_iter().collect())
+        Ok(first.into_iter().chain(left).collect())
     }
 
     fn refuse_foreign(&self, tree: &Tree) -> Result<(), PublishError> {
@@ -122,15 +128,38 @@ impl<'a> Publisher<'a> for Files<'a> {
         self.refuse(&ownership, changed.iter().map(|(path, _)| path.as_str()))?;
         // A swap that cannot move a single file into place is not to begin.
         output.writable()?;
+        let access = output.access();
         let top = output
             .state(name)?
-            .make(name, output.group, self.own_mode())
+            .make(name, access.group, access.own_mode())
             .map_err(|errno| failed("make the directory", errno))?;
         let path_of_files = format!("{name}/{FILES}");
         if whole {
-            return output.write_tree(&top, FILES, &path_of_files, tree.iter());
+            let (within, elsewhere): (Vec<_>, Vec<_>) =
+                tree.iter().map(|(path, file)| (path.as_str(), file)).partition(|(path, _)| !path.starts_with('/'));
+            output.write_tree(&top, FILES, &path_of_files, access, within.into_iter())?;
+            if elsewhere.is_empty() {
+                return Ok(());
+            }
+            let files = Dir::open(&top, FILES).map_err(|errno| failed("open the files in", errno))?;
+            let path = format!("{path_of_files}/{ELSEWHERE}");
+            return output.write_tree(&files, ELSEWHERE, &path, access, elsewhere.into_iter());
         }
-        output.write_tree(&top, FILES, &path_of_files, changed.into_iter())?;
+        for root in output.roots() {
+            let changed = || {
+                let changed = changed.iter().map(|(path, file)| (path.as_str(), *file));
+                changed.filter_map(|(path, file)| Some((root.below(path)?, file)))
+            };
+            if root.path.is_empty() {
+                output.write_tree(&top, FILES, &path_of_files, access, changed())?;
+            } else if changed().next().is_some() {
+                let failed = |doing, errno| output.io(doing, &root.place(name), errno);
+                let made = root.own.make(name, root.access.group, root.access.own_mode());
+                let made = made.map_err(|errno| failed("make the directory", errno))?;
+                output.write_tree(&made, FILES, &root.place(&path_of_files), root.access, changed())?;
+                made.sync().and_then(|()| root.own.sync()).map_err(|errno| failed("sync", errno))?;
+            }
+        }
         let written = top.create(MANIFEST, &[], None, PRIVATE).and_then(|file| {
             manifest.write(|chunk| write_all(&file, chunk))?;
             fsync(&file)?;
@@ -198,7 +227,7 @@ impl<'a> Publisher<'a> for Files<'a> {
             stale.extend(manifest.files.missing_in(&wanted.files).map(|(path, _)| path));
             empty.extend(manifest.directories.iter().filter(|path| !wanted.is_above(path)));
         }
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for path in stale {
             let failed = |errno| self.0.io("remove", path, errno);
             let Some((dir, leaf)) = place.find(path).map_err(failed)? else {
@@ -240,15 +269,12 @@ impl<'a> Publisher<'a> for Files<'a> {
         let manifest = self.required(name)?;
         let ownership = self.ownership()?;
         let files = self.files(name)?;
-        let mut kept = files.as_ref().map(Cursor::from);
-        let mut place = Cursor::from(&self.0.dir);
+        let mut kept = over(&files);
+        let mut place = self.0.in_place();
         let mut hasher = ContentHasher::new(key);
         for (path, record) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
-            let copy = match &mut kept {
-                Some(kept) => kept.open_file(path).map_err(failed)?,
-                None => None,
-            };
+            let copy = kept.open_file(path).map_err(failed)?;
             if copy.is_some() {
                 self.refuse(&ownership, [&**path].into_iter())?;
             }
@@ -270,7 +296,7 @@ impl<'a> Publisher<'a> for Files<'a> {
     }
 
     fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError> {
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         let mut seen = BTreeSet::new();
         for (path, _) in self.required(name)?.files.iter() {
             let directories = above(path).map(|above| (above, 1)).filter(|(above, _)| seen.insert((*above).to_owned()));
@@ -293,7 +319,7 @@ impl<'a> Publisher<'a> for Files<'a> {
         limit: u64,
     ) -> Result<BTreeMap<String, PublishedFile>, PublishError> {
         let mut left = limit;
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         let mut files = BTreeMap::new();
         for (path, _) in self.required(name)?.files.iter().filter(|(path, _)| among(path)) {
             let failed = |errno| self.0.io("read", path, errno);
@@ -309,11 +335,6 @@ impl<'a> Publisher<'a> for Files<'a> {
 }
 
 impl Files<'_> {
-    /// Of directories that nobody else needs to enter; with the output's setgid bit, since files are made in them.
-    fn own_mode(&self) -> Mode {
-        Mode::from_bits_truncate(0o700 | self.0.dir_mode.bits() & SETGID)
-    }
-
     /// A directory's stamp; `None` if there is no such directory.
     fn stamp_of(&self, place: &mut Cursor<'_>, directory: &str) -> Result<Option<Stamp>, PublishError> {
         let failed = |errno| self.0.io("stat", directory, errno);
@@ -321,19 +342,26 @@ impl Files<'_> {
         fstat(dir).map(|stat| Some(stamp(&stat))).map_err(failed)
     }
 
-    /// Where a generation has what is not in place.
-    fn files(&self, name: &str) -> Result<Option<Dir>, PublishError> {
-        let opened = Dir::open(self.0.state(name)?, name).and_then(|dir| Dir::open(&dir, FILES));
-        match opened {
-            Err(Errno::ENOENT) => Ok(None),
-            opened => opened.map(Some).map_err(|errno| self.0.io("open", &format!("{name}/{FILES}"), errno)),
+    /// Where a generation has what is not in place, by roots.
+    fn files(&self, name: &str) -> Result<Vec<(String, Dir)>, PublishError> {
+        let mut files = Vec::new();
+        for root in self.0.roots() {
+            match Dir::open(root.own, name).and_then(|dir| Dir::open(&dir, FILES)) {
+                Err(Errno::ENOENT) => {}
+                opened => {
+                    let failed = |errno| self.0.io("open", &root.place(&format!("{name}/{FILES}")), errno);
+                    files.push((root.path.to_owned(), opened.map_err(failed)?));
+                }
+            }
         }
+        Ok(files)
     }
 
     /// The paths of the generation's files in its own directory.
     fn staged(&self, name: &str) -> Result<BTreeSet<String>, PublishError> {
         let mut staged = BTreeSet::new();
-        let mut open: Vec<_> = self.files(name)?.map(|dir| (String::new(), dir, 0)).into_iter().collect();
+        let prefix = |root: String| if root.is_empty() { root } else { format!("{root}/") };
+        let mut open: Vec<_> = self.files(name)?.into_iter().map(|(root, dir)| (prefix(root), dir, 0)).collect();
         while let Some((below, dir, depth)) = open.pop() {
             let failed = |errno| self.0.io("read", &format!("{name}/{FILES}/{below}"), errno);
             for leaf in dir.names().map_err(failed)? {
@@ -349,6 +377,10 @@ impl Files<'_> {
         }
         Ok(staged)
     }
+}
+
+fn over(files: &[(String, Dir)]) -> Cursor<'_> {
+    Cursor::over(files.iter().map(|(root, dir)| (root.as_str(), dir)))
 }
 
 /// The digest of a file's bytes, as a manifest has it; `None` if there is no such file.

@@ -10,7 +10,7 @@ use super::manifest::{Manifest, above};
 use super::{Files, digest_of};
 use crate::model::digest::DigestKey;
 use crate::publish::PublishError;
-use crate::publish::cursor::{Blocked, Cursor};
+use crate::publish::cursor::Blocked;
 use crate::publish::dir::{Dir, MAX_DEPTH, Occupant, look};
 
 /// What the manifests say of a place.
@@ -54,7 +54,7 @@ impl Files<'_> {
         paths: impl Iterator<Item = &'p str>,
     ) -> Result<(), PublishError> {
         let mut foreign = Vec::new();
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for path in paths {
             let at = match place.to(path) {
                 Ok(_) => path.to_owned(),
@@ -81,7 +81,7 @@ impl Files<'_> {
             Occupant::Directory => self.is_all_ours(ownership, path),
             _ if ownership.is_current(path) => Ok(true),
             Occupant::File => {
-                let mut place = Cursor::from(&self.0.dir);
+                let mut place = self.0.in_place();
                 match place.find(path).map_err(|errno| self.0.io("read", path, errno))? {
                     Some((dir, leaf)) => self.is_claimed(ownership, path, dir, leaf),
                     None => Ok(false),
@@ -96,7 +96,7 @@ impl Files<'_> {
         let mut open = vec![path.to_owned()];
         while let Some(at) = open.pop() {
             let failed = |errno| self.0.io("read", &at, errno);
-            let mut place = Cursor::from(&self.0.dir);
+            let mut place = self.0.in_place();
             let Some(dir) = place.directory(&at).map_err(failed)? else { return Ok(false) };
             for name in dir.names().map_err(failed)? {
                 let Ok(name) = name.into_string() else { return Ok(false) };

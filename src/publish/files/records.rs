@@ -82,7 +82,8 @@ impl Files<'_> {
         };
         let Some((bytes, file)) = read else { return Ok(None) };
         let stat = fstat(&file).map_err(failed)?;
-        let manifest = if is_own(&stat) { Manifest::parse(&bytes).map(Arc::new) } else { None };
+        let folders: Vec<_> = self.0.folders.iter().map(|folder| folder.path.as_str()).collect();
+        let manifest = if is_own(&stat) { Manifest::parse(&bytes, &folders).map(Arc::new) } else { None };
         if let Some(manifest) = &manifest {
             self.0.cache.remember(name, &stat, manifest.clone());
         }

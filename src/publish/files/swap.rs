@@ -12,12 +12,13 @@ use tracing::warn;
 use super::cache::InPlace;
 use super::manifest::{FileRecord, Manifest};
 use super::ownership::Ownership;
-use super::{FILES, Files, Pointer, digest_of, keyed};
+use super::{FILES, Files, Pointer, digest_of, keyed, over};
 use crate::model::digest::{DigestKey, Hasher};
 use crate::model::journal::sequence_of;
 use crate::publish::PublishError;
 use crate::publish::cursor::{Blocked, Cursor};
 use crate::publish::dir::{Dir, Occupant, is_file, look};
+use crate::publish::folder::{Access, Root};
 use crate::publish::sys::{renameat, renameat_noreplace};
 use crate::publish::write::BATCH;
 
@@ -40,9 +41,10 @@ impl Files<'_> {
             // The swap makes them: a candidate that comes to nothing would leave them behind.
             return Ok(());
         }
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for path in places() {
-            match place.make(path, self.0.group, self.0.dir_mode) {
+            let access = self.0.access_of(path);
+            match place.make(path, access.group, access.dir_mode) {
                 // Perhaps made by an earlier attempt, and not yet on the disk. A file of ours that becomes a directory is
                 // replaced by the swap.
                 Ok(_) | Err(Blocked { errno: Errno::ENOTDIR, .. }) => place.all_changed(),
@@ -78,29 +80,51 @@ impl Files<'_> {
         Ok(())
     }
 
-    /// Copies files that a generation has in place to its own directory.
+    /// Copies files that a generation has in place to its own directories.
     fn keep_copies(&self, name: &str, leaving: &[(&Arc<str>, &FileRecord)]) -> Result<(), PublishError> {
+        for root in self.0.roots() {
+            let here: Vec<_> = leaving.iter().filter(|(path, _)| root.below(path).is_some()).copied().collect();
+            if !here.is_empty() {
+                self.keep_copies_in(&root, name, &here)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_copies_in(
+        &self,
+        root: &Root<'_>,
+        name: &str,
+        leaving: &[(&Arc<str>, &FileRecord)],
+    ) -> Result<(), PublishError> {
         let output = self.0;
         let key = self.key()?;
-        let failed = |doing, errno| output.io(doing, name, errno);
-        let top = Dir::open(output.state(name)?, name).map_err(|errno| failed("open", errno))?;
+        let (group, own_mode) = (root.access.group, root.access.own_mode());
+        let failed = |doing, errno| output.io(doing, &root.place(name), errno);
+        let top = match Dir::open(root.own, name) {
+            // It had nothing there yet that was not in place.
+            Err(Errno::ENOENT) if !root.path.is_empty() => {
+                root.own.make(name, group, own_mode).and_then(|top| root.own.sync().map(|()| top))
+            }
+            opened => opened,
+        };
+        let top = top.map_err(|errno| failed("open", errno))?;
         top.remove(PART).map_err(|errno| failed("remove a left-over in", errno))?;
-        let part =
-            top.make(PART, output.group, self.own_mode()).map_err(|errno| failed("make a directory in", errno))?;
+        let part = top.make(PART, group, own_mode).map_err(|errno| failed("make a directory in", errno))?;
         let files = match Dir::open(&top, FILES) {
-            Err(Errno::ENOENT) => top.make(FILES, output.group, self.own_mode()),
+            Err(Errno::ENOENT) => top.make(FILES, group, own_mode),
             opened => opened,
         };
         let files = files.map_err(|errno| failed("open the files in", errno))?;
-        let mut place = Cursor::from(&output.dir);
-        let mut kept = Cursor::from(&files);
+        let mut place = output.in_place();
+        let mut kept = Cursor::over([(root.path, &files)]);
         for batch in leaving.chunks(BATCH) {
             let (mut written, mut copies) = (Vec::new(), Vec::new());
             for (number, (path, record)) in batch.iter().enumerate() {
                 let copy = number.to_string();
                 let written_copy = self.copy_one(&part, &copy, path, record, &key, &mut place)?;
                 let Some((fd, same)) = written_copy else { continue };
-                written.push((fd, format!("{name}/{PART}/{copy}")));
+                written.push((fd, root.place(&format!("{name}/{PART}/{copy}"))));
                 if same {
                     copies.push((copy, &***path));
                 }
@@ -108,8 +132,7 @@ impl Files<'_> {
             output.wait_for(&mut written)?;
             for (copy, path) in copies {
                 let failed = |errno| output.io("keep a copy of", path, errno);
-                let (dir, leaf) =
-                    kept.make(path, output.group, self.own_mode()).map_err(|blocked| failed(blocked.errno))?;
+                let (dir, leaf) = kept.make(path, group, own_mode).map_err(|blocked| failed(blocked.errno))?;
                 renameat(&part, copy.as_str(), dir, leaf).map_err(failed)?;
                 kept.changed();
             }
@@ -138,7 +161,9 @@ impl Files<'_> {
         if let Some((file, _)) = place.open_file(path).map_err(failed)? {
             let mut hasher = Hasher::plain();
             let mode = Mode::from_bits_truncate(record.mode);
-            let fd = part.copy(copy, file, self.0.group, mode, |chunk| hasher.more(chunk)).map_err(failed)?;
+            let fd = part
+                .copy(copy, file, self.0.access_of(path).group, mode, |chunk| hasher.more(chunk))
+                .map_err(failed)?;
             copied = Some((fd, keyed(key, hasher.finish()) == record.digest));
         }
         if !copied.as_ref().is_some_and(|(_, same)| *same) {
@@ -156,12 +181,17 @@ impl Files<'_> {
     pub(super) fn give_back(&self, name: &str) -> Result<(), PublishError> {
         let ownership = self.ownership()?;
         let key = self.key()?;
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for (other, manifest) in ownership.manifests.iter().filter(|(other, _)| *other != name) {
             let failed = |errno| self.0.io("remove a copy in", other, errno);
-            Dir::open(self.0.state(other)?, other.as_str()).and_then(|top| top.remove(PART)).map_err(failed)?;
-            let Some(files) = self.files(other)? else { continue };
-            let mut kept = Cursor::from(&files);
+            for root in self.0.roots() {
+                match Dir::open(root.own, other.as_str()) {
+                    Err(Errno::ENOENT) => {}
+                    opened => opened.and_then(|top| top.remove(PART)).map_err(failed)?,
+                }
+            }
+            let files = self.files(other)?;
+            let mut kept = over(&files);
             for path in self.staged(other)? {
                 let Some(record) = manifest.files.get(&path) else { continue };
                 let in_place = match place.find(&path).map_err(failed)? {
@@ -194,7 +224,7 @@ impl Files<'_> {
         let synced = |errno| self.0.io("sync a directory of", "", errno);
         let mut in_place = self.still_in_place(&current, again)?;
         // A file must not be moved into a directory that a power loss could take: it is neither here nor there then.
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for path in staged.iter().filter(|path| manifest.files.contains_key(path.as_str())) {
             self.make_room(&ownership, path, &mut place)?;
             if again || first {
@@ -202,21 +232,19 @@ impl Files<'_> {
             }
         }
         place.end().map_err(synced)?;
-        let mut source = files.as_ref().map(Cursor::from);
-        let mut place = Cursor::from(&self.0.dir);
+        let mut source = over(&files);
+        let mut place = self.0.in_place();
         let moves = staged.iter().filter_map(|path| manifest.files.get_key_value(path.as_str()));
         let all: Box<dyn Iterator<Item = _>> = if again { Box::new(manifest.files.iter()) } else { Box::new(moves) };
         for (path, record) in all {
-            match &mut source {
-                Some(source) if staged.contains(&**path) => {
-                    self.put(&ownership, &key, path, record, source, &mut place)?;
-                }
-                _ if again && place.to(path).is_ok() => place.all_changed(),
-                _ => {}
+            if staged.contains(&**path) {
+                self.put(&ownership, &key, path, record, &mut source, &mut place)?;
+            } else if again && place.to(path).is_ok() {
+                place.all_changed();
             }
         }
         place.end().map_err(synced)?;
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for (directory, stamp) in &mut in_place.directories {
             // One that is gone is not as it was.
             *stamp = self.stamp_of(&mut place, directory)?.unwrap_or_default();
@@ -230,7 +258,7 @@ impl Files<'_> {
     fn still_in_place(&self, generation: &str, again: bool) -> Result<InPlace, PublishError> {
         let compared = std::mem::take(&mut *self.0.cache.in_place());
         let mut still = if compared.generation == generation && !again { compared } else { InPlace::default() };
-        let mut place = Cursor::from(&self.0.dir);
+        let mut place = self.0.in_place();
         for (directory, before) in std::mem::take(&mut still.directories) {
             if self.stamp_of(&mut place, &directory)? == Some(before) {
                 still.directories.insert(directory, before);
@@ -243,7 +271,7 @@ impl Files<'_> {
 
     /// Makes the directories above a path, also where a file of ours is.
     fn make_room(&self, ownership: &Ownership, path: &str, place: &mut Cursor<'_>) -> Result<(), PublishError> {
-        let (group, mode) = (self.0.group, self.0.dir_mode);
+        let Access { group, dir_mode: mode } = self.0.access_of(path);
         if let Err(Blocked { at, errno: Errno::ENOTDIR }) = place.make(path, group, mode) {
             self.clear(ownership, &at, place)?;
         }

@@ -50,12 +50,24 @@ pub(super) struct Script {
     /// Whether there is a main process to notify.
     pub(super) reload: bool,
     pub(super) layout: Layout,
+    /// A directory on another mount that is published into as well.
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// The paths that the machine takes.
 pub(super) fn scripts() -> BTreeMap<&'static str, Script> {
     let script = |name, before: &[Edit], edits: &[Edit]| {
-        (name, Script { name, before: before.to_vec(), edits: edits.to_vec(), reload: true, layout: Layout::Atomic })
+        (
+            name,
+            Script {
+                name,
+                before: before.to_vec(),
+                edits: edits.to_vec(),
+                reload: true,
+                layout: Layout::Atomic,
+                folder: None,
+            },
+        )
     };
     let (name, publish) = script("publish with nobody to notify", &[edit(1)], &[edit(2)]);
     [
@@ -78,6 +90,22 @@ impl Script {
             edit.tree.insert(TreePath::parse(path).unwrap(), file(&number.to_string(), false)).unwrap();
             edit.tree.insert(TreePath::parse("same").unwrap(), file("same", false)).unwrap();
         }
+        self
+    }
+
+    /// The same with files of each kind in a folder.
+    fn with_folder(mut self, folder: &Path) -> Self {
+        for edit in self.before.iter_mut().chain(&mut self.edits) {
+            let number = edit.digest.as_bytes()[0];
+            let text = format!("{number}\n").repeat(40);
+            let own = format!("only-{number}/deep/file");
+            let kind = if number.is_multiple_of(2) { "kind/changes" } else { "kind" };
+            for (path, text) in [("x", &text), ("d/y", &text), (&own, &text), (kind, &text), ("same", &"same".into())] {
+                let path = TreePath::in_folder(folder.to_str().unwrap(), path).unwrap();
+                edit.tree.insert(path, file(text, false)).unwrap();
+            }
+        }
+        self.folder = Some(folder.to_owned());
         self
     }
 
@@ -165,7 +193,7 @@ impl Scene {
     /// At each moment: each file is one of a generation, and whole; those that all of them have are there; and the last
     /// good generation can be had from its copies and from what is in place.
     fn assert_files_whole(&self) {
-        let found = in_place(&self.at);
+        let found = self.in_place();
         let known: Vec<_> = self.edits.values().map(|edit| files(&edit.tree)).collect();
         for (path, bytes) in &found {
             assert!(known.iter().any(|files| files.get(path) == Some(bytes)), "torn, or not ours: {path}");
@@ -177,6 +205,9 @@ impl Scene {
         for path in ["a", "d/b", "d/e/c", "same"] {
             assert!(found.contains_key(path), "{path} is missing");
         }
+        for (folder, path) in self.script.folder.iter().flat_map(|folder| ["x", "d/y", "same"].map(|it| (folder, it))) {
+            assert!(found.contains_key(folder.join(path).to_str().unwrap()), "{path} is missing in the folder");
+        }
         let journal = fs::read(self.at.join(JOURNAL)).ok().map(|bytes| Journal::parse(&bytes).unwrap());
         let linked = self.linked();
         let good = journal.and_then(|journal| {
@@ -186,11 +217,26 @@ impl Scene {
         if let Some(good) = good {
             let copies = self.at.join(kept_at(self.script.layout, &good.directory)).join("files");
             for (path, bytes) in files(&self.edit_of(&good.directory).tree) {
-                let copy = fs::read_to_string(copies.join(&path)).ok();
+                let copy = match self.script.folder.as_ref().and_then(|it| Some((it, path.strip_prefix(it.to_str()?)?)))
+                {
+                    Some((folder, below)) => folder.join(OWN).join(&good.directory).join("files").join(&below[1..]),
+                    None => copies.join(&path),
+                };
+                let copy = fs::read_to_string(copy).ok();
                 let had = copy.as_ref().or(found.get(&path));
                 assert_eq!(had, Some(&bytes), "{path} of the last good one, {}", good.directory);
             }
         }
+    }
+
+    /// The published files, those in the folder by their absolute paths.
+    fn in_place(&self) -> BTreeMap<String, String> {
+        let mut found = in_place(&self.at);
+        if let Some(folder) = self.script.folder.as_ref().filter(|folder| folder.exists()) {
+            let name = |path: String| folder.join(path).into_os_string().into_string().unwrap();
+            found.extend(in_place(folder).into_iter().map(|(path, text)| (name(path), text)));
+        }
+        found
     }
 
     /// The main process is notified: it reads by the names that it knows.
@@ -211,7 +257,7 @@ impl Scene {
         match self.script.layout {
             Layout::Atomic => assert_reads(&self.at, tree),
             Layout::Files => {
-                let mut found = in_place(&self.at);
+                let mut found = self.in_place();
                 // While it is notified, what is stale may still be there.
                 found.retain(|path, _| tree.get(path).is_some());
                 assert_eq!(found, files(tree));
@@ -226,7 +272,7 @@ impl Scene {
         assert_eq!(self.edit_of(&linked).digest, end.digest, "not the newest is current: {machine:?}");
         match self.script.layout {
             Layout::Atomic => assert_eq!(current(&self.at), Some(files(&end.tree))),
-            Layout::Files => assert_eq!(in_place(&self.at), files(&end.tree)),
+            Layout::Files => assert_eq!(self.in_place(), files(&end.tree)),
         }
         self.assert_reads(&end.tree);
         if self.script.reload {
@@ -241,9 +287,19 @@ impl Scene {
         assert_eq!(next.journal().debt, None::<Debt>, "the next start will pay again");
         assert_eq!((&next.journal().current, &next.journal().last_good), (&journal.current, &journal.last_good));
         // No junk: our names, the tree's, and no generation but those that the journal keeps.
-        let tops: BTreeSet<_> = end.tree.top_names().into_iter().map(str::to_owned).collect();
+        let tops = end.tree.iter().filter(|(path, _)| !path.as_str().starts_with('/')).map(|(path, _)| path.top());
+        let tops: BTreeSet<_> = tops.map(str::to_owned).collect();
         assert_eq!(top_names(&self.at), tops, "links");
         let kept = [&journal.current, &journal.from, &journal.last_good].into_iter().flatten();
+        if let Some(folder) = &self.script.folder {
+            let mut own: BTreeSet<_> = kept.clone().map(|it| kept_at(Layout::Files, &it.directory)).collect();
+            own.insert(LOCK.to_owned());
+            let found = own_names(folder);
+            assert!(found.is_subset(&own), "junk: {:?}", found.difference(&own).collect::<Vec<_>>());
+            let mut tops: BTreeSet<_> = ["d", "kind", "same", "x"].map(str::to_owned).into();
+            tops.insert(format!("only-{}", end.digest.as_bytes()[0]));
+            assert_eq!(top_names(folder), tops);
+        }
         let mut own: BTreeSet<_> = kept.map(|generation| kept_at(self.script.layout, &generation.directory)).collect();
         own.extend(["..data", CURRENT, JOURNAL, SYNCED_JOURNAL, BOOT, KEY, LOCK].map(str::to_owned));
         if self.boot.get() > 0 {
@@ -282,7 +338,8 @@ impl Sidecar {
     }
 
     fn try_start(scene: &Rc<Scene>) -> Result<Self, PublishError> {
-        let config = Config { layout: scene.script.layout, ..config(&scene.at) };
+        let folders = scene.script.folder.iter().cloned().collect();
+        let config = Config { layout: scene.script.layout, folders, ..config(&scene.at) };
         let (output, _) = Output::open(&config)?;
         // A child that another test is starting may hold it.
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -470,6 +527,9 @@ enum Then {
 /// Runs a script with a fault; its calls until the fault ended, and whether each would change something.
 fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> {
     let dir = scratch();
+    if let Some(folder) = script.folder.as_ref().filter(|folder| folder.exists()) {
+        fs::remove_dir_all(folder).unwrap();
+    }
     let (scene, mut sidecar) = prepared(dir.path(), script);
     assert_eq!(*scene.errors.borrow(), Vec::<String>::new());
     let watched = scene.clone();
@@ -497,7 +557,9 @@ fn run(script: &Script, fault: Option<(usize, Fault)>, then: Then) -> Vec<bool> 
         faulty::disarm()
     };
     for error in scene.errors.borrow().iter() {
-        assert!(error.contains(dir.path().to_str().unwrap()), "it names no path: {error}");
+        let places = std::iter::once(dir.path()).chain(script.folder.as_deref());
+        let mut places = places.map(|place| place.to_str().unwrap());
+        assert!(places.any(|place| error.contains(place)), "it names no path: {error}");
     }
     if let Some((_, Fault::Lasts(errno))) = fault {
         let errors = scene.errors.borrow();
@@ -537,10 +599,19 @@ fn fails_from(script: &Script, first: usize) {
         let errno = ERRORS[call % ERRORS.len()];
         let then = if call % 2 == 0 { Then::Ends } else { Then::Restart };
         let mut faults = vec![(Fault::Fails(Errno::EIO), then)];
+        if script.folder.is_some() {
+            faults.clear();
+        }
         if *changes && matches!(script.layout, Layout::Files) {
             let lasting =
                 [Fault::Fails(errno), Fault::LosesAnswer(Errno::EIO), Fault::Lasts(errno)].map(|fault| (fault, then));
-            faults = [&lasting[..], &[(Fault::Dies, Then::Ends)]].concat();
+            // What is the same without a folder is not tried by each fault again: it dies everywhere, and fails here and there.
+            let some = match script.folder {
+                Some(_) if call % 4 == 0 => &lasting[call / 4 % 3..=call / 4 % 3],
+                Some(_) => &[],
+                None => &lasting[..],
+            };
+            faults = [some, &[(Fault::Dies, Then::Ends)]].concat();
         } else if *changes {
             faults = ERRORS.iter().copied().map(|errno| (Fault::Fails(errno), Then::Ends)).collect();
             faults.extend([
@@ -612,4 +683,32 @@ fn rollback_of_single_files_comes_out_whatever_fails() {
 fn rollback_of_single_files_and_what_ends_it_come_out_whatever_fails() {
     let begins = run(&scripts()["roll back"].clone().in_files(), None, Then::Ends).len();
     fails_from(&scripts()["roll back, then publish"].clone().in_files(), begins);
+}
+
+// With a folder on another mount, where no rename leads.
+
+fn comes_out_with_a_folder(name: &str) {
+    needs_privileges();
+    let dir = scratch();
+    apart(|| {
+        let at = dir.path().join("mount");
+        fs::create_dir(&at).unwrap();
+        mount(&["-t", "tmpfs", "tmpfs"], &at);
+        fails_everywhere(&scripts()[name].clone().in_files().with_folder(&at.join("folder")));
+    });
+}
+
+#[test]
+fn first_generation_with_a_folder_comes_out_whatever_fails() {
+    comes_out_with_a_folder("first generation");
+}
+
+#[test]
+fn publish_with_a_folder_comes_out_whatever_fails() {
+    comes_out_with_a_folder("publish");
+}
+
+#[test]
+fn rollback_with_a_folder_and_what_ends_it_come_out_whatever_fails() {
+    comes_out_with_a_folder("roll back, then publish");
 }

@@ -3,6 +3,7 @@
 mod disk;
 pub(in crate::publish) mod faulty;
 mod files;
+mod folders;
 mod large;
 mod power;
 mod state_dir;
@@ -61,7 +62,14 @@ fn scratch() -> TempDir {
 }
 
 fn config(output: &Path) -> Config {
-    Config { output: output.to_owned(), state_dir: None, layout: Layout::Atomic, file_mode: 0o644, secret_mode: 0o640 }
+    Config {
+        output: output.to_owned(),
+        state_dir: None,
+        folders: Vec::new(),
+        layout: Layout::Atomic,
+        file_mode: 0o644,
+        secret_mode: 0o640,
+    }
 }
 
 fn open_as(output: &Path, layout: Layout) -> Output {
