@@ -15,7 +15,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look, permissions};
 use super::folder::{Access, Folder};
-use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE, TAKEN};
+use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
@@ -359,9 +359,6 @@ pub(super) fn was_used(own: &Dir) -> nix::Result<bool> {
 /// Opens Trimtab's own directory in the output or in what is kept apart, if it is there: where it is now, or where an
 /// earlier version or a move that was cut off has it.
 pub(super) fn own_dir(dir: &Dir, path: &Path) -> Result<Option<Dir>, PublishError> {
-    if let Some(taken) = opened(dir, TAKEN, path)? {
-        return opened(&taken, PRIVATE_DIR, &path.join(TAKEN));
-    }
     let Some(shown) = opened(dir, STATE, path)? else {
         let moving = opened(dir, MOVING, path)?;
         return moving.map_or(Ok(None), |moving| opened(&moving, PRIVATE_DIR, &path.join(MOVING)));

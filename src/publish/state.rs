@@ -28,8 +28,6 @@ pub(super) const STATE: &str = "..trimtab";
 pub(super) const PRIVATE_DIR: &str = "private";
 /// [`STATE`] in the making, out of what versions up to 0.2 have at its place.
 pub(super) const MOVING: &str = "..trimtab.tmp";
-/// [`STATE`] as it came from an output, in `--state-dir`: it takes the place of what is there.
-pub(super) const TAKEN: &str = "..trimtab.taken";
 
 pub(super) const LOCK: &str = "lock";
 pub(super) const KEY: &str = "key";
@@ -164,14 +162,15 @@ impl Output {
     }
 
     /// Moves what is Trimtab's own out of the output into `--state-dir`, in the place of what is there: only a start
-    /// without `--state-dir` leaves something in the output. Each of the renames leaves all in it where it is open, and
-    /// the next start goes on after any of them.
+    /// without `--state-dir` leaves something in the output. The rename leaves all in it where it is open; until then, what
+    /// is in the output counts, and the next start goes on.
     fn take_apart(&self) -> Result<(), PublishError> {
         let home = self.home();
         let failed = |errno| self.own_io("take over", "", errno);
         if self.comes_from_output()? {
-            let moved = home.remove(TAKEN).and_then(|()| {
-                renameat(&self.dir, STATE, home, TAKEN)?;
+            let moved = home.remove(STATE).and_then(|()| {
+                home.remove(MOVING)?;
+                renameat(&self.dir, STATE, home, STATE)?;
                 home.sync()?;
                 self.dir.sync()
             });
@@ -183,15 +182,7 @@ impl Output {
             let unused = was_used(&inside).and_then(|used| if used { Err(Errno::ESTALE) } else { Ok(()) });
             unused.and_then(|()| self.dir.remove(STATE)).map_err(|errno| self.io("take over", STATE, errno))?;
         }
-        if look(home, TAKEN).map_err(failed)? == Occupant::Nothing {
-            return Ok(());
-        }
-        let taken = home.remove(STATE).and_then(|()| {
-            home.remove(MOVING)?;
-            renameat(home, TAKEN, home, STATE)?;
-            home.sync()
-        });
-        taken.map_err(failed)
+        Ok(())
     }
 
     /// The directory that what is Trimtab's own is in.
@@ -235,7 +226,6 @@ impl Output {
     /// it is open.
     fn move_inside(dir: &Dir) -> nix::Result<()> {
         match Dir::open(dir, STATE) {
-            Err(Errno::ENOENT) if look(dir, TAKEN)? != Occupant::Nothing => return Ok(()),
             Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno),
             Ok(shown) if !is_earlier(&shown)? => return Ok(()),
