@@ -27,6 +27,7 @@
 pub mod cli;
 
 // The way of a change.
+pub mod archive;
 pub mod candidate;
 pub mod publish;
 pub mod reload;

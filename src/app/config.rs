@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::archive;
 use crate::candidate;
 use crate::machine;
 use crate::net::server::GuardConfig;
@@ -27,6 +28,8 @@ pub struct Config {
     pub files: files::Config,
     /// What is fetched.
     pub urls: Arc<url::Config>,
+    /// `--archive`.
+    pub archive: Option<archive::Config>,
     /// Where generations go. `None` where there is nothing to write: what is to be remembered is in memory then.
     pub output: Option<publish::Config>,
     pub digest_key_file: Option<PathBuf>,

@@ -137,6 +137,16 @@ impl Ledger {
         self.good = self.published.clone();
     }
 
+    /// Whether a secret went into the last good generation; `None`: that is not known yet.
+    pub(super) fn is_good_secret(&self) -> Option<bool> {
+        self.good.secrets.as_ref().map(|secrets| !secrets.is_empty())
+    }
+
+    /// What the main process had by itself with the last good generation; `None`: that is not known yet.
+    pub(super) fn good_observed(&self) -> Option<&[Observed]> {
+        self.good.observed.as_deref()
+    }
+
     /// What of the newest inputs the main process reads by itself and is not as it was last confirmed: a place each.
     pub(super) fn edited_in_place(&self, newest: &Inputs) -> Vec<String> {
         let mut places = Vec::new();

@@ -3,6 +3,7 @@
 //! One loop takes what happened (a source reported something, a step ended, a timer fired, a signal came, somebody
 //! asked), gives it to the [`Machine`], and carries out what that says.
 
+mod archive;
 mod config;
 mod end;
 mod ends;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
+use self::archive::Archivist;
 pub use self::config::Config;
 pub use self::end::End;
 use self::ends::{Answer, Done};
@@ -62,6 +64,8 @@ struct App {
     report: Reporter,
     /// With `--rollout`.
     fleet: Option<Box<Fleet>>,
+    /// With `--archive`.
+    archivist: Option<Archivist>,
     /// The newest inputs, while what the fleet had before is published in their place.
     aside: Option<(Inputs, Observed)>,
     /// The newest complete inputs.
@@ -120,6 +124,7 @@ impl App {
                 Some(ask) = asked.recv() => self.asked(ask),
                 answer = self.steps.next() => self.answered(answer),
                 heard = Fleet::next(&mut self.fleet) => self.heard_of_fleet(heard),
+                news = Archivist::next(&mut self.archivist) => self.archived(news),
                 news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
@@ -134,6 +139,7 @@ impl App {
                 }
             }
             self.roll_out();
+            self.archive();
             self.report();
         }
     }
@@ -169,6 +175,9 @@ impl App {
             }
             Ask::Retry(answer) => {
                 let fetches = self.feed.fetch();
+                if let Some(archivist) = &self.archivist {
+                    archivist.retry();
+                }
                 let reply = match (self.machine.is_settled() && !self.machine.is_partial(), fetches) {
                     (true, true) => {
                         "each --watch-url is asked again; nothing else to retry: the newest inputs are published, and the \

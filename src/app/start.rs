@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use super::archive::Archivist;
 use super::ledger::Ledger;
 use super::report::Reporter;
 use super::rollout::{Fleet, Subject};
@@ -276,13 +277,19 @@ impl App {
         let feed =
             Feed::start(&mut tasks, &config.specs, &config.files, &config.urls, api, config.render.max_size, &keep)
                 .on_top_of(published, !config.render.templated);
+        let report = Reporter::new(shared, events, &machine, config.validate.candidates);
+        let archivist = config.archive.clone().zip(output.as_ref());
+        let good = journal.last_good.as_ref();
+        let archivist =
+            archivist.map(|(archive, output)| Archivist::start(archive, output, &key, good, &report, &mut tasks));
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,
             ledger: Ledger::found(journal),
-            report: Reporter::new(shared, events, &machine, config.validate.candidates),
+            report,
             steps: Steps::new(&config, output, key, tasks),
             fleet: None,
+            archivist,
             aside: None,
             machine,
             timers: BTreeMap::new(),
@@ -294,6 +301,7 @@ impl App {
             config,
         };
         app.carry_out(effects, Duration::ZERO);
+        app.archive();
         app.report();
         Ok(app)
     }

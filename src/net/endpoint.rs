@@ -180,6 +180,12 @@ impl Endpoint {
         self.target.path().rsplit('/').next().filter(|last| !last.is_empty())
     }
 
+    /// Whether its path ends with a slash.
+    #[must_use]
+    pub fn has_slash(&self) -> bool {
+        self.target.path().ends_with('/')
+    }
+
     /// Beside it on the same server: its path with this at the end. `None`: it would be too long.
     #[must_use]
     pub fn with_suffix(&self, suffix: &str) -> Option<Self> {

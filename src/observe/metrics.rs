@@ -87,6 +87,11 @@ struct RolloutResult {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ArchiveResult {
+    result: &'static str,
+}
+
 /// Those of a rollout, which have samples only with `--rollout`.
 #[derive(Debug, Default)]
 struct OfRollout {
@@ -94,6 +99,13 @@ struct OfRollout {
     info: Family<RolloutChange, Gauge>,
     leads: Family<RolloutLabel, Gauge>,
     changes: Family<RolloutResult, Counter>,
+}
+
+/// Those of the archive.
+#[derive(Debug, Default)]
+struct OfArchive {
+    pending: Gauge,
+    uploads: Family<ArchiveResult, Counter>,
 }
 
 /// All metrics, and their registry.
@@ -114,6 +126,7 @@ pub struct Metrics {
     held_back: Gauge,
     rollbacks: Counter,
     rollout: OfRollout,
+    archive: OfArchive,
     successful: Gauge,
     success_timestamp: FloatGauge,
     reloads: Counter,
@@ -153,6 +166,7 @@ impl Metrics {
             held_back: Gauge::default(),
             rollbacks: Counter::default(),
             rollout: OfRollout::default(),
+            archive: OfArchive::default(),
             successful: Gauge::default(),
             success_timestamp: FloatGauge::default(),
             reloads: Counter::default(),
@@ -213,6 +227,9 @@ impl Metrics {
         own.register("rollout_info", "The change that is published here", info.clone());
         own.register("rollout_leads", "Whether this replica goes first with a change", leads.clone());
         own.register("rollout_changes", "Changes whose rollout this replica has ended, and how", changes.clone());
+        let OfArchive { pending, uploads } = &self.archive;
+        own.register("archive_pending", "Whether a confirmed generation is still to be archived", pending.clone());
+        own.register("archive_uploads", "Attempts to archive a generation, and how they ended", uploads.clone());
         own.register("build", "This build", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
 
         let known = self.registry.sub_registry_with_prefix("reloader");
@@ -242,6 +259,17 @@ impl Metrics {
             "How often a watch was cut or a source became unreadable",
             self.watch_errors.clone(),
         );
+    }
+
+    /// Whether a confirmed generation is still to be archived.
+    pub fn archive_pending(&self, pending: bool) {
+        self.archive.pending.set(pending.into());
+    }
+
+    /// An attempt to archive has ended.
+    pub fn archived(&self, done: bool) {
+        let result = if done { Ending::Success } else { Ending::Failed }.as_str();
+        self.archive.uploads.get_or_create(&ArchiveResult { result }).inc();
     }
 
     /// The text for a scrape, in the OpenMetrics format.

@@ -192,8 +192,9 @@ impl Page {
         let errors = status.errors.iter().map(|(stage, problem)| {
             (format!("Error: {stage}"), format!("{} ({})", Escaped(&problem.message), self.time(problem.at)), true)
         });
-        let rows: Vec<_> =
-            rows.into_iter().map(|(name, value, bad)| (name.to_owned(), value, bad)).chain(errors).collect();
+        let archive = status.archive.as_ref().map(|it| ("Archive".to_owned(), text(it.line()), it.is_bad()));
+        let rows = rows.into_iter().map(|(name, value, bad)| (name.to_owned(), value, bad));
+        let rows: Vec<_> = rows.chain(archive).chain(errors).collect();
         self.table("Details", rows.into_iter(), |_, row| row)
     }
 

@@ -56,6 +56,9 @@ pub struct Status {
     /// With `--rollout`: how far the newest change is in the fleet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// With `--archive`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<Archive>,
     /// Whether the published generation was rejected, and there is no way back: also while it is tried once more.
     #[serde(skip)]
     pub held: bool,
@@ -65,6 +68,55 @@ pub struct Status {
     /// Which stations the flags ask for.
     #[serde(skip)]
     pub stations: Stations,
+}
+
+/// How far the archive is.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Archive {
+    /// Without a credential.
+    pub to: String,
+    /// What was archived last.
+    pub archived: Option<Archived>,
+    /// The sequence number of the confirmed generation that is to be archived.
+    pub pending: Option<u64>,
+    /// Why it is not, and since when that fails.
+    pub problem: Option<Problem>,
+    /// Why the newest one will not be.
+    pub withheld: Option<&'static str>,
+}
+
+/// A generation in the archive.
+#[derive(Clone, Debug, Serialize)]
+pub struct Archived {
+    pub sequence: u64,
+    /// Of the bundle.
+    pub name: String,
+    pub at: Timestamp,
+}
+
+impl Archive {
+    /// How it stands, in a line.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let archived = self.archived.as_ref().map(|it| format!("generation {} as {}", it.sequence, it.name));
+        let archived = archived.unwrap_or_else(|| "nothing yet".to_owned());
+        let pending = match (&self.pending, &self.problem, self.withheld) {
+            (Some(pending), Some(problem), _) => {
+                format!("; generation {pending} is not archived since {:.0}: {}", problem.at, problem.message)
+            }
+            (Some(pending), None, _) => format!("; generation {pending} is on its way"),
+            (None, _, Some(withheld)) => format!("; the newest generation is not archived: {withheld}"),
+            (None, ..) => String::new(),
+        };
+        format!("{archived}, at {}{pending}", self.to)
+    }
+
+    /// Whether somebody should look.
+    #[must_use]
+    pub fn is_bad(&self) -> bool {
+        self.pending.is_some() && self.problem.is_some()
+    }
 }
 
 /// Where this runs, as far as the environment says it; empty where it does not.

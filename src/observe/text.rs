@@ -42,6 +42,7 @@ fn lines(status: &Status, now: Timestamp) -> Vec<String> {
         lines.push(String::new());
         lines.extend(rows.into_iter().map(|(name, value, _)| format!("{}: {value}", name.to_lowercase())));
     }
+    lines.extend(status.archive.as_ref().map(|archive| format!("archive: {}", archive.line())));
     lines.extend([String::new(), "Sources".to_owned()]);
     for source in &status.sources {
         let sign = if source.lack.is_some() { '!' } else { '✓' };

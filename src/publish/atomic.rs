@@ -13,10 +13,9 @@ use nix::sys::stat::Mode;
 
 use super::dir::{Dir, MAX_DEPTH, Occupant, digest_of_size, is_directory, look};
 use super::layout::Publisher;
-use super::read_back::{Among, MayAccess, PublishedFile, describe};
+use super::read_back::{Among, MayAccess, PublishedFile, Take, describe};
 use super::sys::{fstat, fstatat, symlinkat};
 use super::{Output, PublishError};
-use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::sequence_of;
 use crate::model::tree::{File, Tree};
 
@@ -123,8 +122,8 @@ impl<'a> Publisher<'a> for Atomic<'a> {
         Ok(())
     }
 
-    fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
-        self.0.content_of_directory(name, key)
+    fn each(&self, name: &str, take: Take<'_>) -> Result<(), PublishError> {
+        self.0.each_of_directory(name, take)
     }
 
     fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError> {

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use super::PublishError;
 use super::dir::Dir;
-use super::read_back::{Among, MayAccess, PublishedFile};
-use crate::model::digest::{Digest, DigestKey};
+use super::read_back::{Among, MayAccess, PublishedFile, Take};
 use crate::model::tree::Tree;
 
 /// `--layout`.
@@ -52,8 +51,8 @@ pub(super) trait Publisher<'a> {
     /// See [`super::Output::unlink`].
     fn unlink(&self, name: &str) -> Result<(), PublishError>;
 
-    /// See [`super::Output::content`].
-    fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError>;
+    /// See [`super::Output::each`].
+    fn each(&self, name: &str, take: Take<'_>) -> Result<(), PublishError>;
 
     /// See [`super::Output::unreadable_by`].
     fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError>;

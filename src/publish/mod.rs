@@ -38,7 +38,7 @@ use self::files::Files;
 use self::folder::Folder;
 pub use self::layout::Layout;
 use self::layout::Publisher;
-pub use self::read_back::{MayAccess, PublishedFile};
+pub use self::read_back::{MayAccess, PublishedFile, Unread};
 use self::state::TEMPORARIES;
 pub use self::state::{FoundJournal, Lock};
 use crate::machine::{Disk, Write};

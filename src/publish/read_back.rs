@@ -1,6 +1,7 @@
 //! Reading what was published: nothing here creates, locks, writes, or sets a mode.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -29,6 +30,20 @@ pub type MayAccess<'a> = &'a dyn Fn(u32, u32, u32, u32) -> bool;
 /// Whether a file at this path is to be read.
 pub type Among<'a> = &'a dyn Fn(&str) -> bool;
 
+/// Takes a file of a generation: its path, its size, and what it can be read by.
+pub type Take<'a> = &'a mut dyn FnMut(&[u8], u64, OwnedFd) -> Result<(), Unread>;
+
+/// Why a file was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It cannot be read.
+    Failed(Errno),
+    /// It does not have the size that it had.
+    Changing,
+    /// Nothing is wrong with it, and no more files are wanted.
+    Enough,
+}
+
 /// A file of the current generation.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublishedFile {
@@ -46,7 +61,17 @@ impl Output {
     /// published, if nobody has changed it. Modes and owners are not looked at, and neither are directories without
     /// files.
     pub fn content(&self, generation: &Generation, key: &DigestKey) -> Result<Digest, PublishError> {
-        self.layout().content(directory(generation, "read")?, key)
+        let mut content = ContentHasher::new(key);
+        self.each(generation, &mut |path, size, file| {
+            content.file(path, digest_of_size(size, file).map_err(Unread::Failed)?.ok_or(Unread::Changing)?);
+            Ok(())
+        })?;
+        Ok(content.finish())
+    }
+
+    /// Gives each file of the generation to `take`, as it is on the disk, in the order of paths.
+    pub fn each(&self, generation: &Generation, take: Take<'_>) -> Result<(), PublishError> {
+        self.layout().each(directory(generation, "read")?, take)
     }
 
     /// The regular files of the current generation by path, and their contents as long as these are no more than
@@ -85,12 +110,10 @@ impl Output {
         }
     }
 
-    /// The digest of the files in a generation's directory.
-    pub(super) fn content_of_directory(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
+    /// Gives each file in a generation's directory to `take`.
+    pub(super) fn each_of_directory(&self, name: &str, take: Take<'_>) -> Result<(), PublishError> {
         let dir = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
-        let mut content = ReadBack { output: self, top: name, hasher: ContentHasher::new(key), left: READ_LIMIT };
-        content.add(&dir, &[])?;
-        Ok(content.hasher.finish())
+        ReadBack { output: self, top: name, take, left: READ_LIMIT }.add(&dir, &[]).map(drop)
     }
 
     /// The regular files below a directory, whose path in the generation is `at`.
@@ -177,14 +200,15 @@ pub(super) fn describe(path: &str, stat: &FileStat) -> String {
 struct ReadBack<'a> {
     output: &'a Output,
     top: &'a str,
-    hasher: ContentHasher,
+    take: Take<'a>,
     /// What may still be read.
     left: u64,
 }
 
 impl ReadBack<'_> {
-    /// Adds what is in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
-    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
+    /// Adds what is in a directory, whose path in the generation is `above`, and empty or with a slash at its end. Says
+    /// whether more is wanted.
+    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<bool, PublishError> {
         let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
         let mut entries = Vec::new();
         for name in dir.names().map_err(|errno| failed(self, errno))? {
@@ -202,10 +226,12 @@ impl ReadBack<'_> {
         entries.sort_unstable_by(|(one, ..), (two, ..)| one.cmp(two));
         for (path, name, stat) in entries {
             let failed = |at: &Self, errno| at.output.io("read", &at.place(&path), errno);
-            self.take(&path, path.len() as u64)?;
+            self.count(&path, path.len() as u64)?;
             if is_directory(&stat) {
                 let below = Dir::open(dir, &*name).map_err(|errno| failed(self, errno))?;
-                self.add(&below, &path)?;
+                if !self.add(&below, &path)? {
+                    return Ok(false);
+                }
                 continue;
             }
             if !is_file(&stat) {
@@ -215,16 +241,18 @@ impl ReadBack<'_> {
             let Some((file, size)) = dir.open_file(&*name).map_err(|errno| failed(self, errno))? else {
                 return Err(self.spoilt(&path, "not the file that it was just now".into()));
             };
-            self.take(&path, size)?;
-            let Some(bytes) = digest_of_size(size, file).map_err(|errno| failed(self, errno))? else {
-                return Err(self.spoilt(&path, "a file that is being changed".into()));
-            };
-            self.hasher.file(&path, bytes);
+            self.count(&path, size)?;
+            match (self.take)(&path, size, file) {
+                Ok(()) => {}
+                Err(Unread::Failed(errno)) => return Err(failed(self, errno)),
+                Err(Unread::Changing) => return Err(self.spoilt(&path, "a file that is being changed".into())),
+                Err(Unread::Enough) => return Ok(false),
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    fn take(&mut self, path: &[u8], size: u64) -> Result<(), PublishError> {
+    fn count(&mut self, path: &[u8], size: u64) -> Result<(), PublishError> {
         let left = self.left.checked_sub(size);
         self.left = left.ok_or_else(|| self.spoilt(path, "more than a generation can hold".into()))?;
         Ok(())

@@ -43,6 +43,8 @@ pub(super) const BOOT: &str = "boot";
 pub(super) const BOOT_TEMPORARY: &str = "boot.tmp";
 /// The last changes, for people. Nothing depends on it.
 const HISTORY: &str = "history.json";
+/// What was archived last.
+const ARCHIVED: &str = "archived.json";
 /// The spool, for the moment that it has a name.
 const SPOOL: &str = "spool";
 
@@ -65,8 +67,8 @@ const EARLIER: [(&str, Option<&str>); 8] = [
     (EARLIER_LOCK, None),
 ];
 
-/// What is longer is no history.
-const HISTORY_LIMIT: usize = 64 << 10;
+/// What is longer is neither a history nor what was archived.
+const NOTE_LIMIT: usize = 64 << 10;
 
 /// A journal is about 1 kB, unless a selector's deletions are not applied. What is longer is none.
 pub(super) const JOURNAL_LIMIT: usize = 4 * made_of::LIMIT;
@@ -315,6 +317,12 @@ impl Output {
         if let Some(spool) = self.spool.get() {
             return Ok(spool.clone());
         }
+        let spool = self.scratch()?;
+        Ok(self.spool.get_or_init(|| spool).clone())
+    }
+
+    /// The same, of which nobody else knows: for a value of which only the end shows how long it is.
+    pub fn scratch(&self) -> Result<Spool, PublishError> {
         // With O_EXCL nobody can give it a name later.
         let nameless = OFlag::O_RDWR | OFlag::O_TMPFILE | OFlag::O_EXCL | OFlag::O_CLOEXEC;
         let state = self.state(SPOOL)?;
@@ -330,7 +338,7 @@ impl Output {
         };
         let file =
             file.map_err(|errno| self.own_io("make the file that keeps values, without a name, in", SPOOL, errno))?;
-        Ok(self.spool.get_or_init(|| Spool::new(file.into())).clone())
+        Ok(Spool::new(file.into()))
     }
 
     /// The journal as it is, left where it is; `None`: there is none.
@@ -379,15 +387,34 @@ impl Output {
     /// What [`Output::write_history`] wrote, as far as it is there.
     #[must_use]
     pub fn read_history(&self) -> Vec<u8> {
-        let read = self.state(HISTORY).ok().and_then(|state| state.read(HISTORY, HISTORY_LIMIT).ok().flatten());
-        read.map(|(bytes, _)| bytes).unwrap_or_default()
+        self.read_note(HISTORY)
     }
 
     /// Replaces the history. A crash may lose it: nobody waits for the disk.
     pub fn write_history(&self, bytes: &[u8]) -> Result<(), PublishError> {
-        let state = self.state(HISTORY)?;
-        let written = state.remove(HISTORY).and_then(|()| state.create(HISTORY, bytes, None, PRIVATE));
-        written.map(drop).map_err(|errno| self.own_io("write", HISTORY, errno))
+        self.write_note(HISTORY, bytes)
+    }
+
+    /// What [`Output::write_archived`] wrote, as far as it is there.
+    #[must_use]
+    pub fn read_archived(&self) -> Vec<u8> {
+        self.read_note(ARCHIVED)
+    }
+
+    /// Replaces what is known of the archive. A crash may lose it, and then the same is archived once more.
+    pub fn write_archived(&self, bytes: &[u8]) -> Result<(), PublishError> {
+        self.write_note(ARCHIVED, bytes)
+    }
+
+    fn read_note(&self, name: &str) -> Vec<u8> {
+        let read = self.state(name).ok().and_then(|state| state.read(name, NOTE_LIMIT).ok().flatten());
+        read.map(|(bytes, _)| bytes).unwrap_or_default()
+    }
+
+    fn write_note(&self, name: &str, bytes: &[u8]) -> Result<(), PublishError> {
+        let state = self.state(name)?;
+        let written = state.remove(name).and_then(|()| state.create(name, bytes, None, PRIVATE));
+        written.map(drop).map_err(|errno| self.own_io("write", name, errno))
     }
 
     /// Replaces the journal. In the layout of single files it is on the disk on return.

@@ -20,6 +20,7 @@ mod verdicts; // each fault: its verdict on the page, in `trimtab status`, in th
 
 // The way of a change.
 mod api; // from the API server to files and a hook: edits, outages, permissions
+mod archive; // --archive: a real nginx that takes uploads, one that does not, kills on the way
 mod events; // Kubernetes Events of the Pod
 mod fleet; // a fleet of thirty, each with an nginx, one replica first
 mod kube_source; // `source::kube`: lists, watches, refusals, where a fault comes at an exact instant

@@ -192,7 +192,7 @@ fn urls_of_object_stores_are_checked_before_anything_is_asked() {
         (&["--watch-url", "s3://canary@web/a"][..], "from the environment"),
         (&["--watch-url", "s3://web/../canary"], "has an empty segment"),
         (&["--watch-url", "ftp://canary/a"], "http://, https:// or s3://"),
-        (&["--watch-url", "http://canary/a", "--url-anonymous"], "no --watch-url is one"),
+        (&["--watch-url", "http://canary/a", "--url-anonymous"], "no URL here is one"),
         (&["--watch-url", "s3://web/a", "--url-anonymous", "--url-instance-identity"], "contradict each other"),
     ] {
         let (code, said) = run(trimtab().args(["--output", &scene.text("conf")]).args(flags));

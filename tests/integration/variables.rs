@@ -171,6 +171,12 @@ fn by_variables_urls(variables: &mut Variables) {
     assert!(said.contains("--url-anonymous and --url-instance-identity contradict each other"), "{said}");
 
     hook.answer(Answer::Echo(200));
+    let archive = [("ARCHIVE", hook.url()), ("ARCHIVE_SECRETS", "true".to_owned())];
+    let archive = archive.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let mut sidecar = variables.start(&stage, "log", &[&own[..], &more[..1], &archive].concat(), &[]);
+    sidecar.until("it is archived", |status| status["archive"]["archived"].is_object());
+    sidecar.kill();
+
     stage.write("x.url", hook.url());
     let keys = [("WATCH_DIR", stage.text("x.url")), ("URL_HOSTS", "localhost,127.0.0.1".to_owned())];
     let keys = keys.each_ref().map(|(name, value)| (*name, value.as_str()));

@@ -3,6 +3,7 @@
 //! Values that may hold a credential (headers, URLs, bodies, command lines) stay plain strings until they are checked
 //! here, because clap quotes a value that it refuses.
 
+mod archive;
 mod confirm;
 mod gate;
 mod life;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use self::archive::ArchiveArgs;
 use self::confirm::{ConfirmArgs, OnReject};
 use self::gate::Gate;
 use self::life::OnBindError;
@@ -89,6 +91,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub urls: UrlArgs,
     #[command(flatten)]
+    pub archive: ArchiveArgs,
+    #[command(flatten)]
     pub output: OutputArgs,
     #[command(flatten)]
     pub validate: ValidateArgs,
@@ -112,9 +116,9 @@ pub struct RunArgs {
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, urls, output, validate, reload, confirm, rollout, life, listener, file: _, variables: _ } =
-            &self;
-        let mut parts = sources.parts(own_namespace, urls, !output.envsubst.is_empty())?;
+        let Self { sources, urls, archive, output, validate, reload, .. } = &self;
+        let Self { confirm, rollout, life, listener, .. } = &self;
+        let mut parts = sources.parts(own_namespace, urls, archive, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
         let directory = output.directory(self.writes())?;
         life.check()?;
@@ -147,6 +151,17 @@ impl RunArgs {
                 || !sources.secret_dirs.is_empty()
                 || parts.urls.iter().any(|url| url.secret),
         })?;
+        let archive = archive.config(
+            parts.behind_urls.archive,
+            &archive::Others {
+                once: once.is_some(),
+                writes: output.output.is_some(),
+                observed: sources.observe_dirs.len(),
+                state_dir: output.state_dir.is_some(),
+                timeout: urls.url_timeout,
+                retry: (reload.retry_min, reload.retry_max),
+            },
+        )?;
         let webhooks = match &reload_config.driver {
             Driver::Http { endpoints, .. } if life.metrics_as.is_some() => {
                 endpoints.iter().map(ToString::to_string).collect()
@@ -164,6 +179,7 @@ impl RunArgs {
                 debounce: life.debounce,
             },
             urls: Arc::new(urls.config(parts.urls, output.max_size, keys)),
+            archive,
             output: output.config(),
             digest_key_file: output.digest_key_file.clone(),
             render,

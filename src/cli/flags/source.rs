@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::url::UrlArgs;
+use super::archive::ArchiveArgs;
+use super::url::{Others, UrlArgs};
 use super::{Checked, usage};
 use crate::cli::values::{NamedPath, ObjectName, duration, namespace};
 use crate::model::object::Kind;
@@ -109,11 +110,18 @@ pub(super) struct Parts {
     pub watches: Vec<Watch>,
     pub roots: Vec<files::Root>,
     pub urls: Vec<url::Source>,
+    pub behind_urls: Others,
 }
 
 impl SourceArgs {
     /// `others`: whether something else is read that is published.
-    pub(super) fn parts(&self, own_namespace: OwnNamespace<'_>, urls: &UrlArgs, others: bool) -> Checked<Parts> {
+    pub(super) fn parts(
+        &self,
+        own_namespace: OwnNamespace<'_>,
+        urls: &UrlArgs,
+        archive: &ArchiveArgs,
+        others: bool,
+    ) -> Checked<Parts> {
         let from_api = !self.configmaps.is_empty() || !self.secrets.is_empty() || self.selector.is_some();
         let any = from_api || urls.is_given() || !self.watch_dirs.is_empty() || !self.observe_dirs.is_empty() || others;
         if !any {
@@ -141,7 +149,9 @@ impl SourceArgs {
         for dir in &self.watch_dirs {
             self.dir(&mut parts, dir, Role::Named);
         }
-        for url in urls.sources(self.allow_empty)? {
+        let (sources, behind_urls) = urls.sources(self.allow_empty, archive)?;
+        parts.behind_urls = behind_urls;
+        for url in sources {
             let spec = self.named_spec(format!("url/{}", url.name));
             parts.urls.push(url::Source { source: parts.specs.len(), ..url });
             parts.specs.push(spec);

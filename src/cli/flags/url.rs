@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::archive::{ARCHIVE, ArchiveArgs};
 use super::{Checked, UsageError, check_goes_with, usage};
 use crate::cli::values::duration;
 use crate::net::credentials::Header;
@@ -74,6 +75,12 @@ pub struct UrlArgs {
     pub url_key_file: Option<PathBuf>,
 }
 
+/// What is behind a URL and is no source.
+#[derive(Default)]
+pub(super) struct Others {
+    pub archive: Option<(Endpoint, Arc<HttpConfig>)>,
+}
+
 /// What stands before a `=`, where that comes before all else that a URL or a header may hold.
 fn named(text: &str) -> (Option<&str>, &str) {
     match text.split_once('=') {
@@ -84,8 +91,7 @@ fn named(text: &str) -> (Option<&str>, &str) {
 
 const SCHEMES: &str = "a URL starts with http://, https:// or s3://";
 
-/// Where a file is, and what it is called.
-fn of_server(url: &str) -> Result<(Endpoint, String), String> {
+fn server(url: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = url.parse().map_err(|error| match error {
         ParseEndpointError::Credentials => {
             "a URL must not hold credentials, as command lines are readable: use --url-header".to_owned()
@@ -93,9 +99,12 @@ fn of_server(url: &str) -> Result<(Endpoint, String), String> {
         ParseEndpointError::Scheme => SCHEMES.to_owned(),
         error => error.to_string(),
     })?;
-    if endpoint.is_unix() {
-        return Err(SCHEMES.to_owned());
-    }
+    if endpoint.is_unix() { Err(SCHEMES.to_owned()) } else { Ok(endpoint) }
+}
+
+/// Where a file is, and what it is called.
+fn of_server(url: &str) -> Result<(Endpoint, String), String> {
+    let endpoint = server(url)?;
     let last = endpoint.last_segment().filter(|last| !last.starts_with("..")).map(str::to_owned);
     let last = last.ok_or("its path has no last segment to call the key by, as app.conf in https://host/app.conf")?;
     Ok((endpoint, last))
@@ -112,19 +121,24 @@ impl UrlArgs {
         !self.watch_urls.is_empty()
     }
 
-    /// One for each URL; its index is not set.
-    pub(super) fn sources(&self, may_be_empty: bool) -> Checked<Vec<Source>> {
-        self.check()?;
+    /// One for each URL, whose index is not set; and what else is behind one.
+    pub(super) fn sources(&self, may_be_empty: bool, archive: &ArchiveArgs) -> Checked<(Vec<Source>, Others)> {
+        self.check(archive.is_given())?;
         let environment = Environment::of_process();
         let mut addresses = Vec::new();
         let mut sources: Vec<Source> = Vec::new();
-        for (index, url) in self.watch_urls.iter().enumerate() {
-            // It is not quoted: it may hold a credential.
-            let refused = |why: &str| UsageError(format!("--watch-url (number {}): {why}", index + 1));
+        let watched = self.watch_urls.iter().enumerate().map(|(index, url)| {
             let (name, url) = named(url);
+            (format!("--watch-url (number {})", index + 1), name, url)
+        });
+        let others = archive.urls().map(|(flag, name, url)| (flag.to_owned(), Some(name), url));
+        for (flag, name, url) in watched.chain(others) {
+            // It is not quoted: it may hold a credential.
+            let refused = |why: &str| UsageError(format!("{flag}: {why}"));
             let address = Address::parse(url).transpose().map_err(|error| refused(&error.to_string()))?;
             let (endpoint, key) = match &address {
                 Some(address) => of_object(address, &environment),
+                None if flag == ARCHIVE.0 => server(url).map(|endpoint| (endpoint, String::new())),
                 None => of_server(url),
             }
             .map_err(|why| refused(&why))?;
@@ -134,9 +148,16 @@ impl UrlArgs {
                 return Err(refused("the name before the '=' is empty"));
             }
             if sources.iter().any(|other| other.name == name) {
-                return usage(format!(
-                    "two --watch-url have the name {name:?}: give one another name, as --watch-url NAME=URL"
-                ));
+                return if flag.starts_with("--watch-url") {
+                    usage(format!(
+                        "two --watch-url have the name {name:?}: give one another name, as --watch-url NAME=URL"
+                    ))
+                } else {
+                    usage(format!(
+                        "a --watch-url has the name {name:?}, which is that of {flag}: give it another one, as --watch-url \
+                         NAME=URL"
+                    ))
+                };
             }
             let secret = self.secret_urls.contains(&name);
             sources.push(Source {
@@ -155,13 +176,25 @@ impl UrlArgs {
         self.add_http(&mut sources)?;
         self.add_stores(&mut sources, &addresses, &environment)?;
         self.add_keys(&mut sources)?;
-        Ok(sources)
+        let mut take = |(flag, name): (&str, &str)| {
+            let is_given = archive.urls().any(|(given, ..)| given == flag);
+            let at = sources.iter().position(|source| is_given && source.name == name)?;
+            Some(sources.remove(at))
+        };
+        let kept = take(ARCHIVE);
+        if kept.as_ref().is_some_and(|kept| kept.signed.is_some() || kept.secret) {
+            return usage(
+                "--url-key archive and --secret-url archive: nothing is read from --archive; see --archive-secrets",
+            );
+        }
+        let archive = kept.map(|kept| (kept.endpoint, kept.http));
+        Ok((sources, Others { archive }))
     }
 
-    fn check(&self) -> Checked<()> {
+    fn check(&self, others: bool) -> Checked<()> {
         check_goes_with(
             "--watch-url",
-            self.is_given(),
+            self.is_given() || others,
             &[
                 ("--secret-url", !self.secret_urls.is_empty()),
                 ("--url-key", !self.url_keys.is_empty()),
@@ -236,7 +269,7 @@ impl UrlArgs {
             [("--url-anonymous", self.url_anonymous), ("--url-instance-identity", self.url_instance_identity)]
         {
             if given && !any {
-                return usage(format!("{flag} is for s3:// URLs, and no --watch-url is one"));
+                return usage(format!("{flag} is for s3:// URLs, and no URL here is one"));
             }
         }
         if self.url_anonymous && self.url_instance_identity {

@@ -27,7 +27,7 @@ pub enum Owner {
     /// `--reload-…`: hooks and confirmations.
     #[default]
     Reload,
-    /// `--url-…`: sources.
+    /// `--url-…`: sources, and the archive.
     Url,
 }
 

@@ -4,6 +4,7 @@
 
 mod config;
 pub mod fetch;
+pub mod put;
 pub mod refused;
 
 use std::fmt;
@@ -15,9 +16,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -246,12 +247,15 @@ impl<'a> Attempt<'a> {
         self.in_time(open).await
     }
 
-    async fn exchange(
+    async fn exchange<B>(
         &self,
         socket: Box<dyn Socket>,
-        request: Request<Full<Bytes>>,
+        request: Request<B>,
         kept: usize,
-    ) -> Result<Response, HttpError> {
+    ) -> Result<Response, HttpError>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + Unpin + 'static,
+    {
         let watched = TokioIo::new(Watched { socket, written: false, progress: self.progress.clone() });
         let builder = hyper::client::conn::http1::Builder::new().max_buf_size(HEAD).handshake(watched).await;
         let (mut sender, connection) = builder.map_err(|error| self.broken(&error))?;

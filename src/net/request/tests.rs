@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream as UnixPeer};
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 
+use http_body_util::Full;
 use hyper::Method;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls_pki_types::PrivateKeyDer;

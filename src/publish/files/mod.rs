@@ -31,15 +31,13 @@ use self::compare::Comparison;
 use self::manifest::above;
 use self::records::{MANIFEST, Pointer};
 use super::cursor::Cursor;
-use super::dir::{
-    Dir, MAX_DEPTH, Occupant, PRIVATE, digest_of_size, is_directory, is_file, look, read_to_end, write_all,
-};
+use super::dir::{Dir, MAX_DEPTH, Occupant, PRIVATE, is_directory, is_file, look, read_to_end, write_all};
 use super::layout::Publisher;
-use super::read_back::{Among, MayAccess, PublishedFile, describe};
+use super::read_back::{Among, MayAccess, PublishedFile, Take, Unread, describe};
 use super::sys::{fstat, fstatat, fsync, unlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey, Hasher};
-use crate::model::tree::{ContentHasher, Tree};
+use crate::model::tree::Tree;
 
 /// Names the current generation.
 pub(super) const CURRENT: &str = "current";
@@ -265,13 +263,12 @@ impl<'a> Publisher<'a> for Files<'a> {
         place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
     }
 
-    fn content(&self, name: &str, key: &DigestKey) -> Result<Digest, PublishError> {
+    fn each(&self, name: &str, take: Take<'_>) -> Result<(), PublishError> {
         let manifest = self.required(name)?;
         let ownership = self.ownership()?;
         let files = self.files(name)?;
         let mut kept = over(&files);
         let mut place = self.0.in_place();
-        let mut hasher = ContentHasher::new(key);
         for (path, record) in manifest.files.iter() {
             let failed = |errno| self.0.io("read", path, errno);
             let copy = kept.open_file(path).map_err(failed)?;
@@ -287,12 +284,14 @@ impl<'a> Publisher<'a> for Files<'a> {
             if size != record.size {
                 return Err(spoilt("of another size"));
             }
-            let Some(bytes) = digest_of_size(size, file).map_err(failed)? else {
-                return Err(spoilt("a file that is being changed"));
-            };
-            hasher.file(path.as_bytes(), bytes);
+            match take(path.as_bytes(), size, file) {
+                Ok(()) => {}
+                Err(Unread::Failed(errno)) => return Err(failed(errno)),
+                Err(Unread::Changing) => return Err(spoilt("a file that is being changed")),
+                Err(Unread::Enough) => return Ok(()),
+            }
         }
-        Ok(hasher.finish())
+        Ok(())
     }
 
     fn unreadable_by(&self, may: MayAccess<'_>, name: &str) -> Result<Option<String>, PublishError> {

@@ -108,6 +108,7 @@ impl Scene {
         let generations = ["current", "from", "lastGood"].map(|role| &journal[role]["directory"]);
         let files = [
             "..data",
+            "..trimtab/private/archived.json",
             "..trimtab/private/boot",
             "..trimtab/private/current",
             "..trimtab/private/history.json",
