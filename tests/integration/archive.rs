@@ -311,7 +311,10 @@ fn what_the_main_process_writes_is_kept_and_brought_back() {
 fn archive_that_makes_no_sense_is_refused() {
     for (flags, words) in [
         (&["--archive-secrets", "--watch-dir=/x", "--output=/y"][..], "--archive-secrets goes with --archive"),
-        (&["--archive=s3://b/k", "--watch-dir=/x", "--output=/y"], "--archive: a URL starts with http:// or https://"),
+        (
+            &["--archive=gs://b/k", "--watch-dir=/x", "--output=/y"],
+            "--archive: a URL starts with http://, https:// or s3://",
+        ),
         (&["--archive=http://u:canary@h/", "--watch-dir=/x", "--output=/y"], "must not hold credentials"),
         (&["--archive=http://h/", "--once", "--watch-dir=/x", "--output=/y"], "--once ends before"),
         (&["--archive=http://h/", "--observe-dir=/x"], "needs --state-dir"),

@@ -86,7 +86,7 @@ fn each_alert_is_tested_both_ways_and_says_what_to_do() {
         .collect();
     let runbook = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/alerts.md")).unwrap();
     let alerts = alerts();
-    assert_eq!(alerts.len(), 8);
+    assert_eq!(alerts.len(), 9);
     for alert in &alerts {
         let name = text(&alert["alert"]);
         assert!(moments.contains(&(name, false)), "alerts_test.yaml has no moment at which {name} fires");

@@ -145,6 +145,31 @@ fn object_and_bundle_of_a_real_store_are_published_and_cost_nothing_while_they_s
 }
 
 #[test]
+fn what_was_confirmed_is_kept_in_a_real_store_once() {
+    let store = Store::start();
+    for replica in 1..=2 {
+        let scene = Scene::new();
+        fs::create_dir(scene.at("in")).unwrap();
+        fs::write(scene.at("in/a.conf"), "1").unwrap();
+        let sidecar =
+            start(&scene, &store.environment(), &["--watch-dir", &scene.text("in"), "--archive", "s3://web/kept/web"]);
+        let archived = sidecar.until("it is archived", |status| status["archive"]["archived"]["sequence"] == 1);
+        let name = archived["archive"]["archived"]["name"].as_str().unwrap().to_owned();
+        let kept = fs::read_dir(store.scene.at("data/web/kept/web")).unwrap();
+        let mut kept: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        kept.sort_unstable();
+        let mut expected = [name, "latest.tar.gz".to_owned()];
+        expected.sort_unstable();
+        assert_eq!(kept, expected, "replica {replica}");
+        nothing_secret(&sidecar);
+    }
+    let log = fs::read_to_string(store.scene.at("store.log")).unwrap();
+    let puts: Vec<_> = log.lines().filter(|line| line.contains("| PUT | /web/kept/")).collect();
+    let statuses: Vec<_> = puts.iter().map(|line| line.split('|').nth(2).unwrap().trim()).collect();
+    assert_eq!(statuses, ["200", "200", "412", "200"], "{puts:?}");
+}
+
+#[test]
 fn what_a_real_store_refuses_is_said_without_its_words() {
     let store = Store::start();
     store.put("list.txt", "1");

@@ -17,7 +17,7 @@ pub(super) const ARCHIVE: (&str, &str) = ("--archive", "archive");
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Archive")]
 pub struct ArchiveArgs {
-    /// Keep each confirmed generation as a bundle below this http or https URL, by PUT: DIGEST.tar.gz, and latest.tar.gz
+    /// Keep each confirmed generation as a bundle below this http, https or s3 URL, by PUT: DIGEST.tar.gz, and latest.tar.gz
     ///
     /// Of --observe-dir alone: what the main process writes; needs --state-dir. Flags that go with it have its name, as --url-header
     /// 'archive=Authorization: @FILE'; --url-ca-file, --url-cert-file and --url-timeout hold for it as well.

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn statuses_are_told_apart_and_a_condition_is_sent_where_it_is_asked_for() {
+    async fn statuses_are_distinguished_and_a_condition_is_sent_where_it_is_asked_for() {
         for (status, if_absent, ended) in [
             (201, true, Put::Done),
             (204, false, Put::Done),
