@@ -315,6 +315,17 @@ fn archive_that_makes_no_sense_is_refused() {
             &["--archive=gs://b/k", "--watch-dir=/x", "--output=/y"],
             "--archive: a URL starts with http://, https:// or s3://",
         ),
+        (
+            &[
+                "--archive=http://h/",
+                "--folders=/z",
+                "--layout=files",
+                "--path={label:x|}/{key}",
+                "--watch-dir=/x",
+                "--output=/y",
+            ],
+            "does not go with --folders",
+        ),
         (&["--archive=http://u:canary@h/", "--watch-dir=/x", "--output=/y"], "must not hold credentials"),
         (&["--archive=http://h/", "--once", "--watch-dir=/x", "--output=/y"], "--once ends before"),
         (&["--archive=http://h/", "--observe-dir=/x"], "needs --state-dir"),

@@ -29,6 +29,7 @@ pub struct ArchiveArgs {
 }
 
 /// What it must fit to.
+#[expect(clippy::struct_excessive_bools, reason = "each is whether a flag is given")]
 pub(super) struct Others {
     pub once: bool,
     /// Whether something is written into --output.
@@ -36,6 +37,7 @@ pub(super) struct Others {
     /// How many --observe-dir there are.
     pub observed: usize,
     pub state_dir: bool,
+    pub folders: bool,
     pub timeout: Duration,
     pub retry: (Duration, Duration),
 }
@@ -61,6 +63,12 @@ impl ArchiveArgs {
         if others.once {
             return usage(
                 "--archive is for a sidecar, which goes on until the upload is done; --once ends before: give one of them",
+            );
+        }
+        if others.folders {
+            return usage(
+                "--archive does not go with --folders: a bundle has no place for files outside of --output; give one of them, \
+                 or each a sidecar of its own",
             );
         }
         if !others.writes && others.observed != 1 {

@@ -158,6 +158,7 @@ impl RunArgs {
                 writes: output.output.is_some(),
                 observed: sources.observe_dirs.len(),
                 state_dir: output.state_dir.is_some(),
+                folders: !output.folders.is_empty(),
                 timeout: urls.url_timeout,
                 retry: (reload.retry_min, reload.retry_max),
             },
