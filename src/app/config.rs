@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fallback::FallbackConfig;
 use crate::archive;
 use crate::candidate;
 use crate::machine;
@@ -30,6 +31,7 @@ pub struct Config {
     pub urls: Arc<url::Config>,
     /// `--archive`.
     pub archive: Option<archive::Config>,
+    pub fallback: Option<FallbackConfig>,
     /// Where generations go. `None` where there is nothing to write: what is to be remembered is in memory then.
     pub output: Option<publish::Config>,
     pub digest_key_file: Option<PathBuf>,

@@ -7,6 +7,7 @@ mod archive;
 mod config;
 mod end;
 mod ends;
+mod fallback;
 mod ledger;
 mod lines;
 mod report;
@@ -29,6 +30,8 @@ use self::archive::Archivist;
 pub use self::config::Config;
 pub use self::end::End;
 use self::ends::{Answer, Done};
+use self::fallback::Fallback;
+pub use self::fallback::FallbackConfig;
 use self::ledger::Ledger;
 use self::report::Reporter;
 use self::rollout::Fleet;
@@ -66,6 +69,8 @@ struct App {
     fleet: Option<Box<Fleet>>,
     /// With `--archive`.
     archivist: Option<Archivist>,
+    /// With `--fallback-url`, where nothing is published and the sources have not answered.
+    fallback: Option<Box<Fallback>>,
     /// The newest inputs, while what the fleet had before is published in their place.
     aside: Option<(Inputs, Observed)>,
     /// The newest complete inputs.
@@ -98,7 +103,9 @@ impl App {
             }
             let next = self.timers.iter().min_by_key(|(_, at)| **at).map(|(timer, at)| (*timer, *at));
             let looks = self.fleet.as_ref().and_then(|fleet| fleet.wakes());
-            let wake = [next.map(|(_, at)| at), once_until, grace_until, gives_back, looks].into_iter().flatten().min();
+            let falls_back = self.fallback.as_ref().and_then(|fallback| fallback.wakes());
+            let wakes = [next.map(|(_, at)| at), once_until, grace_until, gives_back, looks, falls_back];
+            let wake = wakes.into_iter().flatten().min();
             tokio::select! {
                 biased;
                 signalled = signals.next() => match signalled {
@@ -125,6 +132,7 @@ impl App {
                 answer = self.steps.next() => self.answered(answer),
                 heard = Fleet::next(&mut self.fleet) => self.heard_of_fleet(heard),
                 news = Archivist::next(&mut self.archivist) => self.archived(news),
+                answer = Fallback::next(&mut self.fallback) => self.fell_back(answer),
                 news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
@@ -138,6 +146,7 @@ impl App {
                     }
                 }
             }
+            self.fall_back();
             self.roll_out();
             self.archive();
             self.report();
@@ -233,7 +242,7 @@ impl App {
             *aside = (inputs, (digest, Timestamp::now(), Instant::now()));
             return;
         }
-        let before = self.inputs.replace(inputs);
+        let before = self.inputs.replace(inputs).filter(|_| self.fallback.take().is_none_or(|it| !it.is_in_use()));
         if self.observed.is_none_or(|(known, ..)| known != digest) {
             debug!(digest = digest.short(), "inputs changed");
             let published = self.machine.journal().current.as_ref().map(|current| current.digest);
@@ -359,7 +368,8 @@ impl App {
         let rejected = self.machine.is_held() || self.machine.is_rejected();
         let newest = self.inputs.as_ref().filter(|_| rejected);
         self.report.edited_in_place(newest.map(|newest| self.ledger.edited_in_place(newest)).unwrap_or_default());
-        let observed = self.observed.map(|(digest, at, _)| (digest, at));
+        let answered = self.fallback.as_ref().is_none_or(|fallback| !fallback.is_in_use());
+        let observed = self.observed.map(|(digest, at, _)| (digest, at)).filter(|_| answered);
         self.report.state(&self.machine, self.feed.views(), &self.feed.fetches().collect::<Vec<_>>(), observed, fleet);
         // An init container's life is over before anyone asks.
         if self.config.once.is_none()

@@ -55,6 +55,9 @@ impl Reporter {
             status.phase = machine.phase().as_str();
             // Where nothing is written, there is nothing to wait for.
             status.ready |= !self.writes && observed.is_some();
+            if let Some((published, current)) = status.published.as_mut().zip(journal.current.as_ref()) {
+                published.look(current);
+            }
             status.observed = observed.map(|(digest, at)| status::Observed { digest, at });
             let confirmed = status.confirmed.as_ref();
             status.last_good = journal

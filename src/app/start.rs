@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::archive::Archivist;
+use super::fallback::Fallback;
 use super::ledger::Ledger;
 use super::report::Reporter;
 use super::rollout::{Fleet, Subject};
@@ -272,6 +273,8 @@ impl App {
         });
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let keep = keep(&config, output.as_deref())?;
+        let secret = config.fallback.as_ref().is_some_and(|fallback| fallback.source.secret);
+        let spool = if secret { keep.secret_urls.clone() } else { keep.urls.clone() };
         let journal = machine.journal();
         let published = Published::of(journal.current.as_ref());
         let feed =
@@ -282,6 +285,8 @@ impl App {
         let good = journal.last_good.as_ref();
         let archivist =
             archivist.map(|(archive, output)| Archivist::start(archive, output, &key, good, &report, &mut tasks));
+        let fallback = config.fallback.clone();
+        let fallback = fallback.and_then(|it| Fallback::start(it, &machine, spool)).map(Box::new);
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,
@@ -290,6 +295,7 @@ impl App {
             steps: Steps::new(&config, output, key, tasks),
             fleet: None,
             archivist,
+            fallback,
             aside: None,
             machine,
             timers: BTreeMap::new(),
@@ -310,7 +316,7 @@ impl App {
 /// Where values are kept. What is secret goes to the output's volume only where all of it is published there.
 fn keep(config: &Config, output: Option<&Output>) -> Result<Keep, PublishError> {
     let of_api = config.keeps_on_disk();
-    let of_urls = !config.urls.sources.is_empty();
+    let of_urls = !config.urls.sources.is_empty() || config.fallback.is_some();
     let spool = output.filter(|_| of_api || of_urls).map(Output::spool).transpose()?;
     Ok(Keep {
         api: spool.clone().filter(|_| of_api),

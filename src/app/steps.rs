@@ -93,6 +93,11 @@ impl Steps {
         while self.tasks.try_join_next().is_some() {}
     }
 
+    /// Starts a task beside the steps.
+    pub(super) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Whether the history can be written: one write at a time.
     pub(super) fn may_store(&self) -> bool {
         self.storing.as_ref().is_none_or(JoinHandle::is_finished)

@@ -56,6 +56,9 @@ impl Part {
 }
 
 impl MadeOf {
+    /// In the place of sources: it was made of what is behind `--fallback-url`.
+    pub const FALLBACK: &str = "fallback";
+
     /// Of a source that would make it exceed [`LIMIT`] the name alone is remembered.
     #[must_use]
     pub fn new(sources: impl IntoIterator<Item = (String, Parts)>) -> Self {
@@ -71,6 +74,12 @@ impl MadeOf {
             }
         };
         Self(Arc::new(sources.into_iter().map(fits).collect()))
+    }
+
+    /// Whether it was made of what is behind `--fallback-url`.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.has(Self::FALLBACK)
     }
 
     /// Whether a source had content.

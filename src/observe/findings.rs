@@ -372,14 +372,17 @@ fn published(status: &Status) -> String {
 }
 
 fn running(status: &Status) -> String {
-    match (&status.confirmed, &status.published) {
+    let fallback = status.published.as_ref().is_some_and(|published| published.fallback);
+    let from = if fallback { " It is from --fallback-url, until the sources answer." } else { "" };
+    let running = match (&status.confirmed, &status.published) {
         (Some(good), _) => match good.at {
             Some(at) => format!("The configuration of {at:.0} (generation {}) is running.", good.sequence),
             None => format!("Generation {}, found at start, is running.", good.sequence),
         },
         (None, Some(published)) => format!("Generation {} is published.", published.sequence),
         (None, None) => "Nothing is published yet.".to_owned(),
-    }
+    };
+    format!("{running}{from}")
 }
 
 /// The first source that something is wrong with, what that is, and how many more there are.

@@ -114,6 +114,13 @@ fn mark(text: &str) -> Option<Part> {
     known.then(|| Part::Mark { name: name.to_owned(), default })
 }
 
+impl Default for PathPattern {
+    /// Each key is a path.
+    fn default() -> Self {
+        Self { parts: vec![Part::Key], output: None, folders: Vec::new() }
+    }
+}
+
 impl PathPattern {
     /// The same for this output: a value that is an absolute path below it is taken as what it is below it.
     #[must_use]

@@ -39,6 +39,14 @@ pub enum OnCollision {
     Last,
 }
 
+impl Settings {
+    /// Where files are as they were rendered before.
+    #[must_use]
+    pub fn as_they_are(settings: &Self) -> Self {
+        Self { templated: false, path: PathPattern::default(), refuse_keys: None, selects: false, ..settings.clone() }
+    }
+}
+
 #[cfg(test)]
 impl Settings {
     /// Keys are written as files, each at its own name.

@@ -67,6 +67,12 @@ impl Store {
         log.lines().filter(|line| line.starts_with("PUT")).map(str::to_owned).collect()
     }
 
+    /// How often something was asked for.
+    fn downloads(&self) -> usize {
+        let log = fs::read_to_string(self.scene.at("access.log")).unwrap_or_default();
+        log.lines().filter(|line| line.starts_with("GET")).count()
+    }
+
     /// The bundles and the bytes of each, by their names.
     fn bundles(&self) -> BTreeMap<String, Vec<u8>> {
         let Ok(entries) = fs::read_dir(self.scene.at("www/shop/web")) else { return BTreeMap::new() };
@@ -305,6 +311,67 @@ fn what_the_main_process_writes_is_kept_and_brought_back() {
     put(&scene, "data/users.json", "[3]");
     eventually("the main process goes on", || (store.latest().get("users.json")? == "[3]").then_some(()));
     assert_eq!(store.bundles().len(), before.len() + 1);
+}
+
+#[test]
+fn start_without_the_sources_is_from_the_archive_until_they_answer() {
+    let store = Store::start();
+    let scene = Scene::new();
+    put(&scene, "in/a.conf", "1");
+    let sidecar = Sidecar::start(&scene.at("log"), scene.flags(&flags(&store, &scene, &[])));
+    archived(&sidecar, 1);
+    drop(sidecar);
+
+    // Another node, at which nothing is published, while the source does not answer.
+    let scene = Scene::new();
+    let url = format!("http://127.0.0.1:{}/shop/web/latest.tar.gz", store.port);
+    let credential = format!("fallback=Authorization: @{}", store.scene.text("credential"));
+    let watched = scene.text("in");
+    let flags =
+        ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "10ms", "--url-header", &credential];
+    let flags = scene.flags(&flags);
+    let sidecar = Sidecar::start(&scene.at("log2"), &flags);
+    eventually("it is published", || (scene.published("a.conf").as_deref() == Some("1")).then_some(()));
+    let status = sidecar.until("the verdict says so", |status| {
+        status["verdict"]["summary"].as_str().is_some_and(|summary| summary.contains("from --fallback-url"))
+    });
+    assert_eq!(status["verdict"]["state"], "stale", "{status}");
+    assert_eq!(status["published"]["fallback"], true, "{status}");
+    assert_eq!(status["ready"], true, "{status}");
+    drop(sidecar);
+
+    // A restart knows that it is one, and asks for none: something is published.
+    let before = store.downloads();
+    let sidecar = Sidecar::start(&scene.at("log3"), &flags);
+    sidecar.until("the verdict says so once more", |status| {
+        status["verdict"]["summary"].as_str().is_some_and(|summary| summary.contains("from --fallback-url"))
+    });
+    put(&scene, "in/a.conf", "1");
+    let status = sidecar.until("the source holds the same", |status| status["verdict"]["state"] == "in-effect");
+    assert_eq!(
+        (&status["published"]["sequence"], &status["published"]["fallback"]),
+        (&1.into(), &Value::Null),
+        "{status}"
+    );
+    fs::remove_file(scene.at("in/a.conf")).unwrap();
+    put(&scene, "in/b.conf", "2");
+    eventually("the source takes its place", || (scene.published("b.conf").as_deref() == Some("2")).then_some(()));
+    assert_eq!(scene.published("a.conf"), None);
+    let status = sidecar.until("it is in effect", |status| status["verdict"]["state"] == "in-effect");
+    assert!(status["published"]["fallback"].is_null(), "{status}");
+    assert_eq!(store.downloads(), before);
+}
+
+#[test]
+fn fallback_is_not_used_where_the_sources_answer() {
+    let store = Store::start();
+    let scene = Scene::new();
+    put(&scene, "in/a.conf", "1");
+    let (watched, url) = (scene.text("in"), format!("http://127.0.0.1:{}/none.tar.gz", store.port));
+    let flags = ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "1h"];
+    let sidecar = Sidecar::start(&scene.at("log"), scene.flags(&flags));
+    sidecar.until_idle();
+    assert_eq!(store.downloads(), 0);
 }
 
 #[test]

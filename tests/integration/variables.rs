@@ -171,7 +171,12 @@ fn by_variables_urls(variables: &mut Variables) {
     assert!(said.contains("--url-anonymous and --url-instance-identity contradict each other"), "{said}");
 
     hook.answer(Answer::Echo(200));
-    let archive = [("ARCHIVE", hook.url()), ("ARCHIVE_SECRETS", "true".to_owned())];
+    let archive = [
+        ("ARCHIVE", hook.url()),
+        ("ARCHIVE_SECRETS", "true".to_owned()),
+        ("FALLBACK_URL", format!("{}/none.tar", hook.url().trim_end_matches('/'))),
+        ("FALLBACK_AFTER", "1h".to_owned()),
+    ];
     let archive = archive.each_ref().map(|(name, value)| (*name, value.as_str()));
     let mut sidecar = variables.start(&stage, "log", &[&own[..], &more[..1], &archive].concat(), &[]);
     sidecar.until("it is archived", |status| status["archive"]["archived"].is_object());

@@ -6,12 +6,17 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Checked, usage};
+use crate::app::FallbackConfig;
 use crate::archive::Config;
+use crate::cli::values::duration;
 use crate::net::endpoint::Endpoint;
 use crate::net::request::HttpConfig;
+use crate::source::url::Source;
 
 /// The flag, and its name for those of --url-… that go with one URL.
 pub(super) const ARCHIVE: (&str, &str) = ("--archive", "archive");
+
+pub(super) const FALLBACK: (&str, &str) = ("--fallback-url", "fallback");
 
 /// The archive.
 #[derive(Debug, Args)]
@@ -26,6 +31,15 @@ pub struct ArchiveArgs {
     /// Archive also what a secret went into
     #[arg(long)]
     pub archive_secrets: bool,
+    /// Start from what is behind this URL, where nothing is published and the sources have not answered for --fallback-after
+    ///
+    /// A bundle as --archive keeps it, such as https://HOST/PATH/latest.tar.gz: its files are published as they are, through the whole
+    /// transaction, until the sources answer. Flags that go with it have its name, as --url-key fallback=FILE.
+    #[arg(long, value_name = "URL")]
+    pub fallback_url: Option<String>,
+    /// How long the sources are waited for before --fallback-url is asked
+    #[arg(long, value_name = "D", default_value = "30s", value_parser = duration)]
+    pub fallback_after: Duration,
 }
 
 /// What it must fit to.
@@ -38,18 +52,34 @@ pub(super) struct Others {
     pub observed: usize,
     pub state_dir: bool,
     pub folders: bool,
+    pub rollout: bool,
     pub timeout: Duration,
     pub retry: (Duration, Duration),
 }
 
 impl ArchiveArgs {
     pub(super) fn is_given(&self) -> bool {
-        self.archive.is_some()
+        self.archive.is_some() || self.fallback_url.is_some()
     }
 
     /// What is behind a URL: its flag, its name, and the URL.
     pub(super) fn urls(&self) -> impl Iterator<Item = (&'static str, &'static str, &str)> {
-        self.archive.iter().map(|url| (ARCHIVE.0, ARCHIVE.1, url.as_str()))
+        let archive = self.archive.iter().map(|url| (ARCHIVE.0, ARCHIVE.1, url.as_str()));
+        archive.chain(self.fallback_url.iter().map(|url| (FALLBACK.0, FALLBACK.1, url.as_str())))
+    }
+
+    pub(super) fn fallback(&self, source: Option<Source>, others: &Others) -> Checked<Option<FallbackConfig>> {
+        let Some(source) = source else { return Ok(None) };
+        if !others.writes {
+            return usage("--fallback-url is for files that are published, and nothing is: give --output and a source");
+        }
+        if others.rollout {
+            return usage(
+                "--fallback-url does not go with --rollout, which asks the API server before anything is published: give one of \
+                 them",
+            );
+        }
+        Ok(Some(FallbackConfig { source, after: self.fallback_after }))
     }
 
     /// `at`: what is said of the URL.

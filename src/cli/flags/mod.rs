@@ -151,18 +151,18 @@ impl RunArgs {
                 || !sources.secret_dirs.is_empty()
                 || parts.urls.iter().any(|url| url.secret),
         })?;
-        let archive = archive.config(
-            parts.behind_urls.archive,
-            &archive::Others {
-                once: once.is_some(),
-                writes: output.output.is_some(),
-                observed: sources.observe_dirs.len(),
-                state_dir: output.state_dir.is_some(),
-                folders: !output.folders.is_empty(),
-                timeout: urls.url_timeout,
-                retry: (reload.retry_min, reload.retry_max),
-            },
-        )?;
+        let of_archive = archive::Others {
+            once: once.is_some(),
+            writes: output.output.is_some(),
+            observed: sources.observe_dirs.len(),
+            state_dir: output.state_dir.is_some(),
+            folders: !output.folders.is_empty(),
+            timeout: urls.url_timeout,
+            retry: (reload.retry_min, reload.retry_max),
+            rollout: rollout.is_some(),
+        };
+        let fallback = archive.fallback(parts.behind_urls.fallback, &of_archive)?;
+        let archive = archive.config(parts.behind_urls.archive, &of_archive)?;
         let webhooks = match &reload_config.driver {
             Driver::Http { endpoints, .. } if life.metrics_as.is_some() => {
                 endpoints.iter().map(ToString::to_string).collect()
@@ -181,6 +181,7 @@ impl RunArgs {
             },
             urls: Arc::new(urls.config(parts.urls, output.max_size, keys)),
             archive,
+            fallback,
             output: output.config(),
             digest_key_file: output.digest_key_file.clone(),
             render,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::archive::{ARCHIVE, ArchiveArgs};
+use super::archive::{ARCHIVE, ArchiveArgs, FALLBACK};
 use super::{Checked, UsageError, check_goes_with, usage};
 use crate::cli::values::duration;
 use crate::net::credentials::Header;
@@ -79,6 +79,7 @@ pub struct UrlArgs {
 #[derive(Default)]
 pub(super) struct Others {
     pub archive: Option<(Endpoint, Arc<HttpConfig>)>,
+    pub fallback: Option<Source>,
 }
 
 /// What stands before a `=`, where that comes before all else that a URL or a header may hold.
@@ -187,8 +188,8 @@ impl UrlArgs {
                 "--url-key archive and --secret-url archive: nothing is read from --archive; see --archive-secrets",
             );
         }
-        let archive = kept.map(|kept| (kept.endpoint, kept.http));
-        Ok((sources, Others { archive }))
+        let (fallback, archive) = (take(FALLBACK), kept.map(|kept| (kept.endpoint, kept.http)));
+        Ok((sources, Others { archive, fallback }))
     }
 
     fn check(&self, others: bool) -> Checked<()> {

@@ -12,7 +12,7 @@ const OLD: Digest = Digest::from_bytes([1; 32]);
 const NEW: Digest = Digest::from_bytes([2; 32]);
 
 fn generation(sequence: u64, digest: Digest) -> Published {
-    Published { digest, sequence, at: Some("2026-11-30T14:03:10.5Z".parse().unwrap()) }
+    Published { digest, sequence, at: Some("2026-11-30T14:03:10.5Z".parse().unwrap()), fallback: false }
 }
 
 fn source(name: &str, lack: Option<Lack>, message: &str) -> Source {

@@ -13,7 +13,7 @@ const HOSTILE: &str = "</td></table><script>alert(1)</script><img src=x onerror=
 
 fn hostile() -> Status {
     let (digest, at, text) = (Digest::UNKNOWN, Timestamp::UNIX_EPOCH, || HOSTILE.to_owned());
-    let published = Some(Published { digest, sequence: 7, at: None });
+    let published = Some(Published { digest, sequence: 7, at: None, fallback: false });
     let mut history = History::default();
     let edit = Edit { source: text(), keys: vec![text()], more_keys: 0, from: None, to: Some(text()) };
     history.observed(digest, vec![edit]);
