@@ -182,6 +182,11 @@ fn unread(status: &Status) -> Option<Finding> {
     }
     let running = if status.published.is_some() { running(status) } else { String::new() };
     let Some((source, cause, more)) = troubled(status) else {
+        if status.published.as_ref().is_some_and(|published| published.fallback) {
+            let stale =
+                Finding::calm(State::Stale, Station::Source, "No edit is seen, as the sources have not answered yet");
+            return Some(Finding { meanwhile: running, calm: false, ..stale });
+        }
         let read = Finding::calm(State::Working, Station::Source, "The sources are read for the first time");
         let Some(wait) = &status.waits_for else { return Some(read) };
         return Some(Finding {

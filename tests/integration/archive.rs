@@ -286,8 +286,8 @@ fn what_the_main_process_writes_is_kept_and_brought_back() {
     eventually("it is archived", || (store.latest() == map(&[("users.json", "[1]"), ("below/x", "x")])).then_some(()));
     put(&scene, "data/users.json", "[1,2]");
     eventually("the next one is", || (store.latest().get("users.json")? == "[1,2]").then_some(()));
-    // Empty is absence.
-    fs::remove_dir_all(&data).unwrap();
+    // Empty is absence. By a rename: a directory without some of its files is one of others.
+    fs::rename(&data, scene.at("gone")).unwrap();
     fs::create_dir(&data).unwrap();
     sidecar.until_idle();
     drop(sidecar);
@@ -360,6 +360,26 @@ fn start_without_the_sources_is_from_the_archive_until_they_answer() {
     let status = sidecar.until("it is in effect", |status| status["verdict"]["state"] == "in-effect");
     assert!(status["published"]["fallback"].is_null(), "{status}");
     assert_eq!(store.downloads(), before);
+}
+
+#[test]
+fn what_is_in_use_while_sources_hang_is_not_reported_to_be_theirs() {
+    let store = Store::start();
+    fs::create_dir_all(store.scene.at("www/shop")).unwrap();
+    fs::write(store.scene.at("www/shop/a.conf"), "1").unwrap();
+    let scene = Scene::new();
+    let hangs = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let source = format!("http://{}/web.conf", hangs.local_addr().unwrap());
+    let url = format!("http://127.0.0.1:{}/shop/a.conf", store.port);
+    let credential = format!("fallback=Authorization: @{}", store.scene.text("credential"));
+    let flags =
+        ["--watch-url", &source, "--fallback-url", &url, "--fallback-after", "10ms", "--url-header", &credential];
+    let sidecar = Sidecar::start(&scene.at("log"), scene.flags(&flags));
+    let status = sidecar.until("it is confirmed", |status| status["confirmed"].is_object());
+    let verdict = &status["verdict"];
+    assert_eq!(verdict["state"], "stale", "{status}");
+    assert!(verdict["summary"].as_str().unwrap().contains("from --fallback-url"), "{status}");
+    assert_eq!(scene.published("a.conf").as_deref(), Some("1"));
 }
 
 #[test]
