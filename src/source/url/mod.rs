@@ -47,6 +47,8 @@ const JITTER: f64 = 0.1;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 const CONNECT: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(30);
+/// Of one request: all of them together have a time, which must be over first, however slow this machine is.
+const WHOLE: Duration = Duration::from_hours(24);
 
 /// What one URL is.
 #[derive(Clone, Debug)]
@@ -166,7 +168,7 @@ pub async fn look(config: &Config, source: &Source, spool: Option<&Spool>, known
 }
 
 fn limits(config: &Config) -> Limits {
-    Limits { connect: CONNECT, quiet: QUIET, whole: config.timeout, bytes: config.max_size }
+    Limits { connect: CONNECT, quiet: QUIET, whole: WHOLE, bytes: config.max_size }
 }
 
 impl Source {
