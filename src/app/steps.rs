@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -28,10 +27,6 @@ use crate::reload::process::{self, Clock};
 use crate::reload::{self, NotTaken, Notified, Reloader};
 use crate::render::{Inputs, Settings};
 use crate::source::ReadBack;
-
-/// How long a sync waits for the notification to be on its way, which needs the processor and the file system as well:
-/// without, the hook of a volume on ext4 is called a fifth later on two cores.
-const HEAD_START: Duration = Duration::from_millis(5);
 
 /// Starts the steps, and hears of their ends.
 pub(super) struct Steps {
@@ -187,9 +182,6 @@ impl Steps {
             let _ = answer.blocking_send(Answer::Done(Box::new(Done { trouble, ..Done::new(event, began.elapsed()) })));
             // Beside the reload and its confirmation. Before anything is called good it is done again, and reported.
             let output = output.filter(|_| lasts);
-            if output.is_some() {
-                std::thread::sleep(HEAD_START);
-            }
             if let Some(Err(error)) = output.map(|output| output.sync()) {
                 debug!("a power loss may take what was published: {error}");
             }
