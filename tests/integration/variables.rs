@@ -472,14 +472,14 @@ fn by_variables_checks(variables: &mut Variables) {
     let alive = [
         ("RELOAD_URL", url.as_str()),
         ("PID_FILE", &pid_file),
-        ("CONFIRM_ALIVE", "70ms"),
+        ("CONFIRM_ALIVE", "2s"),
         ("CONFIRM_WORKERS", "true"),
-        ("CONFIRM_TIMEOUT", "300ms"),
+        ("CONFIRM_TIMEOUT", "3s"),
     ];
     let other = stage.text("other");
     let own = [("OUTPUT", other.as_str()), ("WATCH_DIR", volume.as_str())];
     let sidecar = variables.start(&stage, "log-alive", &[&own[..], &alive].concat(), &[]);
-    let reported = |status: &Value| problem(status, "confirm").contains("lived for 70ms (--confirm-workers)");
+    let reported = |status: &Value| problem(status, "confirm").contains("lived for 2s (--confirm-workers)");
     sidecar.until("it has no workers", reported);
     target.kill().unwrap();
     target.wait().unwrap();
