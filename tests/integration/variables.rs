@@ -465,8 +465,8 @@ fn by_variables_checks(variables: &mut Variables) {
     sidecar.until("it is malformed", |status| status["quarantine"]["reason"].to_string().contains("app.json"));
 
     // Its children live for too short a time.
-    let mut target = Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap();
-    let pid_file = stage.write("pid", target.id().to_string());
+    let target = Ends(Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap());
+    let pid_file = stage.write("pid", target.0.id().to_string());
     let hook = Hook::start(None);
     let url = hook.url();
     let alive = [
@@ -481,8 +481,16 @@ fn by_variables_checks(variables: &mut Variables) {
     let sidecar = variables.start(&stage, "log-alive", &[&own[..], &alive].concat(), &[]);
     let reported = |status: &Value| problem(status, "confirm").contains("lived for 2s (--confirm-workers)");
     sidecar.until("it has no workers", reported);
-    target.kill().unwrap();
-    target.wait().unwrap();
+}
+
+/// A process that ends with its test, also with one that fails: what holds the run's output would keep it from its end.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn by_variables_targets_tls_and_once(variables: &mut Variables) {
