@@ -242,7 +242,9 @@ impl App {
             *aside = (inputs, (digest, Timestamp::now(), Instant::now()));
             return;
         }
-        let before = self.inputs.replace(inputs).filter(|_| self.fallback.take().is_none_or(|it| !it.is_in_use()));
+        // The sources have answered: it is not asked any more, and what it had is no edit's beginning.
+        let fell_back = self.fallback.take().is_some_and(|fallback| fallback.is_in_use());
+        let before = self.inputs.replace(inputs).filter(|_| !fell_back);
         if self.observed.is_none_or(|(known, ..)| known != digest) {
             debug!(digest = digest.short(), "inputs changed");
             let published = self.machine.journal().current.as_ref().map(|current| current.digest);

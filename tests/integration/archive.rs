@@ -5,6 +5,7 @@ use std::fs;
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -385,13 +386,24 @@ fn what_is_in_use_while_sources_hang_is_not_reported_to_be_theirs() {
 #[test]
 fn fallback_is_not_used_where_the_sources_answer() {
     let store = Store::start();
+    fs::create_dir_all(store.scene.at("www/shop")).unwrap();
+    fs::write(store.scene.at("www/shop/old.conf"), "0").unwrap();
     let scene = Scene::new();
     put(&scene, "in/a.conf", "1");
-    let (watched, url) = (scene.text("in"), format!("http://127.0.0.1:{}/none.tar.gz", store.port));
-    let flags = ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "1h"];
+    let (watched, url) = (scene.text("in"), format!("http://127.0.0.1:{}/shop/old.conf", store.port));
+    let credential = format!("fallback=Authorization: @{}", store.scene.text("credential"));
+    // Long enough for a busy machine to read a directory first.
+    let flags =
+        ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "3s", "--url-header", &credential];
     let sidecar = Sidecar::start(&scene.at("log"), scene.flags(&flags));
+    let began = Instant::now();
     sidecar.until_idle();
-    assert_eq!(store.downloads(), 0);
+    // That it is not asked for later either.
+    while began.elapsed() < Duration::from_secs(4) {
+        assert_eq!(store.downloads(), 0, "{}", sidecar.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!((scene.published("a.conf").as_deref(), scene.published("old.conf")), (Some("1"), None));
 }
 
 #[test]
