@@ -7,9 +7,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tracing::warn;
 
-use super::App;
 use super::ledger::Ledger;
 use super::report::Reporter;
+use super::{App, received};
 use crate::archive::{self, Archived, Config, News, Order};
 use crate::model::digest::DigestKey;
 use crate::model::journal::Generation;
@@ -53,14 +53,7 @@ impl Archivist {
 
     /// What became of an order; for ever, where there is no archive.
     pub(super) async fn next(archivist: &mut Option<Self>) -> News {
-        let news = match archivist {
-            Some(archivist) => archivist.news.recv().await,
-            None => None,
-        };
-        match news {
-            Some(news) => news,
-            None => std::future::pending().await,
-        }
+        received(archivist.as_mut().map(|archivist| &mut archivist.news)).await
     }
 
     /// Tries again at once what waits to be tried again.

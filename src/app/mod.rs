@@ -132,7 +132,7 @@ impl App {
                 answer = self.steps.next() => self.answered(answer),
                 heard = Fleet::next(&mut self.fleet) => self.heard_of_fleet(heard),
                 news = Archivist::next(&mut self.archivist) => self.archived(news),
-                answer = Fallback::next(&mut self.fallback) => self.fell_back(answer),
+                update = Fallback::next(&mut self.fallback) => self.fell_back(update),
                 news = self.feed.next() => self.heard(news),
                 () = sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                     let now = Instant::now();
@@ -401,5 +401,18 @@ impl App {
             Wait::Within(length) => backoff::spread(length, 0.0),
             Wait::Backoff(attempts) => backoff::delay(attempts, min, max, 0.5),
         }
+    }
+}
+
+/// What a receiver is sent; for ever, where there is none, or nobody sends any more. May be dropped at any time without a
+/// loss.
+async fn received<T>(receiver: Option<&mut mpsc::Receiver<T>>) -> T {
+    let sent = match receiver {
+        Some(receiver) => receiver.recv().await,
+        None => None,
+    };
+    match sent {
+        Some(sent) => sent,
+        None => std::future::pending().await,
     }
 }

@@ -19,6 +19,7 @@ pub(super) use self::looks::Subject;
 use self::looks::{Looked, Looks};
 pub(crate) use self::stored::lease_of;
 use self::stored::{People, clipped};
+use super::received;
 use crate::machine::{Machine, Phase, Step};
 use crate::model::digest::{Digest, DigestKey};
 use crate::model::journal::Generation;
@@ -159,11 +160,8 @@ impl Fleet {
 
     /// Waits for an answer. May be dropped at any time without a loss.
     pub(super) async fn next(fleet: &mut Option<Box<Self>>) -> Option<Heard> {
-        let answer = match fleet {
-            Some(fleet) => fleet.answers.1.recv().await,
-            None => None,
-        };
-        let (Some(fleet), Some(answered)) = (fleet, answer) else { return std::future::pending().await };
+        let Some(fleet) = fleet else { return std::future::pending().await };
+        let answered = received(Some(&mut fleet.answers.1)).await;
         while fleet.tasks.try_join_next().is_some() {}
         fleet.heard(answered)
     }

@@ -273,8 +273,6 @@ impl App {
         });
         let api = clients.map(|clients| (clients, &config.watches[..]));
         let keep = keep(&config, output.as_deref())?;
-        let secret = config.fallback.as_ref().is_some_and(|fallback| fallback.source.secret);
-        let spool = if secret { keep.secret_urls.clone() } else { keep.urls.clone() };
         let journal = machine.journal();
         let published = Published::of(journal.current.as_ref());
         let feed =
@@ -285,8 +283,10 @@ impl App {
         let good = journal.last_good.as_ref();
         let archivist =
             archivist.map(|(archive, output)| Archivist::start(archive, output, &key, good, &report, &mut tasks));
-        let fallback = config.fallback.clone();
-        let fallback = fallback.and_then(|it| Fallback::start(it, &machine, spool)).map(Box::new);
+        let fallback = config.fallback.clone().and_then(|fallback| {
+            let spool = keep.of(&fallback.source).cloned();
+            Fallback::start(fallback, &machine, spool).map(Box::new)
+        });
         let mut app = Self {
             settings: Arc::new(config.render.clone()),
             feed,

@@ -9,9 +9,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::Config;
 use super::ends::{Answer, Done, Trouble, rendered, verdict};
 use super::ledger::Ledger;
+use super::{Config, received};
 use crate::candidate::{self, Candidate, Order};
 use crate::machine::{Event, Step, Write, WriteKind};
 use crate::model::digest::{Digest, DigestKey};
@@ -76,11 +76,7 @@ impl Steps {
 
     /// Waits for a step's end. May be dropped at any time without a loss.
     pub(super) async fn next(&mut self) -> Answer {
-        match self.answers.1.recv().await {
-            Some(answer) => answer,
-            // One sender is held here.
-            None => std::future::pending().await,
-        }
+        received(Some(&mut self.answers.1)).await
     }
 
     /// Forgets the tasks that have ended, or the set would grow with each step.

@@ -48,6 +48,14 @@ pub struct Keep {
     pub secret_urls: Option<Spool>,
 }
 
+impl Keep {
+    /// Where the values of this one are kept.
+    #[must_use]
+    pub fn of(&self, source: &url::Source) -> Option<&Spool> {
+        if source.secret { self.secret_urls.as_ref() } else { self.urls.as_ref() }
+    }
+}
+
 /// What sources reported, by their indices.
 #[derive(Debug, Default)]
 pub struct News {
@@ -104,8 +112,7 @@ impl Feed {
             tasks.spawn(files::watch(files.clone(), refresh.subscribe(), reports.clone()));
         }
         for source in &urls.sources {
-            let spool = if source.secret { &keep.secret_urls } else { &keep.urls };
-            let (urls, source, spool) = (Arc::clone(urls), source.clone(), spool.clone());
+            let (urls, source, spool) = (Arc::clone(urls), source.clone(), keep.of(source).cloned());
             tasks.spawn(url::watch(urls, source, spool, fetch.subscribe(), reports.clone()));
         }
         if let Some((clients, watches)) = api {
