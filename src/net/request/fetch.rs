@@ -1,4 +1,4 @@
-//! One GET whose body counts as a whole or not at all: conditional, bounded in time and size, redirected within one
+//! One GET whose body counts as a whole or not at all: conditional, bounded in silence and size, redirected within one
 //! server alone.
 
 #[cfg(test)]
@@ -32,15 +32,13 @@ const SETTLED: i64 = 2;
 /// The longest Retry-After that is heeded.
 const LONGEST: Duration = Duration::from_hours(1);
 
-/// How long and how large an answer may be.
+/// How slow and how large an answer may be. The time of it all is for whoever asks.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Until there is a connection, TLS handshake included.
     pub connect: Duration,
     /// Without a byte.
     pub quiet: Duration,
-    /// From the connect to the last byte, redirects included.
-    pub whole: Duration,
     /// The body's length.
     pub bytes: u64,
 }
@@ -257,18 +255,14 @@ pub async fn fetch_into(
     limits: &Limits,
     conditions: &Conditions,
 ) -> Result<Fetched, FetchError> {
-    let whole = async {
-        let mut at = endpoint.clone();
-        for _ in 0..=REDIRECTS {
-            match ask(spill, &at, config, limits, conditions).await? {
-                Answer::Here(fetched) => return Ok(fetched),
-                Answer::There(next) => at = next,
-            }
+    let mut at = endpoint.clone();
+    for _ in 0..=REDIRECTS {
+        match ask(spill, &at, config, limits, conditions).await? {
+            Answer::Here(fetched) => return Ok(fetched),
+            Answer::There(next) => at = next,
         }
-        Err(FetchError::Circle { endpoint: endpoint.to_string() })
-    };
-    let slow = |_| Err(FetchError::Slow { endpoint: endpoint.to_string(), whole: limits.whole });
-    timeout(limits.whole, whole).await.unwrap_or_else(slow)
+    }
+    Err(FetchError::Circle { endpoint: endpoint.to_string() })
 }
 
 enum Answer {

@@ -47,8 +47,6 @@ const JITTER: f64 = 0.1;
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 const CONNECT: Duration = Duration::from_secs(5);
 const QUIET: Duration = Duration::from_secs(30);
-/// Of one request: all of them together have a time, which must be over first, however slow this machine is.
-const WHOLE: Duration = Duration::from_hours(24);
 
 /// What one URL is.
 #[derive(Clone, Debug)]
@@ -148,14 +146,14 @@ pub enum Found {
 
 /// Asks once.
 pub async fn look(config: &Config, source: &Source, spool: Option<&Spool>, known: &Known) -> Result<Found, UrlError> {
-    // A signature, and both of them once more, come within the time of one.
+    // A list with its objects, and a body with its signature, redirects included, come within the time of one.
     let slow = |_| UrlError::from(FetchError::Slow { endpoint: source.endpoint.to_string(), whole: config.timeout });
+    let limits = Limits { connect: CONNECT, quiet: QUIET, bytes: config.max_size };
     if let Some(prefix) = &source.prefix {
-        let limits = limits(config);
         let found = prefix.look(source, &limits, spool, known.whole.as_deref());
         return timeout(config.timeout, found).await.map_err(slow)?;
     }
-    let fetched = timeout(config.timeout, source.fetch(config, spool, &known.conditions)).await;
+    let fetched = timeout(config.timeout, source.fetch(&limits, spool, &known.conditions)).await;
     let (body, conditions) = match fetched.map_err(slow)?? {
         Fetched::New { body, conditions } => (body, conditions),
         Fetched::NotModified => return Ok(Found::NotModified),
@@ -167,20 +165,15 @@ pub async fn look(config: &Config, source: &Source, spool: Option<&Spool>, known
     Ok(Found::Object(object.unwrap_or(Err(UrlError::Ended))?, Known { conditions, whole: None }))
 }
 
-fn limits(config: &Config) -> Limits {
-    Limits { connect: CONNECT, quiet: QUIET, whole: WHOLE, bytes: config.max_size }
-}
-
 impl Source {
     /// What is there, as it may be used: verified where it is to be signed, and absent where it is empty.
     async fn fetch(
         &self,
-        config: &Config,
+        limits: &Limits,
         spool: Option<&Spool>,
         conditions: &Conditions,
     ) -> Result<Fetched<Content>, UrlError> {
-        let limits = limits(config);
-        let mut fetched = self.fetch_once(&self.endpoint, &limits, spool, conditions).await?;
+        let mut fetched = self.fetch_once(&self.endpoint, limits, spool, conditions).await?;
         let mut again = true;
         loop {
             let (body, conditions) = match fetched {
@@ -188,13 +181,13 @@ impl Source {
                 Fetched::New { body, conditions } => (body, conditions),
                 nothing => return Ok(nothing),
             };
-            match self.verify(&body, &limits).await {
+            match self.verify(&body, limits).await {
                 Ok(()) => return Ok(Fetched::New { body, conditions }),
                 // One of the two may have been replaced after the other was fetched.
                 Err(UrlError::Unsigned { error, .. }) if again && error.may_be_of_two_versions() => again = false,
                 Err(error) => return Err(error),
             }
-            fetched = match self.fetch_once(&self.endpoint, &limits, spool, &conditions).await? {
+            fetched = match self.fetch_once(&self.endpoint, limits, spool, &conditions).await? {
                 Fetched::NotModified => Fetched::New { body, conditions },
                 newer => newer,
             };

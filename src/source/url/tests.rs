@@ -263,6 +263,18 @@ async fn signature_comes_within_the_time_of_its_content() {
 }
 
 #[tokio::test]
+async fn slow_servers_are_given_up() {
+    for start in ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe"] {
+        let server = Server::start("");
+        server.hold(start);
+        let config = Config { timeout: Duration::from_millis(50), max_size: 64, ..Config::default() };
+        let error = look(&config, &source(&server, false), None, &Known::default()).await.unwrap_err();
+        assert!(matches!(error, UrlError::Fetch(FetchError::Slow { .. })), "{start:?}: {error:?}");
+        assert!(error.to_string().contains("--url-timeout"));
+    }
+}
+
+#[tokio::test]
 async fn task_ends_with_its_receiver() {
     let server = Server::start(&ok("", "1"));
     let Running { updates, task, refresh: _refresh } = Running::start(&server, Duration::from_hours(1));
