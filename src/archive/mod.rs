@@ -274,7 +274,7 @@ fn make(output: &Output, key: &DigestKey, order: &Order) -> Result<Packed, Archi
 fn own(output: &Output, key: &DigestKey, generation: &Generation, packer: &mut Packer) -> Result<(), ArchiveError> {
     let mut content = ContentHasher::new(key);
     let mut full = None;
-    output.each(generation, &mut |path, size, file| match packer.add(path, size, File::from(file)) {
+    let read = output.each(generation, &mut |path, size, file| match packer.add(path, size, File::from(file)) {
         Ok(digest) => {
             content.file(path, digest);
             Ok(())
@@ -285,16 +285,18 @@ fn own(output: &Output, key: &DigestKey, generation: &Generation, packer: &mut P
         }
         Err(PackError::Write(error)) => {
             full = Some(error);
-            Err(Unread::Enough)
+            // Nothing is wrong with the file: what is said is that there is no room.
+            Err(Unread::Changing)
         }
-    })?;
-    match full {
-        Some(error) => Err(ArchiveError::NotKept(error)),
-        None if generation.content != Digest::UNKNOWN && content.finish() != generation.content => {
-            Err(ArchiveError::Changed)
-        }
-        None => Ok(()),
+    });
+    if let Some(error) = full {
+        return Err(ArchiveError::NotKept(error));
     }
+    read?;
+    if generation.content != Digest::UNKNOWN && content.finish() != generation.content {
+        return Err(ArchiveError::Changed);
+    }
+    Ok(())
 }
 
 /// Uploads a bundle under a name; says whether it was there.

@@ -46,7 +46,7 @@ impl<'a> Publisher<'a> for Atomic<'a> {
     fn write(&self, top: &str, tree: &Tree, _: bool) -> Result<(), PublishError> {
         self.refuse_foreign(tree)?;
         let files = tree.iter().map(|(path, file)| (path.as_str(), file));
-        self.0.write_tree(&self.0.dir, top, top, self.0.access(), files)
+        self.0.write_tree(&self.0.dir, top, top, self.0.access, files)
     }
 
     fn candidate(&self, name: &str) -> PathBuf {

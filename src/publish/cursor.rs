@@ -14,14 +14,14 @@ use super::dir::Dir;
 /// There may be several roots: an absolute path is below the root that it names, any other below the one without a path.
 #[derive(Debug)]
 pub(super) struct Cursor<'a> {
-    roots: Vec<Root<'a>>,
+    roots: Vec<Top<'a>>,
     /// Which of them is the one at hand.
     at: usize,
     open: Vec<Level>,
 }
 
 #[derive(Debug)]
-struct Root<'a> {
+struct Top<'a> {
     path: &'a str,
     dir: &'a Dir,
     changed: bool,
@@ -52,7 +52,7 @@ pub(super) fn below<'p>(root: &str, path: &'p str) -> Option<&'p str> {
 impl<'a> Cursor<'a> {
     /// Over several roots with their paths, none of which is below another.
     pub(super) fn over(roots: impl IntoIterator<Item = (&'a str, &'a Dir)>) -> Self {
-        let roots = roots.into_iter().map(|(path, dir)| Root { path, dir, changed: false }).collect();
+        let roots = roots.into_iter().map(|(path, dir)| Top { path, dir, changed: false }).collect();
         Self { roots, at: 0, open: Vec::new() }
     }
 

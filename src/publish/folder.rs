@@ -9,10 +9,11 @@ use std::path::Path;
 use nix::sys::stat::Mode;
 use nix::unistd::Gid;
 
+use super::Output;
 use super::cursor::{Cursor, below};
 use super::dir::Dir;
-use super::open::{SETGID, own_path_of};
-use super::{Output, PublishError};
+use super::open::SETGID;
+use super::state::own_in;
 
 /// One of `--folders`.
 #[derive(Debug)]
@@ -55,19 +56,15 @@ impl Root<'_> {
 
     /// A path in its own directory, for messages.
     pub(super) fn place(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { own_path_of(Path::new(self.path), name) }
+        if self.path.is_empty() { name.to_owned() } else { own_in(Path::new(self.path), name).display().to_string() }
     }
 }
 
 impl Output {
-    pub(super) fn access(&self) -> Access {
-        Access { group: self.group, dir_mode: self.dir_mode }
-    }
-
     /// What a file or directory at a tree's path is given.
     pub(super) fn access_of(&self, path: &str) -> Access {
         let folder = self.folders.iter().find(|folder| below(&folder.path, path).is_some());
-        folder.map_or(self.access(), |folder| folder.access)
+        folder.map_or(self.access, |folder| folder.access)
     }
 
     /// The output and all folders, to look at what is in place.
@@ -77,18 +74,15 @@ impl Output {
     }
 
     /// The output and all folders, as far as each has a directory of Trimtab's own.
-    pub(super) fn roots(&self) -> impl DoubleEndedIterator<Item = Root<'_>> {
-        let output = self.state.as_ref().map(|own| Root { path: "", own, access: self.access() });
-        let folders = self
-            .folders
-            .iter()
-            .filter_map(|folder| Some(Root { path: &folder.path, own: folder.own.as_ref()?, access: folder.access }));
-        output.into_iter().chain(folders.collect::<Vec<_>>())
+    pub(super) fn roots(&self) -> impl Iterator<Item = Root<'_>> {
+        let output = self.state.as_ref().map(|own| Root { path: "", own, access: self.access });
+        output.into_iter().chain(self.roots_elsewhere())
     }
 
-    /// Removes what the folders have at a generation's name: before the output's, by which it is found again.
-    pub(super) fn remove_from_folders(&self, doing: &'static str, name: &str) -> Result<(), PublishError> {
-        let mut folders = self.roots().filter(|root| !root.path.is_empty());
-        folders.try_for_each(|root| root.own.remove(name).map_err(|errno| self.io(doing, &root.place(name), errno)))
+    /// The folders among them.
+    pub(super) fn roots_elsewhere(&self) -> impl Iterator<Item = Root<'_>> {
+        self.folders
+            .iter()
+            .filter_map(|folder| Some(Root { path: &folder.path, own: folder.own.as_ref()?, access: folder.access }))
     }
 }

@@ -28,14 +28,14 @@ use std::sync::{Mutex, OnceLock};
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
-use nix::unistd::{Gid, getegid, geteuid};
+use nix::unistd::{getegid, geteuid};
 
 use self::atomic::Atomic;
 use self::dir::{Dir, Occupant, look};
 use self::durable::Unsynced;
 pub use self::error::PublishError;
 use self::files::Files;
-use self::folder::Folder;
+use self::folder::{Access, Folder};
 pub use self::layout::Layout;
 use self::layout::Publisher;
 pub use self::read_back::{MayAccess, PublishedFile, Unread};
@@ -78,10 +78,7 @@ pub struct Output {
     layout: Layout,
     file_mode: Mode,
     secret_mode: Mode,
-    /// Of generation directories and those below them.
-    dir_mode: Mode,
-    /// The group that files must have. `None` where this process can neither inherit nor give the output's.
-    group: Option<Gid>,
+    access: Access,
     /// The output's own digest key, once it was needed.
     own_key: OnceLock<DigestKey>,
     cache: files::Cache,
@@ -207,22 +204,19 @@ impl Output {
     pub fn prune(&self, keep: &[&str]) -> Result<(), PublishError> {
         let current = self.layout().current()?;
         let mut result = Ok(());
-        let generations = self.generations()?;
+        let mut generations = self.generations()?;
+        for root in self.roots_elsewhere() {
+            // Also what is left of those that went while the folder was not given.
+            generations.extend(self.generations_in(root.own)?);
+        }
+        generations.sort_unstable();
+        generations.dedup();
         let stale = generations
             .iter()
             .map(String::as_str)
             .filter(|name| !keep.contains(name) && current.as_deref() != Some(name));
         for name in stale {
             result = result.and(self.remove("remove", name));
-        }
-        for root in self.roots().filter(|root| !root.path.is_empty()) {
-            // Also what is left of those that went while the folder was not given.
-            for name in self.generations_in(root.own)? {
-                if !keep.contains(&name.as_str()) && current.as_ref() != Some(&name) {
-                    let removed = root.own.remove(name.as_str());
-                    result = result.and(removed.map_err(|errno| self.io("remove", &root.place(&name), errno)));
-                }
-            }
         }
         let temporaries = TEMPORARIES.map(|name| (self.state(name), name));
         for (dir, name) in temporaries.into_iter().chain([(Ok(&self.dir), atomic::DATA_TEMPORARY)]) {
@@ -235,7 +229,7 @@ impl Output {
     /// Who new files would belong to: user and group.
     #[must_use]
     pub fn owners(&self) -> (u32, u32) {
-        (geteuid().as_raw(), self.group.unwrap_or_else(getegid).as_raw())
+        (geteuid().as_raw(), self.access.group.unwrap_or_else(getegid).as_raw())
     }
 
     /// The directory of a generation that must not be the current one.
@@ -280,7 +274,10 @@ impl Output {
 
     /// Removes what is at a generation's name.
     fn remove(&self, doing: &'static str, name: &str) -> Result<(), PublishError> {
-        self.remove_from_folders(doing, name)?;
+        // The output's, by which all is found again, is the last to go.
+        for root in self.roots_elsewhere() {
+            root.own.remove(name).map_err(|errno| self.io(doing, &root.place(name), errno))?;
+        }
         let removed = self.layout().home().map_or(Ok(()), |home| home.remove(name));
         removed.map_err(|errno| self.io(doing, name, errno))
     }

@@ -15,16 +15,24 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::dir::{Dir, is_own, look, permissions};
 use super::folder::{Access, Folder};
-use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE};
+use super::state::{EARLIER_LOCK, JOURNAL, KEY, LOCK, MOVING, PRIVATE_DIR, STATE, own_in};
 use super::sys::{fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat};
 use super::{Config, Layout, Output, PublishError, atomic, files};
 
 pub(super) const SETGID: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
 
-const OUTPUT: &str = "--output";
-const STATE_DIR: &str = "--state-dir";
-const FOLDERS: &str = "--folders";
+/// A directory that a flag names, and what is said where it cannot be opened or made.
+#[derive(Clone, Copy)]
+struct Named {
+    flag: &'static str,
+    open: &'static str,
+    create: &'static str,
+}
+
+const OUTPUT: Named = Named { flag: "--output", open: "open --output", create: "create --output" };
+const STATE_DIR: Named = Named { flag: "--state-dir", open: "open --state-dir", create: "create --state-dir" };
+const FOLDERS: Named = Named { flag: "--folders", open: "open one of --folders,", create: "create one of --folders," };
 
 /// File systems on which a chmod succeeds and has often no effect, by the numbers of statfs(2).
 const IGNORE_MODES: [(FsType, &str); 8] = [
@@ -50,13 +58,10 @@ impl Output {
             let path = path.clone();
             move |errno| PublishError::Io { doing, path, errno }
         };
-        let open = |flag, path: &Path| match existing(flag, path)? {
-            Some(dir) => Ok(dir),
-            None => create(flag, path),
-        };
-        let dir = open(OUTPUT, &path)?;
+        let dir = opened_or_made(OUTPUT, &path)?;
         let state_dir = config.state_dir.as_deref().map(own_path);
-        let apart = state_dir.map(|path| Ok::<_, PublishError>((open(STATE_DIR, &path)?, path))).transpose()?;
+        let apart =
+            state_dir.map(|path| Ok::<_, PublishError>((opened_or_made(STATE_DIR, &path)?, path))).transpose()?;
         let (mut found, earlier) = found(&dir, &path, apart.as_ref(), config.layout)?;
         if earlier && found.is_none() && apart.is_some() {
             // What the first version left is put together before it is moved.
@@ -74,11 +79,7 @@ impl Output {
         let (home, home_path) = apart.as_ref().map_or((&dir, &path), |(apart, path)| (apart, path));
         let state = found.map_or_else(|| make_own_dir(home), Ok);
         let state = state.and_then(|own| keep_mode(&own, Mode::S_IRWXU).map(|()| own));
-        let state = state.map_err(|errno| PublishError::Io {
-            doing: "make",
-            path: home_path.join(STATE).join(PRIVATE_DIR),
-            errno,
-        })?;
+        let state = state.map_err(|errno| PublishError::Io { doing: "make", path: own_in(home_path, ""), errno })?;
         Self::of(dir, apart, Some(state), folders, path, &stat, config)
     }
 
@@ -148,7 +149,7 @@ impl Output {
     /// there yet its volume alone says so.
     #[must_use]
     pub fn would_ignore_modes(config: &Config) -> Option<String> {
-        often_ignored(above("--output", &own_path(&config.output)).ok()?, &config.output)
+        often_ignored(above(OUTPUT, &own_path(&config.output)).ok()?, &config.output)
     }
 
     /// The same of one that is there.
@@ -225,8 +226,7 @@ impl Output {
             layout: config.layout,
             file_mode: Mode::from_bits_truncate(config.file_mode & 0o777),
             secret_mode: Mode::from_bits_truncate(config.secret_mode & 0o777),
-            dir_mode: Mode::from_bits_truncate(0o755 | stat.st_mode & SETGID),
-            group,
+            access: Access { group, dir_mode: dir_mode(stat) },
             own_key: OnceLock::new(),
             cache: files::Cache::default(),
             spool: OnceLock::new(),
@@ -245,14 +245,15 @@ fn given(group: Gid, setgid: bool) -> nix::Result<Option<Gid>> {
     Ok((setgid || may_give || group == getegid() || getgroups()?.contains(&group)).then_some(group))
 }
 
+/// Of directories made in this one.
+fn dir_mode(stat: &FileStat) -> Mode {
+    Mode::from_bits_truncate(0o755 | stat.st_mode & SETGID)
+}
+
 /// One of `--folders`, and Trimtab's own directory in it, both made if need be.
 fn open_folder(path: &Path) -> Result<Folder, PublishError> {
     let io = |errno| PublishError::Io { doing: "make a directory in --folders", path: path.to_owned(), errno };
-    let dir = match existing(FOLDERS, path)? {
-        Some(dir) => dir,
-        None => create(FOLDERS, path)?,
-    };
-    let mut folder = folder(path, dir)?;
+    let mut folder = folder(path, opened_or_made(FOLDERS, path)?)?;
     let own = folder.own.take().map_or_else(|| make_own_dir(&folder.dir), Ok).map_err(io)?;
     keep_mode(&own, Mode::S_IRWXU).map_err(io)?;
     // Files are made there, and take its group along.
@@ -277,13 +278,8 @@ fn folder(path: &Path, dir: Dir) -> Result<Folder, PublishError> {
         return Err(PublishError::OtherOutput { path: path.to_owned() });
     }
     let stat = fstat(&dir).map_err(io)?;
-    let access = Access { group: None, dir_mode: Mode::from_bits_truncate(0o755 | stat.st_mode & SETGID) };
+    let access = Access { group: None, dir_mode: dir_mode(&stat) };
     Ok(Folder { path: path.to_string_lossy().into_owned(), dir, own, access })
-}
-
-/// Where a name in Trimtab's own directory of a folder is, for messages.
-pub(super) fn own_path_of(folder: &Path, name: &str) -> String {
-    folder.join(STATE).join(PRIVATE_DIR).join(name).display().to_string()
 }
 
 /// Without trailing slashes, which would make open(2) follow a symlink after all.
@@ -291,20 +287,22 @@ fn own_path(output: &Path) -> PathBuf {
     output.components().collect()
 }
 
-/// Opens a directory that a flag names, if it is there.
-fn existing(flag: &'static str, path: &Path) -> Result<Option<Dir>, PublishError> {
-    let doing = match flag {
-        OUTPUT => "open --output",
-        FOLDERS => "open one of --folders,",
-        _ => "open --state-dir",
-    };
-    let io = |errno| PublishError::Io { doing, path: path.to_owned(), errno };
+fn opened_or_made(named: Named, path: &Path) -> Result<Dir, PublishError> {
+    match existing(named, path)? {
+        Some(dir) => Ok(dir),
+        None => create(named, path),
+    }
+}
+
+/// Opens a directory, if it is there.
+fn existing(named: Named, path: &Path) -> Result<Option<Dir>, PublishError> {
+    let io = |errno| PublishError::Io { doing: named.open, path: path.to_owned(), errno };
     match Dir::open(AT_FDCWD, path) {
         Ok(dir) => Ok(Some(dir)),
         Err(Errno::ENOENT) => Ok(None),
         Err(Errno::ENOTDIR | Errno::ELOOP) => {
             let what = look(AT_FDCWD, path).map_err(io)?.describe();
-            Err(PublishError::NotADirectory { flag, path: path.to_owned(), what })
+            Err(PublishError::NotADirectory { flag: named.flag, path: path.to_owned(), what })
         }
         Err(errno) => Err(io(errno)),
     }
@@ -443,20 +441,20 @@ fn checked(dir: &Dir, state: Option<&Dir>, path: &Path, layout: Layout) -> Resul
 }
 
 /// Opens the directory in which the output directory is, or is to be.
-fn above(flag: &'static str, path: &Path) -> Result<OwnedFd, PublishError> {
+fn above(named: Named, path: &Path) -> Result<OwnedFd, PublishError> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     openat(AT_FDCWD, parent, flags, Mode::empty()).map_err(|errno| PublishError::Parent {
-        flag,
+        flag: named.flag,
         path: path.to_owned(),
         parent: parent.to_owned(),
         errno,
     })
 }
 
-/// Makes a directory that a flag names, with its parent's group.
-fn create(flag: &'static str, path: &Path) -> Result<Dir, PublishError> {
-    let above = above(flag, path)?;
+/// Makes a directory with its parent's group.
+fn create(named: Named, path: &Path) -> Result<Dir, PublishError> {
+    let above = above(named, path)?;
     let create = || {
         let name = path.file_name().unwrap_or_default();
         match mkdirat(&above, name, Mode::from_bits_truncate(0o755)) {
@@ -481,12 +479,7 @@ fn create(flag: &'static str, path: &Path) -> Result<Dir, PublishError> {
         fsync(&above)?;
         Ok(dir)
     };
-    let doing = match flag {
-        OUTPUT => "create --output",
-        FOLDERS => "create one of --folders,",
-        _ => "create --state-dir",
-    };
-    create().map_err(|errno| PublishError::Io { doing, path: path.to_owned(), errno })
+    create().map_err(|errno| PublishError::Io { doing: named.create, path: path.to_owned(), errno })
 }
 
 fn often_ignored(dir: impl AsFd, path: &Path) -> Option<String> {

@@ -40,8 +40,6 @@ pub enum Unread {
     Failed(Errno),
     /// It does not have the size that it had.
     Changing,
-    /// Nothing is wrong with it, and no more files are wanted.
-    Enough,
 }
 
 /// A file of the current generation.
@@ -113,7 +111,7 @@ impl Output {
     /// Gives each file in a generation's directory to `take`.
     pub(super) fn each_of_directory(&self, name: &str, take: Take<'_>) -> Result<(), PublishError> {
         let dir = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
-        ReadBack { output: self, top: name, take, left: READ_LIMIT }.add(&dir, &[]).map(drop)
+        ReadBack { output: self, top: name, take, left: READ_LIMIT }.add(&dir, &[])
     }
 
     /// The regular files below a directory, whose path in the generation is `at`.
@@ -206,9 +204,8 @@ struct ReadBack<'a> {
 }
 
 impl ReadBack<'_> {
-    /// Adds what is in a directory, whose path in the generation is `above`, and empty or with a slash at its end. Says
-    /// whether more is wanted.
-    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<bool, PublishError> {
+    /// Adds what is in a directory, whose path in the generation is `above`, and empty or with a slash at its end.
+    fn add(&mut self, dir: &Dir, above: &[u8]) -> Result<(), PublishError> {
         let failed = |at: &Self, errno| at.output.io("read", &at.place(above), errno);
         let mut entries = Vec::new();
         for name in dir.names().map_err(|errno| failed(self, errno))? {
@@ -229,9 +226,7 @@ impl ReadBack<'_> {
             self.count(&path, path.len() as u64)?;
             if is_directory(&stat) {
                 let below = Dir::open(dir, &*name).map_err(|errno| failed(self, errno))?;
-                if !self.add(&below, &path)? {
-                    return Ok(false);
-                }
+                self.add(&below, &path)?;
                 continue;
             }
             if !is_file(&stat) {
@@ -246,10 +241,9 @@ impl ReadBack<'_> {
                 Ok(()) => {}
                 Err(Unread::Failed(errno)) => return Err(failed(self, errno)),
                 Err(Unread::Changing) => return Err(self.spoilt(&path, "a file that is being changed".into())),
-                Err(Unread::Enough) => return Ok(false),
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     fn count(&mut self, path: &[u8], size: u64) -> Result<(), PublishError> {

@@ -5,7 +5,7 @@
 
 use std::fs::{File, TryLockError};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -251,8 +251,7 @@ impl Output {
 
     /// The path of a name in it.
     pub(super) fn own(&self, name: &str) -> PathBuf {
-        let home = self.apart.as_ref().map_or(&self.path, |(_, path)| path);
-        home.join(STATE).join(PRIVATE_DIR).join(name)
+        own_in(self.apart.as_ref().map_or(&self.path, |(_, path)| path), name)
     }
 
     pub(super) fn own_io(&self, doing: &'static str, name: &str, errno: Errno) -> PublishError {
@@ -428,6 +427,11 @@ impl Output {
         };
         written.map_err(|errno| self.own_io("write", JOURNAL, errno))
     }
+}
+
+/// The path of a name in Trimtab's own directory, which is in this one.
+pub(super) fn own_in(home: &Path, name: &str) -> PathBuf {
+    home.join(STATE).join(PRIVATE_DIR).join(name)
 }
 
 fn locked(file: OwnedFd) -> nix::Result<Option<File>> {

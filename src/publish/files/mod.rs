@@ -95,8 +95,7 @@ impl<'a> Publisher<'a> for Files<'a> {
                 state.display()
             )]);
         }
-        let left: BTreeSet<_> = manifest.left_out.iter().map(String::as_str).collect();
-        let left = left.into_iter().map(|folder| {
+        let left = manifest.left_out.iter().map(|folder| {
             format!(
                 "what was published into {folder} stays there and is not looked after any more: --folders does not name it"
             )
@@ -126,7 +125,7 @@ impl<'a> Publisher<'a> for Files<'a> {
         self.refuse(&ownership, changed.iter().map(|(path, _)| path.as_str()))?;
         // A swap that cannot move a single file into place is not to begin.
         output.writable()?;
-        let access = output.access();
+        let access = output.access;
         let top = output
             .state(name)?
             .make(name, access.group, access.own_mode())
@@ -288,7 +287,6 @@ impl<'a> Publisher<'a> for Files<'a> {
                 Ok(()) => {}
                 Err(Unread::Failed(errno)) => return Err(failed(errno)),
                 Err(Unread::Changing) => return Err(spoilt("a file that is being changed")),
-                Err(Unread::Enough) => return Ok(()),
             }
         }
         Ok(())
@@ -342,14 +340,14 @@ impl Files<'_> {
     }
 
     /// Where a generation has what is not in place, by roots.
-    fn files(&self, name: &str) -> Result<Vec<(String, Dir)>, PublishError> {
+    fn files(&self, name: &str) -> Result<Vec<(&str, Dir)>, PublishError> {
         let mut files = Vec::new();
         for root in self.0.roots() {
             match Dir::open(root.own, name).and_then(|dir| Dir::open(&dir, FILES)) {
                 Err(Errno::ENOENT) => {}
                 opened => {
                     let failed = |errno| self.0.io("open", &root.place(&format!("{name}/{FILES}")), errno);
-                    files.push((root.path.to_owned(), opened.map_err(failed)?));
+                    files.push((root.path, opened.map_err(failed)?));
                 }
             }
         }
@@ -359,7 +357,7 @@ impl Files<'_> {
     /// The paths of the generation's files in its own directory.
     fn staged(&self, name: &str) -> Result<BTreeSet<String>, PublishError> {
         let mut staged = BTreeSet::new();
-        let prefix = |root: String| if root.is_empty() { root } else { format!("{root}/") };
+        let prefix = |root: &str| if root.is_empty() { String::new() } else { format!("{root}/") };
         let mut open: Vec<_> = self.files(name)?.into_iter().map(|(root, dir)| (prefix(root), dir, 0)).collect();
         while let Some((below, dir, depth)) = open.pop() {
             let failed = |errno| self.0.io("read", &format!("{name}/{FILES}/{below}"), errno);
@@ -378,8 +376,8 @@ impl Files<'_> {
     }
 }
 
-fn over(files: &[(String, Dir)]) -> Cursor<'_> {
-    Cursor::over(files.iter().map(|(root, dir)| (root.as_str(), dir)))
+fn over<'a>(files: &'a [(&str, Dir)]) -> Cursor<'a> {
+    Cursor::over(files.iter().map(|(root, dir)| (*root, dir)))
 }
 
 /// The digest of a file's bytes, as a manifest has it; `None` if there is no such file.
