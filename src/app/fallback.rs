@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{App, received};
 use crate::machine::{Event, Machine};
-use crate::model::made_of::{MadeOf, Parts};
+use crate::model::made_of::MadeOf;
 use crate::model::snapshot::{Snapshot, Taken};
 use crate::model::spool::Spool;
 use crate::render::{Inputs, Settings};
@@ -97,7 +97,7 @@ impl App {
         fallback.state = State::InUse;
         let snapshot = Snapshot {
             objects: [Taken { object, selected: false }].into_iter().collect(),
-            made_of: MadeOf::new([(MadeOf::FALLBACK.to_owned(), Parts::new())]),
+            made_of: MadeOf::fallback(),
             ..Snapshot::default()
         };
         let inputs = Inputs { snapshot, settings: Arc::new(Settings::as_they_are(&self.settings)) };

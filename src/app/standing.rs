@@ -35,7 +35,7 @@ impl Reporter {
         &mut self,
         machine: &Machine,
         views: &[View],
-        fetches: &[String],
+        fetches: &[(usize, String)],
         observed: Option<(Digest, Timestamp)>,
         fleet: Option<(Rollout, Wait)>,
     ) {
@@ -55,8 +55,9 @@ impl Reporter {
             status.phase = machine.phase().as_str();
             // Where nothing is written, there is nothing to wait for.
             status.ready |= !self.writes && observed.is_some();
+            // What the sources turn out to hold as well is theirs from then on.
             if let Some((published, current)) = status.published.as_mut().zip(journal.current.as_ref()) {
-                published.look(current);
+                published.fallback = published.is(current) && current.is_fallback();
             }
             status.observed = observed.map(|(digest, at)| status::Observed { digest, at });
             let confirmed = status.confirmed.as_ref();
@@ -66,12 +67,12 @@ impl Reporter {
                 .map(|good| status::Published::new(good, confirmed.filter(|it| it.is(good)).and_then(|it| it.at)));
             status.debt = journal.debt.as_ref().map(|debt| debt.kind.as_str());
             status.quarantine = journal.quarantine.as_ref().map(status::Quarantine::from);
-            status.sources = views.iter().map(|view| source(view, fetches)).collect();
+            status.sources = views.iter().enumerate().map(|(number, view)| source(number, view, fetches)).collect();
             status.held = machine.is_held();
             status.waits_for = machine
                 .paced_by()
                 .map(str::to_owned)
-                .or_else(|| fetches.first().cloned())
+                .or_else(|| fetches.first().map(|(_, waited)| waited.clone()))
                 .map(|reason| Wait { reason, next: None });
             if let Some((_, wait)) = fleet.filter(|_| machine.waits_for_fleet()) {
                 status.waits_for = Some(wait);
@@ -90,17 +91,17 @@ impl Reporter {
     }
 }
 
-fn source(view: &View, fetches: &[String]) -> status::Source {
+fn source(number: usize, view: &View, fetches: &[(usize, String)]) -> status::Source {
+    let lack = lack(view);
     // While its `.url` keys are fetched it may look as if it had none.
-    let is_of = |fetch: &&String| fetch.strip_prefix(&view.spec.name).is_some_and(|rest| rest.starts_with(": "));
-    let fetch = fetches.iter().find(is_of).filter(|_| lack(view) == Some(Lack::Missing));
+    let fetch = fetches.iter().find(|(source, _)| *source == number).filter(|_| lack == Some(Lack::Missing));
     status::Source {
         name: view.spec.name.clone(),
         resource_version: view.resource_version().map(str::to_owned),
         healthy: view.is_up() && !view.is_kept() && view.waits_for().is_none(),
-        message: fetch.cloned().or_else(|| view.message()),
+        message: fetch.map(|(_, waited)| waited.clone()).or_else(|| view.message()),
         at: view.at,
-        lack: lack(view).filter(|_| fetch.is_none()),
+        lack: lack.filter(|_| fetch.is_none()),
     }
 }
 

@@ -75,6 +75,12 @@ impl Generation {
         if self.tree == Digest::UNKNOWN { Digest::UNKNOWN } else { self.digest }
     }
 
+    /// Whether it is from `--fallback-url`, and nothing of it from the sources.
+    #[must_use]
+    pub fn is_fallback(&self) -> bool {
+        self.made_of.as_ref().is_some_and(MadeOf::is_fallback)
+    }
+
     /// A generation of which only the directory was found; `None` if the name is not of our pattern.
     #[must_use]
     pub fn found(directory: &str) -> Option<Self> {

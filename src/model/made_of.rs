@@ -56,8 +56,14 @@ impl Part {
 }
 
 impl MadeOf {
-    /// In the place of sources: it was made of what is behind `--fallback-url`.
-    pub const FALLBACK: &str = "fallback";
+    /// In the place of a source's name.
+    const FALLBACK: &str = "fallback";
+
+    /// Of no source, but of what is behind `--fallback-url`.
+    #[must_use]
+    pub fn fallback() -> Self {
+        Self::new([(Self::FALLBACK.to_owned(), Parts::new())])
+    }
 
     /// Of a source that would make it exceed [`LIMIT`] the name alone is remembered.
     #[must_use]

@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use crate::model::digest::Digest;
 use crate::model::journal::{self, Generation};
-use crate::model::made_of::MadeOf;
 use crate::model::snapshot::HeldBack;
 use crate::model::stage::Stage;
 use crate::observe::history::History;
@@ -154,7 +153,7 @@ pub struct Published {
     pub sequence: u64,
     /// Null where it was found at start.
     pub at: Option<Timestamp>,
-    /// Whether it is from `--fallback-url`, and nothing of it from the sources.
+    /// Whether what is published is from `--fallback-url`, and nothing of it from the sources.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
 }
@@ -163,24 +162,13 @@ impl Published {
     /// This generation, at this time.
     #[must_use]
     pub fn new(generation: &Generation, at: Option<Timestamp>) -> Self {
-        Self { digest: generation.digest, sequence: generation.sequence, at, fallback: is_fallback(generation) }
-    }
-
-    /// The sources may hold what it was made of as well.
-    pub fn look(&mut self, current: &Generation) {
-        if self.is(current) {
-            self.fallback = is_fallback(current);
-        }
+        Self { digest: generation.digest, sequence: generation.sequence, at, fallback: false }
     }
 
     #[must_use]
     pub fn is(&self, generation: &Generation) -> bool {
         (self.sequence, self.digest) == (generation.sequence, generation.digest)
     }
-}
-
-fn is_fallback(generation: &Generation) -> bool {
-    generation.made_of.as_ref().is_some_and(MadeOf::is_fallback)
 }
 
 /// Rejected inputs.

@@ -27,7 +27,7 @@ impl Published {
         match current {
             None => Self::Nothing,
             // Nothing of it is the sources'.
-            Some(Generation { made_of: Some(made_of), .. }) if made_of.is_fallback() => Self::Nothing,
+            Some(current) if current.is_fallback() => Self::Nothing,
             Some(current) => current.made_of.clone().map_or(Self::Unknown, Self::MadeOf),
         }
     }

@@ -239,13 +239,14 @@ impl Feed {
     #[must_use]
     pub fn waits_for(&self) -> Vec<String> {
         let mut waits_for = self.sources.waits_for();
-        waits_for.extend(self.fetches());
+        waits_for.extend(self.fetches().map(|(_, waited)| waited));
         waits_for
     }
 
-    /// What is waited for of that though nothing is wrong: servers that `.url` keys name, before the first snapshot.
-    pub fn fetches(&self) -> impl Iterator<Item = String> {
-        self.keys.iter().filter(|_| !self.begun).flat_map(Keys::waits_for)
+    /// What is waited for of that though nothing is wrong, with its source: servers that `.url` keys name, before the
+    /// first snapshot.
+    pub fn fetches(&self) -> impl Iterator<Item = (usize, String)> {
+        self.keys.iter().filter(|_| !self.begun).flat_map(Keys::waiting)
     }
 
     /// As [`Keys::fetched`].

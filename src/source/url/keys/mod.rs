@@ -286,20 +286,19 @@ impl Keys {
         Some(Update { source: place.0, seen: Seen::Fetched(followed.object()) })
     }
 
-    /// What has not been asked for yet, or is being read back.
-    #[must_use]
-    pub fn waits_for(&self) -> Vec<String> {
-        let waits = |followed: &Followed| {
+    /// What has not been asked for yet, or is being read back, each with its source.
+    pub fn waiting(&self) -> impl Iterator<Item = (usize, String)> {
+        self.objects.iter().filter_map(|((source, _), followed)| {
             let reading = followed.read_back == ReadingBack::Asked && followed.links.values().any(Link::is_bare);
             let mut waiting = followed.links.iter().filter(|(_, link)| !link.answered || (reading && link.is_bare()));
             let (key, link) = waiting.next()?;
             let from = link.endpoint.as_ref().map(ToString::to_string).unwrap_or_default();
-            Some(format!(
+            let waited = format!(
                 "{}: what {from} has for its key {key:?}, until it has answered or --url-timeout is over",
                 followed.object.id
-            ))
-        };
-        self.objects.values().filter_map(waits).collect()
+            );
+            Some((*source, waited))
+        })
     }
 
     /// What was fetched, by its object: from where, and how much.

@@ -17,6 +17,10 @@ struct Case {
 }
 
 impl Case {
+    fn waits_for(&self) -> Vec<String> {
+        self.keys.waiting().map(|(_, waited)| waited).collect()
+    }
+
     fn new(hosts: &str) -> Self {
         Self::by(hosts, String::new())
     }
@@ -87,10 +91,10 @@ async fn key_is_the_file_that_its_url_has_and_what_was_fetched_stays() {
     let mut case = Case::new("127.0.0.1");
     let url = server.url("/a?token=canary").replace("//", "//u%40:canary@");
     assert_eq!(case.takes(object(Kind::ConfigMap, &[("x.url", &url), ("y", "2")])), "y=2");
-    let waits_for = case.keys.waits_for();
+    let waits_for = case.waits_for();
     assert!(waits_for[0].contains("configmap/ns/web") && waits_for[0].contains("x.url"), "{waits_for:?}");
     case.until("x=one y=2").await;
-    assert_eq!(case.keys.waits_for(), [""; 0]);
+    assert_eq!(case.waits_for(), [""; 0]);
     // u@:canary
     assert!(server.heads()[0].contains("authorization: Basic dUA6Y2FuYXJ5\r\n"), "{}", server.heads()[0]);
     for (answer, words) in [
@@ -145,7 +149,7 @@ async fn first_fetch_that_fails_holds_its_own_key_and_is_tried_again() {
     let now = case.now();
     assert!(!now.contains("c4n4ry") && !now.contains("stays"), "{now}");
     assert!(case.keys.objects.values().all(|followed| followed.object().secret));
-    assert_eq!(case.keys.waits_for(), [""; 0], "the other keys wait for it");
+    assert_eq!(case.waits_for(), [""; 0], "the other keys wait for it");
     server.answer(ok("", "one"));
     // Without being asked to.
     case.until("x=one y=2").await;
@@ -192,13 +196,13 @@ async fn what_was_published_before_a_start_stays_while_nothing_can_be_fetched() 
         let update = timeout(DEADLINE, case.keys.next()).await.unwrap().unwrap();
         case.keys.answered(update);
     }
-    assert_eq!(case.keys.waits_for().len(), 1, "it is being read back");
+    assert_eq!(case.waits_for().len(), 1, "it is being read back");
     let id = object(Kind::ConfigMap, &[]).id;
     let published = object(Kind::ConfigMap, &[("x", "old")]);
     let updates = case.keys.restore(&[(id, Some(Arc::new(published)))].into());
     let [Update { source: 0, seen: Seen::Fetched(object) }] = &updates[..] else { panic!("{updates:?}") };
     assert!(text(object).starts_with("x=old y=2 !x.url: "), "{}", text(object));
-    assert_eq!(case.keys.waits_for(), [""; 0]);
+    assert_eq!(case.waits_for(), [""; 0]);
     server.answer(ok("", "new"));
     case.until("x=new y=2 z=new").await;
 }
