@@ -116,8 +116,20 @@ pub struct RunArgs {
 impl RunArgs {
     /// Checks each table, and what must fit between them.
     pub fn check(self, env: Env<'_>, own_namespace: OwnNamespace<'_>) -> Checked<Config> {
-        let Self { sources, urls, archive, output, validate, reload, .. } = &self;
-        let Self { confirm, rollout, life, listener, .. } = &self;
+        let Self {
+            sources,
+            urls,
+            archive,
+            output,
+            validate,
+            reload,
+            confirm,
+            rollout,
+            life,
+            listener,
+            file: _,
+            variables: _,
+        } = &self;
         let mut parts = sources.parts(own_namespace, urls, archive, !output.envsubst.is_empty())?;
         output.add_sources(&mut parts)?;
         let directory = output.directory(self.writes())?;
@@ -151,18 +163,9 @@ impl RunArgs {
                 || !sources.secret_dirs.is_empty()
                 || parts.urls.iter().any(|url| url.secret),
         })?;
-        let of_archive = archive::Others {
-            once: once.is_some(),
-            writes: output.output.is_some(),
-            observed: sources.observe_dirs.len(),
-            state_dir: output.state_dir.is_some(),
-            folders: !output.folders.is_empty(),
-            timeout: urls.url_timeout,
-            retry: (reload.retry_min, reload.retry_max),
-            rollout: rollout.is_some(),
-        };
-        let fallback = archive.fallback(parts.behind_urls.fallback, &of_archive)?;
-        let archive = archive.config(parts.behind_urls.archive, &of_archive)?;
+        let beside = self.beside_archive(rollout.is_some());
+        let fallback = archive.fallback(parts.behind_urls.fallback, &beside)?;
+        let archive = archive.config(parts.behind_urls.archive, &beside)?;
         let webhooks = match &reload_config.driver {
             Driver::Http { endpoints, .. } if life.metrics_as.is_some() => {
                 endpoints.iter().map(ToString::to_string).collect()
@@ -210,6 +213,20 @@ impl RunArgs {
             webhooks,
             rollout,
         })
+    }
+
+    /// What an archive must fit to.
+    fn beside_archive(&self, rollout: bool) -> archive::Others {
+        archive::Others {
+            once: self.life.once,
+            writes: self.output.output.is_some(),
+            observed: self.sources.observe_dirs.len(),
+            state_dir: self.output.state_dir.is_some(),
+            folders: !self.output.folders.is_empty(),
+            rollout,
+            timeout: self.urls.url_timeout,
+            retry: (self.reload.retry_min, self.reload.retry_max),
+        }
     }
 
     /// Whether there is something to write.

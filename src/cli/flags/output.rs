@@ -210,14 +210,13 @@ impl OutputArgs {
                 first.display()
             ));
         }
-        let others = self.output.iter().chain(&self.state_dir).chain(&folders);
         for (number, folder) in folders.iter().enumerate() {
             if folder.as_os_str().is_empty() {
                 return usage("--folders has an empty name");
             }
-            let apart = |other: &Path| !real(other).starts_with(real(folder)) && !real(folder).starts_with(real(other));
-            let position = others.clone().count() - folders.len() + number;
-            if let Some((_, other)) = others.clone().enumerate().find(|(at, other)| *at != position && !apart(other)) {
+            let within = |one: &Path, other: &Path| real(one).starts_with(real(other));
+            let mut others = self.output.iter().chain(&self.state_dir).chain(folders.iter().take(number));
+            if let Some(other) = others.find(|other| within(folder, other) || within(other, folder)) {
                 return usage(format!(
                     "--folders {} and {} are in one another: what is in both has two names",
                     folder.display(),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::archive::ArchiveArgs;
-use super::url::{Others, UrlArgs};
+use super::url::{BehindUrls, UrlArgs};
 use super::{Checked, usage};
 use crate::cli::values::{NamedPath, ObjectName, duration, namespace};
 use crate::model::object::Kind;
@@ -110,7 +110,7 @@ pub(super) struct Parts {
     pub watches: Vec<Watch>,
     pub roots: Vec<files::Root>,
     pub urls: Vec<url::Source>,
-    pub behind_urls: Others,
+    pub behind_urls: BehindUrls,
 }
 
 impl SourceArgs {

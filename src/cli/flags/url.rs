@@ -77,7 +77,7 @@ pub struct UrlArgs {
 
 /// What is behind a URL and is no source.
 #[derive(Default)]
-pub(super) struct Others {
+pub(super) struct BehindUrls {
     pub archive: Option<(Endpoint, Arc<HttpConfig>)>,
     pub fallback: Option<Source>,
 }
@@ -123,7 +123,7 @@ impl UrlArgs {
     }
 
     /// One for each URL, whose index is not set; and what else is behind one.
-    pub(super) fn sources(&self, may_be_empty: bool, archive: &ArchiveArgs) -> Checked<(Vec<Source>, Others)> {
+    pub(super) fn sources(&self, may_be_empty: bool, archive: &ArchiveArgs) -> Checked<(Vec<Source>, BehindUrls)> {
         self.check(archive.is_given())?;
         let environment = Environment::of_process();
         let mut addresses = Vec::new();
@@ -189,7 +189,7 @@ impl UrlArgs {
             );
         }
         let (fallback, archive) = (take(FALLBACK), kept.map(|kept| (kept.endpoint, kept.http)));
-        Ok((sources, Others { archive, fallback }))
+        Ok((sources, BehindUrls { archive, fallback }))
     }
 
     fn check(&self, others: bool) -> Checked<()> {
