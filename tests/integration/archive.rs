@@ -3,21 +3,23 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
-use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::support::child::Running;
+use super::support::nginx;
 use super::support::port::free_port;
 use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, eventually, output_of, run, trimtab};
 
 /// An nginx that takes bundles, to whoever has the credential, and none while the file `full` is there.
 struct Store {
+    // It ends before its folder goes.
+    _running: Running,
     scene: Scene,
     port: u16,
-    child: Child,
 }
 
 impl Store {
@@ -25,31 +27,17 @@ impl Store {
         let (scene, port) = (Scene::new(), free_port());
         fs::create_dir(scene.at("www")).unwrap();
         fs::write(scene.at("credential"), "Bearer canary").unwrap();
-        let own = scene.text("");
-        let conf = format!(
-            "daemon off; master_process off; pid {own}/pid; error_log {own}/error.log; events {{}}
-            http {{
-                log_format short '$request_method $uri $status'; access_log {own}/access.log short;
-                client_body_temp_path {own}; proxy_temp_path {own}; fastcgi_temp_path {own};
-                uwsgi_temp_path {own}; scgi_temp_path {own};
-                server {{
-                    listen 127.0.0.1:{port}; root {own}/www; dav_methods PUT; create_full_put_path on;
-                    client_max_body_size 0;
-                    if ($http_authorization != 'Bearer canary') {{ return 403; }}
-                    if (-f {own}/full) {{ return 507; }}
-                    set $there $http_if_none_match;
-                    if (-f $request_filename) {{ set $there \"$there.there\"; }}
-                    if ($there = '*.there') {{ return 412; }}
-                }}
-            }}"
+        let more = format!(
+            "dav_methods PUT; create_full_put_path on; client_max_body_size 0;
+            if ($http_authorization != 'Bearer canary') {{ return 403; }}
+            if (-f {}/full) {{ return 507; }}
+            set $there $http_if_none_match;
+            if (-f $request_filename) {{ set $there \"$there.there\"; }}
+            if ($there = '*.there') {{ return 412; }}",
+            scene.text("")
         );
-        fs::write(scene.at("nginx.conf"), conf).unwrap();
-        let binary = std::env::var("TRIMTAB_TEST_NGINX").expect("TRIMTAB_TEST_NGINX is not set: run `make test`");
-        let mut command = Command::new(binary);
-        command.args(["-p", &own, "-e", &scene.text("error.log"), "-c", &scene.text("nginx.conf")]);
-        let child = command.stdin(Stdio::null()).spawn().unwrap();
-        eventually("nginx serves", || TcpStream::connect(("127.0.0.1", port)).ok());
-        Self { scene, port, child }
+        let running = nginx::start(&scene, port, "$request_method $uri $status", &more);
+        Self { scene, port, _running: running }
     }
 
     fn url(&self) -> String {
@@ -95,13 +83,6 @@ impl Store {
             files.insert(entry.path().unwrap().to_str().unwrap().to_owned(), text);
         }
         files
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

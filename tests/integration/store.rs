@@ -4,11 +4,12 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
+use super::support::child::Running;
 use super::support::port::free_port;
 use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, eventually, run, trimtab};
@@ -18,9 +19,10 @@ const SECRET: &str = "canary+secret/key";
 
 /// A versitygw with a bucket `web`.
 struct Store {
+    // It ends before its folder goes.
+    _running: Running,
     scene: Scene,
     port: u16,
-    child: Child,
 }
 
 impl Store {
@@ -34,8 +36,8 @@ impl Store {
         command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
         let log = fs::File::create(scene.at("store.log")).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = command.spawn().unwrap();
-        let store = Self { scene, port, child };
+        let running = Running(command.spawn().unwrap());
+        let store = Self { scene, port, _running: running };
         eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
         store
     }
@@ -74,13 +76,6 @@ impl Store {
             ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
             ("AWS_SECRET_ACCESS_KEY", SECRET.to_owned()),
         ]
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -4,58 +4,42 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
+use super::support::child::Running;
+use super::support::nginx;
 use super::support::port::free_port;
 use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, eventually, run, trimtab};
 
 /// An nginx that has the files of a folder, and notes what it answers.
 struct Nginx {
+    // It ends before its folder goes.
+    running: Option<Running>,
     scene: Scene,
     port: u16,
-    child: Option<Child>,
 }
 
 impl Nginx {
     fn start() -> Self {
         let scene = Scene::new();
         fs::create_dir(scene.at("www")).unwrap();
-        let mut nginx = Self { scene, port: free_port(), child: None };
+        let mut nginx = Self { scene, port: free_port(), running: None };
         nginx.start_again();
         nginx
     }
 
     fn start_again(&mut self) {
-        let (port, own) = (self.port, self.scene.text(""));
-        let conf = format!(
-            "daemon off; master_process off; pid {own}/pid; error_log {own}/error.log; events {{}}
-            http {{
-                log_format short '$status $body_bytes_sent'; access_log {own}/access.log short;
-                client_body_temp_path {own}; proxy_temp_path {own}; fastcgi_temp_path {own};
-                uwsgi_temp_path {own}; scgi_temp_path {own};
-                server {{ listen 127.0.0.1:{port}; root {own}/www; }}
-            }}"
-        );
-        fs::write(self.scene.at("nginx.conf"), conf).unwrap();
-        let binary = std::env::var("TRIMTAB_TEST_NGINX").expect("TRIMTAB_TEST_NGINX is not set: run `make test`");
-        let mut command = Command::new(binary);
-        let error = self.scene.text("error.log");
-        command.args(["-p", &own, "-e", &error, "-c", &self.scene.text("nginx.conf")]).stdin(Stdio::null());
-        self.child = Some(command.spawn().unwrap());
-        eventually("nginx serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+        self.running = Some(nginx::start(&self.scene, self.port, "$status $body_bytes_sent", ""));
     }
 
     fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            child.wait().unwrap();
-        }
+        self.running = None;
     }
 
     fn url(&self, path: &str) -> String {
@@ -82,22 +66,6 @@ impl Nginx {
     fn answers(&self) -> Vec<String> {
         let log = fs::read_to_string(self.scene.at("access.log")).unwrap_or_default();
         log.lines().map(str::to_owned).collect()
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-/// A child that ends with its test.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
     }
 }
 

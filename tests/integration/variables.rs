@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -12,20 +12,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::guard::{Pki, code, get, hash};
-use super::support::child::pid_of;
+use super::support::child::{Running, pid_of};
 use super::support::hook::{Answer, Hook};
 use super::support::sidecar::{SOON, Sidecar, Volume, eventually, run, trimtab};
 use super::support::stage::{Stage, metric, problem};
-
-/// A child that is killed when it is dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// Starts by variables, or by files that have the same; notes which were used.
 struct Variables {
@@ -465,7 +455,7 @@ fn by_variables_checks(variables: &mut Variables) {
     sidecar.until("it is malformed", |status| status["quarantine"]["reason"].to_string().contains("app.json"));
 
     // Its children live for too short a time.
-    let target = Ends(Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap());
+    let target = Running(Command::new("sh").args(["-c", "while :; do sleep 0.02; done"]).spawn().unwrap());
     let pid_file = stage.write("pid", target.0.id().to_string());
     let hook = Hook::start(None);
     let url = hook.url();
@@ -481,16 +471,6 @@ fn by_variables_checks(variables: &mut Variables) {
     let sidecar = variables.start(&stage, "log-alive", &[&own[..], &alive].concat(), &[]);
     let reported = |status: &Value| problem(status, "confirm").contains("lived for 2s (--confirm-workers)");
     sidecar.until("it has no workers", reported);
-}
-
-/// A process that ends with its test, also with one that fails: what holds the run's output would keep it from its end.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 fn by_variables_targets_tls_and_once(variables: &mut Variables) {

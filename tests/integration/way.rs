@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::support::child::Running;
 use super::support::hook::Hook;
 use super::support::sidecar::{Sidecar, Volume, eventually, needs_root};
 
@@ -38,15 +39,7 @@ fn edit_of_a_volume_is_rendered_published_and_delivered() {
 #[test]
 fn target_that_cannot_read_the_output_is_reported() {
     use std::os::unix::process::CommandExt;
-    use std::process::{Child, Command};
-
-    struct Killed(Child);
-    impl Drop for Killed {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
-    }
+    use std::process::Command;
 
     needs_root("play two users");
     let dir = tempfile::tempdir().unwrap();
@@ -55,7 +48,7 @@ fn target_that_cannot_read_the_output_is_reported() {
     let marker = format!("target-{}", std::process::id());
     let script = "trap : HUP; while :; do sleep 0.05; done";
     let target = Command::new("bash").args(["-c", script, &marker]).uid(65534).gid(65534).spawn().unwrap();
-    let _target = Killed(target);
+    let _target = Running(target);
     let sidecar = Sidecar::start(
         &at("log"),
         [

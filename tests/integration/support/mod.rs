@@ -4,6 +4,7 @@ pub mod apiserver;
 pub mod child;
 pub mod hook;
 pub mod mounts;
+pub mod nginx;
 pub mod port;
 pub mod random;
 pub mod scene;
