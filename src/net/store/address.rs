@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
 /// An object, or all objects below a prefix. What a `%` stands before is meant as it is, as with the stores' own tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
@@ -68,18 +70,14 @@ impl fmt::Display for Address {
     }
 }
 
-/// As a URL has it, and as a signature counts it: `/` stands for itself where `slash` says so.
+/// What does not stand for itself in a URL, as a signature counts it (RFC 3986, section 2.3).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// The same of a path.
+const RESERVED_IN_PATH: &AsciiSet = &RESERVED.remove(b'/');
+
+/// As a URL has it: `/` stands for itself where `slash` says so.
 pub(super) fn encoded(text: &str, slash: bool) -> String {
-    let digit = |four: u8| char::from(b"0123456789ABCDEF"[usize::from(four)]);
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            b'/' if slash => encoded.push('/'),
-            byte => encoded.extend(['%', digit(byte >> 4), digit(byte & 15)]),
-        }
-    }
-    encoded
+    utf8_percent_encode(text, if slash { RESERVED_IN_PATH } else { RESERVED }).to_string()
 }
 
 #[cfg(test)]
