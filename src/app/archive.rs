@@ -99,7 +99,8 @@ impl Archivist {
 impl App {
     /// Orders what is new in the archive.
     pub(super) fn archive(&mut self) {
-        let good = self.machine.journal().last_good.as_ref();
+        // What came from there may be older than what another has put there since.
+        let good = self.machine.journal().last_good.as_ref().filter(|good| !good.is_fallback());
         if let Some((archivist, good)) = self.archivist.as_mut().zip(good) {
             archivist.order(good, &self.ledger, &self.report);
         }

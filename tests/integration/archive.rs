@@ -311,9 +311,15 @@ fn start_without_the_sources_is_from_the_archive_until_they_answer() {
     let watched = scene.text("in");
     let flags =
         ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "10ms", "--url-header", &credential];
+    let own = store.flags();
+    let flags: Vec<_> = flags.into_iter().chain(own.iter().map(String::as_str)).collect();
     let flags = scene.flags(&flags);
     let sidecar = Sidecar::start(&scene.at("log2"), &flags);
     eventually("it is published", || (scene.published("a.conf").as_deref() == Some("1")).then_some(()));
+    // It comes from there, and another may have put something newer in its place.
+    let status = sidecar.until("it is confirmed", |status| status["confirmed"].is_object());
+    let archive = &status["archive"];
+    assert!(archive["pending"].is_null() && archive["archived"].is_null(), "{status}");
     let status = sidecar.until("the verdict says so", |status| {
         status["verdict"]["summary"].as_str().is_some_and(|summary| summary.contains("from --fallback-url"))
     });
