@@ -16,6 +16,7 @@ use super::HttpError;
 use crate::net::credentials::{self, FileError, Header, LiteralOrFile};
 use crate::net::endpoint::{Endpoint, Route};
 use crate::net::proxy::{Intercept, Proxies, forwards};
+use crate::net::store::kind::Kind;
 use crate::net::tls::{self, Identity, PemError, Trust};
 
 /// The largest file of certificates, in bytes.
@@ -74,6 +75,9 @@ pub struct HttpConfig {
 
 /// Adds to a request what proves who asks. Nothing may change the request's method and URI any more.
 pub trait Sign: Send + Sync {
+    /// Which kind of store it is for.
+    fn kind(&self) -> Kind;
+
     /// The request as it would be sent without a proxy; its headers are those that are to be signed as well.
     fn sign<'a>(&'a self, request: &'a mut Parts) -> Pin<Box<dyn Future<Output = Result<(), SignError>> + Send + 'a>>;
 }
@@ -104,11 +108,11 @@ pub(super) async fn sign<B>(
     request: &mut Request<B>,
 ) -> Result<(), HttpError> {
     let Some((signer, url)) = config.signer.as_ref().zip(endpoint.url()) else { return Ok(()) };
-    // Only these: a proxy may change other headers, and what is signed must arrive as it is.
+    let kind = signer.kind();
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = request.method().clone();
     parts.uri = url;
-    let own = request.headers().iter().filter(|(name, _)| name.as_str().starts_with("x-amz-"));
+    let own = request.headers().iter().filter(|(name, _)| kind.signs(name.as_str()));
     parts.headers.extend(own.map(|(name, value)| (name.clone(), value.clone())));
     let done = signer.sign(&mut parts).await;
     done.map_err(|error| HttpError::Unsigned { endpoint: endpoint.to_string(), error })?;

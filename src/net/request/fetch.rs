@@ -21,6 +21,7 @@ use super::refused::Refused;
 use super::{Attempt, HEAD, HttpConfig, HttpError, beside, prepare, reason, sign};
 use crate::net::endpoint::Endpoint;
 use crate::net::proxy::place;
+use crate::net::store::kind::Kind;
 
 /// How many redirects are followed.
 const REDIRECTS: usize = 5;
@@ -291,8 +292,8 @@ async fn ask(
     let (mut sender, connection) = handshake.map_err(|error| attempt.broken(&error))?;
     let answer = async {
         let head = send(&mut sender, request, limits, endpoint, &attempt).await?;
-        if config.signer.is_some() {
-            let head = permitted(head, endpoint, limits, conditions).await?;
+        if let Some(signer) = &config.signer {
+            let head = permitted(signer.kind(), head, endpoint, limits, conditions).await?;
             return match head {
                 Some(head) => take(head, spill, endpoint, limits, conditions, Conditions::of_object).await,
                 None => Ok(Answer::Here(Fetched::Absent(404))),
@@ -331,6 +332,7 @@ fn silent(endpoint: &Endpoint, limits: &Limits) -> FetchError {
 
 /// An object store's answer, if it has what was asked for; `None`: there is no such object.
 async fn permitted(
+    kind: Kind,
     head: Response<Incoming>,
     endpoint: &Endpoint,
     limits: &Limits,
@@ -339,7 +341,7 @@ async fn permitted(
     let ((StatusCode::OK, _) | (StatusCode::NOT_MODIFIED, false)) = (head.status(), conditions.is_empty()) else {
         let (head, body) = head.into_parts();
         let after = head.headers.get(header::RETRY_AFTER).and_then(|after| pause(after, Timestamp::now()));
-        let refused = Refused::read(head.status.as_u16(), &head.headers, body, limits.quiet).await;
+        let refused = Refused::read(kind, &head, body, limits.quiet).await;
         if refused.is_absence() {
             return Ok(None);
         }

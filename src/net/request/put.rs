@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Method, Request};
 use tokio::sync::mpsc;
 
@@ -60,6 +60,22 @@ pub enum Put {
     Refused(u16),
 }
 
+/// How a body comes to be at a URL.
+pub struct Upload {
+    pub method: Method,
+    pub endpoint: Endpoint,
+    pub headers: HeaderMap,
+}
+
+impl Upload {
+    /// As HTTP has it.
+    #[must_use]
+    pub fn put(endpoint: &Endpoint, if_absent: bool) -> Self {
+        let absent = if_absent.then(|| (header::IF_NONE_MATCH, HeaderValue::from_static("*")));
+        Self { method: Method::PUT, endpoint: endpoint.clone(), headers: absent.into_iter().collect() }
+    }
+}
+
 /// Puts a body at a URL; with `if_absent`, only where nothing is. `timeout`: from the connect to the end of the answer.
 /// Dropped, it closes the connection.
 pub async fn put(
@@ -69,17 +85,19 @@ pub async fn put(
     if_absent: bool,
     timeout: Duration,
 ) -> Result<Put, HttpError> {
-    let attempt = Attempt::new(endpoint, timeout);
-    let (request, _) = prepare(endpoint, config)?;
+    let Upload { method, endpoint, headers } = match &config.signer {
+        Some(signer) => signer.kind().upload(endpoint, if_absent),
+        None => Upload::put(endpoint, if_absent),
+    };
+    let attempt = Attempt::new(&endpoint, timeout);
+    let (request, _) = prepare(&endpoint, config)?;
     let (mut head, _) = request.into_parts();
-    head.method = Method::PUT;
+    head.method = method;
     head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.length));
     head.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/gzip"));
-    if if_absent {
-        head.headers.insert(header::IF_NONE_MATCH, HeaderValue::from_static("*"));
-    }
+    head.headers.extend(headers);
     let mut request = Request::from_parts(head, body);
-    sign(endpoint, config, &mut request).await?;
+    sign(&endpoint, config, &mut request).await?;
     let socket = attempt.connect(config).await?;
     let response = attempt.exchange(socket, request, 0).await?;
     Ok(match response.status {

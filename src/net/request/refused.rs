@@ -7,13 +7,17 @@ use std::time::Duration;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderValue};
+use hyper::http::response::Parts;
+
+use crate::net::store::kind::Kind;
 
 /// How much of an answer is looked into, in bytes.
 const LONGEST: usize = 16 * 1024;
 
 /// Of a request that was refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
+    kind: Kind,
     pub code: u16,
     /// Its `Code`, as `AccessDenied`.
     pub name: Option<String>,
@@ -29,22 +33,23 @@ fn harmless(text: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= 128 && text.bytes().all(harmless)).then(|| text.to_owned())
 }
 
+/// What an error's XML calls it.
+#[must_use]
+pub fn name(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let (name, _) = text.split_once("<Code>")?.1.split_once("</Code>")?;
+    harmless(name.trim())
+}
+
 impl Refused {
     #[must_use]
-    pub fn of(code: u16, headers: &HeaderMap, body: &[u8]) -> Self {
+    pub fn of(kind: Kind, code: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let header = |name: &str| headers.get(name).and_then(|value: &HeaderValue| harmless(value.to_str().ok()?));
-        let text = String::from_utf8_lossy(body);
-        let name = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>"));
-        Self {
-            code,
-            name: name.and_then(|(name, _)| harmless(name.trim())),
-            request: header("x-amz-request-id"),
-            region: header("x-amz-bucket-region"),
-        }
+        Self { kind, code, name: name(body), request: header(kind.request()), region: header("x-amz-bucket-region") }
     }
 
     /// With the start of a body, waited for so long.
-    pub(super) async fn read(code: u16, headers: &HeaderMap, mut rest: Incoming, quiet: Duration) -> Self {
+    pub(super) async fn read(kind: Kind, head: &Parts, mut rest: Incoming, quiet: Duration) -> Self {
         let mut body = Vec::new();
         while let Ok(Some(Ok(frame))) = tokio::time::timeout(quiet, rest.frame()).await {
             body.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
@@ -52,43 +57,17 @@ impl Refused {
                 break;
             }
         }
-        Self::of(code, headers, &body)
+        Self::of(kind, head.status.as_u16(), &head.headers, &body)
     }
 
     /// Whether there is no such object, in a bucket that is there.
     pub(super) fn is_absence(&self) -> bool {
-        self.code == 404 && self.name.as_deref() == Some("NoSuchKey")
+        self.kind.is_absence(self.name.as_deref().unwrap_or_default(), self.code)
     }
 
     /// What to do about it.
     fn hint(&self) -> &'static str {
-        match (self.name.as_deref().unwrap_or_default(), self.code) {
-            ("RequestTimeTooSkewed", _) => {
-                "; this machine's clock and the store's are minutes apart: set the node's clock (NTP)"
-            }
-            ("NoSuchBucket", _) => {
-                "; is the bucket's name right, and AWS_REGION, or AWS_ENDPOINT_URL for a store that is not AWS'?"
-            }
-            // The second is versitygw's.
-            ("InvalidAccessKeyId" | "XAdminUserNotFound", _) => {
-                "; it does not know the access key: is AWS_ACCESS_KEY_ID of this store, and not deleted?"
-            }
-            ("SignatureDoesNotMatch", _) => "; AWS_SECRET_ACCESS_KEY is not the one of AWS_ACCESS_KEY_ID",
-            ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => {
-                "; the session token is past its time, or not of this key: temporary keys in the environment are not renewed, those of a \
-                 role are"
-            }
-            ("PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "Redirect", _)
-            | (_, 301 | 307) => "; the bucket is in another region: set AWS_REGION to its own",
-            ("SlowDown", _) | (_, 429 | 503) => "; trying again as it asks",
-            (_, 401 | 403) => {
-                "; this identity needs s3:GetObject on the object, and s3:ListBucket on the bucket, without which an absent object is \
-                 refused as well"
-            }
-            (_, 412) => "; the object was replaced meanwhile",
-            (_, 500..) => "; trying again, and its own log says why",
-            _ => "; is the URL right, and AWS_ENDPOINT_URL a store that speaks S3?",
-        }
+        self.kind.hint(self.name.as_deref().unwrap_or_default(), self.code)
     }
 }
 
@@ -115,7 +94,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-amz-request-id", HeaderValue::from_static("17F0A/b+c="));
         let body = b"<?xml version='1.0'?><Error><Code>InvalidAccessKeyId</Code><AWSAccessKeyId>canary</AWSAccessKeyId></Error>";
-        let text = Refused::of(403, &headers, body).to_string();
+        let text = Refused::of(Kind::S3, 403, &headers, body).to_string();
         assert!(
             text.starts_with("the store answered 403 InvalidAccessKeyId (request 17F0A/b+c=); it does not know"),
             "{text}"
@@ -125,17 +104,17 @@ mod tests {
         for body in
             [&b"<Code>can ary</Code>"[..], b"<Code>canary", b"<Code><canary></Code>", b"canary", b"\xff<Code></Code>"]
         {
-            let text = Refused::of(403, &headers, body).to_string();
+            let text = Refused::of(Kind::S3, 403, &headers, body).to_string();
             assert!(text.starts_with("the store answered 403; this identity needs") && !text.contains("can"), "{text}");
         }
         headers.insert("x-amz-bucket-region", HeaderValue::from_static("eu-west-1"));
-        let text = Refused::of(301, &headers, b"<Code>PermanentRedirect</Code>").to_string();
+        let text = Refused::of(Kind::S3, 301, &headers, b"<Code>PermanentRedirect</Code>").to_string();
         assert!(text.ends_with("set AWS_REGION to its own (eu-west-1)"), "{text}");
-        let text = Refused::of(403, &HeaderMap::new(), b"<Code>RequestTimeTooSkewed</Code>").to_string();
+        let text = Refused::of(Kind::S3, 403, &HeaderMap::new(), b"<Code>RequestTimeTooSkewed</Code>").to_string();
         assert!(text.contains("clock"), "{text}");
-        assert!(Refused::of(404, &headers, b"<Code>NoSuchKey</Code>").is_absence());
+        assert!(Refused::of(Kind::S3, 404, &headers, b"<Code>NoSuchKey</Code>").is_absence());
         for body in [&b"<Code>NoSuchBucket</Code>"[..], b"<html>404</html>"] {
-            assert!(!Refused::of(404, &headers, body).is_absence());
+            assert!(!Refused::of(Kind::S3, 404, &headers, body).is_absence());
         }
     }
 }

@@ -4,9 +4,12 @@ use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::kind::Kind;
+
 /// An object, or all objects below a prefix. What a `%` stands before is meant as it is, as with the stores' own tools.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
+    pub kind: Kind,
     pub bucket: String,
     /// Ends in `/`, or is empty, where it is a prefix.
     pub key: String,
@@ -15,11 +18,8 @@ pub struct Address {
 /// Why a text is no [`Address`]. The text is not repeated: it may hold a credential.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseAddressError {
-    #[error(
-        "an object store's URL is s3://BUCKET/KEY, without a user, a port or a query: keys come from the environment, and another \
-         server than AWS' from AWS_ENDPOINT_URL"
-    )]
-    Extra,
+    #[error("an object store's URL is {}, without a user, a port or a query: {}", .0.form(), .0.elsewhere())]
+    Extra(Kind),
     #[error("the bucket is missing, or has characters that a bucket's name cannot have")]
     Bucket,
     #[error("the object's key has an empty segment, '.' or '..': write it as the store lists it")]
@@ -31,13 +31,13 @@ impl Address {
     #[must_use]
     pub fn parse(text: &str) -> Option<Result<Self, ParseAddressError>> {
         let (scheme, rest) = text.split_once("://")?;
-        scheme.eq_ignore_ascii_case("s3").then(|| Self::of(rest))
+        Kind::of_scheme(scheme).map(|kind| Self::of(kind, rest))
     }
 
-    fn of(rest: &str) -> Result<Self, ParseAddressError> {
+    fn of(kind: Kind, rest: &str) -> Result<Self, ParseAddressError> {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
         if bucket.contains(['@', ':', '?', '#']) || key.contains(['?', '#']) {
-            return Err(ParseAddressError::Extra);
+            return Err(ParseAddressError::Extra(kind));
         }
         let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
         if !bucket.bytes().any(|byte| byte.is_ascii_alphanumeric()) || !bucket.bytes().all(named) {
@@ -47,7 +47,7 @@ impl Address {
         if !key.is_empty() && inner.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
             return Err(ParseAddressError::Key);
         }
-        Ok(Self { bucket: bucket.to_owned(), key: key.to_owned() })
+        Ok(Self { kind, bucket: bucket.to_owned(), key: key.to_owned() })
     }
 
     /// Whether it is all that is below.
@@ -66,7 +66,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "s3://{}/{}", self.bucket, self.key)
+        write!(f, "{}://{}/{}", self.kind.scheme(), self.bucket, self.key)
     }
 }
 
@@ -98,9 +98,9 @@ mod tests {
         }
         assert_eq!(Address::parse("https://host/a"), None);
         for (text, error) in [
-            ("s3://canary@web/a", ParseAddressError::Extra),
-            ("s3://web:9000/a", ParseAddressError::Extra),
-            ("s3://web/a?canary", ParseAddressError::Extra),
+            ("s3://canary@web/a", ParseAddressError::Extra(Kind::S3)),
+            ("s3://web:9000/a", ParseAddressError::Extra(Kind::S3)),
+            ("s3://web/a?canary", ParseAddressError::Extra(Kind::S3)),
             ("s3:///a", ParseAddressError::Bucket),
             ("s3://../a", ParseAddressError::Bucket),
             ("s3://we b/a", ParseAddressError::Bucket),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use serde::Deserialize;
+use super::kind::Kind;
 
 /// What a list says of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub struct Page {
 /// Why nothing below a prefix is used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ListingError {
-    #[error("the list makes no sense; is AWS_ENDPOINT_URL a store that speaks S3?")]
-    Broken,
+    #[error("the list makes no sense; {}", .0.other())]
+    Broken(Kind),
     #[error("{key:?} has an empty segment, '.' or '..'; rename the object, or give another prefix")]
     Outside { key: String },
     #[error("{key:?} is an object and a folder as well; rename one of them")]
@@ -48,35 +48,30 @@ impl ListingError {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListBucketResult {
-    #[serde(default)]
-    is_truncated: bool,
-    next_continuation_token: Option<String>,
-    #[serde(default)]
-    contents: Vec<Contents>,
+/// What a page says, as it says it.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub objects: Vec<ListedObject>,
+    pub next: Option<String>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Contents {
-    key: String,
-    #[serde(default, rename = "ETag")]
-    etag: String,
-    size: u64,
-    #[serde(default)]
-    last_modified: String,
+/// One of its objects.
+#[derive(Debug)]
+pub(super) struct ListedObject {
+    pub key: String,
+    pub etag: String,
+    pub size: u64,
+    pub modified: String,
 }
 
 impl Page {
     /// `prefix`: what was asked for.
-    pub fn read(body: &[u8], prefix: &str) -> Result<Self, ListingError> {
-        let text = std::str::from_utf8(body).map_err(|_| ListingError::Broken)?;
-        let list: ListBucketResult = quick_xml::de::from_str(text).map_err(|_| ListingError::Broken)?;
-        let mut page = Self::default();
-        for Contents { key, etag, size, last_modified } in list.contents {
-            let rest = key.strip_prefix(prefix).ok_or(ListingError::Broken)?;
+    pub(super) fn read(kind: Kind, body: &[u8], prefix: &str) -> Result<Self, ListingError> {
+        let broken = || ListingError::Broken(kind);
+        let list = std::str::from_utf8(body).ok().and_then(|text| kind.listed(text)).ok_or_else(broken)?;
+        let mut page = Self { next: list.next, ..Self::default() };
+        for ListedObject { key, etag, size, modified } in list.objects {
+            let rest = key.strip_prefix(prefix).ok_or_else(broken)?;
             // What some tools make of a folder.
             if size == 0 && (rest.is_empty() || rest.ends_with('/')) {
                 continue;
@@ -85,14 +80,9 @@ impl Page {
                 return Err(ListingError::Outside { key });
             }
             if etag.is_empty() {
-                return Err(ListingError::Broken);
+                return Err(broken());
             }
-            page.entries.push((rest.to_owned(), Entry { etag, size, modified: last_modified }));
-        }
-        match (list.is_truncated, list.next_continuation_token) {
-            (true, None) => return Err(ListingError::Broken),
-            (true, next) => page.next = next,
-            (false, _) => {}
+            page.entries.push((rest.to_owned(), Entry { etag, size, modified }));
         }
         Ok(page)
     }
@@ -118,7 +108,8 @@ mod tests {
         let text = format!(
             "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>web</Name>{contents}</ListBucketResult>"
         );
-        Page::read(text.as_bytes(), "conf/").map(|page| page.entries.into_iter().map(|(key, _)| key).collect())
+        Page::read(Kind::S3, text.as_bytes(), "conf/")
+            .map(|page| page.entries.into_iter().map(|(key, _)| key).collect())
     }
 
     fn entry(key: &str, size: u64) -> String {
@@ -139,9 +130,9 @@ mod tests {
         for broken in
             [&entry("other/a", 1), "<IsTruncated>true</IsTruncated>", "<Contents><Key>conf/a</Key></Contents>", "<a"]
         {
-            assert_eq!(page(broken), Err(ListingError::Broken), "{broken}");
+            assert_eq!(page(broken), Err(ListingError::Broken(Kind::S3)), "{broken}");
         }
-        assert_eq!(Page::read(b"<html>\xff", ""), Err(ListingError::Broken));
+        assert_eq!(Page::read(Kind::S3, b"<html>\xff", ""), Err(ListingError::Broken(Kind::S3)));
         let keys = ["a", "b/c", "b", "d/e"];
         assert_eq!(folders(keys.into_iter()), Err(ListingError::Both { key: "b".to_owned() }));
         assert_eq!(folders(["a", "a.b/c", "d/e"].into_iter()), Ok(()));

@@ -1,13 +1,14 @@
-//! Object stores that speak S3: where an object is asked for, and how a request says who asks.
+//! Object stores: where an object is asked for, and how a request says who asks.
 //!
-//! Signing, and the ways to an identity, are reqsign's; connections, bounds and texts are ours. A store that lacks something
-//! of its environment says so when it is asked: the variables may come from a webhook that this process does not see.
+//! What one kind of store has of its own is in its file; connections, bounds and texts are one for all. A store that lacks
+//! something of its environment says so when it is asked: the variables may come from a webhook that this process does not
+//! see.
 
 pub mod address;
-mod credentials;
+mod ask;
+pub mod kind;
 pub mod listing;
-#[cfg(test)]
-mod tests;
+mod s3;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,18 +17,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use hyper::http::request::Parts;
-use reqsign_aws_v4::{Credential, RequestSigner};
-use reqsign_core::Signer;
 
 use self::address::{Address, encoded};
+use self::kind::Kind;
+use self::listing::{ListingError, Page};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::{HttpConfig, Sign, SignError};
 
-/// Where another store than AWS' is, of which each address is of the form `ENDPOINT/BUCKET/KEY`.
-const ENDPOINTS: [&str; 2] = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"];
-const REGIONS: [&str; 2] = ["AWS_REGION", "AWS_DEFAULT_REGION"];
-/// What stores other than AWS' sign with, where nobody says otherwise.
-const REGION: &str = "us-east-1";
+/// What the variables are called that stores and identities are configured by.
+const VARIABLES: [&str; 1] = ["AWS_"];
 
 /// What the environment says of stores and identities. Never printed.
 #[derive(Clone, Default)]
@@ -39,7 +37,8 @@ impl Environment {
         let own = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
             // A Secret's value often ends in a line end.
-            (name.starts_with("AWS_") && !value.trim().is_empty()).then(|| (name, value.trim().to_owned()))
+            (VARIABLES.iter().any(|own| name.starts_with(own)) && !value.trim().is_empty())
+                .then(|| (name, value.trim().to_owned()))
         };
         Self(std::env::vars_os().filter_map(own).collect())
     }
@@ -77,6 +76,7 @@ pub struct Access {
 /// A bucket.
 #[derive(Clone)]
 pub struct Store {
+    kind: Kind,
     /// Without a `/` at the end.
     base: String,
     http: Arc<HttpConfig>,
@@ -92,19 +92,14 @@ impl Store {
     /// The one of an address. `http`: who is trusted, and the proxies.
     #[must_use]
     pub fn new(address: &Address, environment: &Environment, access: Access, http: HttpConfig) -> Self {
-        let (base, region) = base(&address.bucket, environment);
-        let identity = match (&region, access.anonymous) {
-            (Err(error), _) => Identity::Unknown(error.clone()),
-            (Ok(_), true) => Identity::Nobody,
-            (Ok(region), false) => match credentials::provider(environment, region, access, &http) {
-                Ok((context, provider)) => {
-                    Identity::Known(Signer::new(context, provider, RequestSigner::new("s3", region)))
-                }
-                Err(error) => Identity::Unknown(error),
-            },
+        let kind = address.kind;
+        let base = base(address, environment);
+        let identity = match kind {
+            Kind::S3 => s3::identity(&address.bucket, environment, access, &http),
         };
-        let http = HttpConfig { signer: Some(Arc::new(identity)), ..http };
-        Self { base, http: Arc::new(http) }
+        let identity = identity.unwrap_or_else(Identity::Unknown);
+        let http = HttpConfig { signer: Some(Arc::new(Signing { kind, identity })), ..http };
+        Self { kind, base, http: Arc::new(http) }
     }
 
     /// Where an object is; `None`: its key is too long.
@@ -116,8 +111,21 @@ impl Store {
     /// Where a page of the list of what is below a prefix is; `next`: where another one ended.
     #[must_use]
     pub fn list(&self, prefix: &str, next: Option<&str>) -> Option<Endpoint> {
-        let next = next.map(|next| format!("&continuation-token={}", encoded(next, false))).unwrap_or_default();
-        format!("{}/?list-type=2&prefix={}{next}", self.base, encoded(prefix, false)).parse().ok()
+        let query = match self.kind {
+            Kind::S3 => s3::list(prefix, next),
+        };
+        format!("{}/?{query}", self.base).parse().ok()
+    }
+
+    /// A page of it.
+    pub fn page(&self, body: &[u8], prefix: &str) -> Result<Page, ListingError> {
+        Page::read(self.kind, body, prefix)
+    }
+
+    /// That an answer makes no sense.
+    #[must_use]
+    pub fn broken(&self) -> ListingError {
+        ListingError::Broken(self.kind)
     }
 
     /// By what a request to the store is sent and signed.
@@ -134,50 +142,39 @@ fn object(base: &str, key: &str) -> Option<Endpoint> {
 /// Where the object of an address is; `None`: its key is too long.
 #[must_use]
 pub fn endpoint(address: &Address, environment: &Environment) -> Option<Endpoint> {
-    object(&base(&address.bucket, environment).0, &address.key)
+    object(&base(address, environment), &address.key)
 }
 
-/// The URL that objects' keys follow, and the region to sign for, or why there is none.
-fn base(bucket: &str, environment: &Environment) -> (String, Result<String, SignError>) {
-    let region = environment.first(REGIONS);
-    let valid = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    if region.is_some_and(|region| !region.bytes().all(valid)) {
-        let error = "AWS_REGION is no region's name, such as eu-central-1";
-        return (format!("https://{bucket}.s3.amazonaws.com"), Err(SignError::lasting(error)));
+/// The URL that objects' keys follow.
+fn base(address: &Address, environment: &Environment) -> String {
+    match address.kind {
+        Kind::S3 => s3::base(&address.bucket, environment).0,
     }
-    if let Some(given) = environment.first(ENDPOINTS) {
-        let given = given.trim_end_matches('/');
-        let usable = given.parse::<Endpoint>().is_ok_and(|endpoint| !endpoint.is_unix()) && !given.contains(['?', '#']);
-        if !usable {
-            let error = "AWS_ENDPOINT_URL is no URL of an object store, such as https://minio.example:9000";
-            return (format!("https://{bucket}.s3.amazonaws.com"), Err(SignError::lasting(error)));
-        }
-        return (format!("{given}/{bucket}"), Ok(region.unwrap_or(REGION).to_owned()));
-    }
-    let domain =
-        if region.is_some_and(|region| region.starts_with("cn-")) { "amazonaws.com.cn" } else { "amazonaws.com" };
-    let host = region.map_or_else(|| format!("s3.{domain}"), |region| format!("s3.{region}.{domain}"));
-    // Of a name with dots a certificate for *.s3.amazonaws.com says nothing.
-    let base =
-        if bucket.contains('.') { format!("https://{host}/{bucket}") } else { format!("https://{bucket}.{host}") };
-    let missing = "AWS_REGION is not set, and no AWS_ENDPOINT_URL: set AWS_REGION to the bucket's region";
-    (base, region.map(str::to_owned).ok_or_else(|| SignError::lasting(missing)))
 }
 
 /// Who asks.
 enum Identity {
     Nobody,
-    Known(Signer<Credential>),
     Unknown(SignError),
+    S3(s3::Signer),
 }
 
-impl Sign for Identity {
+struct Signing {
+    kind: Kind,
+    identity: Identity,
+}
+
+impl Sign for Signing {
+    fn kind(&self) -> Kind {
+        self.kind
+    }
+
     fn sign<'a>(&'a self, request: &'a mut Parts) -> Pin<Box<dyn Future<Output = Result<(), SignError>> + Send + 'a>> {
         Box::pin(async move {
-            match self {
-                Self::Nobody => Ok(()),
-                Self::Unknown(error) => Err(error.clone()),
-                Self::Known(signer) => signer.sign(request, None).await.map_err(|error| credentials::explain(&error)),
+            match &self.identity {
+                Identity::Nobody => Ok(()),
+                Identity::Unknown(error) => Err(error.clone()),
+                Identity::S3(signer) => s3::sign(signer, request).await,
             }
         })
     }

@@ -11,7 +11,7 @@ use crate::model::object::Object;
 use crate::model::spool::Spool;
 use crate::net::request::fetch::{FetchError, Fetched, Limits, fetch};
 use crate::net::store::Store;
-use crate::net::store::listing::{Entry, ListingError, Page, folders};
+use crate::net::store::listing::{Entry, ListingError, folders};
 
 /// The most objects.
 const MOST: usize = 10_000;
@@ -91,13 +91,13 @@ impl Prefix {
         let (limit, mut left) = (limits.bytes, limits.bytes);
         let (mut listing, mut next) = (Listing::new(), None);
         loop {
-            let at = self.store.list(&self.key, next.as_deref()).ok_or_else(|| refused(ListingError::Broken))?;
+            let at = self.store.list(&self.key, next.as_deref()).ok_or_else(|| refused(self.store.broken()))?;
             let limits = Limits { bytes: PAGE, ..*limits };
             let Fetched::New { body, .. } = fetch(&at, self.store.http(), &limits, &Conditions::default()).await?
             else {
-                return Err(refused(ListingError::Broken));
+                return Err(refused(self.store.broken()));
             };
-            let page = Page::read(&body, &self.key).map_err(refused)?;
+            let page = self.store.page(&body, &self.key).map_err(refused)?;
             for (key, entry) in page.entries {
                 left = left
                     .checked_sub(entry.size.saturating_add(key.len() as u64))
@@ -130,7 +130,7 @@ impl Prefix {
     ) -> Result<Option<(String, (Entry, Content))>, UrlError> {
         let full = format!("{}{key}", self.key);
         let at = self.store.object(&full).zip(Conditions::only(&entry.etag));
-        let (at, only) = at.ok_or_else(|| Self::refused(source, ListingError::Broken))?;
+        let (at, only) = at.ok_or_else(|| Self::refused(source, self.store.broken()))?;
         let body = match source.fetch_once(&at, limits, spool, &only).await {
             Ok(Fetched::New { body, .. }) => body,
             Ok(Fetched::Absent(_) | Fetched::NotModified) => return Ok(None),

@@ -1,7 +1,10 @@
 use super::*;
+use crate::net::store::Store;
+use crate::net::store::address::Address;
+use crate::net::store::kind::Kind;
 
 fn store(environment: &Environment, bucket: &str, access: Access) -> Store {
-    let address = Address { bucket: bucket.to_owned(), key: String::new() };
+    let address = Address { kind: Kind::S3, bucket: bucket.to_owned(), key: String::new() };
     Store::new(&address, environment, access, HttpConfig::default())
 }
 
@@ -9,7 +12,7 @@ async fn signed(store: &Store, key: &str) -> Result<Parts, SignError> {
     let endpoint = store.object(key).unwrap();
     let request = hyper::Request::get(endpoint.to_string()).body(()).unwrap();
     let mut parts = request.into_parts().0;
-    store.http.signer.as_ref().unwrap().sign(&mut parts).await?;
+    store.http().signer.as_ref().unwrap().sign(&mut parts).await?;
     Ok(parts)
 }
 

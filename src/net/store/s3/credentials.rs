@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{Request, Response, StatusCode, Uri};
@@ -13,19 +12,15 @@ use reqsign_aws_v4::{
 };
 use reqsign_core::{Context, Env, Error, FileRead, HttpSend, ProvideCredentialDyn};
 
-use super::{Access, Environment};
-use crate::net::credentials::{Header, LiteralOrFile};
+use crate::net::credentials::Header;
 use crate::net::endpoint::Endpoint;
-use crate::net::request::refused::Refused;
-use crate::net::request::{HttpConfig, SignError, send_unmasked};
+use crate::net::request::{HttpConfig, SignError};
+use crate::net::store::ask::Ask;
+use crate::net::store::{Access, Environment};
 use crate::os::file::read_regular;
 
 /// The largest token, in bytes.
 const TOKEN: u64 = 64 * 1024;
-/// The largest answer, in bytes.
-const ANSWER: usize = 64 * 1024;
-/// How long a service of the cloud is waited for, and how long one of the node's own, which is quick where it is there.
-const PATIENCE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(2));
 /// Another place of AWS' token service, as of an endpoint in the own network.
 const STS: &str = "AWS_ENDPOINT_URL_STS";
 
@@ -147,38 +142,18 @@ fn own(error: SignError) -> Error {
 impl Own {
     async fn ask(&self, request: Request<Bytes>) -> Result<Response<Bytes>, SignError> {
         let (head, body) = request.into_parts();
-        let endpoint = self.endpoint(&head.uri)?;
-        let is_remote = head.uri.scheme_str() == Some("https");
         let headers = head.headers.iter().map(|(name, value)| Header::sensitive(name.clone(), value.as_bytes()));
-        let config = HttpConfig {
-            method: head.method,
-            owner: self.http.owner,
-            body: LiteralOrFile::Literal(body),
-            headers: headers.collect(),
-            ca_file: self.http.ca_file.clone(),
+        let ask = Ask {
+            endpoint: self.endpoint(&head.uri)?,
             // What has no TLS is on this node.
-            proxies: self.http.proxies.clone().filter(|_| is_remote),
-            ..HttpConfig::default()
+            is_remote: head.uri.scheme_str() == Some("https"),
+            method: head.method,
+            headers: headers.collect(),
+            body,
+            hint: "does the role's trust policy name this cluster and this service account, and is there such a role?",
         };
-        let patience = if is_remote { PATIENCE.0 } else { PATIENCE.1 };
-        let failed = |reason: String| SignError::passing(format!("asking for credentials: {reason}"));
-        let answer =
-            send_unmasked(&endpoint, &config, ANSWER, patience).await.map_err(|error| failed(error.to_string()))?;
-        let (answer, _) = answer;
-        if answer.status != 200 {
-            let name = Refused::of(answer.status, &hyper::HeaderMap::new(), &answer.body).name;
-            let name = name.map(|name| format!(" {name}")).unwrap_or_default();
-            let hint = if answer.status < 500 && answer.status != 429 {
-                "; does the role's trust policy name this cluster and this service account, and is there such a role?"
-            } else {
-                "; trying again"
-            };
-            return Err(failed(format!("{endpoint} answered {}{name}{hint}", answer.status)));
-        }
-        if let Some(why) = answer.incomplete {
-            return Err(failed(format!("{endpoint}: the answer broke off: {why}")));
-        }
-        let mut response = Response::new(Bytes::from(answer.body));
+        let answer = ask.send(&self.http).await?;
+        let mut response = Response::new(Bytes::from(answer));
         *response.status_mut() = StatusCode::OK;
         Ok(response)
     }
