@@ -5,6 +5,7 @@
 //! is written is read again. Nothing here prints a byte.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -13,7 +14,7 @@ use bytes::Bytes;
 
 use crate::model::digest::Digest;
 use crate::model::spool::{Slot, Spool, SpoolError};
-use crate::model::stretch::Stretch;
+use crate::model::stretch::{LARGE, Stretch};
 
 /// What is shorter, in bytes, stays in memory: the handle of a kept value is hardly smaller.
 const SHORTEST: usize = 256;
@@ -28,6 +29,15 @@ enum Stored {
     Memory(Arc<Held>),
     Spool(Arc<Slot>),
     File(Arc<Stretch>),
+}
+
+/// Where a value is on a disk, for a kernel that copies it without a detour through memory.
+pub struct Place<'a> {
+    pub file: &'a File,
+    /// Where it begins.
+    pub at: u64,
+    /// Whether nobody but this process can write there: the digest was taken of what a copy of it has.
+    pub is_own: bool,
 }
 
 /// Reads a [`Content`]. Whether the bytes are what they were, whoever reads them must see by themselves.
@@ -100,6 +110,20 @@ impl Content {
             Stored::Memory(held) => take(&held.bytes),
             Stored::Spool(slot) => slot.pieces(take),
             Stored::File(file) => file.pieces(take),
+        }
+    }
+
+    /// Where a large value is on a disk; `None`: it is short, or in memory.
+    #[must_use]
+    pub fn place(&self) -> Option<Place<'_>> {
+        match &self.0 {
+            _ if self.len() as u64 <= LARGE => None,
+            Stored::Memory(_) => None,
+            Stored::Spool(slot) => {
+                let (file, at) = slot.place();
+                Some(Place { file, at, is_own: true })
+            }
+            Stored::File(file) => Some(Place { file: file.file(), at: 0, is_own: false }),
         }
     }
 

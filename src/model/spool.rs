@@ -237,6 +237,11 @@ impl Slot {
         self.spool.0.file.read_at(&mut buffer[..length], self.offset + at as u64)
     }
 
+    /// The file that they are in, and where in it they begin.
+    pub(super) fn place(&self) -> (&File, u64) {
+        (&self.spool.0.file, self.offset)
+    }
+
     /// Gives the bytes to `take`, piece by piece. Only when it returns well were they the right ones.
     pub fn pieces<E: From<SpoolError>>(&self, mut take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         if self.len <= PIECE {

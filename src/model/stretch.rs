@@ -73,6 +73,11 @@ impl Stretch {
         &self.notes
     }
 
+    /// The file that they begin.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Gives the bytes to `take`, piece by piece. Only when it returns well were they the right ones.
     pub fn pieces<E: From<SpoolError>>(&self, take: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let read = |piece: &mut [u8], at| {

@@ -10,7 +10,7 @@ use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, UnlinkatFlags, geteuid};
 
 use super::sys::{
-    fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, symlinkat, unlinkat, write,
+    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, symlinkat, unlinkat, write,
 };
 use crate::model::digest::{Digest, Hasher};
 
@@ -95,7 +95,8 @@ impl Dir {
 
     /// Makes an empty file that must not exist, with the owner's part of `mode`.
     pub(super) fn create_new(&self, name: &str, mode: Mode) -> nix::Result<OwnedFd> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        // What a kernel copied is read again.
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         openat(self, name, flags, mode & PRIVATE)
     }
 
@@ -240,6 +241,23 @@ pub(super) fn write_all(file: impl AsFd, bytes: &[u8]) -> nix::Result<()> {
         rest = rest.get(written..).filter(|_| written > 0).ok_or(Errno::EIO)?;
     }
     Ok(())
+}
+
+/// Has the kernel copy so many bytes from a place in one file to the beginning of another, empty one: on file systems that
+/// can, both share them. `false`: somebody has to write them, from the beginning. Whatever a file system or a sandbox
+/// refuses a copy with, a write that is refused as well says it better.
+pub(super) fn copy_range(from: impl AsFd, at: u64, into: impl AsFd, length: usize) -> bool {
+    let Ok(mut source) = i64::try_from(at) else { return false };
+    let (mut target, mut left) = (0, length);
+    while left > 0 {
+        match copy_file_range(&from, &mut source, &into, &mut target, left) {
+            Err(Errno::EINTR) => {}
+            // At the end of the file, and on file systems that are wrong about it.
+            Ok(0) | Err(_) => return false,
+            Ok(copied) => left = left.saturating_sub(copied),
+        }
+    }
+    true
 }
 
 /// Gives the file's bytes to `take` as they come, until it says that it has enough; whether it wanted all of them.

@@ -2,10 +2,10 @@
 //! each can be made to fail, to end the process, or to be forgotten by the disk.
 
 #[cfg(not(test))]
-pub(super) use self::real::renameat_noreplace;
+pub(super) use self::real::{copy_file_range, renameat_noreplace};
 #[cfg(test)]
 pub(super) use super::tests::faulty::{
-    fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_noreplace, symlinkat,
+    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_noreplace, symlinkat,
     unlinkat, write,
 };
 #[cfg(not(test))]
@@ -20,6 +20,17 @@ pub(super) mod real {
 
     use nix::errno::Errno;
     use rustix::fs::{RenameFlags, renameat_with};
+
+    /// copy_file_range(2) between places.
+    pub(in crate::publish) fn copy_file_range(
+        from: impl AsFd,
+        at: &mut i64,
+        into: impl AsFd,
+        to: &mut i64,
+        length: usize,
+    ) -> nix::Result<usize> {
+        nix::fcntl::copy_file_range(from, Some(at), into, Some(to), length)
+    }
 
     /// renameat2(2) with `RENAME_NOREPLACE`. nix has it on glibc only.
     pub(in crate::publish) fn renameat_noreplace(

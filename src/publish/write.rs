@@ -7,10 +7,11 @@ use nix::sys::stat::Mode;
 use nix::unistd::Gid;
 use tracing::warn;
 
-use super::dir::{Dir, permissions, settle, write_all};
+use super::dir::{Dir, copy_range, digest_of_size, permissions, settle, write_all};
 use super::folder::Access;
 use super::sys::{fstat, fsync};
 use super::{Layout, Output, PublishError};
+use crate::model::spool::SpoolError;
 use crate::model::tree::File;
 
 /// How many files are held open until they are on the disk.
@@ -80,10 +81,21 @@ impl Output {
             // Before its first byte.
             exposed(permissions(&fstat(&fd).map_err(failed)?))?;
         }
-        file.bytes.pieces(|piece| write_all(&fd, piece).map_err(failed)).map_err(|error| match error {
-            PublishError::Kept(error) => PublishError::Source { origin: file.origin.to_string(), error },
-            error => error,
-        })?;
+        let changed = |error| PublishError::Source { origin: file.origin.to_string(), error };
+        match file.bytes.place().filter(|place| copy_range(place.file, place.at, &fd, file.bytes.len())) {
+            Some(place) if place.is_own => {}
+            // Whoever can write to the file may have, since its digest was taken.
+            Some(_) => {
+                let found = digest_of_size(file.bytes.len() as u64, &fd).map_err(failed)?;
+                if found != Some(file.bytes.digest()) {
+                    return Err(changed(SpoolError::Changed));
+                }
+            }
+            None => {
+                let written = file.bytes.pieces(|piece| write_all(&fd, piece).map_err(failed));
+                written.map_err(|error| if let PublishError::Kept(error) = error { changed(error) } else { error })?;
+            }
+        }
         let found = settle(&fd, group, mode).map_err(failed)?;
         exposed(found)?;
         if found != mode && self.keeps_no_modes.set(()).is_ok() {

@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 use std::rc::Rc;
 
 use nix::errno::Errno;
@@ -76,6 +77,8 @@ struct Layer {
     /// Called before each change.
     watch: Option<Rc<dyn Fn()>>,
     log: Option<Vec<Change>>,
+    /// How much the kernel copies from file to file before it refuses to, and by what.
+    copies: Option<(usize, Errno)>,
     /// The permissions that all files have, whatever mode they are given.
     modes: Option<u32>,
 }
@@ -116,6 +119,11 @@ pub(in crate::publish) fn watch(watch: Option<Rc<dyn Fn()>>) {
 /// From now on the file system keeps no modes of files.
 pub(in crate::publish) fn keep_no_modes(permissions: Option<u32>) {
     with(|layer| layer.modes = permissions);
+}
+
+/// From now on the kernel copies so many bytes from file to file, and refuses then.
+pub(in crate::publish) fn refuse_copies(copies: Option<(usize, Errno)>) {
+    with(|layer| layer.copies = copies);
 }
 
 fn shown(mut stat: FileStat) -> FileStat {
@@ -260,6 +268,35 @@ pub(in crate::publish) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
         let written = nix::unistd::write(&fd, bytes)?;
         log(|| Change::Wrote { inode: inode(&fd), bytes: bytes[..written].to_vec() });
         Ok(written)
+    })
+}
+
+pub(in crate::publish) fn copy_file_range(
+    from: impl AsFd,
+    at: &mut i64,
+    into: impl AsFd,
+    to: &mut i64,
+    length: usize,
+) -> Result<usize> {
+    call(true, || {
+        let begin = *to;
+        let length = with(|layer| match &mut layer.copies {
+            None => Ok(length),
+            Some((0, errno)) => Err(*errno),
+            Some((left, _)) => {
+                let most = length.min(*left);
+                *left -= most;
+                Ok(most)
+            }
+        })?;
+        let copied = real::copy_file_range(from, at, &into, to, length)?;
+        log(|| {
+            let mut bytes = vec![0; copied];
+            let file = std::fs::File::from(into.as_fd().try_clone_to_owned().unwrap());
+            file.read_exact_at(&mut bytes, begin.try_into().unwrap()).unwrap();
+            Change::Wrote { inode: inode(&into), bytes }
+        });
+        Ok(copied)
     })
 }
 
