@@ -10,7 +10,8 @@ use nix::sys::stat::{FileStat, Mode, SFlag};
 use nix::unistd::{Gid, UnlinkatFlags, geteuid};
 
 use super::sys::{
-    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, symlinkat, unlinkat, write,
+    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, symlinkat,
+    unlinkat, write,
 };
 use crate::model::digest::{Digest, Hasher};
 

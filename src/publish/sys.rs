@@ -5,8 +5,8 @@
 pub(super) use self::real::{copy_file_range, renameat_noreplace};
 #[cfg(test)]
 pub(super) use super::tests::faulty::{
-    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat, renameat_noreplace, symlinkat,
-    unlinkat, write,
+    copy_file_range, fchmod, fchown, fstat, fstatat, fsync, mkdirat, openat, read, readlinkat, renameat,
+    renameat_noreplace, symlinkat, unlinkat, write,
 };
 #[cfg(not(test))]
 pub(super) use nix::fcntl::{openat, readlinkat, renameat};

@@ -35,10 +35,21 @@ impl Watcher {
 
     /// The same by the path of the program, in a folder below this one, without an API server unless the flags name one.
     pub fn start(trimtab: &Path, below: &Path, flags: &[&str], file: &str) -> Result<Self> {
+        Self::start_with(trimtab, below, &[], flags, file)
+    }
+
+    /// The same with more of an environment.
+    pub fn start_with(
+        trimtab: &Path,
+        below: &Path,
+        environment: &[(&str, &str)],
+        flags: &[&str],
+        file: &str,
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("bench-").tempdir_in(below)?;
         let hook = Hook::start(dir.path().join("conf").join(file))?;
         let mut command = Command::new(trimtab);
-        command.args(flags).arg("--output").arg(dir.path().join("conf"));
+        command.envs(environment.iter().copied()).args(flags).arg("--output").arg(dir.path().join("conf"));
         command.args(["--reload-url", &format!("http://{}/-/reload", hook.address)]);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         Self::run(command, hook, dir)

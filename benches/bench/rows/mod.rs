@@ -3,6 +3,7 @@
 pub mod api;
 mod files;
 mod fleet;
+mod large;
 mod rest;
 mod scale;
 mod url;
@@ -28,7 +29,7 @@ pub struct Row {
 }
 
 /// All of them.
-pub const ROWS: [Row; 16] = [
+pub const ROWS: [Row; 17] = [
     Row { name: "swap", about: "a mounted volume is swapped → the hook is called", run: files::swap },
     Row { name: "signal", about: "the same → the signal arrives", run: files::signal },
     Row { name: "busy", about: "swaps on a disk that another program keeps busy", run: files::busy },
@@ -41,6 +42,7 @@ pub const ROWS: [Row; 16] = [
     Row { name: "peak", about: "memory while a ConfigMap of 1 MB is edited", run: rest::peak },
     Row { name: "labels", about: "many labelled ConfigMaps of 20 kB", run: scale::labels },
     Row { name: "url", about: "a bundle of 50 MB behind a URL", run: url::url },
+    Row { name: "large", about: "ten files of 60 MB in a directory", run: large::large },
     Row { name: "size", about: "binary and image", run: scale::size },
     Row { name: "server", about: "what one sidecar costs the API server", run: fleet::server },
     Row { name: "fleet", about: "many sidecars, one edit, a restart of the API server", run: fleet::fleet },

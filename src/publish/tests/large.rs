@@ -62,7 +62,10 @@ fn largest_write(publish: impl FnOnce()) -> usize {
     faulty::record();
     publish();
     let wrote = faulty::recorded().into_iter();
-    wrote.filter_map(|change| if let Change::Wrote { bytes, .. } = change { Some(bytes.len()) } else { None }).max().unwrap()
+    wrote
+        .filter_map(|change| if let Change::Wrote { bytes, .. } = change { Some(bytes.len()) } else { None })
+        .max()
+        .unwrap()
 }
 
 #[test]
