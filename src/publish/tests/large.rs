@@ -9,7 +9,8 @@ use crate::model::spool::{Spool, SpoolError};
 use crate::model::stretch::{LARGE, Stretch};
 
 /// One that is copied by hand, and one that the kernel copies.
-const LENGTHS: [usize; 2] = [300_000, (LARGE as usize) + 4097];
+const LENGTHS: [usize; 2] = [300_000, 1_100_001];
+const _: () = assert!(LENGTHS[0] as u64 <= LARGE && LENGTHS[1] as u64 > LARGE);
 
 fn tree_with(content: Content) -> Tree {
     let mut tree = tree([("small", "1")]);
