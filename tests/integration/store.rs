@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::support::child::Running;
+use super::support::moto::Moto;
 use super::support::port::free_port;
 use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, eventually, run, trimtab};
@@ -323,6 +324,55 @@ fn role_of_the_pod_is_asked_for_by_its_token_and_kept() {
         let status = sidecar.until("the answer is nonsense", |status| source(status).contains("makes no sense"));
         assert!(!format!("{status}{}", sidecar.log()).contains("canary"), "{status}");
     }
+}
+
+/// versitygw knows no session tokens: moto verifies token, signature and policy of each request.
+#[test]
+fn role_of_the_pod_reads_and_archives_in_a_store_that_verifies_its_credentials() {
+    let moto = Moto::start(Ipv4Addr::LOCALHOST, free_port());
+    let scene = Scene::new();
+    let put = |content: &str| {
+        fs::create_dir_all(scene.at("bundle")).unwrap();
+        fs::write(scene.at("bundle/blocked.map"), content).unwrap();
+        let tar = scene.text("new.tar.gz");
+        let packed = Command::new("tar").args(["-czf", &tar, "-C", &scene.text("bundle"), "."]).status().unwrap();
+        assert!(packed.success());
+        moto.put("edge.tar.gz", Path::new(&tar));
+    };
+    put("1");
+    let (reads, only_archives) = (moto.role("web", "s3:*Object"), moto.role("backup", "s3:PutObject"));
+    let token = scene.text("token");
+    fs::write(&token, "a.b-c_d.e\n").unwrap();
+    let environment = |role: &str| {
+        [
+            ("AWS_REGION", "eu-central-1".to_owned()),
+            ("AWS_STS_REGIONAL_ENDPOINTS", "regional".to_owned()),
+            ("AWS_ROLE_ARN", role.to_owned()),
+            ("AWS_WEB_IDENTITY_TOKEN_FILE", token.clone()),
+            ("AWS_ENDPOINT_URL_STS", moto.url().to_owned()),
+            ("AWS_ENDPOINT_URL_S3", moto.url().to_owned()),
+        ]
+    };
+    moto.guard();
+    let flags = ["--watch-url", "s3://lists/edge.tar.gz", "--archive", "s3://lists/kept"];
+    let sidecar = start(&scene, &environment(&reads), &flags);
+    published(&scene, "blocked.map", Some("1"));
+    sidecar.until("it is archived", |status| status["archive"]["archived"]["sequence"] == 1);
+    let got = |status: &str| moto.answers("GET /lists/edge.tar.gz ").iter().filter(|answer| *answer == status).count();
+    eventually("unchanged, it is not sent", || (got("304") >= 2).then_some(()));
+    put("2");
+    published(&scene, "blocked.map", Some("2"));
+    let status = sidecar.until("it is archived", |status| status["archive"]["archived"]["sequence"] == 2);
+    assert_eq!(moto.tokens(), ["a.b-c_d.e"; 2], "what the source and the archive got is kept until it ends");
+    let said = format!("{status}{}", sidecar.log());
+    assert!(!said.contains("ASIA") && !said.contains("a.b-c_d.e") && !said.contains("Signature"), "{said}");
+    drop(sidecar);
+
+    // Good credentials, for another purpose.
+    let other = Scene::new();
+    let sidecar = start(&other, &environment(&only_archives), &["--watch-url", "s3://lists/edge.tar.gz"]);
+    let status = sidecar.until("the role is refused", |status| source(status).contains("403 AccessDenied"));
+    assert!(source(&status).contains("needs s3:GetObject"), "{status}");
 }
 
 #[test]

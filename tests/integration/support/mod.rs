@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod child;
 pub mod hook;
+pub mod moto;
 pub mod mounts;
 pub mod nginx;
 pub mod port;
