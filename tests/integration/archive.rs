@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::api::{Api, PostParams};
 use serde_json::Value;
 
+use super::support::apiserver::{ADMIN, ApiServer};
 use super::support::child::Running;
 use super::support::nginx;
 use super::support::port::free_port;
+use super::support::relay::{self, Way};
 use super::support::scene::{Layout, Scene};
 use super::support::sidecar::{Sidecar, eventually, output_of, run, trimtab};
 
@@ -40,14 +46,23 @@ impl Store {
         Self { scene, port, _running: running }
     }
 
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/shop/web?token=canary", self.port)
-    }
-
     /// Flags for an archive there.
     fn flags(&self) -> Vec<String> {
+        self.flags_by(self.port)
+    }
+
+    /// The same by another port that leads there.
+    fn flags_by(&self, port: u16) -> Vec<String> {
         let header = format!("archive=Authorization: @{}", self.scene.text("credential"));
-        ["--archive".to_owned(), self.url(), "--url-header".to_owned(), header].into()
+        let url = format!("http://127.0.0.1:{port}/shop/web?token=canary");
+        ["--archive".to_owned(), url, "--url-header".to_owned(), header].into()
+    }
+
+    /// Flags for a start from the newest bundle there.
+    fn fallback(&self) -> [String; 6] {
+        let url = format!("http://127.0.0.1:{}/shop/web/latest.tar.gz", self.port);
+        let credential = format!("fallback=Authorization: @{}", self.scene.text("credential"));
+        ["--fallback-url", &url, "--fallback-after", "10ms", "--url-header", &credential].map(str::to_owned)
     }
 
     /// Each upload with its status.
@@ -252,6 +267,71 @@ fn kill_on_the_way_loses_no_upload() {
 }
 
 #[test]
+fn kill_in_the_middle_of_an_upload_leaves_nothing_torn() {
+    let large: String = std::iter::successors(Some(1_u32), |noise| Some(noise.wrapping_mul(1_664_525).wrapping_add(7)))
+        .map(|noise| char::from(b'0' + (noise >> 26) as u8))
+        .take(300_000)
+        .collect();
+    for upload in ["the bundle", "latest.tar.gz"] {
+        let (store, scene) = (Store::start(), Scene::new());
+        let holds = Arc::new(AtomicBool::new(false));
+        let (is_held, held) = mpsc::channel();
+        let (does_hold, is_latest) = (holds.clone(), upload == "latest.tar.gz");
+        let port = relay::start(store.port, move |head| {
+            let is_it = head.starts_with("PUT") && head.contains("/latest.tar.gz") == is_latest;
+            if !is_it || !does_hold.load(Ordering::SeqCst) {
+                return Way::Through;
+            }
+            let is_held = is_held.clone();
+            Way::Held(100_000, Box::new(move || is_held.send(()).unwrap()))
+        });
+        put(&scene, "in/a.conf", "1");
+        let mut flags = store.flags_by(port);
+        flags.extend(["--watch-dir".to_owned(), scene.text("in"), "--debounce=10ms".to_owned()]);
+        let mut sidecar = Sidecar::start(&scene.at("log"), scene.flags(&flags));
+        archived(&sidecar, 1);
+        let before = store.bundles();
+        holds.store(true, Ordering::SeqCst);
+        put(&scene, "in/a.conf", &large);
+        held.recv_timeout(Duration::from_mins(1)).unwrap();
+        assert!(scene.published("a.conf").as_deref() == Some(&large), "{upload}: nothing waits for it");
+        sidecar.kill();
+        let after = store.bundles();
+        assert_eq!(after["latest.tar.gz"], before["latest.tar.gz"], "{upload}");
+        assert_eq!(after.len(), before.len() + usize::from(is_latest), "{upload}: {:?}", after.keys());
+
+        holds.store(false, Ordering::SeqCst);
+        sidecar.start_again();
+        archived(&sidecar, 2);
+        assert!(store.latest() == map(&[("a.conf", &large)]), "{upload}");
+        let bundles = store.bundles();
+        assert_eq!(bundles.len(), 3, "{upload}: {:?}", bundles.keys());
+        assert_eq!(bundles.values().filter(|bundle| **bundle == bundles["latest.tar.gz"]).count(), 2, "{upload}");
+        sidecar.until_idle();
+        assert_eq!(scene.left_behind(), [] as [String; 0], "{upload}");
+    }
+}
+
+#[test]
+fn what_somebody_has_changed_since_it_was_published_is_not_archived() {
+    let (store, scene) = (Store::start(), Scene::new());
+    put(&scene, "in/a.conf", "1");
+    let flags = scene.flags(&flags(&store, &scene, &["--retry-min", "20ms", "--retry-max", "50ms"]));
+    let mut sidecar = Sidecar::start_with(&scene.at("log"), &[("TRIMTAB_TEST_KILL", "packed")], &flags);
+    eventually("it is killed", || sidecar.has_ended().then_some(()));
+    fs::write(scene.output.join("a.conf"), "X").unwrap();
+    let sidecar = Sidecar::start(&scene.at("log"), &flags);
+    sidecar.until("it is not archived", |status| {
+        let problem = &status["archive"]["problem"]["message"];
+        problem.as_str().is_some_and(|message| message.contains("it was changed since it was published"))
+    });
+    assert!(store.uploads().is_empty(), "{:?}", store.uploads());
+    put(&scene, "in/a.conf", "2");
+    archived(&sidecar, 2);
+    assert_eq!(store.latest(), map(&[("a.conf", "2")]));
+}
+
+#[test]
 fn what_the_main_process_writes_is_kept_and_brought_back() {
     let store = Store::start();
     let scene = Scene::new();
@@ -306,14 +386,8 @@ fn start_without_the_sources_is_from_the_archive_until_they_answer() {
 
     // Another node, at which nothing is published, while the source does not answer.
     let scene = Scene::new();
-    let url = format!("http://127.0.0.1:{}/shop/web/latest.tar.gz", store.port);
-    let credential = format!("fallback=Authorization: @{}", store.scene.text("credential"));
-    let watched = scene.text("in");
-    let flags =
-        ["--watch-dir", &watched, "--fallback-url", &url, "--fallback-after", "10ms", "--url-header", &credential];
-    let own = store.flags();
-    let flags: Vec<_> = flags.into_iter().chain(own.iter().map(String::as_str)).collect();
-    let flags = scene.flags(&flags);
+    let watched = ["--watch-dir".to_owned(), scene.text("in")];
+    let flags = scene.flags(&[&watched[..], &store.fallback(), &store.flags()].concat());
     let sidecar = Sidecar::start(&scene.at("log2"), &flags);
     eventually("it is published", || (scene.published("a.conf").as_deref() == Some("1")).then_some(()));
     // It comes from there, and another may have put something newer in its place.
@@ -348,6 +422,43 @@ fn start_without_the_sources_is_from_the_archive_until_they_answer() {
     let status = sidecar.until("it is in effect", |status| status["verdict"]["state"] == "in-effect");
     assert!(status["published"]["fallback"].is_null(), "{status}");
     assert_eq!(store.downloads(), before);
+}
+
+#[tokio::test]
+async fn start_without_the_api_server_is_from_the_archive_until_it_is_there() {
+    let mut server = ApiServer::start().await;
+    let namespace = server.namespace().await;
+    let maps: Api<ConfigMap> = Api::namespaced(server.client(ADMIN).await, &namespace);
+    let mut web = ConfigMap::default();
+    web.metadata.name = Some("web".to_owned());
+    web.data = Some([("a.conf".to_owned(), "1".to_owned())].into());
+    maps.create(&PostParams::default(), &web).await.unwrap();
+    let kubeconfig = server.kubeconfig(ADMIN);
+    let source = ["--configmap", &format!("{namespace}/web"), "--kubeconfig", kubeconfig.to_str().unwrap()];
+    let source = source.map(str::to_owned);
+    let store = Store::start();
+    let scene = Scene::new();
+    let sidecar = scene.start(&[&source[..], &store.flags()].concat());
+    archived(&sidecar, 1);
+    drop(sidecar);
+    server.kill();
+
+    // Another node, at which nothing is published.
+    let scene = Scene::new();
+    let sidecar = scene.start(&[&source[..], &store.flags(), &store.fallback()].concat());
+    let status = sidecar.until("it starts from the archive", |status| status["published"]["fallback"] == true);
+    assert_eq!(scene.published("a.conf").as_deref(), Some("1"), "{status}");
+    let status = sidecar.until("the verdict says so", |status| status["verdict"]["state"] == "stale");
+    assert!(status["verdict"]["summary"].as_str().unwrap().contains("from --fallback-url"), "{status}");
+
+    server.start_again().await;
+    let status = sidecar.until("the API server has the same", |status| status["verdict"]["state"] == "in-effect");
+    assert!(status["published"]["fallback"].is_null(), "{status}");
+    web.data = Some([("a.conf".to_owned(), "2".to_owned())].into());
+    maps.replace("web", &PostParams::default(), &web).await.unwrap();
+    eventually("its edit is published", || (scene.published("a.conf").as_deref() == Some("2")).then_some(()));
+    let status = sidecar.until("it is in effect", |status| status["verdict"]["state"] == "in-effect");
+    assert!(status["published"]["fallback"].is_null(), "{status}");
 }
 
 #[test]

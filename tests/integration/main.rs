@@ -30,6 +30,7 @@ mod reload; // notifying the main process: by signal, HTTP, program; retries
 mod rollback; // rollback, hold, quarantine
 mod rollout; // one replica first: a fleet of sidecars and its Lease
 mod store; // `--watch-url s3://…`: a real store, and servers that say what is not so
+mod store_faults; // the same: swapped during a list, cut, slow, of another length
 mod url; // `--watch-url`: a real nginx, and servers that break off
 mod validate; // `--validate` and `--syntax`
 mod volume; // mounted directories as the kubelet writes them

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 
 use super::support::child::Running;
+use super::support::hook::Hook;
 use super::support::moto::Moto;
 use super::support::port::free_port;
 use super::support::scene::Scene;
@@ -19,15 +20,15 @@ const KEY: &str = "AKIDCANARY";
 const SECRET: &str = "canary+secret/key";
 
 /// A versitygw with a bucket `web`.
-struct Store {
+pub(super) struct Store {
     // It ends before its folder goes.
     _running: Running,
     scene: Scene,
-    port: u16,
+    pub(super) port: u16,
 }
 
 impl Store {
-    fn start() -> Self {
+    pub(super) fn start() -> Self {
         let (scene, port) = (Scene::new(), free_port());
         fs::create_dir_all(scene.at("data/web")).unwrap();
         let tools =
@@ -55,7 +56,7 @@ impl Store {
         assert!(done.status.success(), "{done:?}");
     }
 
-    fn put(&self, key: &str, content: impl AsRef<[u8]>) {
+    pub(super) fn put(&self, key: &str, content: impl AsRef<[u8]>) {
         fs::write(self.scene.at("new"), content).unwrap();
         self.curl(key, &["-T", &self.scene.text("new")]);
     }
@@ -65,13 +66,13 @@ impl Store {
     }
 
     /// The requests for an object so far, as their statuses.
-    fn answers(&self, path: &str) -> Vec<String> {
+    pub(super) fn answers(&self, path: &str) -> Vec<String> {
         let log = fs::read_to_string(self.scene.at("store.log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.contains(&format!("| GET | {path} ")));
         lines.filter_map(|line| Some(line.split('|').nth(2)?.trim().to_owned())).collect()
     }
 
-    fn environment(&self) -> [(&'static str, String); 3] {
+    pub(super) fn environment(&self) -> [(&'static str, String); 3] {
         [
             ("AWS_ENDPOINT_URL", self.url()),
             ("AWS_ACCESS_KEY_ID", KEY.to_owned()),
@@ -80,21 +81,21 @@ impl Store {
     }
 }
 
-fn start(scene: &Scene, environment: &[(&str, String)], flags: &[&str]) -> Sidecar {
+pub(super) fn start(scene: &Scene, environment: &[(&str, String)], flags: &[&str]) -> Sidecar {
     let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let flags = [flags, &["--url-poll", "100ms", "--debounce", "10ms"]].concat();
     Sidecar::start_with(&scene.at("log"), &environment, scene.flags(&flags))
 }
 
-fn source(status: &Value) -> String {
+pub(super) fn source(status: &Value) -> String {
     status["sources"].to_string()
 }
 
-fn published(scene: &Scene, path: &str, content: Option<&str>) {
+pub(super) fn published(scene: &Scene, path: &str, content: Option<&str>) {
     eventually(&format!("{path} is {content:?}"), || (scene.published(path).as_deref() == content).then_some(()));
 }
 
-fn nothing_secret(sidecar: &Sidecar) {
+pub(super) fn nothing_secret(sidecar: &Sidecar) {
     let said = format!("{}{}", sidecar.log(), sidecar.status());
     assert!(!said.contains(KEY) && !said.contains(SECRET) && !said.contains("Signature"), "{said}");
 }
@@ -441,4 +442,72 @@ fn list_that_is_of_no_use_leaves_what_was_published() {
     let flags = ["--watch-url", "web=s3://web/conf/", "--url-key", "web=/k", "--output", &scene.text("other")];
     let (code, said) = run(trimtab().args(flags));
     assert!(code == Some(64) && said.contains("sign a bundle"), "{said}");
+}
+
+#[test]
+fn public_bucket_is_read_without_credentials() {
+    let store = Store::start();
+    store.put("conf/list.txt", "1");
+    let environment = [("AWS_ENDPOINT_URL", store.url())];
+    let scene = Scene::new();
+    let flags =
+        ["--watch-url", "one=s3://web/conf/list.txt", "--watch-url", "all=s3://web/conf/", "--path", "{name}/{key}"];
+    let flags = [&flags[..], &["--url-anonymous"]].concat();
+    let sidecar = start(&scene, &environment, &flags);
+    sidecar.until("it is not public yet", |status| source(status).contains("403 AccessDenied"));
+    assert_eq!(scene.current(), None);
+    let policy = serde_json::json!({"Version": "2012-10-17", "Statement": [
+        {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::web/*"]},
+        {"Effect": "Allow", "Principal": "*", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::web"]},
+    ]});
+    store.curl("?policy=", &["-X", "PUT", "--data-binary", &policy.to_string()]);
+    for path in ["one/list.txt", "all/list.txt"] {
+        published(&scene, path, Some("1"));
+    }
+}
+
+/// The node's metadata service: a token first, then the role's name by it, then its keys.
+fn metadata_service() -> Hook {
+    Hook::responding(None, |call| {
+        let asked = |line: &str| call.head[0].starts_with(line);
+        let has_token =
+            call.head.iter().any(|line| line.eq_ignore_ascii_case("x-aws-ec2-metadata-token: canary-token"));
+        if asked("PUT /latest/api/token ") {
+            return (200, "canary-token".to_owned());
+        }
+        if !has_token {
+            return (401, String::new());
+        }
+        if asked("GET /latest/meta-data/iam/security-credentials/ ") {
+            return (200, "node".to_owned());
+        }
+        let keys = serde_json::json!({
+            "Code": "Success", "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2099-01-01T00:00:00Z"
+        });
+        let code = if asked("GET /latest/meta-data/iam/security-credentials/node ") { 200 } else { 404 };
+        (code, keys.to_string())
+    })
+}
+
+#[test]
+fn role_of_the_node_is_asked_for_only_where_a_flag_says_so() {
+    let store = Store::start();
+    store.put("list.txt", "1");
+    let (node, scene) = (metadata_service(), Scene::new());
+    let place = node.url();
+    let place = place.split('/').take(3).collect::<Vec<_>>().join("/");
+    let environment = [("AWS_ENDPOINT_URL", store.url()), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", place)];
+    let flags = ["--watch-url", "s3://web/list.txt"];
+    let sidecar = start(&scene, &environment, &flags);
+    sidecar.until("nobody knows who asks", |status| source(status).contains("--url-instance-identity"));
+    assert!(node.calls().is_empty(), "{:?}", node.calls());
+    drop(sidecar);
+    let sidecar = start(&scene, &environment, &[&flags[..], &["--url-instance-identity"]].concat());
+    published(&scene, "list.txt", Some("1"));
+    let polls = store.answers("/web/list.txt").len();
+    eventually("it asks the store again", || (store.answers("/web/list.txt").len() > polls + 2).then_some(()));
+    let calls = node.calls();
+    assert_eq!(calls.len(), 3, "what was got is kept until it ends: {calls:?}");
+    nothing_secret(&sidecar);
+    assert!(!format!("{}{}", sidecar.log(), sidecar.status()).contains("canary"), "{}", sidecar.log());
 }

@@ -8,6 +8,7 @@ pub mod mounts;
 pub mod nginx;
 pub mod port;
 pub mod random;
+pub mod relay;
 pub mod scene;
 pub mod sidecar;
 pub mod stage;
