@@ -49,9 +49,9 @@ fn relay(stream: &TcpStream, to: u16, seen: &Mutex<impl FnMut(&str) -> Way>) -> 
         (&server).write_all(head.as_bytes())?;
         match way {
             Way::Through => drop(io::copy(&mut requests.by_ref().take(length), &mut &server)?),
-            Way::Held(part, held) => {
+            Way::Held(part, note) => {
                 io::copy(&mut requests.by_ref().take(part), &mut &server)?;
-                held();
+                note();
                 let ended = io::copy(&mut requests, &mut io::sink());
                 server.shutdown(Shutdown::Both)?;
                 return ended.map(drop);
