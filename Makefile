@@ -87,7 +87,7 @@ e2e:
 	for peer in k8s-sidecar prometheus-config-reloader configmap-reload; do \
 		tools/image --as "$$peer" --binary "$$binary" --tar "$$images/$$peer.tar" || exit 1; \
 	done && \
-	TRIMTAB_TEST_HELM=$$(tests/tools/build helm) NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
+	TRIMTAB_TEST_MOTO=$$(tests/tools/moto) TRIMTAB_TEST_HELM=$$(tests/tools/build helm) NODE_IMAGES=$$images tests/node/run $(CARGO) test --test e2e -- --test-threads=4 $(E2E)
 
 # The static binary (TRIMTAB_BENCH_BINARY, or built) beside its peers (built once into the cache, where Go is) and a floor.
 # ROWS=swap,edit for some of the rows; UPDATE_DOCS=1 writes the documentation. docs/performance.md says more. In a

@@ -4,6 +4,7 @@
 //! Tests run side by side, each in a namespace of its own; one that breaks the node has it alone.
 
 mod annotation;
+mod beyond;
 mod check;
 mod edits;
 mod examples;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -16,6 +17,8 @@ use kube::core::{ApiResource, GroupVersionKind, TypeMeta};
 use serde_json::{Value, json};
 
 use super::support::apiserver::{ADMIN, ApiServer, kubeconfig};
+use super::support::moto::Moto;
+use super::support::port::free_port;
 use super::support::sidecar::{output_of, trimtab};
 
 /// Examples that are run on the tests' node: each folder but those below another example, for which Debian has no
@@ -238,6 +241,25 @@ fn content(objects: &[Value], kind: &str, name: &str) -> Vec<(String, String)> {
     data.iter().map(|(key, value)| (key.clone(), word(value).to_owned())).collect()
 }
 
+/// What examples fetch, and the variables to fetch it by, in the place of those that a cloud adds to the Pod.
+fn store(folder: &Path) -> (Moto, Vec<(&'static str, String)>) {
+    let moto = Moto::start(Ipv4Addr::LOCALHOST, free_port());
+    let [list, bundle, token] = ["blocked.map", "edge.tar.gz", "token"].map(|name| folder.join(name));
+    fs::write(list, "203.0.113.0/24 sends spam\n").unwrap();
+    let tar = Command::new("tar").arg("-czf").arg(&bundle).arg("-C").arg(folder).arg("blocked.map").status().unwrap();
+    assert!(tar.success());
+    moto.put("edge.tar.gz", &bundle);
+    fs::write(&token, "token").unwrap();
+    let environment = vec![
+        ("AWS_ROLE_ARN", moto.role("edge", "s3:GetObject")),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", token.to_str().unwrap().to_owned()),
+        ("AWS_ENDPOINT_URL_STS", moto.url().to_owned()),
+        ("AWS_ENDPOINT_URL_S3", moto.url().to_owned()),
+    ];
+    moto.guard();
+    (moto, environment)
+}
+
 /// `trimtab render` with the flags of the sidecar, as its service account, on what the API server has: they are
 /// accepted together, the Role suffices, and the templates render.
 #[tokio::test]
@@ -283,7 +305,10 @@ async fn sidecars_of_the_examples_render_by_their_own_permission() {
             args.push(format!("--namespace={namespace}"));
         }
         let args: Vec<_> = args.into_iter().chain(["--once-timeout=10s".to_owned()]).collect();
-        let output = tokio::task::spawn_blocking(move || output_of(trimtab().arg("render").args(args))).await.unwrap();
+        let store = (!flag(&pod, "watch-url").is_empty()).then(|| store(dir.path()));
+        let environment = store.as_ref().map(|(_, environment)| environment.clone()).unwrap_or_default();
+        let render = move || output_of(trimtab().arg("render").args(args).envs(environment));
+        let output = tokio::task::spawn_blocking(render).await.unwrap();
         let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
         assert_eq!(output.status.code(), Some(0), "{example}: {}", said.concat());
         assert!(said[0].contains("0 changed"), "{example}: {}", said[0]);
@@ -318,8 +343,9 @@ fn images_of_the_examples_have_somebody_who_stands_for_them() {
 fn examples_have_a_page_are_in_the_index_and_run_on_the_node() {
     let index = text("examples/README.md");
     let node = text("tests/e2e/examples.rs");
-    // The quick start, which has a test of its own.
-    for example in run().iter().filter(|example| *example != "nginx") {
+    // The quick start and the list of 50 MB, which have tests of their own.
+    assert!(text("tests/e2e/beyond.rs").contains("examples/blocklist"));
+    for example in run().iter().filter(|example| !["nginx", "blocklist"].contains(&example.as_str())) {
         assert!(node.contains(&format!("tested(\"{example}\", ")), "{example} is not run by tests/e2e/examples.rs");
     }
     for example in all() {
