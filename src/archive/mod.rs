@@ -27,6 +27,7 @@ use crate::model::tree::ContentHasher;
 use crate::net::endpoint::Endpoint;
 use crate::net::request::put::{Pieces, Put, put};
 use crate::net::request::{HttpConfig, HttpError};
+use crate::net::store::kind::Kind;
 use crate::os::backoff;
 use crate::os::fault::Faults;
 use crate::publish::{Output, PublishError, Unread};
@@ -127,8 +128,13 @@ pub enum ArchiveError {
     Busy { path: String },
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("{at}: the server answered {code} to a PUT{}", hint(*code))]
-    Refused { at: String, code: u16 },
+    #[error("{at}: the server answered {code} to a PUT{}", hint(*code, *store))]
+    Refused {
+        at: String,
+        code: u16,
+        /// Where it is an object store.
+        store: Option<Kind>,
+    },
     /// It comes from the command line, whose check has seen a shorter one.
     #[error("the URL of --archive is too long")]
     TooLong,
@@ -138,7 +144,10 @@ pub enum ArchiveError {
 }
 
 /// What to do about a status.
-fn hint(code: u16) -> &'static str {
+fn hint(code: u16, store: Option<Kind>) -> &'static str {
+    if let (401 | 403, Some(store)) = (code, store) {
+        return store.needed_to_put();
+    }
     match code {
         300..=399 => ", and an upload follows no redirect; give the URL that it leads to",
         401 | 403 => "; it wants another credential (--url-header 'archive=Authorization: @FILE', --url-cert-file)",
@@ -315,7 +324,10 @@ async fn send(config: &Config, name: &str, bundle: &Packed, if_absent: bool) -> 
     match put(&at, &config.http, Pieces { length, pieces: receive }, if_absent, config.timeout).await? {
         Put::Done => Ok(false),
         Put::Present => Ok(true),
-        Put::Refused(code) => Err(ArchiveError::Refused { at: at.to_string(), code }),
+        Put::Refused(code) => {
+            let store = config.http.signer.as_ref().map(|signer| signer.kind());
+            Err(ArchiveError::Refused { at: at.to_string(), code, store })
+        }
     }
 }
 

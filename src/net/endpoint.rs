@@ -180,6 +180,15 @@ impl Endpoint {
         self.target.path().rsplit('/').next().filter(|last| !last.is_empty())
     }
 
+    pub(super) fn path(&self) -> &str {
+        self.target.path()
+    }
+
+    /// Another path and query of the same server; `None`: they are too long.
+    pub(super) fn with_target(&self, target: &str) -> Option<Self> {
+        Some(Self { route: self.route.clone(), target: target.parse().ok()?, is_secret: self.is_secret })
+    }
+
     /// Whether its path ends with a slash.
     #[must_use]
     pub fn has_slash(&self) -> bool {

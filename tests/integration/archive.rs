@@ -509,8 +509,8 @@ fn archive_that_makes_no_sense_is_refused() {
     for (flags, words) in [
         (&["--archive-secrets", "--watch-dir=/x", "--output=/y"][..], "--archive-secrets goes with --archive"),
         (
-            &["--archive=gs://b/k", "--watch-dir=/x", "--output=/y"],
-            "--archive: a URL starts with http://, https:// or s3://",
+            &["--archive=ftp://b/k", "--watch-dir=/x", "--output=/y"],
+            "--archive: a URL starts with http://, https://, s3:// or gs://",
         ),
         (
             &[

@@ -23,6 +23,7 @@ mod api; // from the API server to files and a hook: edits, outages, permissions
 mod archive; // --archive: a real nginx that takes uploads, one that does not, kills on the way
 mod events; // Kubernetes Events of the Pod
 mod fleet; // a fleet of thirty, each with an nginx, one replica first
+mod gcs; // `--watch-url gs://…`: fake-gcs-server, and who hands out credentials
 mod kube_source; // `source::kube`: lists, watches, refusals, where a fault comes at an exact instant
 mod large; // large files: published, and not held in memory
 mod observe; // what the main process reads by itself: edits, what is held, kills

@@ -1,15 +1,14 @@
 //! `--watch-url s3://…`: a real S3 store (versitygw), and what stands in its way.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
 
 use super::support::child::Running;
+use super::support::cloud::Cloud;
 use super::support::hook::Hook;
 use super::support::moto::Moto;
 use super::support::port::free_port;
@@ -213,56 +212,12 @@ fn urls_of_object_stores_are_checked_before_anything_is_asked() {
     for (flags, words) in [
         (&["--watch-url", "s3://canary@web/a"][..], "from the environment"),
         (&["--watch-url", "s3://web/../canary"], "has an empty segment"),
-        (&["--watch-url", "ftp://canary/a"], "http://, https:// or s3://"),
+        (&["--watch-url", "ftp://canary/a"], "http://, https://, s3:// or gs://"),
         (&["--watch-url", "http://canary/a", "--url-anonymous"], "no URL here is one"),
         (&["--watch-url", "s3://web/a", "--url-anonymous", "--url-instance-identity"], "contradict each other"),
     ] {
         let (code, said) = run(trimtab().args(["--output", &scene.text("conf")]).args(flags));
         assert!(code == Some(64) && said.contains(words) && !said.contains("canary"), "{code:?} {said}");
-    }
-}
-
-/// Who hands out credentials: with one answer to all, and what it was asked.
-struct Cloud {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-    answer: Arc<Mutex<(u16, String)>>,
-}
-
-impl Cloud {
-    fn start(answer: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let answer = Arc::new(Mutex::new((200, answer.to_owned())));
-        let cloud = Self { address: listener.local_addr().unwrap(), asked: Arc::default(), answer };
-        let (asked, answer) = (cloud.asked.clone(), cloud.answer.clone());
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut head, mut length) = (String::new(), 0);
-                while !head.ends_with("\r\n\r\n") {
-                    let so_far = head.len();
-                    if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                        break;
-                    }
-                    let line = head[so_far..].to_ascii_lowercase();
-                    length = line.strip_prefix("content-length:").map_or(length, |value| value.trim().parse().unwrap());
-                }
-                let mut body = vec![0; length];
-                let _ = reader.read_exact(&mut body);
-                asked.lock().unwrap().push(head + &String::from_utf8_lossy(&body));
-                let (code, text) = answer.lock().unwrap().clone();
-                let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{text}", text.len());
-            }
-        });
-        cloud
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/credentials", self.address)
-    }
-
-    fn asked(&self) -> Vec<String> {
-        self.asked.lock().unwrap().clone()
     }
 }
 

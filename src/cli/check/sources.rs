@@ -131,17 +131,11 @@ pub(super) async fn of_sources_behind_urls(config: &Config) -> Vec<Finding> {
                 let why = if code == 200 { "nothing, and empty counts as absent" } else { "that nothing is there" };
                 (severity, format!("{} answers {code}: {why}", source.endpoint), "put it there, or correct the URL")
             }
-            Err(error) if error.forbidden() && source.http.signer.is_some() => (
-                Severity::Permission,
-                error.to_string(),
-                "an identity that may read it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY by secretKeyRef, or a role of the Pod's \
-                 service account",
-            ),
-            Err(error) if error.forbidden() => (
-                Severity::Permission,
-                error.to_string(),
-                "--url-header 'NAME=Authorization: @FILE', from a mounted Secret",
-            ),
+            Err(error) if error.forbidden() => {
+                let header = "--url-header 'NAME=Authorization: @FILE', from a mounted Secret";
+                let remedy = source.http.signer.as_ref().map_or(header, |signer| signer.kind().remedy());
+                (Severity::Permission, error.to_string(), remedy)
+            }
             Err(error) if error.unsigned() => (
                 Severity::Problem,
                 error.to_string(),

@@ -15,6 +15,7 @@ use crate::net::endpoint::{Endpoint, ParseEndpointError};
 use crate::net::proxy::Proxies;
 use crate::net::request::{HttpConfig, Owner};
 use crate::net::store::address::Address;
+use crate::net::store::kind::Kind;
 use crate::net::store::{self, Access, Environment, Store};
 use crate::source::url::{Config, Hosts, Prefix, Signed, Source, keys};
 
@@ -25,10 +26,10 @@ const LEAST: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources behind URLs")]
 pub struct UrlArgs {
-    /// Watch what is behind this http, https or s3 URL: one key, the last segment of its path
+    /// Watch what is behind this http, https, s3 or gs URL: one key, the last segment of its path
     ///
-    /// s3://BUCKET/KEY is an object of a store that speaks S3, and s3://BUCKET/PREFIX/ all that are below it, each a key by the rest of its path: keys, region and another server than AWS' come from the environment, as
-    /// AWS' own tools have them. Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
+    /// s3://BUCKET/KEY is an object of a store that speaks S3, gs://BUCKET/KEY one of Google Cloud Storage, and with a / at the end all that are below it, each a key by the rest of its path: who asks, and another
+    /// server, come from the environment, as the clouds' own tools have them. Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
     /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
     pub watch_urls: Vec<String>,
@@ -56,7 +57,7 @@ pub struct UrlArgs {
     /// Send this header to the --watch-url of this name, or to the only one; K: @FILE is read at each fetch. May be repeated
     #[arg(long = "url-header", value_name = "[NAME=]K: V")]
     pub url_headers: Vec<String>,
-    /// Ask s3:// URLs as nobody: for public buckets
+    /// Ask object stores as nobody: for public buckets
     #[arg(long)]
     pub url_anonymous: bool,
     /// Ask s3:// URLs by the role of this node, where the environment has no other identity
@@ -90,7 +91,7 @@ fn named(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-const SCHEMES: &str = "a URL starts with http://, https:// or s3://";
+const SCHEMES: &str = "a URL starts with http://, https://, s3:// or gs://";
 
 fn server(url: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = url.parse().map_err(|error| match error {
@@ -265,13 +266,12 @@ impl UrlArgs {
         addresses: &[Option<Address>],
         environment: &Environment,
     ) -> Checked<()> {
-        let any = addresses.iter().any(Option::is_some);
-        for (flag, given) in
-            [("--url-anonymous", self.url_anonymous), ("--url-instance-identity", self.url_instance_identity)]
-        {
-            if given && !any {
-                return usage(format!("{flag} is for s3:// URLs, and no URL here is one"));
-            }
+        let mut kinds = addresses.iter().flatten().map(|address| address.kind);
+        if self.url_anonymous && kinds.clone().next().is_none() {
+            return usage("--url-anonymous is for s3:// and gs:// URLs, and no URL here is one");
+        }
+        if self.url_instance_identity && !kinds.any(|kind| kind == Kind::S3) {
+            return usage("--url-instance-identity is for s3:// URLs, and no URL here is one");
         }
         if self.url_anonymous && self.url_instance_identity {
             return usage("--url-anonymous and --url-instance-identity contradict each other: give one of them");
@@ -314,7 +314,7 @@ impl UrlArgs {
             };
             if source.prefix.is_some() {
                 return usage(format!(
-                    "{flag}: {} is a prefix, whose objects have no signature as a whole: sign a bundle, as s3://BUCKET/web.tar.gz",
+                    "{flag}: {} is a prefix, whose objects have no signature as a whole: sign a bundle, as web.tar.gz",
                     source.name
                 ));
             }

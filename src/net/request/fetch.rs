@@ -362,8 +362,10 @@ async fn take(
     let code = head.status.as_u16();
     match head.status {
         StatusCode::OK => {
-            let coding = head.headers.get(header::CONTENT_ENCODING);
-            if coding.is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            // The second is Google's, of what it unpacks on the way: its size is not the listed one.
+            let coding = [header::CONTENT_ENCODING.as_str(), "x-goog-stored-content-encoding"];
+            let mut coding = coding.iter().filter_map(|name| head.headers.get(*name));
+            if coding.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
                 return Err(FetchError::Encoded { endpoint: endpoint.to_string() });
             }
             let chunked = head.headers.contains_key(header::TRANSFER_ENCODING);

@@ -28,7 +28,7 @@ pub struct Refused {
 }
 
 /// Short, and of harmless characters.
-fn harmless(text: &str) -> Option<String> {
+pub(in crate::net) fn harmless(text: &str) -> Option<String> {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-._+/=".contains(&byte);
     (!text.is_empty() && text.len() <= 128 && text.bytes().all(harmless)).then(|| text.to_owned())
 }

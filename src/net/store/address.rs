@@ -1,4 +1,4 @@
-//! `s3://bucket/key`: what an object store's URL names.
+//! `s3://bucket/key`, `gs://bucket/key`: what an object store's URL names.
 
 use std::fmt;
 
@@ -96,9 +96,14 @@ mod tests {
             let prefix = read(prefix).unwrap();
             assert!(prefix.is_prefix() && prefix.last_segment() == last, "{prefix}");
         }
+        assert_eq!(
+            read("gs://web/conf/").map(|web| (web.kind, web.to_string())),
+            Ok((Kind::Gs, "gs://web/conf/".to_owned()))
+        );
         assert_eq!(Address::parse("https://host/a"), None);
         for (text, error) in [
             ("s3://canary@web/a", ParseAddressError::Extra(Kind::S3)),
+            ("gs://canary@web/a", ParseAddressError::Extra(Kind::Gs)),
             ("s3://web:9000/a", ParseAddressError::Extra(Kind::S3)),
             ("s3://web/a?canary", ParseAddressError::Extra(Kind::S3)),
             ("s3:///a", ParseAddressError::Bucket),

@@ -46,7 +46,7 @@ impl Ask {
             send_unmasked(&endpoint, &config, ANSWER, patience).await.map_err(|error| failed(error.to_string()))?;
         let (answer, _) = answer;
         if answer.status != 200 {
-            let name = refused::name(&answer.body).map(|name| format!(" {name}")).unwrap_or_default();
+            let name = name(&answer.body).map(|name| format!(" {name}")).unwrap_or_default();
             let hint = if answer.status < 500 && answer.status != 429 { hint } else { "trying again" };
             return Err(failed(format!("{endpoint} answered {}{name}; {hint}", answer.status)));
         }
@@ -54,5 +54,33 @@ impl Ask {
             return Err(failed(format!("{endpoint}: the answer broke off: {why}")));
         }
         Ok(answer.body)
+    }
+}
+
+/// What an error is called: in XML, or in JSON as OAuth (RFC 6749, section 5.2) or Google's services have it.
+fn name(body: &[u8]) -> Option<String> {
+    refused::name(body).or_else(|| {
+        let value: serde_json::Value = serde_json::from_slice(body).ok()?;
+        let error = &value["error"];
+        refused::harmless(error.as_str().or_else(|| error["status"].as_str())?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_called_by_their_names_and_by_nothing_else() {
+        for (body, called) in [
+            (&b"<Error><Code>AccessDenied</Code><Message>canary</Message></Error>"[..], Some("AccessDenied")),
+            (br#"{"error":"invalid_grant","error_description":"canary"}"#, Some("invalid_grant")),
+            (br#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"canary"}}"#, Some("PERMISSION_DENIED")),
+            (br#"{"error":"canary text"}"#, None),
+            (br#"{"error":{"code":403}}"#, None),
+            (b"canary", None),
+        ] {
+            assert_eq!(name(body).as_deref(), called);
+        }
     }
 }

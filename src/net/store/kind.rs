@@ -1,7 +1,7 @@
 //! Which kind of store it is, and what all that speak to it ask of its kind.
 
 use super::listing::Listed;
-use super::s3;
+use super::{gs, s3};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::put::Upload;
 
@@ -10,15 +10,18 @@ use crate::net::request::put::Upload;
 pub enum Kind {
     /// `s3://`: whatever speaks S3.
     S3,
+    /// `gs://`: Google Cloud Storage.
+    Gs,
 }
 
 impl Kind {
-    const ALL: [Self; 1] = [Self::S3];
+    const ALL: [Self; 2] = [Self::S3, Self::Gs];
 
     #[must_use]
     pub fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
+            Self::Gs => "gs",
         }
     }
 
@@ -30,6 +33,7 @@ impl Kind {
     pub(super) fn form(self) -> &'static str {
         match self {
             Self::S3 => "s3://BUCKET/KEY",
+            Self::Gs => "gs://BUCKET/KEY",
         }
     }
 
@@ -37,6 +41,9 @@ impl Kind {
     pub(super) fn elsewhere(self) -> &'static str {
         match self {
             Self::S3 => "keys come from the environment, and another server than AWS' from AWS_ENDPOINT_URL",
+            Self::Gs => {
+                "who asks comes from the environment, and another server than Google's from STORAGE_EMULATOR_HOST"
+            }
         }
     }
 
@@ -44,12 +51,14 @@ impl Kind {
     pub(super) fn other(self) -> &'static str {
         match self {
             Self::S3 => "is AWS_ENDPOINT_URL a store that speaks S3?",
+            Self::Gs => "is STORAGE_EMULATOR_HOST a server of Google Cloud Storage?",
         }
     }
 
     pub(super) fn listed(self, text: &str) -> Option<Listed> {
         match self {
-            Self::S3 => s3::listed(text),
+            // Its XML API is S3's in this.
+            Self::S3 | Self::Gs => s3::listed(text),
         }
     }
 
@@ -58,6 +67,8 @@ impl Kind {
     pub(in crate::net) fn signs(self, header: &str) -> bool {
         match self {
             Self::S3 => header.starts_with("x-amz-"),
+            // A token is no signature.
+            Self::Gs => false,
         }
     }
 
@@ -65,6 +76,7 @@ impl Kind {
     pub(in crate::net) fn upload(self, object: &Endpoint, if_absent: bool) -> Upload {
         match self {
             Self::S3 => Upload::put(object, if_absent),
+            Self::Gs => gs::upload(object, if_absent),
         }
     }
 
@@ -72,6 +84,7 @@ impl Kind {
     pub(in crate::net) fn request(self) -> &'static str {
         match self {
             Self::S3 => "x-amz-request-id",
+            Self::Gs => "x-guploader-uploadid",
         }
     }
 
@@ -79,6 +92,8 @@ impl Kind {
     pub(in crate::net) fn is_absence(self, name: &str, code: u16) -> bool {
         match self {
             Self::S3 => code == 404 && name == "NoSuchKey",
+            // An emulator has no names.
+            Self::Gs => code == 404 && matches!(name, "NoSuchKey" | ""),
         }
     }
 
@@ -86,6 +101,33 @@ impl Kind {
     pub(in crate::net) fn hint(self, name: &str, code: u16) -> &'static str {
         match self {
             Self::S3 => s3::hint(name, code),
+            Self::Gs => gs::hint(name, code),
+        }
+    }
+
+    /// What an identity that may not put an object lacks.
+    #[must_use]
+    pub fn needed_to_put(self) -> &'static str {
+        match self {
+            Self::S3 => "; this identity needs s3:PutObject below the prefix",
+            Self::Gs => {
+                "; this identity needs storage.objects.create and, for latest.tar.gz, storage.objects.delete (roles/storage.objectUser)"
+            }
+        }
+    }
+
+    /// What gives an identity to whoever has none that is enough.
+    #[must_use]
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::S3 => {
+                "an identity that may read it: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY by secretKeyRef, or a role of the Pod's \
+                 service account"
+            }
+            Self::Gs => {
+                "an identity that may read it: on GKE the Pod's service account, elsewhere the file that GOOGLE_APPLICATION_CREDENTIALS \
+                 names, from a mounted Secret"
+            }
         }
     }
 }

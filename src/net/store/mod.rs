@@ -6,9 +6,11 @@
 
 pub mod address;
 mod ask;
+mod gs;
 pub mod kind;
 pub mod listing;
 mod s3;
+mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +27,7 @@ use crate::net::endpoint::Endpoint;
 use crate::net::request::{HttpConfig, Sign, SignError};
 
 /// What the variables are called that stores and identities are configured by.
-const VARIABLES: [&str; 1] = ["AWS_"];
+const VARIABLES: [&str; 4] = ["AWS_", "GOOGLE_", "GCE_METADATA_", gs::EMULATOR];
 
 /// What the environment says of stores and identities. Never printed.
 #[derive(Clone, Default)]
@@ -96,6 +98,7 @@ impl Store {
         let base = base(address, environment);
         let identity = match kind {
             Kind::S3 => s3::identity(&address.bucket, environment, access, &http),
+            Kind::Gs => gs::identity(&address.bucket, environment, access, &http),
         };
         let identity = identity.unwrap_or_else(Identity::Unknown);
         let http = HttpConfig { signer: Some(Arc::new(Signing { kind, identity })), ..http };
@@ -112,7 +115,7 @@ impl Store {
     #[must_use]
     pub fn list(&self, prefix: &str, next: Option<&str>) -> Option<Endpoint> {
         let query = match self.kind {
-            Kind::S3 => s3::list(prefix, next),
+            Kind::S3 | Kind::Gs => s3::list(prefix, next),
         };
         format!("{}/?{query}", self.base).parse().ok()
     }
@@ -149,6 +152,7 @@ pub fn endpoint(address: &Address, environment: &Environment) -> Option<Endpoint
 fn base(address: &Address, environment: &Environment) -> String {
     match address.kind {
         Kind::S3 => s3::base(&address.bucket, environment).0,
+        Kind::Gs => gs::base(&address.bucket, environment).0,
     }
 }
 
@@ -157,6 +161,7 @@ enum Identity {
     Nobody,
     Unknown(SignError),
     S3(s3::Signer),
+    Gs(Box<gs::Signer>),
 }
 
 struct Signing {
@@ -175,6 +180,7 @@ impl Sign for Signing {
                 Identity::Nobody => Ok(()),
                 Identity::Unknown(error) => Err(error.clone()),
                 Identity::S3(signer) => s3::sign(signer, request).await,
+                Identity::Gs(signer) => gs::sign(signer, request).await,
             }
         })
     }

@@ -2,6 +2,7 @@
 
 pub mod apiserver;
 pub mod child;
+pub mod cloud;
 pub mod hook;
 pub mod moto;
 pub mod mounts;
