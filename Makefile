@@ -58,7 +58,7 @@ test: integration
 integration:
 	@if [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; then tests/node/require; fi
 	release=$$(tools/static) && tools=$$(tests/tools/build) && nginx=$$(tests/tools/debian nginx) && haproxy=$$(tests/tools/debian haproxy) && \
-	versitygw=$$(tests/tools/build versitygw) && moto=$$(tests/tools/moto) && gcs=$$(tests/tools/build fake-gcs-server) && \
+	versitygw=$$(tests/tools/build versitygw) && moto=$$(tests/tools/moto) && gcs=$$(tests/tools/build fake-gcs-server) && azurite=$$(tests/tools/npm azurite) && \
 	minisign=$$(tests/tools/debian minisign) && tinyproxy=$$(tests/tools/debian tinyproxy-bin tinyproxy) && ntfs=$$(tests/tools/debian ntfs-3g) && \
 	prometheus=$$(tests/tools/debian prometheus) && envoy=$$(tests/tools/envoy) && \
 	alertmanager=$$(tests/tools/debian prometheus-alertmanager) && \
@@ -70,7 +70,7 @@ integration:
 	TRIMTAB_TEST_CHROMIUM=$$chromium TRIMTAB_TEST_AXE=$$axe TRIMTAB_TEST_KUSTOMIZE=$$kustomize TRIMTAB_TEST_HELM=$$helm TRIMTAB_TEST_NODE=$$node \
 	TRIMTAB_TEST_FAKETIME=$$faketime TRIMTAB_TEST_TOOLS=$$tools TRIMTAB_TEST_NGINX=$$nginx TRIMTAB_TEST_HAPROXY=$$haproxy \
 	TRIMTAB_TEST_ALERTMANAGER=$$alertmanager TRIMTAB_TEST_BLACKBOX_EXPORTER=$$blackbox TRIMTAB_TEST_PEERS=$$peers \
-	TRIMTAB_TEST_VERSITYGW=$$versitygw TRIMTAB_TEST_MOTO=$$moto TRIMTAB_TEST_FAKE_GCS=$$gcs TRIMTAB_TEST_MINISIGN=$$minisign TRIMTAB_TEST_TINYPROXY=$$tinyproxy TRIMTAB_TEST_NTFS=$$ntfs \
+	TRIMTAB_TEST_VERSITYGW=$$versitygw TRIMTAB_TEST_MOTO=$$moto TRIMTAB_TEST_FAKE_GCS=$$gcs TRIMTAB_TEST_AZURITE=$$azurite TRIMTAB_TEST_MINISIGN=$$minisign TRIMTAB_TEST_TINYPROXY=$$tinyproxy TRIMTAB_TEST_NTFS=$$ntfs \
 	TRIMTAB_TEST_PROMETHEUS=$$prometheus TRIMTAB_TEST_ENVOY=$$envoy TRIMTAB_TEST_RELEASE=$$release \
 	tests/tools/slowest $(CARGO) test --tests
 

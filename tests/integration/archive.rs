@@ -510,7 +510,7 @@ fn archive_that_makes_no_sense_is_refused() {
         (&["--archive-secrets", "--watch-dir=/x", "--output=/y"][..], "--archive-secrets goes with --archive"),
         (
             &["--archive=ftp://b/k", "--watch-dir=/x", "--output=/y"],
-            "--archive: a URL starts with http://, https://, s3:// or gs://",
+            "--archive: a URL starts with http://, https://, s3://, gs:// or az://",
         ),
         (
             &[

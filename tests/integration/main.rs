@@ -21,6 +21,7 @@ mod verdicts; // each fault: its verdict on the page, in `trimtab status`, in th
 // The way of a change.
 mod api; // from the API server to files and a hook: edits, outages, permissions
 mod archive; // --archive: a real nginx that takes uploads, one that does not, kills on the way
+mod azure; // `--watch-url az://…`: a real server of Azure's Blob protocol
 mod events; // Kubernetes Events of the Pod
 mod fleet; // a fleet of thirty, each with an nginx, one replica first
 mod gcs; // `--watch-url gs://…`: fake-gcs-server, and who hands out credentials

@@ -212,7 +212,7 @@ fn urls_of_object_stores_are_checked_before_anything_is_asked() {
     for (flags, words) in [
         (&["--watch-url", "s3://canary@web/a"][..], "from the environment"),
         (&["--watch-url", "s3://web/../canary"], "has an empty segment"),
-        (&["--watch-url", "ftp://canary/a"], "http://, https://, s3:// or gs://"),
+        (&["--watch-url", "ftp://canary/a"], "http://, https://, s3://, gs:// or az://"),
         (&["--watch-url", "http://canary/a", "--url-anonymous"], "no URL here is one"),
         (&["--watch-url", "s3://web/a", "--url-anonymous", "--url-instance-identity"], "contradict each other"),
     ] {

@@ -513,8 +513,8 @@ fn urls_that_make_no_sense_are_refused_without_being_quoted() {
     let output = PathBuf::from("/no/such/output");
     for (flags, words) in [
         (&["--watch-url", "https://user:canary@host/x"][..], "--url-header"),
-        (&["--watch-url", "ftp://host/canary"], "http://, https:// or s3://"),
-        (&["--watch-url", "unix:///run/x.sock:/canary"], "http://, https:// or s3://"),
+        (&["--watch-url", "ftp://host/canary"], "http://, https://, s3://, gs:// or az://"),
+        (&["--watch-url", "unix:///run/x.sock:/canary"], "http://, https://, s3://, gs:// or az://"),
         (&["--watch-url", "https://host/"], "no last segment"),
         (&["--watch-url", "http://host/a", "--watch-url", "https://host/b/a"], "NAME=URL"),
         (&["--watch-url", "http://host/a", "--url-poll", "1ms"], "--url-poll"),

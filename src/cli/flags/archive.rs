@@ -22,7 +22,7 @@ pub(super) const FALLBACK: (&str, &str) = ("--fallback-url", "fallback");
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Archive")]
 pub struct ArchiveArgs {
-    /// Keep each confirmed generation as a bundle below this http, https, s3 or gs URL, by PUT: DIGEST.tar.gz, and latest.tar.gz
+    /// Keep each confirmed generation as a bundle below this http, https, s3, gs or az URL, by PUT: DIGEST.tar.gz, and latest.tar.gz
     ///
     /// Of --observe-dir alone: what the main process writes; needs --state-dir. Flags that go with it have its name, as --url-header
     /// 'archive=Authorization: @FILE'; --url-ca-file, --url-cert-file and --url-timeout hold for it as well.

@@ -26,9 +26,9 @@ const LEAST: Duration = Duration::from_millis(100);
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sources behind URLs")]
 pub struct UrlArgs {
-    /// Watch what is behind this http, https, s3 or gs URL: one key, the last segment of its path
+    /// Watch what is behind this http, https, s3, gs or az URL: one key, the last segment of its path
     ///
-    /// s3://BUCKET/KEY is an object of a store that speaks S3, gs://BUCKET/KEY one of Google Cloud Storage, and with a / at the end all that are below it, each a key by the rest of its path: who asks, and another
+    /// s3://BUCKET/KEY is an object of a store that speaks S3, gs://BUCKET/KEY one of Google Cloud Storage, az://CONTAINER/KEY one of Azure Blob Storage, and with a / at the end all that are below it, each a key by the rest of its path: who asks, and another
     /// server, come from the environment, as the clouds' own tools have them. Of a .tar, .tar.gz or .tgz, each file in it is a key. May be repeated. NAME is what templates call it [default: that segment].
     /// It is fetched whole or not at all.
     #[arg(long = "watch-url", value_name = "[NAME=]URL")]
@@ -60,9 +60,9 @@ pub struct UrlArgs {
     /// Ask object stores as nobody: for public buckets
     #[arg(long)]
     pub url_anonymous: bool,
-    /// Ask s3:// URLs by the role of this node, where the environment has no other identity
+    /// Ask s3:// and az:// URLs by the identity of this node, where the environment has no other identity
     ///
-    /// Its metadata service must answer in Pods. A role of the Pod's own (IRSA, EKS Pod Identity) is better: it can do less.
+    /// Its metadata service must answer in Pods. One of the Pod's own (IRSA, EKS Pod Identity, AKS workload identity) is better: it can do less.
     #[arg(long)]
     pub url_instance_identity: bool,
     /// Trust the certificates in this file for --watch-url and --url-hosts, and no others
@@ -91,7 +91,7 @@ fn named(text: &str) -> (Option<&str>, &str) {
     }
 }
 
-const SCHEMES: &str = "a URL starts with http://, https://, s3:// or gs://";
+const SCHEMES: &str = "a URL starts with http://, https://, s3://, gs:// or az://";
 
 fn server(url: &str) -> Result<Endpoint, String> {
     let endpoint: Endpoint = url.parse().map_err(|error| match error {
@@ -268,10 +268,10 @@ impl UrlArgs {
     ) -> Checked<()> {
         let mut kinds = addresses.iter().flatten().map(|address| address.kind);
         if self.url_anonymous && kinds.clone().next().is_none() {
-            return usage("--url-anonymous is for s3:// and gs:// URLs, and no URL here is one");
+            return usage("--url-anonymous is for s3://, gs:// and az:// URLs, and no URL here is one");
         }
-        if self.url_instance_identity && !kinds.any(|kind| kind == Kind::S3) {
-            return usage("--url-instance-identity is for s3:// URLs, and no URL here is one");
+        if self.url_instance_identity && !kinds.any(|kind| kind != Kind::Gs) {
+            return usage("--url-instance-identity is for s3:// and az:// URLs, and no URL here is one");
         }
         if self.url_anonymous && self.url_instance_identity {
             return usage("--url-anonymous and --url-instance-identity contradict each other: give one of them");

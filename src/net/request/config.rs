@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request};
+use hyper::{Method, Request, Uri};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use super::HttpError;
@@ -73,7 +73,8 @@ pub struct HttpConfig {
     pub signer: Option<Arc<dyn Sign>>,
 }
 
-/// Adds to a request what proves who asks. Nothing may change the request's method and URI any more.
+/// Adds to a request what proves who asks, into its headers or its URI's query. Nothing may change the request's method and URI
+/// any more.
 pub trait Sign: Send + Sync {
     /// Which kind of store it is for.
     fn kind(&self) -> Kind;
@@ -118,6 +119,12 @@ pub(super) async fn sign<B>(
     done.map_err(|error| HttpError::Unsigned { endpoint: endpoint.to_string(), error })?;
     parts.headers.remove(header::HOST);
     request.headers_mut().extend(parts.headers);
+    let is_whole = request.uri().authority().is_some();
+    *request.uri_mut() = match parts.uri.path_and_query() {
+        Some(target) if !is_whole => Uri::from(target.clone()),
+        // A proxy is sent the whole URL.
+        _ => parts.uri,
+    };
     Ok(())
 }
 

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{HeaderMap, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::response::Parts;
+use jiff::Timestamp;
 
 use crate::net::store::kind::Kind;
 
 /// How much of an answer is looked into, in bytes.
 const LONGEST: usize = 16 * 1024;
+/// How far clocks may be apart, as AWS and Azure have it.
+const SKEW: Duration = Duration::from_mins(15);
 
 /// Of a request that was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Refused {
     request: Option<String>,
     /// Where the bucket is, if the store says so.
     region: Option<String>,
+    /// Whether the store's clock says another time than this machine's, by which no store takes a signature.
+    skewed: bool,
 }
 
 /// Short, and of harmless characters.
@@ -41,11 +46,24 @@ pub fn name(body: &[u8]) -> Option<String> {
     harmless(name.trim())
 }
 
+/// Whether an answer's Date is too far away.
+fn is_skewed(headers: &HeaderMap) -> bool {
+    let date = headers.get(header::DATE).and_then(|date| jiff::fmt::rfc2822::parse(date.to_str().ok()?).ok());
+    date.is_some_and(|date| date.timestamp().duration_since(Timestamp::now()).unsigned_abs() > SKEW)
+}
+
 impl Refused {
     #[must_use]
     pub fn of(kind: Kind, code: u16, headers: &HeaderMap, body: &[u8]) -> Self {
         let header = |name: &str| headers.get(name).and_then(|value: &HeaderValue| harmless(value.to_str().ok()?));
-        Self { kind, code, name: name(body), request: header(kind.request()), region: header("x-amz-bucket-region") }
+        Self {
+            kind,
+            code,
+            name: header("x-ms-error-code").or_else(|| name(body)),
+            request: header(kind.request()),
+            region: header("x-amz-bucket-region"),
+            skewed: is_skewed(headers),
+        }
     }
 
     /// With the start of a body, waited for so long.
@@ -67,6 +85,10 @@ impl Refused {
 
     /// What to do about it.
     fn hint(&self) -> &'static str {
+        // Not every store has a name for it.
+        if self.skewed && matches!(self.code, 401 | 403) {
+            return "; this machine's clock and the store's are minutes apart: set the node's clock (NTP)";
+        }
         self.kind.hint(self.name.as_deref().unwrap_or_default(), self.code)
     }
 }
@@ -112,6 +134,10 @@ mod tests {
         assert!(text.ends_with("set AWS_REGION to its own (eu-west-1)"), "{text}");
         let text = Refused::of(Kind::S3, 403, &HeaderMap::new(), b"<Code>RequestTimeTooSkewed</Code>").to_string();
         assert!(text.contains("clock"), "{text}");
+        headers.insert("date", HeaderValue::from_static("Fri, 26 Jun 2015 23:39:12 GMT"));
+        for (code, is_said) in [(403, true), (404, false)] {
+            assert_eq!(Refused::of(Kind::Az, code, &headers, b"").to_string().contains("clock"), is_said, "{code}");
+        }
         assert!(Refused::of(Kind::S3, 404, &headers, b"<Code>NoSuchKey</Code>").is_absence());
         for body in [&b"<Code>NoSuchBucket</Code>"[..], b"<html>404</html>"] {
             assert!(!Refused::of(Kind::S3, 404, &headers, body).is_absence());

@@ -1,4 +1,4 @@
-//! `s3://bucket/key`, `gs://bucket/key`: what an object store's URL names.
+//! `s3://bucket/key`, `gs://bucket/key`, `az://container/key`: what an object store's URL names.
 
 use std::fmt;
 
@@ -40,7 +40,9 @@ impl Address {
             return Err(ParseAddressError::Extra(kind));
         }
         let named = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-        if !bucket.bytes().any(|byte| byte.is_ascii_alphanumeric()) || !bucket.bytes().all(named) {
+        // Azure's own containers have it, as $web.
+        let plain = bucket.strip_prefix('$').filter(|_| kind == Kind::Az).unwrap_or(bucket);
+        if !plain.bytes().any(|byte| byte.is_ascii_alphanumeric()) || !plain.bytes().all(named) {
             return Err(ParseAddressError::Bucket);
         }
         let inner = key.strip_suffix('/').unwrap_or(key);
@@ -100,13 +102,16 @@ mod tests {
             read("gs://web/conf/").map(|web| (web.kind, web.to_string())),
             Ok((Kind::Gs, "gs://web/conf/".to_owned()))
         );
+        assert_eq!(read("az://$web/a").unwrap().bucket, "$web");
         assert_eq!(Address::parse("https://host/a"), None);
         for (text, error) in [
             ("s3://canary@web/a", ParseAddressError::Extra(Kind::S3)),
             ("gs://canary@web/a", ParseAddressError::Extra(Kind::Gs)),
             ("s3://web:9000/a", ParseAddressError::Extra(Kind::S3)),
             ("s3://web/a?canary", ParseAddressError::Extra(Kind::S3)),
+            ("az://web/a?canary", ParseAddressError::Extra(Kind::Az)),
             ("s3:///a", ParseAddressError::Bucket),
+            ("s3://$web/a", ParseAddressError::Bucket),
             ("s3://../a", ParseAddressError::Bucket),
             ("s3://we b/a", ParseAddressError::Bucket),
             ("s3://web//a", ParseAddressError::Key),

@@ -57,12 +57,15 @@ impl Ask {
     }
 }
 
-/// What an error is called: in XML, or in JSON as OAuth (RFC 6749, section 5.2) or Google's services have it.
+/// What an error is called: in XML, or in JSON as OAuth (RFC 6749, section 5.2), with Microsoft's number, or
+/// Google's services have it.
 fn name(body: &[u8]) -> Option<String> {
     refused::name(body).or_else(|| {
         let value: serde_json::Value = serde_json::from_slice(body).ok()?;
         let error = &value["error"];
-        refused::harmless(error.as_str().or_else(|| error["status"].as_str())?)
+        let name = refused::harmless(error.as_str().or_else(|| error["status"].as_str())?)?;
+        let number = value["error_codes"][0].as_u64().map(|number| format!(", AADSTS{number}"));
+        Some(name + &number.unwrap_or_default())
     })
 }
 
@@ -75,6 +78,10 @@ mod tests {
         for (body, called) in [
             (&b"<Error><Code>AccessDenied</Code><Message>canary</Message></Error>"[..], Some("AccessDenied")),
             (br#"{"error":"invalid_grant","error_description":"canary"}"#, Some("invalid_grant")),
+            (
+                br#"{"error":"invalid_client","error_description":"canary","error_codes":[700213]}"#,
+                Some("invalid_client, AADSTS700213"),
+            ),
             (br#"{"error":{"code":403,"status":"PERMISSION_DENIED","message":"canary"}}"#, Some("PERMISSION_DENIED")),
             (br#"{"error":"canary text"}"#, None),
             (br#"{"error":{"code":403}}"#, None),

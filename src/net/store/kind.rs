@@ -1,7 +1,7 @@
 //! Which kind of store it is, and what all that speak to it ask of its kind.
 
 use super::listing::Listed;
-use super::{gs, s3};
+use super::{az, gs, s3};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::put::Upload;
 
@@ -12,16 +12,19 @@ pub enum Kind {
     S3,
     /// `gs://`: Google Cloud Storage.
     Gs,
+    /// `az://`: Azure Blob Storage.
+    Az,
 }
 
 impl Kind {
-    const ALL: [Self; 2] = [Self::S3, Self::Gs];
+    const ALL: [Self; 3] = [Self::S3, Self::Gs, Self::Az];
 
     #[must_use]
     pub fn scheme(self) -> &'static str {
         match self {
             Self::S3 => "s3",
             Self::Gs => "gs",
+            Self::Az => "az",
         }
     }
 
@@ -34,6 +37,7 @@ impl Kind {
         match self {
             Self::S3 => "s3://BUCKET/KEY",
             Self::Gs => "gs://BUCKET/KEY",
+            Self::Az => "az://CONTAINER/KEY",
         }
     }
 
@@ -44,6 +48,9 @@ impl Kind {
             Self::Gs => {
                 "who asks comes from the environment, and another server than Google's from STORAGE_EMULATOR_HOST"
             }
+            Self::Az => {
+                "account and keys come from the environment, and another server than Azure's from AZURE_STORAGE_ENDPOINT"
+            }
         }
     }
 
@@ -52,6 +59,7 @@ impl Kind {
         match self {
             Self::S3 => "is AWS_ENDPOINT_URL a store that speaks S3?",
             Self::Gs => "is STORAGE_EMULATOR_HOST a server of Google Cloud Storage?",
+            Self::Az => "is AZURE_STORAGE_ENDPOINT a store that speaks Azure's Blob protocol?",
         }
     }
 
@@ -59,6 +67,7 @@ impl Kind {
         match self {
             // Its XML API is S3's in this.
             Self::S3 | Self::Gs => s3::listed(text),
+            Self::Az => az::listed(text),
         }
     }
 
@@ -69,6 +78,7 @@ impl Kind {
             Self::S3 => header.starts_with("x-amz-"),
             // A token is no signature.
             Self::Gs => false,
+            Self::Az => az::signs(header),
         }
     }
 
@@ -77,6 +87,7 @@ impl Kind {
         match self {
             Self::S3 => Upload::put(object, if_absent),
             Self::Gs => gs::upload(object, if_absent),
+            Self::Az => az::upload(object, if_absent),
         }
     }
 
@@ -85,6 +96,7 @@ impl Kind {
         match self {
             Self::S3 => "x-amz-request-id",
             Self::Gs => "x-guploader-uploadid",
+            Self::Az => "x-ms-request-id",
         }
     }
 
@@ -94,6 +106,7 @@ impl Kind {
             Self::S3 => code == 404 && name == "NoSuchKey",
             // An emulator has no names.
             Self::Gs => code == 404 && matches!(name, "NoSuchKey" | ""),
+            Self::Az => code == 404 && name == "BlobNotFound",
         }
     }
 
@@ -102,6 +115,7 @@ impl Kind {
         match self {
             Self::S3 => s3::hint(name, code),
             Self::Gs => gs::hint(name, code),
+            Self::Az => az::hint(name, code),
         }
     }
 
@@ -112,6 +126,9 @@ impl Kind {
             Self::S3 => "; this identity needs s3:PutObject below the prefix",
             Self::Gs => {
                 "; this identity needs storage.objects.create and, for latest.tar.gz, storage.objects.delete (roles/storage.objectUser)"
+            }
+            Self::Az => {
+                "; this identity needs the role 'Storage Blob Data Contributor' on the container, or the signature the rights c and w"
             }
         }
     }
@@ -127,6 +144,10 @@ impl Kind {
             Self::Gs => {
                 "an identity that may read it: on GKE the Pod's service account, elsewhere the file that GOOGLE_APPLICATION_CREDENTIALS \
                  names, from a mounted Secret"
+            }
+            Self::Az => {
+                "an identity that may read it: AKS' workload identity of the Pod's service account, or AZURE_STORAGE_ACCOUNT_KEY or \
+                 AZURE_STORAGE_SAS_TOKEN by secretKeyRef"
             }
         }
     }

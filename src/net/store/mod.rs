@@ -6,6 +6,7 @@
 
 pub mod address;
 mod ask;
+mod az;
 mod gs;
 pub mod kind;
 pub mod listing;
@@ -27,7 +28,7 @@ use crate::net::endpoint::Endpoint;
 use crate::net::request::{HttpConfig, Sign, SignError};
 
 /// What the variables are called that stores and identities are configured by.
-const VARIABLES: [&str; 4] = ["AWS_", "GOOGLE_", "GCE_METADATA_", gs::EMULATOR];
+const VARIABLES: [&str; 5] = ["AWS_", "AZURE_", "GOOGLE_", "GCE_METADATA_", gs::EMULATOR];
 
 /// What the environment says of stores and identities. Never printed.
 #[derive(Clone, Default)]
@@ -99,6 +100,7 @@ impl Store {
         let identity = match kind {
             Kind::S3 => s3::identity(&address.bucket, environment, access, &http),
             Kind::Gs => gs::identity(&address.bucket, environment, access, &http),
+            Kind::Az => az::identity(&address.bucket, environment, access, &http),
         };
         let identity = identity.unwrap_or_else(Identity::Unknown);
         let http = HttpConfig { signer: Some(Arc::new(Signing { kind, identity })), ..http };
@@ -115,9 +117,10 @@ impl Store {
     #[must_use]
     pub fn list(&self, prefix: &str, next: Option<&str>) -> Option<Endpoint> {
         let query = match self.kind {
-            Kind::S3 | Kind::Gs => s3::list(prefix, next),
+            Kind::S3 | Kind::Gs => format!("/?{}", s3::list(prefix, next)),
+            Kind::Az => format!("?{}", az::list(prefix, next)),
         };
-        format!("{}/?{query}", self.base).parse().ok()
+        format!("{}{query}", self.base).parse().ok()
     }
 
     /// A page of it.
@@ -153,6 +156,7 @@ fn base(address: &Address, environment: &Environment) -> String {
     match address.kind {
         Kind::S3 => s3::base(&address.bucket, environment).0,
         Kind::Gs => gs::base(&address.bucket, environment).0,
+        Kind::Az => az::base(&address.bucket, environment),
     }
 }
 
@@ -162,6 +166,7 @@ enum Identity {
     Unknown(SignError),
     S3(s3::Signer),
     Gs(Box<gs::Signer>),
+    Az(az::Signer),
 }
 
 struct Signing {
@@ -181,6 +186,7 @@ impl Sign for Signing {
                 Identity::Unknown(error) => Err(error.clone()),
                 Identity::S3(signer) => s3::sign(signer, request).await,
                 Identity::Gs(signer) => gs::sign(signer, request).await,
+                Identity::Az(signer) => az::sign(signer, request).await,
             }
         })
     }
