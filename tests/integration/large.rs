@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::support::hook::Hook;
+use super::support::mounts::Mounted;
+use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, eventually};
 use super::support::stage::Stage;
 
@@ -78,6 +82,55 @@ fn large_files_of_a_directory_are_published_and_never_held() {
     fs::rename(stage.at("t.new"), &template).unwrap();
     let read = || fs::read_to_string(rendered.join("t")).is_ok_and(|text| text == LENGTH.to_string());
     eventually("the template has read it", || read().then_some(()));
+}
+
+/// A kernel copies on some of them, shares blocks on others, and refuses on the rest.
+#[test]
+fn large_files_are_published_on_other_file_systems() {
+    const LENGTH: usize = 1_100_000;
+    let content = |version: usize| version.to_string().repeat(LENGTH);
+    for kind in ["tmpfs", "overlay", "NTFS over FUSE"] {
+        let mut scene = Scene::new();
+        let (path, layers) = (scene.at("mounted"), scene.at("layers"));
+        fs::create_dir(&path).unwrap();
+        fs::create_dir(&layers).unwrap();
+        let _layers = (kind == "overlay").then(|| Mounted::tmpfs(layers.clone(), "size=32m"));
+        let mounted = match kind {
+            "tmpfs" => Mounted::tmpfs(path, "size=32m"),
+            "overlay" => Mounted::overlay(path, &layers),
+            _ => Mounted::ntfs(path, &scene.at("image")),
+        };
+        scene.output = mounted.path().join("conf");
+        // Of one file system with the output, and of another.
+        let inputs = [mounted.path().join("same"), scene.at("other")];
+        for input in &inputs {
+            fs::create_dir(input).unwrap();
+        }
+        let put = |version: usize| {
+            for (input, name) in inputs.iter().zip(["same", "other"]) {
+                fs::write(input.join("..new"), content(version)).unwrap();
+                fs::rename(input.join("..new"), input.join(name)).unwrap();
+            }
+        };
+        let served = Arc::new(AtomicUsize::new(0));
+        let serving = served.clone();
+        let server = Hook::responding(None, move |_| (200, content(serving.load(Ordering::SeqCst))));
+        put(0);
+        let [same, other] = inputs.each_ref().map(|input| input.to_str().unwrap());
+        let url = server.url().replace("/-/reload", "/url");
+        let flags = ["--watch-dir", same, "--watch-dir", other, "--watch-url", &url, "--url-poll", "100ms"];
+        let sidecar = scene.start(&[&flags[..], &["--debounce", "10ms"]].concat());
+        for version in 0..2 {
+            put(version);
+            served.store(version, Ordering::SeqCst);
+            for name in ["same", "other", "url"] {
+                let there =
+                    || fs::read(scene.output.join(name)).is_ok_and(|bytes| bytes == content(version).as_bytes());
+                eventually(&format!("{name} is published on {kind}"), || there().then_some(()));
+            }
+        }
+        drop(sidecar);
+    }
 }
 
 /// A mask once took fourteen times the secrets, and the container its end.

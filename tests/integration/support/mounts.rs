@@ -35,6 +35,19 @@ impl Mounted {
         Self(path)
     }
 
+    /// An overlay whose layers are folders that it makes below another path.
+    pub fn overlay(path: PathBuf, layers: &Path) -> Self {
+        needs_root("mount an overlay");
+        let [lower, upper, work] = ["lower", "upper", "work"].map(|name| layers.join(name));
+        for layer in [&lower, &upper, &work] {
+            fs::create_dir(layer).unwrap();
+        }
+        let [lower, upper, work] = [lower, upper, work].map(|layer| layer.display().to_string());
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        mount(Some("trimtab-test"), &path, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        Self(path)
+    }
+
     /// What is at one path, at another, too.
     pub fn bind(from: &Path, to: PathBuf) -> Self {
         needs_root("mount a directory");
