@@ -112,9 +112,9 @@ fn large_files_are_published_on_other_file_systems() {
                 fs::rename(input.join("..new"), input.join(name)).unwrap();
             }
         };
-        let served = Arc::new(AtomicUsize::new(0));
-        let serving = served.clone();
-        let server = Hook::responding(None, move |_| (200, content(serving.load(Ordering::SeqCst))));
+        let current = Arc::new(AtomicUsize::new(0));
+        let answers = current.clone();
+        let server = Hook::responding(None, move |_| (200, content(answers.load(Ordering::SeqCst))));
         put(0);
         let [same, other] = inputs.each_ref().map(|input| input.to_str().unwrap());
         let url = server.url().replace("/-/reload", "/url");
@@ -122,7 +122,7 @@ fn large_files_are_published_on_other_file_systems() {
         let sidecar = scene.start(&[&flags[..], &["--debounce", "10ms"]].concat());
         for version in 0..2 {
             put(version);
-            served.store(version, Ordering::SeqCst);
+            current.store(version, Ordering::SeqCst);
             for name in ["same", "other", "url"] {
                 let there =
                     || fs::read(scene.output.join(name)).is_ok_and(|bytes| bytes == content(version).as_bytes());
