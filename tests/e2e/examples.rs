@@ -226,7 +226,7 @@ fn own_program_is_notified_by_its_hook() {
 }
 
 /// A key and its certificate for a name.
-fn certificate(name: &str) -> (String, String) {
+pub fn certificate(name: &str) -> (String, String) {
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1"]);
     openssl.args(["-subj", &format!("/CN={name}"), "-keyout", "-", "-out", "-"]);

@@ -11,6 +11,7 @@ mod examples;
 mod faults;
 mod latency;
 mod personas;
+mod probes;
 mod quickstart;
 mod rollout;
 mod support;
