@@ -16,6 +16,8 @@ const LENGTH: usize = 8 << 20;
 
 /// What may be held beside so many files, in kB: a third of what they have.
 const MARGIN: u64 = 20_000;
+/// What of its own it may hold at rest beside them, in kB.
+const REST: u64 = 2_000;
 
 fn content(number: usize) -> Vec<u8> {
     let line = format!("{number} of {FILES}, as long as this line is repeated\n");
@@ -54,7 +56,7 @@ fn large_files_of_a_directory_are_published_and_never_held() {
     let to = |output: &Path| output.to_str().unwrap().to_owned();
     let sidecar = Sidecar::start(&stage.at("log"), flags(&["--output", &to(&output), "--reload-url", &url]));
     sidecar.until_idle();
-    let before = memory(&sidecar, "VmRSS");
+    let (before, own) = (memory(&sidecar, "VmRSS"), memory(&sidecar, "RssAnon"));
     put(&input);
     eventually("the files are delivered", || (hook.last_saw()? == "all").then_some(()));
     sidecar.until_idle();
@@ -67,6 +69,9 @@ fn large_files_of_a_directory_are_published_and_never_held() {
     let most = memory(&sidecar, "VmHWM");
     println!("{before} kB before, {most} kB at most");
     assert!(most < before + MARGIN, "{before} kB before, {most} kB at most: a file was held");
+    sidecar.until_idle();
+    let rests = || (memory(&sidecar, "RssAnon") < own + REST).then_some(());
+    eventually("it holds no more than before", rests);
 
     // What a template reads is read for it, and what it does not read is not.
     let [template, rendered] = ["t.j2", "rendered"].map(|name| stage.at(name));
