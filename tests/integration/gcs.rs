@@ -207,6 +207,11 @@ fn object_and_bundle_of_google_s_store_are_published_and_cost_nothing_while_they
     };
     let (code, said) = look("gs://web/web.tar.gz");
     assert!(code == Some(0) && said.contains("in 1 keys"), "{said}");
+    let zipped = Command::new("gzip").args(["-k", &store.scene.text("new")]).status().unwrap();
+    assert!(zipped.success());
+    store.put("zipped.txt&contentEncoding=gzip", fs::read(store.scene.at("new.gz")).unwrap());
+    let (_, said) = look("gs://web/zipped.txt");
+    assert!(said.contains("with a Content-Encoding, which was not asked for"), "{said}");
     let (_, said) = look("gs://web/none.txt");
     assert!(said.contains("answers 404: that nothing is there"), "{said}");
     store.state.lock().unwrap().guarded = true;

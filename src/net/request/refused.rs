@@ -79,7 +79,7 @@ impl Refused {
     }
 
     /// Whether there is no such object, in a bucket that is there.
-    pub(super) fn is_absence(&self) -> bool {
+    pub(in crate::net) fn is_absence(&self) -> bool {
         self.kind.is_absence(self.name.as_deref().unwrap_or_default(), self.code)
     }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::net::request::refused::Refused;
 use crate::net::store::Store;
 use crate::net::store::address::Address;
 use crate::net::store::kind::Kind;
@@ -84,4 +85,26 @@ async fn what_is_missing_is_named_and_not_shown() {
     std::fs::remove_file(&file).unwrap();
     let error = signed(&environment, Access::default()).await.unwrap_err().to_string();
     assert!(error.contains("GOOGLE_APPLICATION_CREDENTIALS names, /"), "{error}");
+}
+
+#[test]
+fn refusals_are_distinguished_and_say_what_to_do() {
+    let refused = |code, body: &[u8]| Refused::of(Kind::Gs, code, &HeaderMap::new(), body);
+    for (body, absent) in [
+        (&b"<Error><Code>NoSuchKey</Code></Error>"[..], true),
+        (b"Not Found", true),
+        (b"<Error><Code>NoSuchBucket</Code></Error>", false),
+    ] {
+        assert_eq!(refused(404, body).is_absence(), absent);
+    }
+    for (code, name, words) in [
+        (404, "NoSuchBucket", "is the bucket's name right?"),
+        (403, "AccessDenied", "(roles/storage.objectViewer)"),
+        (401, "AuthenticationRequired", "it does not take the token"),
+        (400, "UserProjectMissing", "whose readers pay"),
+        (429, "SlowDown", "trying again"),
+    ] {
+        let text = refused(code, format!("<Code>{name}</Code><Details>canary</Details>").as_bytes()).to_string();
+        assert!(text.contains(words) && !text.contains("canary") && !text.contains("AWS"), "{text}");
+    }
 }
