@@ -49,6 +49,8 @@ pub struct Config {
     pub retry: (Duration, Duration),
     /// `--once`, with its timeout.
     pub once: Option<Duration>,
+    /// `--once-if-empty`.
+    pub once_if_empty: bool,
     pub listen: Option<SocketAddr>,
     pub admin: Option<SocketAddr>,
     /// Who may ask at `listen`. `None`: whoever can connect.

@@ -68,6 +68,12 @@ pub async fn run(config: Config) -> Result<End, (End, anyhow::Error)> {
             None => return Ok(End::by_signal(config.once)),
         },
     };
+    if let Some(output) = output.as_ref().filter(|_| config.once_if_empty)
+        && is_used(output).map_err(|error| (End::CannotWrite, error))?
+    {
+        info!("--output has files in it: they stay, and nothing is fetched (--once-if-empty)");
+        return Ok(End::Done);
+    }
     let given = given_key(&config).map_err(|error| (End::StartUp, error))?;
     let key =
         given.clone().map_or_else(|| own_key(output.as_deref()), Ok).map_err(|error| (End::CannotWrite, error))?;
@@ -118,6 +124,14 @@ fn open(config: &publish::Config) -> anyhow::Result<Arc<Output>> {
         warn!("{warning}");
     }
     Ok(Arc::new(output))
+}
+
+/// Whether there is something in the output, once a swap that was cut off is ended.
+fn is_used(output: &Output) -> anyhow::Result<bool> {
+    for warning in output.finish()? {
+        warn!("{warning}");
+    }
+    Ok(output.is_used()?)
 }
 
 /// The output's digest key; without an output, one for this run.

@@ -39,8 +39,8 @@ use self::folder::{Access, Folder};
 pub use self::layout::Layout;
 use self::layout::Publisher;
 pub use self::read_back::{MayAccess, PublishedFile, Unread};
-use self::state::TEMPORARIES;
 pub use self::state::{FoundJournal, Lock};
+use self::state::{STATE, TEMPORARIES};
 use crate::machine::{Disk, Write};
 use crate::model::digest::DigestKey;
 use crate::model::journal::{Generation, sequence_of};
@@ -103,6 +103,13 @@ impl Output {
     /// The strings are what was found changed by others, to be logged.
     pub fn finish(&self) -> Result<Vec<String>, PublishError> {
         self.layout().finish()
+    }
+
+    /// Whether the output directory has something in it, whoever it is from. With [`Layout::Files`].
+    pub fn is_used(&self) -> Result<bool, PublishError> {
+        let names = self.dir.names().map_err(|errno| self.io("list", "", errno))?;
+        // mkfs makes the latter.
+        Ok(names.iter().any(|name| ![STATE.as_bytes(), b"lost+found"].contains(&name.to_bytes())))
     }
 
     /// What is in the output directory.

@@ -86,3 +86,38 @@ fn digest_key_that_cannot_be_read_is_a_failure_that_a_restart_may_cure() {
     }
     assert_eq!(stage.published(), None);
 }
+
+/// An init container that brings back what the main process wrote runs again, in a volume that it has written to since.
+#[test]
+fn once_leaves_alone_what_is_in_the_output_where_that_is_asked_for() {
+    let mut stage = Stage::new("1");
+    let (volume, data) = (stage.text("volume"), stage.text("data"));
+    let restore = |more: &[&str]| {
+        let flags = ["--once", "--layout", "files", "--watch-dir", &volume, "--output", &data];
+        run(trimtab().args(flags).args(more))
+    };
+    let path = stage.at("data").join(stage.file().file_name().unwrap());
+    std::fs::create_dir_all(stage.at("data/lost+found")).unwrap();
+    let (code, said) = restore(&["--once-if-empty"]);
+    assert_eq!((code, std::fs::read_to_string(&path).unwrap().as_str()), (Some(0), "1"), "{said}");
+    // Written since, as an upload is.
+    stage.write("newer", "3");
+    std::fs::rename(stage.at("newer"), &path).unwrap();
+    stage.edit("2");
+    let (code, said) = restore(&["--once-if-empty"]);
+    assert_eq!((code, std::fs::read_to_string(&path).unwrap().as_str()), (Some(0), "3"), "{said}");
+    assert!(said.contains("they stay"), "{said}");
+    let (code, said) = restore(&[]);
+    assert_eq!((code, std::fs::read_to_string(&path).unwrap().as_str()), (Some(0), "2"), "{said}");
+    // Nothing was brought back, and the main process began by itself.
+    std::fs::remove_dir_all(&data).unwrap();
+    std::fs::create_dir(&data).unwrap();
+    std::fs::write(&path, "own").unwrap();
+    assert_eq!(restore(&["--once-if-empty"]).0, Some(0));
+    assert_eq!(restore(&[]).0, Some(65));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "own");
+    for flags in [&["--once-if-empty"][..], &["--once", "--once-if-empty"]] {
+        let (code, said) = run(trimtab().args(["--watch-dir", &volume, "--output", &data]).args(flags));
+        assert!(code == Some(64) && said.contains("--once-if-empty goes with"), "{said}");
+    }
+}

@@ -513,6 +513,12 @@ fn by_variables_targets_tls_and_once(variables: &mut Variables) {
     let (code, said) = variables.run(&[&own[..], &[url, ("RELOAD_INSECURE", "false"), ("ONCE", "true")]].concat());
     assert_eq!(code, Some(0), "{said}");
 
+    let used = stage.text("used");
+    fs::create_dir(&used).unwrap();
+    stage.write("used/file", "");
+    let used = [("OUTPUT", used.as_str()), ("WATCH_DIR", "/no/such"), ("LAYOUT", "files"), ("ONCE", "true")];
+    let (code, said) = variables.run(&[&used[..], &[("ONCE_IF_EMPTY", "true")]].concat());
+    assert!(code == Some(0) && said.contains("they stay"), "{said}");
     let absent = [("OUTPUT", output.as_str()), ("WATCH_DIR", "/no/such"), ("ONCE", "true"), ("ONCE_TIMEOUT", "100ms")];
     let began = Instant::now();
     let (code, said) = variables.run(&absent);

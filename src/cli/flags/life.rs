@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Checked, usage};
+use super::{Checked, check_goes_with, usage};
 use crate::cli::values::{Listen, duration};
 
 /// Where `--admin` is by default.
@@ -25,6 +25,11 @@ pub struct LifeArgs {
     /// Without a reload.
     #[arg(long)]
     pub once: bool,
+    /// With --once, exit without a fetch where --output has files in it already: for an init container that brings back data
+    ///
+    /// With --layout files.
+    #[arg(long)]
+    pub once_if_empty: bool,
     /// Fail if --once has not published in this time
     #[arg(long, value_name = "D", default_value = "2m", value_parser = duration)]
     pub once_timeout: Duration,
@@ -97,6 +102,7 @@ impl LifeArgs {
         if self.once && self.once_timeout.is_zero() {
             return usage("--once-timeout must not be 0");
         }
+        check_goes_with("--once", self.once, &[("--once-if-empty", self.once_if_empty)])?;
         match (self.listen.0, self.admin.0) {
             (Some(listen), Some(admin)) if !self.once && listen.port() == admin.port() && listen.port() != 0 => {
                 usage(format!("--listen {listen} and --admin {admin} have one port: give one of them another"))

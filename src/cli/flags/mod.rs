@@ -39,6 +39,7 @@ use crate::cli::file::FileArgs;
 use crate::machine;
 use crate::model::digest::Digest;
 use crate::model::object::Kind;
+use crate::publish::Layout;
 use crate::reload::Driver;
 use crate::source::files;
 
@@ -134,6 +135,8 @@ impl RunArgs {
         output.add_sources(&mut parts)?;
         let directory = output.directory(self.writes())?;
         life.check()?;
+        let is_by_file = output.output.is_some() && output.layout == Layout::Files;
+        check_goes_with("--layout files", is_by_file, &[("--once-if-empty", life.once_if_empty)])?;
         for root in &parts.roots {
             output.check_apart(&root.path)?;
         }
@@ -205,6 +208,7 @@ impl RunArgs {
             confirm: confirm_config,
             retry: (reload.retry_min, reload.retry_max),
             once,
+            once_if_empty: life.once_if_empty,
             listen: life.listen.0,
             admin: life.admin.0,
             guard: listener.config()?,
