@@ -152,7 +152,8 @@ impl Credentials {
     ) -> Result<Json<'static>, SignError> {
         let endpoint =
             url.parse().map_err(|_| SignError::lasting(format!("{from} names a service by what is no URL")))?;
-        let is_remote = url.starts_with("https:");
+        // The metadata server is on this node.
+        let is_remote = from != METADATA;
         let answer = Ask { endpoint, is_remote, method, headers, body, hint }.send(&self.http).await?;
         Json::of("what the service that hands out credentials answered", &answer)
     }
