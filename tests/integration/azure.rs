@@ -317,3 +317,24 @@ fn identity_of_the_pod_or_the_node_is_asked_for_a_token_which_is_kept() {
         assert!(!format!("{status}{}", sidecar.log()).contains("canary"), "{status}");
     }
 }
+
+#[test]
+fn list_of_a_container_is_followed_to_its_end_and_objects_are_fetched_as_listed() {
+    let list = |rest: &str| {
+        let properties = "<Properties><Etag>0x8D</Etag><Content-Length>1</Content-Length></Properties>";
+        let blob = format!("<Blob><Name>conf/a</Name>{properties}</Blob>");
+        format!("<EnumerationResults><Blobs>{blob}</Blobs>{rest}</EnumerationResults>")
+    };
+    // The object is served by the same words as the list: it is never what was listed.
+    let (cloud, scene) = (Cloud::start(&list("<NextMarker />")), Scene::new());
+    let environment = [("AZURE_STORAGE_ENDPOINT", format!("http://{}", cloud.address))];
+    let sidecar = start(&scene, &environment, &["--watch-url", "web=az://web/conf/", "--url-anonymous"]);
+    sidecar.until("it is never the listed one", |status| source(status).contains("it changed three times"));
+    let asked = cloud.asked();
+    let fetched = |head: &String| head.starts_with("GET /web/conf/a HTTP") && head.contains("if-match: \"0x8D\"\r\n");
+    assert!(asked.iter().any(fetched), "{asked:?}");
+    assert!(asked.iter().all(|head| head.contains("x-ms-version: 2023-11-03\r\n")), "{asked:?}");
+    *cloud.answer.lock().unwrap() = (200, list("<NextMarker>2!x</NextMarker>"));
+    sidecar.until("the next page is the same", |status| source(status).contains("listed twice"));
+    assert!(cloud.asked().iter().any(|head| head.contains("&prefix=conf%2F&marker=2%21x HTTP")), "{:?}", cloud.asked());
+}
