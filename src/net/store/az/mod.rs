@@ -303,6 +303,9 @@ pub(super) fn hint(name: &str, code: u16) -> &'static str {
             "; this identity needs the role 'Storage Blob Data Reader' on the container ('Contributor' for --archive), or the signature the \
              rights r and l (c and w)"
         }
+        ("BlobArchived" | "BlobBeingRehydrated", _) => {
+            "; the blob is in the archive tier, where nobody reads it: move it to another"
+        }
         ("ServerBusy", _) | (_, 429 | 503) => "; trying again as it asks",
         (_, 412) => "; the object was replaced meanwhile",
         (_, 500..) => "; trying again, and its own log says why",

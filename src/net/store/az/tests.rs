@@ -1,10 +1,16 @@
+use std::time::Duration;
+
 use super::*;
+use crate::net::proxy::Proxies;
+use crate::net::request::fetch::server::Server;
+use crate::net::request::fetch::{Conditions, Limits, fetch};
 use crate::net::store::Store;
 use crate::net::store::address::Address;
 use crate::net::store::kind::Kind;
 
 /// Of Azurite's account, which is public.
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+const LONG: Duration = Duration::from_secs(30);
 const ACCOUNT: (&str, &str) = ("AZURE_STORAGE_ACCOUNT_NAME", "acct1");
 
 fn store(environment: &Environment, access: Access) -> Store {
@@ -180,10 +186,37 @@ fn refusals_say_what_to_do() {
         (403, "AuthorizationFailure", "firewall"),
         (404, "ContainerNotFound", "the container's name"),
         (409, "PublicAccessNotPermitted", "is the container public"),
+        (409, "BlobArchived", "archive tier"),
         (503, "ServerBusy", "trying again"),
     ] {
         let text = error(code, name);
         let start = format!("the store answered {code} {name} (request 17f0-a); ");
         assert!(text.starts_with(&start) && text.contains(words) && !text.contains("canary"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn signature_goes_to_the_store_and_through_a_proxy_and_is_in_no_error() {
+    let server = Server::start("HTTP/1.1 403 X\r\nContent-Length: 0\r\n\r\n");
+    let limits = Limits { connect: LONG, quiet: LONG, bytes: 9 };
+    for (base, proxy, start) in [
+        (server.url("/dev"), String::new(), "GET /dev/web/a?sig=canary HTTP/1.1\r\n"),
+        (
+            "http://azurite.example:1/dev".to_owned(),
+            server.url(""),
+            "GET http://azurite.example:1/dev/web/a?sig=canary HTTP/1.1\r\n",
+        ),
+    ] {
+        let variables = Environment::from([("AZURE_STORAGE_ENDPOINT", &*base), (SAS, "sig=canary")]);
+        let address = Address { kind: Kind::Az, bucket: "web".to_owned(), key: String::new() };
+        // None is used for this machine.
+        let proxies = Some(Proxies::new(String::new(), proxy, String::new()));
+        let http = HttpConfig { proxies, ..HttpConfig::default() };
+        let store = Store::new(&address, &variables, Access::default(), http);
+        let at = store.object("a").unwrap();
+        let error = fetch(&at, store.http(), &limits, &Conditions::default()).await.unwrap_err();
+        let heads = server.heads();
+        assert!(heads.last().unwrap().starts_with(start), "{heads:?}");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error:?}");
     }
 }
