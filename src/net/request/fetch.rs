@@ -167,7 +167,9 @@ pub enum FetchError {
          server send one of them, as any static file server does"
     )]
     Endless { endpoint: String },
-    #[error("{endpoint}: the body has more than {limit} bytes; raise --max-size (and the container's memory)")]
+    #[error(
+        "{endpoint}: the body has more than {limit} bytes; raise --max-size (and give the volume of --output room)"
+    )]
     TooLarge { endpoint: String, limit: u64 },
     #[error(
         "{endpoint}: the server sent it with a Content-Encoding, which was not asked for; let it serve the file as it is \

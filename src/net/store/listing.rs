@@ -32,7 +32,7 @@ pub enum ListingError {
     Twice { key: String },
     #[error("more than 10,000 objects are below it; make a bundle of them (.tar.gz)")]
     TooMany,
-    #[error("what is below it has more than {limit} bytes; raise --max-size (and the container's memory)")]
+    #[error("what is below it has more than {limit} bytes; raise --max-size (and give the volume of --output room)")]
     TooLarge { limit: u64 },
     #[error(
         "it changed three times while it was fetched; asking again. Upload a bundle (.tar.gz) instead, which is whole by nature"

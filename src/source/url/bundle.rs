@@ -51,7 +51,9 @@ pub enum BundleError {
     Broken { packed: bool, reason: String },
     #[error("the end of the archive is missing; upload it again, whole")]
     NoEnd,
-    #[error("it unpacks to more than {limit} bytes; raise --max-size (and the container's memory), or make it smaller")]
+    #[error(
+        "it unpacks to more than {limit} bytes; raise --max-size (and give the volume of --output room), or make it smaller"
+    )]
     TooLarge { limit: u64 },
     #[error("it has more than {MOST} files; make several bundles of it")]
     TooMany,
