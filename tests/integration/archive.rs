@@ -262,7 +262,8 @@ fn kill_on_the_way_loses_no_upload() {
         assert_eq!(store.latest(), map(&[("a.conf", "1")]), "{point}");
         assert_eq!(store.bundles().len(), 2, "{point}");
         sidecar.until_idle();
-        assert_eq!(scene.left_behind(), [] as [String; 0], "{point}");
+        // What the disk has last of the journal is written beside the work, and may have been cut off.
+        eventually("nothing is left behind", || scene.left_behind().is_empty().then_some(()));
     }
 }
 
