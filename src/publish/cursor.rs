@@ -7,9 +7,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::Gid;
 
 use super::dir::Dir;
+use super::sys::fsync;
+use super::write::BATCH;
 
-/// The directories from a root down to one path after another. In the order of paths, each directory is opened once,
-/// and is on the disk, if it was changed, when it is left.
+/// The directories from a root down to one path after another. In the order of paths, each directory is opened once.
 ///
 /// There may be several roots: an absolute path is below the root that it names, any other below the one without a path.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Cursor<'a> {
     /// Which of them is the one at hand.
     at: usize,
     open: Vec<Level>,
+    /// Those that were changed and left.
+    left: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -53,7 +56,7 @@ impl<'a> Cursor<'a> {
     /// Over several roots with their paths, none of which is below another.
     pub(super) fn over(roots: impl IntoIterator<Item = (&'a str, &'a Dir)>) -> Self {
         let roots = roots.into_iter().map(|(path, dir)| Top { path, dir, changed: false }).collect();
-        Self { roots, at: 0, open: Vec::new() }
+        Self { roots, at: 0, open: Vec::new(), left: Vec::new() }
     }
 
     /// The directory of the path's last segment, and that segment.
@@ -117,7 +120,17 @@ impl<'a> Cursor<'a> {
     /// Waits until all that was changed is on the disk.
     pub(super) fn end(mut self) -> nix::Result<()> {
         self.leave(0)?;
+        self.left.drain(..).try_for_each(fsync)?;
         self.roots.iter().filter(|root| root.changed).try_for_each(|root| root.dir.sync())
+    }
+
+    /// What was changed and is not on the disk yet, for whoever waits for it.
+    pub(super) fn end_later(mut self) -> nix::Result<Vec<OwnedFd>> {
+        self.leave(0)?;
+        for root in self.roots.iter().filter(|root| root.changed) {
+            self.left.push(Dir::open(root.dir, ".")?.into());
+        }
+        Ok(self.left)
     }
 
     fn descend<'p>(&mut self, path: &'p str, make: Option<(Option<Gid>, Mode)>) -> Result<(&Dir, &'p str), Blocked> {
@@ -163,9 +176,10 @@ impl<'a> Cursor<'a> {
     fn leave(&mut self, depth: usize) -> nix::Result<()> {
         for level in self.open.drain(depth..).rev() {
             if level.changed {
-                level.dir.sync()?;
+                self.left.push(level.dir.into());
             }
         }
-        Ok(())
+        // Not all are held open at once.
+        if self.left.len() >= BATCH { self.left.drain(..).try_for_each(fsync) } else { Ok(()) }
     }
 }

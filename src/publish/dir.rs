@@ -125,9 +125,14 @@ impl Dir {
     /// Puts a file of mode 0600 in the place of whatever is at `name`. Before a crash or after it, `name` is the old
     /// file or the new one; on return it is the new one, on the disk.
     pub(super) fn replace(&self, name: &str, temporary: &str, bytes: &[u8]) -> nix::Result<()> {
-        fsync(self.begin(temporary, bytes)?)?;
-        self.end(name, temporary)?;
+        self.rename_over(name, temporary, bytes)?;
         self.sync()
+    }
+
+    /// The same, where a power loss may leave the old file or the new one.
+    pub(super) fn rename_over(&self, name: &str, temporary: &str, bytes: &[u8]) -> nix::Result<()> {
+        fsync(self.begin(temporary, bytes)?)?;
+        self.end(name, temporary)
     }
 
     /// The same without waiting for the disk: a power loss may leave anything, a kill the old file or the new one.

@@ -6,7 +6,9 @@
 //! another boot than the last sync's believes only what has the digest that the journal knows, and a journal that is
 //! torn is replaced by the last one that was synced.
 //!
-//! The layout of single files waits at each of its steps, and forgets nothing.
+//! In the layout of single files nothing that is in place is ever torn: what a swap needs is noted by [`Output::later`],
+//! and waited for at once, by the last step before it ([`Output::flush`]); what the swap itself changes is waited for
+//! like a generation of the other layout.
 
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
@@ -16,7 +18,7 @@ use nix::errno::Errno;
 
 use super::dir::{Dir, MAX_DEPTH};
 use super::state::{BOOT, BOOT_TEMPORARY, JOURNAL, SYNCED_JOURNAL, SYNCED_JOURNAL_TEMPORARY};
-use super::sys::fsync;
+use super::sys::{fstat, fsync};
 use super::write::BATCH;
 use super::{FoundJournal, Layout, Output, PublishError};
 use crate::machine::Disk;
@@ -40,6 +42,47 @@ pub(super) struct Unsynced {
 }
 
 impl Output {
+    fn pending(&self) -> MutexGuard<'_, Vec<(OwnedFd, String)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes files and directories that are to be on the disk at the end of the next [`Output::flush`].
+    pub(super) fn later(&self, written: impl IntoIterator<Item = (OwnedFd, String)>) -> Result<(), PublishError> {
+        for one in written {
+            let mut pending = self.pending();
+            pending.push(one);
+            let full = pending.len() >= BATCH;
+            drop(pending);
+            if full {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same of a directory that is open for longer.
+    pub(super) fn later_names(&self, dir: &Dir, path: &str) -> Result<(), PublishError> {
+        let dir = Dir::open(dir, ".").map_err(|errno| self.io("open", path, errno))?;
+        self.later([(dir.into(), path.to_owned())])
+    }
+
+    /// Waits until all that was noted is on the disk. What failed stays noted.
+    pub(super) fn flush(&self) -> Result<(), PublishError> {
+        if self.layout == Layout::Atomic {
+            return Ok(());
+        }
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pending = std::mem::take(&mut *self.pending());
+        let waited = self.wait_for(&mut pending);
+        self.pending().append(&mut pending);
+        waited
+    }
+
+    /// Lets go of what was removed since it was noted: its room is not free before.
+    pub(super) fn forget_removed(&self) {
+        self.pending().retain(|(fd, _)| !fstat(fd).is_ok_and(|stat| stat.st_nlink == 0));
+    }
+
     pub(super) fn unsynced(&self) -> MutexGuard<'_, Unsynced> {
         // It is only poisoned by a panic, in a build that survives it; its parts are independent.
         self.unsynced.lock().unwrap_or_else(PoisonError::into_inner)
@@ -88,14 +131,14 @@ impl Output {
     /// without holding up other work on the output; what is synced already costs nothing.
     pub fn sync(&self) -> Result<(), PublishError> {
         if self.layout == Layout::Files {
-            return Ok(());
+            return self.flush();
         }
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         // Before it is looked at what is current.
         let Unsynced { renames, synced, journal, boot } = self.unsynced().clone();
         let current = self.current()?;
         if let Some(name) = current.filter(|_| synced != Some(renames)) {
-            self.sync_generation(&name)?;
+            self.sync_directory(&self.dir, &name, &name)?;
             self.dir.sync().map_err(|errno| self.io("sync", "", errno))?;
             self.unsynced().synced = Some(renames);
         }
@@ -111,10 +154,14 @@ impl Output {
         Ok(())
     }
 
-    fn sync_generation(&self, name: &str) -> Result<(), PublishError> {
+    /// Waits until a directory is on the disk, if there is one, with all that is below it.
+    pub(super) fn sync_directory(&self, at: &Dir, name: &str, path: &str) -> Result<(), PublishError> {
         let mut written = Vec::new();
-        let opened = Dir::open(&self.dir, name).map_err(|errno| self.io("open", name, errno))?;
-        self.sync_below(opened, name, MAX_DEPTH, &mut written)?;
+        let opened = match Dir::open(at, name) {
+            Err(Errno::ENOENT) if self.layout == Layout::Files => return Ok(()),
+            opened => opened.map_err(|errno| self.io("open", path, errno))?,
+        };
+        self.sync_below(opened, path, MAX_DEPTH, &mut written)?;
         self.wait_for(&mut written)
     }
 

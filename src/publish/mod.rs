@@ -23,6 +23,7 @@ mod sys;
 mod tests;
 mod write;
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 
@@ -85,6 +86,8 @@ pub struct Output {
     /// Where values are kept, once that was asked for.
     spool: OnceLock<Spool>,
     unsynced: Mutex<Unsynced>,
+    /// What single files wait for: see `durable`.
+    pending: Mutex<Vec<(OwnedFd, String)>>,
     /// Held by whoever syncs.
     syncing: Mutex<()>,
     /// Set once it was logged that the file system keeps no modes.
@@ -209,6 +212,8 @@ impl Output {
     /// Removes the generations that are neither in `keep` nor current, and what a crash left of temporary names;
     /// nothing else. One that resists does not save the others, and the first error is returned.
     pub fn prune(&self, keep: &[&str]) -> Result<(), PublishError> {
+        // A manifest is all that says whose the files are that were removed, if a power loss brings them back.
+        self.flush()?;
         let current = self.layout().current()?;
         let mut result = Ok(());
         let mut generations = self.generations()?;
@@ -286,6 +291,7 @@ impl Output {
             root.own.remove(name).map_err(|errno| self.io(doing, &root.place(name), errno))?;
         }
         let removed = self.layout().home().map_or(Ok(()), |home| home.remove(name));
+        self.forget_removed();
         removed.map_err(|errno| self.io(doing, name, errno))
     }
 

@@ -231,6 +231,7 @@ impl Output {
             cache: files::Cache::default(),
             spool: OnceLock::new(),
             unsynced: Mutex::default(),
+            pending: Mutex::default(),
             syncing: Mutex::default(),
             keeps_no_modes: OnceLock::new(),
         };

@@ -416,16 +416,18 @@ impl Output {
         written.map(drop).map_err(|errno| self.own_io("write", name, errno))
     }
 
-    /// Replaces the journal. In the layout of single files it is on the disk on return.
+    /// Replaces the journal. In the layout of single files its bytes are on the disk on return, and its name is after
+    /// the next [`Output::flush`].
     pub fn write_journal(&self, journal: &Journal) -> Result<(), PublishError> {
         let (state, bytes) = (self.state(JOURNAL)?, journal.to_bytes());
         let written = match self.layout {
             Layout::Atomic => {
                 state.put(JOURNAL, JOURNAL_TEMPORARY, &bytes).map(|()| self.unsynced().journal = Some(bytes))
             }
-            Layout::Files => state.replace(JOURNAL, JOURNAL_TEMPORARY, &bytes),
+            Layout::Files => state.rename_over(JOURNAL, JOURNAL_TEMPORARY, &bytes),
         };
-        written.map_err(|errno| self.own_io("write", JOURNAL, errno))
+        written.map_err(|errno| self.own_io("write", JOURNAL, errno))?;
+        if self.layout == Layout::Files { self.later_names(state, JOURNAL) } else { Ok(()) }
     }
 }
 

@@ -18,8 +18,8 @@ use crate::model::tree::File;
 pub(super) const BATCH: usize = 128;
 
 impl Output {
-    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, by their paths below it. In the layout of single files it waits
-    /// until all but the name of that directory is on the disk.
+    /// Writes files to a fresh directory at `name` in `at`, whose path is `top`, by their paths below it. In the layout of single files all but the
+    /// name of that directory is noted by [`Output::later`].
     pub(super) fn write_tree<'a>(
         &self,
         at: &Dir,
@@ -114,12 +114,12 @@ impl Output {
     fn written(&self, written: &mut Vec<(OwnedFd, String)>) -> Result<(), PublishError> {
         match self.layout {
             Layout::Atomic => written.clear(),
-            Layout::Files => self.wait_for(written)?,
+            Layout::Files => self.later(written.drain(..))?,
         }
         Ok(())
     }
 
-    /// Waits until these files are on the disk.
+    /// Waits until these files are on the disk, and leaves those that are not, where one fails.
     ///
     /// All files are written before the first is waited for. Each fsync of a new file makes ext4 commit its journal,
     /// unless an earlier commit took the file along; that is so once the file has its blocks, which it gets when its
@@ -131,8 +131,9 @@ impl Output {
             // Where the hint fails, the fsync is slower.
             let _ = posix_fadvise(fd, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
         }
-        for (fd, path) in written.drain(..) {
-            fsync(&fd).map_err(|errno| self.io("sync", &path, errno))?;
+        while let Some((fd, path)) = written.last() {
+            fsync(fd).map_err(|errno| self.io("sync", path, errno))?;
+            written.pop();
         }
         Ok(())
     }

@@ -34,7 +34,7 @@ use super::cursor::Cursor;
 use super::dir::{Dir, MAX_DEPTH, Occupant, PRIVATE, is_directory, is_file, look, read_to_end, write_all};
 use super::layout::Publisher;
 use super::read_back::{Among, MayAccess, PublishedFile, Take, Unread, describe};
-use super::sys::{fstat, fstatat, fsync, unlinkat};
+use super::sys::{fstat, fstatat, unlinkat};
 use super::{Output, PublishError};
 use crate::model::digest::{Digest, DigestKey, Hasher};
 use crate::model::tree::Tree;
@@ -69,6 +69,7 @@ impl<'a> Publisher<'a> for Files<'a> {
 
     fn finish(&self) -> Result<Vec<String>, PublishError> {
         let Some(manifest) = self.complete(true)? else { return Ok(Vec::new()) };
+        self.settle_copies()?;
         let key = self.key()?;
         let mut changed = Vec::new();
         let mut gone = 0;
@@ -150,22 +151,24 @@ impl<'a> Publisher<'a> for Files<'a> {
             if root.path.is_empty() {
                 output.write_tree(&top, FILES, &path_of_files, access, changed())?;
             } else if changed().next().is_some() {
-                let failed = |doing, errno| output.io(doing, &root.place(name), errno);
+                let root_path = root.place(name);
                 let made = root.own.make(name, root.access.group, root.access.own_mode());
-                let made = made.map_err(|errno| failed("make the directory", errno))?;
+                let made = made.map_err(|errno| output.io("make the directory", &root_path, errno))?;
                 output.write_tree(&made, FILES, &root.place(&path_of_files), root.access, changed())?;
-                made.sync().and_then(|()| root.own.sync()).map_err(|errno| failed("sync", errno))?;
+                output.later([(made.into(), root_path.clone())])?;
+                output.later_names(root.own, &root_path)?;
             }
         }
         let written = top.create(MANIFEST, &[], None, PRIVATE).and_then(|file| {
             manifest.write(|chunk| write_all(&file, chunk))?;
-            fsync(&file)?;
-            fstat(&file)
+            Ok((fstat(&file)?, file))
         });
-        let stat = written.map_err(|errno| output.io("write", &format!("{name}/{MANIFEST}"), errno))?;
+        let path_of_manifest = format!("{name}/{MANIFEST}");
+        let (stat, file) = written.map_err(|errno| output.io("write", &path_of_manifest, errno))?;
         output.cache.remember(name, &stat, Arc::new(manifest));
         *output.cache.in_place() = in_place;
-        top.sync().map_err(|errno| failed("sync", errno))
+        output.later([(file, path_of_manifest), (top.into(), name.to_owned())])?;
+        output.later_names(output.state(name)?, name)
     }
 
     fn candidate(&self, name: &str) -> PathBuf {
@@ -177,13 +180,14 @@ impl<'a> Publisher<'a> for Files<'a> {
         Ok(false)
     }
 
-    /// Keeps copies of what the swap will replace or remove, and makes the directories that are missing.
+    /// Keeps copies of what the swap will replace or remove, makes the directories that are missing, and waits until all
+    /// that the swap needs is on the disk.
     fn link(&self, name: &str) -> Result<(), PublishError> {
         let current = self.current()?;
         if current.as_deref() == Some(name) {
             return self.complete(true).map(drop);
         }
-        let linked = self.prepare(name, current.as_deref());
+        let linked = self.prepare(name, current.as_deref()).and_then(|()| self.0.flush());
         if linked.is_err() {
             // The first error is the one to report, and a copy too many does no harm.
             let _ = self.give_back(name);
@@ -259,7 +263,7 @@ impl<'a> Publisher<'a> for Files<'a> {
                 Err(errno) => return Err(failed(errno)),
             }
         }
-        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
+        self.end_later(place)
     }
 
     fn each(&self, name: &str, take: Take<'_>) -> Result<(), PublishError> {
@@ -332,6 +336,12 @@ impl<'a> Publisher<'a> for Files<'a> {
 }
 
 impl Files<'_> {
+    /// Leaves the directories in place, which need not be on the disk yet.
+    fn end_later(&self, place: Cursor<'_>) -> Result<(), PublishError> {
+        let changed = place.end_later().map_err(|errno| self.0.io("open a directory of", "", errno))?;
+        self.0.later(changed.into_iter().map(|dir| (dir, String::new())))
+    }
+
     /// A directory's stamp; `None` if there is no such directory.
     fn stamp_of(&self, place: &mut Cursor<'_>, directory: &str) -> Result<Option<Stamp>, PublishError> {
         let failed = |errno| self.0.io("stat", directory, errno);

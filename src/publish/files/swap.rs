@@ -37,6 +37,8 @@ impl Files<'_> {
         if current.and_then(sequence_of) < sequence_of(name) {
             self.keep_leaving(name, &manifest, &staged, &ownership)?;
         }
+        // Nobody would know whose a directory is, if the manifest that has it were lost.
+        self.0.flush()?;
         if current.is_none() {
             // The swap makes them: a candidate that comes to nothing would leave them behind.
             return Ok(());
@@ -51,11 +53,10 @@ impl Files<'_> {
                 Err(Blocked { at, errno }) => return Err(self.0.io("make the directory", &at, errno)),
             }
         }
-        place.end().map_err(|errno| self.0.io("sync a directory of", "", errno))
+        self.end_later(place)
     }
 
-    /// Copies what a swap to this generation will replace or remove, for each generation that has it: on return the
-    /// copies are on the disk.
+    /// Copies what a swap to this generation will replace or remove, for each generation that has it.
     fn keep_leaving(
         &self,
         name: &str,
@@ -104,7 +105,9 @@ impl Files<'_> {
         let top = match Dir::open(root.own, name) {
             // It had nothing there yet that was not in place.
             Err(Errno::ENOENT) if !root.path.is_empty() => {
-                root.own.make(name, group, own_mode).and_then(|top| root.own.sync().map(|()| top))
+                let made = root.own.make(name, group, own_mode);
+                output.later_names(root.own, &root.place(name))?;
+                made
             }
             opened => opened,
         };
@@ -129,7 +132,7 @@ impl Files<'_> {
                     copies.push((copy, &***path));
                 }
             }
-            output.wait_for(&mut written)?;
+            output.later(written)?;
             for (copy, path) in copies {
                 let failed = |errno| output.io("keep a copy of", path, errno);
                 let (dir, leaf) = kept.make(path, group, own_mode).map_err(|blocked| failed(blocked.errno))?;
@@ -141,8 +144,9 @@ impl Files<'_> {
                 part.remove(&*name).map_err(|errno| failed("remove a copy in", errno))?;
             }
         }
-        kept.end().and_then(|()| files.sync()).map_err(|errno| failed("sync the files in", errno))?;
-        top.remove(PART).and_then(|()| top.sync()).map_err(|errno| failed("sync", errno))
+        top.remove(PART).map_err(|errno| failed("remove a directory in", errno))?;
+        let changed = kept.end_later().map_err(|errno| failed("open a directory in", errno))?;
+        output.later(changed.into_iter().chain([files.into(), top.into()]).map(|dir| (dir, root.place(name))))
     }
 
     /// Copies one file that is in place, and says whether it is as it was published; `None`: there is none. Logs what
@@ -176,6 +180,29 @@ impl Files<'_> {
         Ok(copied)
     }
 
+    /// Removes the copies that a power loss has torn, and waits until the others are on the disk: what made them may have
+    /// been killed before it did.
+    pub(super) fn settle_copies(&self) -> Result<(), PublishError> {
+        let Some(Pointer { current, .. }) = self.pointer()? else { return Ok(()) };
+        let (ownership, key) = (self.ownership()?, self.key()?);
+        for (name, manifest) in ownership.manifests.iter().filter(|(name, _)| **name != current) {
+            let failed = |errno| self.0.io("look at the copies in", name, errno);
+            let files = self.files(name)?;
+            let mut kept = over(&files);
+            for path in self.staged(name)? {
+                let Some((dir, leaf)) = kept.find(&path).map_err(failed)? else { continue };
+                let known = manifest.files.get(path.as_str()).map(|record| record.digest);
+                if digest_of(dir, leaf, &key).map_err(failed)? != known {
+                    dir.remove(leaf).map_err(failed)?;
+                }
+            }
+            for root in self.0.roots() {
+                self.0.sync_directory(root.own, name, &root.place(name))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the copies of what is in place all the same. A swap that comes to nothing must give back the room that it
     /// took: the journal needs some to say so.
     pub(super) fn give_back(&self, name: &str) -> Result<(), PublishError> {
@@ -203,6 +230,7 @@ impl Files<'_> {
                 }
             }
         }
+        self.0.forget_removed();
         Ok(())
     }
 
@@ -238,12 +266,12 @@ impl Files<'_> {
         let all: Box<dyn Iterator<Item = _>> = if again { Box::new(manifest.files.iter()) } else { Box::new(moves) };
         for (path, record) in all {
             if staged.contains(&**path) {
-                self.put(&ownership, &key, path, record, &mut source, &mut place)?;
+                self.put(&ownership, &key, (path, record), again, &mut source, &mut place)?;
             } else if again && place.to(path).is_ok() {
                 place.all_changed();
             }
         }
-        place.end().map_err(synced)?;
+        self.end_later(place)?;
         let mut place = self.0.in_place();
         for (directory, stamp) in &mut in_place.directories {
             // One that is gone is not as it was.
@@ -284,16 +312,17 @@ impl Files<'_> {
         &self,
         ownership: &Ownership,
         key: &DigestKey,
-        path: &str,
-        record: &FileRecord,
+        (path, record): (&str, &FileRecord),
+        again: bool,
         source: &mut Cursor<'_>,
         place: &mut Cursor<'_>,
     ) -> Result<(), PublishError> {
         let failed = |errno| self.0.io("move into place", path, errno);
         let (dir, leaf) = place.to(path).map_err(|Blocked { at, errno }| self.0.io("open", &at, errno))?;
         let (staged, staged_leaf) = source.to(path).map_err(|blocked| failed(blocked.errno))?;
-        if is_as_recorded(dir, leaf, record, key).map_err(failed)? {
-            // A copy that was kept for a swap that did not come to be.
+        let is_torn = || Ok(digest_of(staged, staged_leaf, key)? != Some(record.digest));
+        if is_as_recorded(dir, leaf, record, key).map_err(failed)? || (again && is_torn().map_err(failed)?) {
+            // A copy that was kept for a swap that did not come to be; a power loss may have torn it.
             return staged.remove(staged_leaf).map_err(failed);
         }
         let moved = if ownership.is_current(path) {

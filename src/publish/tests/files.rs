@@ -192,6 +192,30 @@ fn a_file_that_is_removed_at_any_moment_comes_back_with_the_next_publish_but_one
 }
 
 #[test]
+fn copies_that_a_power_loss_tore_before_the_swap_do_not_take_the_place_of_what_is_whole() {
+    let dir = scratch();
+    let (one, two) = (tree([("a", "1"), ("same", "12")]), tree([("a", "2"), ("same", "12")]));
+    let output = open_files(dir.path());
+    publish(&output, &generation(1), &one);
+    publish(&output, &generation(2), &two);
+    output.stage(&generation(3), &tree([("a", "3"), ("same", "3")])).unwrap();
+    output.link(&generation(3)).unwrap();
+    for number in [1, 2] {
+        fs::write(path_of(&output, &generation(number)).join("files/same"), "1").unwrap();
+    }
+    // One of a file that somebody has changed in place.
+    fs::write(path_of(&output, &generation(2)).join("files/a"), "").unwrap();
+    fs::write(dir.path().join("a"), "theirs").unwrap();
+    drop(output);
+    let output = open_files(dir.path());
+    let found = output.finish().unwrap();
+    assert!(found.len() == 1 && found[0].contains("/a was changed"), "{found:?}");
+    assert_eq!(read(dir.path()), files(&tree([("a", "theirs"), ("same", "12")])));
+    let key = output.digest_key().unwrap();
+    assert_eq!(output.content(&generation(1), &key).unwrap(), one.content(&key));
+}
+
+#[test]
 fn one_layout_is_not_taken_for_the_other() {
     for (first, then, named) in
         [(Layout::Atomic, Layout::Files, "--layout atomic"), (Layout::Files, Layout::Atomic, "--layout files")]
