@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, Args, Command, CommandFactory as _};
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory as _};
 use granit_parser::{Event, Options, Parser, ScalarStyle};
 
 use super::{Cli, escaped, nearest};
@@ -36,8 +36,12 @@ pub(super) struct Entry {
 
 /// The file that a command line names, or its variable. `None` also where the command line has a mistake before that.
 pub(super) fn named(command: &Command, words: &[OsString]) -> Option<PathBuf> {
-    let matches = command.clone().ignore_errors(true).try_get_matches_from(words).ok()?;
-    let matches = matches.subcommand().map_or(&matches, |(_, matches)| matches);
+    named_in(&command.clone().ignore_errors(true).try_get_matches_from(words).ok()?)
+}
+
+/// The same of a command line without a mistake.
+pub(super) fn named_in(matches: &ArgMatches) -> Option<PathBuf> {
+    let matches = matches.subcommand().map_or(matches, |(_, matches)| matches);
     matches.try_get_one::<PathBuf>("config").ok()?.cloned()
 }
 

@@ -187,14 +187,17 @@ pub fn parse() -> Result<Cli, ExitCode> {
             variables = std::mem::take(theirs);
             parsed = command.clone().try_get_matches_from(&words);
         }
-        if let Some(path) = file::named(&command, &words) {
+        let named = parsed.as_ref().map_or_else(|_| file::named(&command, &words), file::named_in);
+        if let Some(path) = named {
             entries = file::read(&path).map_err(|message| refuse(&message))?;
             command = file::apply(command, &entries);
             parsed = command.clone().try_get_matches_from(&words);
         }
     }
     let parsed = parsed.and_then(|matches| {
-        let given = given::given(&self::command(), &matches, &entries);
+        // To build it takes a millisecond.
+        let unchanged = (!entries.is_empty()).then(self::command);
+        let given = given::given(unchanged.as_ref().unwrap_or(&command), &matches, &entries);
         Cli::from_arg_matches(&matches).map(|mut cli| {
             let run = match &mut cli.command {
                 Some(Command::Check(args) | Command::Render(args)) => &mut args.run,

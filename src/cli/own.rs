@@ -49,6 +49,9 @@ pub(super) enum Own {
 
 /// Finds the sidecar whose flags are meant.
 pub(super) fn flags(command: &Command, words: &[OsString]) -> Own {
+    if !words.iter().any(|word| TAKERS.iter().any(|taker| word == taker)) {
+        return Own::Given;
+    }
     let matches = command.clone().ignore_errors(true).try_get_matches_from(words);
     let Some((name, matches)) = matches.as_ref().ok().and_then(ArgMatches::subcommand) else { return Own::Given };
     if !TAKERS.contains(&name) || OWN.iter().any(|id| is_given(matches, id)) {
