@@ -18,9 +18,12 @@ const VERSIONS: [&str; 16] = ["1", "1", "2", "1", "3", "3", "4", "3", "5", "5", 
 #[test]
 fn objects_that_are_swapped_while_they_are_listed_are_never_published_mixed() {
     let store = Arc::new(Store::start());
-    let (serving, mut so_far, mut there) = (store.clone(), 0, "");
+    // The relay outlives the test, and the store must not.
+    let (serving, mut so_far, mut there) = (Arc::downgrade(&store), 0, "");
     let port = relay::start(store.port, move |_| {
-        if let Some(version) = VERSIONS.get(so_far).filter(|version| **version != there) {
+        if let Some(version) = VERSIONS.get(so_far).filter(|version| **version != there)
+            && let Some(serving) = serving.upgrade()
+        {
             there = version;
             for key in ["a", "b"] {
                 serving.put(&format!("conf/{key}"), version);
