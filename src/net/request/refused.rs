@@ -86,7 +86,8 @@ impl Refused {
     /// What to do about it.
     fn hint(&self) -> &'static str {
         // Not every store has a name for it.
-        if self.skewed && matches!(self.code, 401 | 403) {
+        let named = self.name.as_deref() == Some("RequestTimeTooSkewed");
+        if named || (self.skewed && matches!(self.code, 401 | 403)) {
             return "; this machine's clock and the store's are minutes apart: set the node's clock (NTP)";
         }
         self.kind.hint(self.name.as_deref().unwrap_or_default(), self.code)

@@ -141,6 +141,13 @@ impl Store {
     }
 }
 
+/// A server that the environment names, by what objects' paths follow; `None`: it is none.
+fn server(given: &str) -> Option<&str> {
+    let given = given.trim_end_matches('/');
+    let usable = given.parse::<Endpoint>().is_ok_and(|endpoint| !endpoint.is_unix()) && !given.contains(['?', '#']);
+    usable.then_some(given)
+}
+
 fn object(base: &str, key: &str) -> Option<Endpoint> {
     format!("{base}/{}", encoded(key, true)).parse().ok()
 }

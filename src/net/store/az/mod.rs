@@ -22,7 +22,7 @@ use sha2::Sha256;
 use self::entra::Entra;
 use super::address::encoded;
 use super::listing::{Listed, ListedObject};
-use super::{Access, Environment, Identity};
+use super::{Access, Environment, Identity, server};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::put::Upload;
 use crate::net::request::{HttpConfig, SignError};
@@ -59,15 +59,13 @@ fn place(container: &str, environment: &Environment) -> (String, Result<Option<S
         };
         return (format!("https://{account}.blob.core.windows.net/{container}"), Ok(Some(account.to_owned())));
     };
-    let given = given.trim_end_matches('/');
-    let usable = given.parse::<Endpoint>().is_ok_and(|endpoint| !endpoint.is_unix()) && !given.contains(['?', '#']);
-    if !usable {
+    let Some(server) = server(given) else {
         return unknown(
             "AZURE_STORAGE_ENDPOINT is no URL of a storage account, such as https://NAME.blob.core.windows.net or \
              http://azurite:10000/devstoreaccount1",
         );
-    }
-    (format!("{given}/{container}"), Ok(account.map(str::to_owned)))
+    };
+    (format!("{server}/{container}"), Ok(account.map(str::to_owned)))
 }
 
 /// The URL that objects' keys follow.

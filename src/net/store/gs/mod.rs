@@ -10,7 +10,7 @@ use hyper::header::HeaderMap;
 use hyper::http::request::Parts;
 
 use self::credentials::Credentials;
-use super::{Access, Environment, Identity};
+use super::{Access, Environment, Identity, server};
 use crate::net::endpoint::Endpoint;
 use crate::net::request::put::Upload;
 use crate::net::request::{HttpConfig, SignError};
@@ -24,16 +24,14 @@ pub(super) use self::credentials::Credentials as Signer;
 /// The URL that objects' keys follow, or why there is none.
 pub(super) fn base(bucket: &str, environment: &Environment) -> (String, Result<(), SignError>) {
     let Some(given) = environment.get(EMULATOR) else { return (format!("{GOOGLE}/{bucket}"), Ok(())) };
-    let given = given.trim_end_matches('/');
     let given = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
-    let usable =
-        given.parse::<Endpoint>().is_ok_and(|endpoint| !endpoint.is_unix() && endpoint.last_segment().is_none());
-    if usable && !given.contains(['?', '#']) {
-        (format!("{given}/{bucket}"), Ok(()))
-    } else {
+    // Its paths are Google's own.
+    let is_host = |server: &&str| server.parse::<Endpoint>().is_ok_and(|endpoint| endpoint.last_segment().is_none());
+    let Some(server) = server(&given).filter(is_host) else {
         let error = "STORAGE_EMULATOR_HOST is no address of a server, such as localhost:4443 or https://gcs.example";
-        (format!("{GOOGLE}/{bucket}"), Err(SignError::lasting(error)))
-    }
+        return (format!("{GOOGLE}/{bucket}"), Err(SignError::lasting(error)));
+    };
+    (format!("{server}/{bucket}"), Ok(()))
 }
 
 pub(super) fn identity(

@@ -10,8 +10,7 @@ use serde::Deserialize;
 
 use super::address::encoded;
 use super::listing::{Listed, ListedObject};
-use super::{Access, Environment, Identity};
-use crate::net::endpoint::Endpoint;
+use super::{Access, Environment, Identity, server};
 use crate::net::request::{HttpConfig, SignError};
 
 /// Where another store than AWS' is, of which each address is of the form `ENDPOINT/BUCKET/KEY`.
@@ -31,13 +30,11 @@ pub(super) fn base(bucket: &str, environment: &Environment) -> (String, Result<S
         return (format!("https://{bucket}.s3.amazonaws.com"), Err(SignError::lasting(error)));
     }
     if let Some(given) = environment.first(ENDPOINTS) {
-        let given = given.trim_end_matches('/');
-        let usable = given.parse::<Endpoint>().is_ok_and(|endpoint| !endpoint.is_unix()) && !given.contains(['?', '#']);
-        if !usable {
+        let Some(server) = server(given) else {
             let error = "AWS_ENDPOINT_URL is no URL of an object store, such as https://minio.example:9000";
             return (format!("https://{bucket}.s3.amazonaws.com"), Err(SignError::lasting(error)));
-        }
-        return (format!("{given}/{bucket}"), Ok(region.unwrap_or(REGION).to_owned()));
+        };
+        return (format!("{server}/{bucket}"), Ok(region.unwrap_or(REGION).to_owned()));
     }
     let domain =
         if region.is_some_and(|region| region.starts_with("cn-")) { "amazonaws.com.cn" } else { "amazonaws.com" };
@@ -110,9 +107,6 @@ pub(super) fn listed(text: &str) -> Option<Listed> {
 /// What to do about a refusal.
 pub(super) fn hint(name: &str, code: u16) -> &'static str {
     match (name, code) {
-        ("RequestTimeTooSkewed", _) => {
-            "; this machine's clock and the store's are minutes apart: set the node's clock (NTP)"
-        }
         ("NoSuchBucket", _) => {
             "; is the bucket's name right, and AWS_REGION, or AWS_ENDPOINT_URL for a store that is not AWS'?"
         }
