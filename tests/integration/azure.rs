@@ -1,13 +1,12 @@
 //! `--watch-url az://…`: a real server of Azure's Blob protocol (Azurite), and what stands in its way.
 
 use std::fs;
-use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::json;
 
-use super::store::{published, source, start};
+use super::store::{packed, published, serving, source, start};
 use super::support::child::Running;
 use super::support::cloud::Cloud;
 use super::support::port::free_port;
@@ -50,11 +49,8 @@ impl Azurite {
             fs::write(&key, own.signing_key.serialize_pem()).unwrap();
             command.args(["--cert", &cert, "--key", &key, "--oauth", "basic"]);
         }
-        let log = fs::File::create(scene.at("store.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let running = Running(command.spawn().unwrap());
+        let running = serving(command, &scene, port);
         let store = Self { scene, port, scheme: if tls { "https" } else { "http" }, _running: running };
-        eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
         store.curl("?restype=container&", &["-X", "PUT", "-H", "Content-Length: 0"]);
         store
     }
@@ -110,19 +106,11 @@ fn nothing_secret(sidecar: &Sidecar) {
     }
 }
 
-fn pack(scene: &Scene) -> Vec<u8> {
-    fs::create_dir(scene.at("one")).unwrap();
-    fs::write(scene.at("one/top.conf"), "packed").unwrap();
-    let tar = scene.text("web.tar.gz");
-    assert!(Command::new("tar").args(["-czf", &tar, "-C", &scene.text("one"), "."]).status().unwrap().success());
-    fs::read(tar).unwrap()
-}
-
 #[test]
 fn object_and_bundle_of_a_container_are_published_and_cost_nothing_while_they_stay() {
     let store = Azurite::start();
     store.put("geo%20ip/list.txt", "1");
-    store.put("web.tar.gz", pack(&store.scene));
+    store.put("web.tar.gz", packed(&store.scene, "top.conf", "packed"));
     let scene = Scene::new();
     let flags = ["--watch-url", "geo=az://web/geo ip/list.txt", "--watch-url", "az://web/web.tar.gz"];
     let sidecar = start(&scene, &store.environment(), &flags);

@@ -2,19 +2,20 @@
 //! hands out credentials.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::store::{published, source, start};
+use super::store::{packed, published, serving, source, start};
 use super::support::child::Running;
 use super::support::cloud::Cloud;
+use super::support::head::{head, header};
 use super::support::port::free_port;
 use super::support::scene::Scene;
 use super::support::sidecar::{Sidecar, eventually, output_of, run, trimtab};
@@ -45,16 +46,11 @@ struct Store {
 /// A head, and as much of a body as it says, or all there is.
 fn message(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
     let mut reader = BufReader::new(stream);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
+    let (head, length) = head(&mut reader).ok()??;
     let mut body = Vec::new();
-    match header(&head, "content-length") {
+    match length {
         Some(length) => {
-            body.resize(length.parse().unwrap(), 0);
+            body.resize(length.try_into().unwrap(), 0);
             reader.read_exact(&mut body).ok()?;
         }
         None if head.starts_with("HTTP/") => {
@@ -63,11 +59,6 @@ fn message(stream: &TcpStream) -> Option<(String, Vec<u8>)> {
         None => {}
     }
     Some((head, body))
-}
-
-fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
-    lines.find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
 /// What is answered, by whoever may.
@@ -110,9 +101,7 @@ impl Store {
         let mut command = Command::new(Path::new(&tools).join("fake-gcs-server"));
         command.args(["-backend", "memory", "-scheme", "http", "-host", "127.0.0.1", "-port", &port.to_string()]);
         command.args(["-public-host", &front]);
-        let log = fs::File::create(scene.at("store.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let running = Running(command.spawn().unwrap());
+        let running = serving(command, &scene, port);
         let state = Arc::<Mutex<Front>>::default();
         let own = state.clone();
         std::thread::spawn(move || {
@@ -132,7 +121,6 @@ impl Store {
             }
         });
         let store = Self { _running: running, scene, port, front, state };
-        eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
         store.curl("/storage/v1/b", &["-H", "Content-Type: application/json", "-d", r#"{"name":"web"}"#]);
         store
     }
@@ -177,12 +165,7 @@ fn nothing_secret(sidecar: &Sidecar) {
 fn object_and_bundle_of_google_s_store_are_published_and_cost_nothing_while_they_stay() {
     let store = Store::start();
     store.put("geo%20ip/list.txt", "1");
-    fs::create_dir(store.scene.at("one")).unwrap();
-    fs::write(store.scene.at("one/top.conf"), "packed").unwrap();
-    let tar = store.scene.text("web.tar.gz");
-    let packed = Command::new("tar").args(["-czf", &tar, "-C", &store.scene.text("one"), "."]).status().unwrap();
-    assert!(packed.success());
-    store.put("web.tar.gz", fs::read(tar).unwrap());
+    store.put("web.tar.gz", packed(&store.scene, "top.conf", "packed"));
     let scene = Scene::new();
     let flags = ["--watch-url", "geo=gs://web/geo ip/list.txt", "--watch-url", "gs://web/web.tar.gz"];
     let sidecar = start(&scene, &store.environment(), &flags);

@@ -13,7 +13,7 @@ use super::support::hook::Hook;
 use super::support::moto::Moto;
 use super::support::port::free_port;
 use super::support::scene::Scene;
-use super::support::sidecar::{Sidecar, eventually, run, trimtab};
+use super::support::sidecar::{Sidecar, eventually, output_of, run, trimtab};
 
 const KEY: &str = "AKIDCANARY";
 const SECRET: &str = "canary+secret/key";
@@ -35,12 +35,8 @@ impl Store {
         let mut command = Command::new(Path::new(&tools).join("versitygw"));
         command.args(["--port", &format!("127.0.0.1:{port}"), "posix", &scene.text("data")]);
         command.env("ROOT_ACCESS_KEY", KEY).env("ROOT_SECRET_KEY", SECRET);
-        let log = fs::File::create(scene.at("store.log")).unwrap();
-        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let running = Running(command.spawn().unwrap());
-        let store = Self { scene, port, _running: running };
-        eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
-        store
+        let running = serving(command, &scene, port);
+        Self { scene, port, _running: running }
     }
 
     fn url(&self) -> String {
@@ -80,6 +76,25 @@ impl Store {
     }
 }
 
+/// A store's program, once it serves; what it says is in `store.log`.
+pub(super) fn serving(mut command: Command, scene: &Scene, port: u16) -> Running {
+    let log = fs::File::create(scene.at("store.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let running = Running(command.spawn().unwrap());
+    eventually("the store serves", || TcpStream::connect(("127.0.0.1", port)).ok());
+    running
+}
+
+/// A bundle of one file.
+pub(super) fn packed(scene: &Scene, name: &str, content: &str) -> Vec<u8> {
+    let folder = scene.at("packed");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join(name), content).unwrap();
+    let tar = output_of(Command::new("tar").arg("-czC").arg(folder).arg("."));
+    assert!(tar.status.success(), "{tar:?}");
+    tar.stdout
+}
+
 pub(super) fn start(scene: &Scene, environment: &[(&str, String)], flags: &[&str]) -> Sidecar {
     let environment: Vec<_> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let flags = [flags, &["--url-poll", "100ms", "--debounce", "10ms"]].concat();
@@ -103,12 +118,7 @@ pub(super) fn nothing_secret(sidecar: &Sidecar) {
 fn object_and_bundle_of_a_real_store_are_published_and_cost_nothing_while_they_stay() {
     let store = Store::start();
     store.put("geo%20ip/list.txt", "1");
-    fs::create_dir(store.scene.at("one")).unwrap();
-    fs::write(store.scene.at("one/top.conf"), "packed").unwrap();
-    let tar = store.scene.text("web.tar.gz");
-    let packed = Command::new("tar").args(["-czf", &tar, "-C", &store.scene.text("one"), "."]).status().unwrap();
-    assert!(packed.success());
-    store.put("web.tar.gz", fs::read(tar).unwrap());
+    store.put("web.tar.gz", packed(&store.scene, "top.conf", "packed"));
     let scene = Scene::new();
     let flags = ["--watch-url", "geo=s3://web/geo ip/list.txt", "--watch-url", "s3://web/web.tar.gz"];
     let sidecar = start(&scene, &store.environment(), &flags);
@@ -288,12 +298,9 @@ fn role_of_the_pod_reads_and_archives_in_a_store_that_verifies_its_credentials()
     let moto = Moto::start(Ipv4Addr::LOCALHOST, free_port());
     let scene = Scene::new();
     let put = |content: &str| {
-        fs::create_dir_all(scene.at("bundle")).unwrap();
-        fs::write(scene.at("bundle/blocked.map"), content).unwrap();
-        let tar = scene.text("new.tar.gz");
-        let packed = Command::new("tar").args(["-czf", &tar, "-C", &scene.text("bundle"), "."]).status().unwrap();
-        assert!(packed.success());
-        moto.put("edge.tar.gz", Path::new(&tar));
+        let new = scene.at("new.tar.gz");
+        fs::write(&new, packed(&scene, "blocked.map", content)).unwrap();
+        moto.put("edge.tar.gz", &new);
     };
     put("1");
     let (reads, only_archives) = (moto.role("web", "s3:*Object"), moto.role("backup", "s3:PutObject"));

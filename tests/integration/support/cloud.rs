@@ -1,8 +1,10 @@
 //! A service that hands out credentials, by the words that a test gives it.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+
+use super::head::head;
 
 /// Who hands out credentials: with one answer to all, and what it was asked.
 pub struct Cloud {
@@ -20,17 +22,9 @@ impl Cloud {
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
                 let mut reader = BufReader::new(stream.try_clone().unwrap());
-                let (mut head, mut length) = (String::new(), 0);
-                while !head.ends_with("\r\n\r\n") {
-                    let so_far = head.len();
-                    if reader.read_line(&mut head).unwrap_or(0) == 0 {
-                        break;
-                    }
-                    let line = head[so_far..].to_ascii_lowercase();
-                    length = line.strip_prefix("content-length:").map_or(length, |value| value.trim().parse().unwrap());
-                }
-                let mut body = vec![0; length];
-                let _ = reader.read_exact(&mut body);
+                let Ok(Some((head, length))) = head(&mut reader) else { continue };
+                let mut body = Vec::new();
+                let _ = reader.take(length.unwrap_or(0)).read_to_end(&mut body);
                 asked.lock().unwrap().push(head + &String::from_utf8_lossy(&body));
                 let (code, text) = answer.lock().unwrap().clone();
                 let _ = write!(stream, "HTTP/1.1 {code} X\r\nContent-Length: {}\r\n\r\n{text}", text.len());

@@ -3,6 +3,7 @@
 pub mod apiserver;
 pub mod child;
 pub mod cloud;
+pub mod head;
 pub mod hook;
 pub mod moto;
 pub mod mounts;

@@ -1,8 +1,10 @@
 //! A relay before a server: a test sees each request's head before the server does, and may hold its body.
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufReader, Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+
+use super::head::head;
 
 /// What becomes of a request.
 pub enum Way {
@@ -36,19 +38,11 @@ fn relay(stream: &TcpStream, to: u16, seen: &Mutex<impl FnMut(&str) -> Way>) -> 
     });
     let mut requests = BufReader::new(stream);
     loop {
-        let (mut head, mut length) = (String::new(), 0);
-        while !head.ends_with("\r\n\r\n") {
-            let so_far = head.len();
-            if requests.read_line(&mut head)? == 0 {
-                return server.shutdown(Shutdown::Both);
-            }
-            let line = head[so_far..].to_ascii_lowercase();
-            length = line.strip_prefix("content-length:").map_or(length, |value| value.trim().parse().unwrap());
-        }
+        let Some((head, length)) = head(&mut requests)? else { return server.shutdown(Shutdown::Both) };
         let way = seen.lock().unwrap()(&head);
         (&server).write_all(head.as_bytes())?;
         match way {
-            Way::Through => drop(io::copy(&mut requests.by_ref().take(length), &mut &server)?),
+            Way::Through => drop(io::copy(&mut requests.by_ref().take(length.unwrap_or(0)), &mut &server)?),
             Way::Held(part, note) => {
                 io::copy(&mut requests.by_ref().take(part), &mut &server)?;
                 note();
